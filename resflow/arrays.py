@@ -47,7 +47,9 @@ def check_labels(y: Any, loss: Loss) -> None:
         return
     y = np.asarray(y)
     if not np.isfinite(y).all():
-        raise InvalidInputError(f"y has {np.count_nonzero(~np.isfinite(y))} labels that are not finite: remove those samples")
+        raise InvalidInputError(
+            f"y has {np.count_nonzero(~np.isfinite(y))} labels that are not finite: remove those samples"
+        )
     if loss.binary_labels and not np.isin(y, (-1, 1)).all():
         values = np.unique(y)
         shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
@@ -74,6 +76,6 @@ def check_point(w: Any, V: Any, features: Any, X: Any, y: Any, loss: Loss) -> No
     for name, shape in expected.items():
         if shapes[name] != shape:
             raise InvalidInputError(
-                f"{name} has shape {shapes[name]}, but must be {shape} to fit X {(n, d)} and features {shapes['features']}"
+                f"{name} has shape {shapes[name]}, but must be {shape} to fit X {(n, d)} and features {(n, k)}"
             )
     check_labels(y, loss)
