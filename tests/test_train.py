@@ -1,0 +1,170 @@
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from resflow.errors import InvalidInputError
+from resflow.feature_maps import feature_map
+from resflow.losses import Logistic
+from resflow.model import residual_unit, trainable
+from resflow.train import OPTIMIZERS, TrainingOptions, train
+
+N, D = 60, 4
+rng = np.random.default_rng(0)
+X = rng.standard_normal((N, D))
+Y = np.sign(X[:, 0] + X[:, 1] ** 2 - 1 + 0.3 * rng.standard_normal(N))
+KEY = jax.random.key(0)
+
+
+def unit(name="mlp"):
+    f = feature_map(name, D, width=6, depth=1, activation="tanh", key=jax.random.key(1))
+    return residual_unit(D, f, key=jax.random.key(2))
+
+
+def run(model=None, X=X, y=Y, loss="logistic", measure=None, progress=False, key=KEY, **options):
+    model = unit() if model is None else model
+    options = TrainingOptions(**({"steps": 30, "log_every": 10} | options))
+    return train(model, X, y, loss=loss, options=options, key=key, measure=measure, progress=progress)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_full_batch_training_equals_a_plain_loop(optimizer):
+    loss, transformation = Logistic(), OPTIMIZERS[optimizer](0.05)
+    model = unit()
+    params, static = eqx.partition(model, trainable(model))
+    state = transformation.init(params)
+
+    @jax.jit
+    def step(params, state):
+        def objective(params):
+            return jnp.mean(loss.value(eqx.combine(params, static)(X), Y))
+
+        value, gradient = jax.value_and_grad(objective)(params)
+        change, state = transformation.update(gradient, state, params)
+        return optax.apply_updates(params, change), state, value
+
+    values = []
+    for _ in range(30):
+        params, state, value = step(params, state)
+        values.append(value)
+    result = run(optimizer=optimizer, learning_rate=0.05, log_every=1)
+    np.testing.assert_allclose(result.history["objective"][:-1], values, rtol=1e-10)
+    trained = jax.tree.leaves(eqx.filter(result.model, eqx.is_array))
+    for leaf, expected in zip(trained, jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("steps", "log_every", "expected"),
+    [(30, 10, [0, 10, 20, 30]), (25, 10, [0, 10, 20, 25]), (3, 10, [0, 3]), (0, 5, [0]), (2, 1, [0, 1, 2])],
+)
+def test_first_and_last_point_are_always_measured(steps, log_every, expected):
+    result = run(steps=steps, log_every=log_every)
+    np.testing.assert_array_equal(result.history["step"], expected)
+    final = Logistic().value(result.model(jnp.asarray(X)), jnp.asarray(Y)).mean()
+    np.testing.assert_allclose(result.history["objective"][-1], final, rtol=1e-12)
+
+
+def test_an_epoch_visits_every_sample_once():
+    # A model that only counts: the gradient of its mean prediction adds 1/batch for each sample visited.
+    class Counter(eqx.Module):
+        visits: jax.Array
+
+        def __call__(self, X):
+            return X @ self.visits
+
+    n, size = 13, 4
+    counter = Counter(jnp.zeros(n))
+    for epochs in (1, 2):
+        result = train(
+            counter,
+            np.eye(n),
+            np.zeros(n),
+            loss=_Linear(),
+            options=TrainingOptions(optimizer="sgd", learning_rate=float(size), batch_size=size, steps=3 * epochs),
+            key=KEY,
+        )
+        visits = -np.asarray(result.model.visits)
+        assert visits.sum() == 12 * epochs
+        assert visits.max() <= epochs
+
+
+class _Linear(Logistic):
+    def value(self, p, y):
+        return p
+
+
+def test_same_key_gives_the_same_bits_and_another_key_other_batches():
+    first, second, third = run(batch_size=8), run(batch_size=8), run(batch_size=8, key=jax.random.key(9))
+    for a, b in zip(jax.tree.leaves(first.history), jax.tree.leaves(second.history), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert first.history["objective"][-1] != third.history["objective"][-1]
+
+
+def test_fixed_features_stay_and_the_rest_moves():
+    before = unit("random_fourier")
+    after = run(before, optimizer="adamw").model
+    np.testing.assert_array_equal(after.feature_map.frequencies, before.feature_map.frequencies)
+    assert jnp.linalg.norm(after.V - before.V) > 1e-3
+
+
+def test_measurements_are_those_of_the_caller():
+    def measure(model, X, y):
+        return {"first": model.w[0], "mean": jnp.mean(X)}
+
+    history = run(measure=measure).history
+    assert set(history) == {"step", "first", "mean"}
+    np.testing.assert_allclose(history["first"][0], unit().w[0])
+    np.testing.assert_allclose(history["mean"], X.mean())
+
+
+def test_divergence_stops_the_run_and_says_where():
+    result = run(loss="squared", optimizer="sgd", learning_rate=50.0, steps=5000, log_every=7)
+    assert result.diverged_at is not None
+    assert 0 < result.diverged_at < 5000
+    assert result.history["step"][-1] == result.diverged_at
+    assert np.all(np.diff(result.history["step"]) > 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(result.model, eqx.is_array)))
+    shorter = run(loss="squared", optimizer="sgd", learning_rate=50.0, steps=result.diverged_at, log_every=7)
+    assert shorter.diverged_at is None
+    np.testing.assert_array_equal(shorter.model.w, result.model.w)
+
+
+def test_precision_of_the_model_and_data_is_kept():
+    f = feature_map("random_fourier", D, width=3, key=KEY)
+    f = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), f)
+    single = residual_unit(D, f, key=KEY, dtype=jnp.float32)
+    result = run(single, X=X.astype(np.float32), y=Y.astype(np.float32))
+    assert result.model.w.dtype == result.model.V.dtype == jnp.float32
+
+
+def test_progress_bar_reaches_the_end_and_leaves_results_alone(capsys):
+    with_bar, without = run(progress=True), run()
+    assert re.search(r"30/30", capsys.readouterr().err)
+    np.testing.assert_array_equal(with_bar.history["objective"], without.history["objective"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": -0.1}, r"learning_rate=-0.1 must be a positive finite number"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"steps": -1}, "steps=-1 must be at least 0"),
+        ({"log_every": 0}, "log_every=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 61}, "batch_size=61 must be at most the number of training samples, 60"),
+        ({"optimizer": "adem"}, "optimizer='adem' is unknown: nearest is 'adam'"),
+    ],
+)
+def test_bad_options_get_one_clear_line(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        run(**options)
+
+
+def test_an_optax_transformation_can_be_given_as_it_is():
+    named, given = run(optimizer="sgd", learning_rate=0.1), run(optimizer=optax.sgd(0.1))
+    np.testing.assert_array_equal(named.history["objective"], given.history["objective"])
