@@ -1,0 +1,244 @@
+"""The embedded tracking store: SQLite at mlruns/mlflow.db and artifacts beside it, made once, noticed when moved."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock, Timeout
+
+from resflow.errors import InvalidInputError
+
+# Before MLflow is imported anywhere: it reports home unless told not to.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+__all__ = [
+    "StoreMovedError",
+    "artifact_root",
+    "check_not_moved",
+    "ensure_store",
+    "project_root",
+    "relocate",
+    "tracking_uri",
+]
+
+LOCK_SECONDS = 120.0
+"""How long to wait for another process that is making the store; it takes about two seconds."""
+
+LOCATIONS = (
+    ("experiments", "artifact_location", None),
+    ("runs", "artifact_uri", None),
+    ("logged_models", "artifact_location", None),
+    ("model_versions", "source", None),
+    ("model_versions", "storage_location", None),
+    ("workspaces", "default_artifact_root", None),
+    ("workspaces", "trace_archival_location", None),
+    ("trace_tags", "value", "mlflow.artifactLocation"),
+)
+"""Where MLflow's schema keeps absolute locations: table, column, and the key of the rows meant (None: every row)."""
+
+
+class StoreMovedError(InvalidInputError):
+    """The project folder was moved or copied, so that the store still points to the old place."""
+
+
+def project_root(start: str | os.PathLike[str] | None = None) -> Path:
+    """The folder the store belongs to: the nearest one at or above `start` that is marked as a project, else `start`.
+
+    Marks are `pyproject.toml`, `.git`, and an `mlruns` folder that holds resflow's store or README, or nothing at all.
+    Any other `mlruns` is one that MLflow drops wherever a program of its own happens to run; it marks nothing.
+
+    Args:
+        start: Where to begin; the current directory by default.
+    """
+    start = Path(start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "pyproject.toml").is_file() or (folder / ".git").exists() or _is_store_folder(folder / "mlruns"):
+            return folder
+    return start
+
+
+def artifact_root(root: Path) -> str:
+    """The address below which the embedded store of `root` keeps artifacts: a file URI, safe for any folder name."""
+    return (root / "mlruns" / "artifacts").as_uri()
+
+
+def tracking_uri() -> str:
+    """MLflow's tracking URI: MLFLOW_TRACKING_URI if it is set, else the embedded store, made if it isn't there yet.
+
+    Raises:
+        StoreMovedError: If the embedded store points to another place than where it is.
+        InvalidInputError: If no embedded store can be made here.
+    """
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    root = project_root()
+    uri = ensure_store(root)
+    check_not_moved(root)
+    return uri
+
+
+def is_embedded(uri: str, root: Path) -> bool:
+    """True if `uri` addresses the embedded store of the project at `root`."""
+    return uri == _database_uri(_database(root))
+
+
+def ensure_store(root: Path) -> str:
+    """Make the embedded store of the project at `root` unless it exists; any number of processes may try at once.
+
+    The database is built under another name and renamed when it is whole, so that being killed on the way leaves
+    nothing broken.
+
+    Returns:
+        The store's tracking URI.
+    """
+    database = _database(root)
+    uri = _database_uri(database)
+    if database.is_file():
+        return uri
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
+            if not database.is_file():
+                _build(database, artifact_root(root))
+    except Timeout:
+        raise InvalidInputError(
+            f"{database}.lock has been held for {LOCK_SECONDS:.0f} seconds by a process making the store: end it"
+        ) from None
+    except PermissionError as error:
+        raise InvalidInputError(
+            f"{database} cannot be made ({error.strerror}): make {database.parent} writable, or set MLFLOW_TRACKING_URI"
+        ) from None
+    return uri
+
+
+def check_not_moved(root: Path) -> None:
+    """Check that the embedded store at `root` keeps its artifacts at `root`.
+
+    Raises:
+        StoreMovedError: If it points to the place the project was moved or copied from.
+    """
+    with _connected(_database(root)) as connection:
+        former = _former_roots(connection, root)
+    if former:
+        raise StoreMovedError(
+            f"{_database(root)} keeps its artifacts under {former[0]}, where this project was before it was moved or "
+            f"copied to {root}: run `resflow store relocate` here"
+        )
+
+
+def relocate(root: Path) -> int:
+    """Make every location that the embedded store at `root` holds point to `root`, in one transaction.
+
+    Returns:
+        How many locations were rewritten; 0 if the store was not moved.
+
+    Raises:
+        InvalidInputError: If there is no embedded store.
+    """
+    database = _database(root)
+    if not database.is_file():
+        raise InvalidInputError(f"{database} does not exist: there is no store to relocate")
+    with _connected(database) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        count = sum(
+            _replace_prefix(connection, old, new)
+            for former in _former_roots(connection, root)
+            for old, new in ((f"{former}/", f"{root}/"), (f"{former.as_uri()}/", f"{root.as_uri()}/"))
+        )
+        connection.execute("COMMIT")
+    return count
+
+
+def _is_store_folder(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    entries = {entry.name for entry in folder.iterdir()}
+    return not entries or not entries.isdisjoint({"mlflow.db", "mlflow.db.lock", "README.md"})
+
+
+def _database(root: Path) -> Path:
+    return root / "mlruns" / "mlflow.db"
+
+
+def _database_uri(database: Path) -> str:
+    # SQLAlchemy takes ? for the start of options and decodes %xx, but MLflow makes folders of the undecoded name.
+    if unfit := re.search("[?%]", str(database)):
+        raise InvalidInputError(
+            f"the project folder {database.parent.parent} has a {unfit[0]!r} in its name, which MLflow's database "
+            "address cannot carry: rename the folder, or set MLFLOW_TRACKING_URI"
+        )
+    return f"sqlite:///{database}"
+
+
+def _build(database: Path, artifacts: str) -> None:
+    """Build MLflow's database whole, with write-ahead logging set, and put it in place; the caller holds the lock."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = database.with_name("mlflow.db.unfinished")
+    for remnant in unfinished.parent.glob(f"{unfinished.name}*"):  # of a process that was killed here
+        remnant.unlink()
+    with _quiet("mlflow.store.db.utils"):
+        store = SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts)
+    store.engine.dispose()
+    # Readers then never wait for a writer, and many processes can log at once. Closing folds the log into the file.
+    with _connected(unfinished) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    os.replace(unfinished, database)
+
+
+@contextmanager
+def _connected(database: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(database, timeout=20.0, isolation_level=None)) as connection:
+        yield connection
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _former_roots(connection: sqlite3.Connection, root: Path) -> list[Path]:
+    """The other places whose mlruns/artifacts the store's experiments point to, oldest first."""
+    rows = connection.execute("SELECT artifact_location FROM experiments ORDER BY experiment_id").fetchall()
+    roots: dict[Path, None] = {}
+    for (location,) in rows:
+        path = _local_path(location or "")
+        before, found, _ = path.rpartition("/mlruns/artifacts/")
+        if found and before != str(root) and not _same_folder(before, root):
+            roots[Path(before)] = None
+    return list(roots)
+
+
+def _local_path(location: str) -> str:
+    return unquote(urlsplit(location).path) if location.startswith("file:") else location
+
+
+def _same_folder(former: str, root: Path) -> bool:
+    """True if `former` is `root` by another name, as through a symbolic link."""
+    return os.path.exists(former) and os.path.samefile(former, root)
+
+
+def _replace_prefix(connection: sqlite3.Connection, old: str, new: str) -> int:
+    count = 0
+    for table, column, key in LOCATIONS:
+        if (column,) not in connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall():
+            continue  # MLflow's schema of another version
+        condition, values = (" AND key = ?", [key]) if key else ("", [])
+        count += connection.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?{condition}",
+            [new, len(old) + 1, len(old), old, *values],
+        ).rowcount
+    return count
