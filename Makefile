@@ -24,3 +24,33 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 install: $(READY)  ## create .venv and install the locked dependencies
+
+demo: $(READY)  ## run the main job on real data, and say where to look
+	$(BIN)/resflow run notebooks/train_residual_unit.ipynb
+
+test: $(READY)  ## run the whole suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)  ## check style, types and that notebooks carry no outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+
+format: $(READY)  ## put code and notebooks into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+
+ui: $(READY)  ## open MLflow's UI on the runs so far (Ctrl-C ends it)
+	$(BIN)/resflow ui
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+lock: $(READY)  ## resolve the newest versions of all dependencies again
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-header \
+		--python-version 3.11 --extra workflow --extra lab --extra dev pyproject.toml --output-file requirements.lock
+
+clean:           ## remove .venv and caches; runs in mlruns/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
