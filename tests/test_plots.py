@@ -1,0 +1,56 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from resflow.plots import plot_gap, plot_held_out, plot_objective
+
+
+@pytest.fixture
+def history():
+    steps = np.arange(0, 101, 10)
+    gap = 1.0 - steps / 60
+    bounds = {"gap_certificate": gap + 0.5, "theorem1_bound": gap + 3}
+    return pd.DataFrame({"step": steps, "objective": gap + 2, "linear_predictor_gap": gap} | bounds)
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_objective_is_drawn_with_the_linear_predictors_level(history):
+    (axes,) = plot_objective(history, 2.0, title="It passes the linear predictor").axes
+    curve, level = axes.lines
+    np.testing.assert_allclose(curve.get_ydata(), history["objective"])
+    assert set(level.get_ydata()) == {2.0}
+    assert axes.get_title(loc="left") == "It passes the linear predictor"
+    assert texts(axes) == ["residual unit", "best linear predictor: 2"]
+    assert axes.get_yscale() == "log"
+
+
+def test_objective_of_zero_is_drawn_on_a_linear_scale(history):
+    (axes,) = plot_objective(history.assign(objective=0.0), 2.0, title="").axes
+    assert axes.get_yscale() == "linear"
+
+
+def test_gap_is_drawn_below_its_bounds_with_zero_marked(history):
+    (axes,) = plot_gap(history, title="").axes
+    gap, certificate, theorem1, zero = axes.lines
+    for line, column in ((gap, "linear_predictor_gap"), (certificate, "gap_certificate"), (theorem1, "theorem1_bound")):
+        np.testing.assert_allclose(line.get_ydata(), history[column])
+    assert set(zero.get_ydata()) == {0.0}
+    assert len({line.get_linestyle() for line in (gap, certificate, theorem1)}) == 3
+
+
+def test_missing_and_infinite_values_do_not_break_a_figure(history):
+    broken = history.assign(theorem1_bound=np.inf, gap_certificate=np.nan)
+    plot_gap(broken, title="").canvas.draw()
+
+
+def test_held_out_sets_show_both_predictors_with_their_errors():
+    rows = [("training", "linear predictor", 0.3, 0.01), ("training", "residual unit", 0.1, 0.02)]
+    rows += [("test", "linear predictor", 0.4, 0.03), ("test", "residual unit", 0.5, 0.04)]
+    frame = pd.DataFrame(rows, columns=["set", "predictor", "objective", "standard_error"])
+    (axes,) = plot_held_out(frame, title="").axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["training", "test"]
+    assert texts(axes) == ["linear predictor", "residual unit"]
+    np.testing.assert_allclose([list(bars.lines[0].get_ydata()) for bars in axes.containers], [[0.3, 0.4], [0.1, 0.5]])
