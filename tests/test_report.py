@@ -22,8 +22,8 @@ dataset: str = "breast_cancer:mean"  # data set, optionally with a feature group
 width: int = 32  # features k = 32 of the map f_θ
 learning_rate: float = 1e-2
 max_norm: float | None = None  # bound r on ‖w‖ # or none
-# where the run writes its lines: "#" is no comment there
-separator: str = "#"
+separator: str = "#"  # "#" inside a text is no comment
+scale: float = 2 * 3
 """
 INJECTED = '# Parameters\nwidth = 64\nlearning_rate = 0.01\nextra = "<b>&\'"\n'
 
@@ -127,11 +127,12 @@ def test_parameter_table_gives_value_default_and_explanation(everything):
     rows = soup.select(".parameters tbody tr")
     cells = {row.th.get_text(): [cell.get_text() for cell in row.find_all("td")] for row in rows}
     assert cells == {
-        "dataset": ['"breast_cancer:mean"', "as given", "data set, optionally with a feature group"],
+        "dataset": ["'breast_cancer:mean'", "same", "data set, optionally with a feature group"],
         "width": ["64", "changed from 32", "features k = 32 of the map f_θ"],
-        "learning_rate": ["1e-2", "as given", ""],
-        "max_norm": ["None", "as given", "bound r on ‖w‖ # or none"],
-        "separator": ['"#"', "as given", 'where the run writes its lines: "#" is no comment there'],
+        "learning_rate": ["0.01", "same", ""],
+        "max_norm": ["None", "same", "bound r on ‖w‖ # or none"],
+        "separator": ["'#'", "same", '"#" inside a text is no comment'],
+        "scale": ["2 * 3", "same", ""],
         "extra": ['"<b>&\'"', "none", "not among the notebook's declared parameters"],
     }
     assert [row.th.get_text() for row in rows if "changed" in row.get("class", [])] == ["width", "extra"]

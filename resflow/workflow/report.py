@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import copy
-import io
 import re
-import tokenize
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +15,9 @@ from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer,
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from resflow.errors import InvalidInputError
 from resflow.workflow.mathml import UnsupportedLatexError, latex_to_mathml
+from resflow.workflow.parameters import SourceText, as_declared, declared_in_notebook, effective_values
 
 __all__ = ["notebook_to_html"]
 
@@ -101,12 +100,6 @@ class _Parameter(NamedTuple):
     comment: str
 
 
-class _Assignment(NamedTuple):
-    source: str
-    value: ast.expr
-    comment: str
-
-
 def _tags(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
@@ -149,50 +142,22 @@ def _failures(nb: NotebookNode) -> list[_Failure]:
 
 
 def _parameters(nb: NotebookNode) -> list[_Parameter]:
-    """The parameters in effect: the cell tagged `parameters`, overruled by the one that papermill injected."""
-    declared, injected = _assignments(nb, "parameters"), _assignments(nb, "injected-parameters")
+    """The parameters in effect: those that the notebook declares, overruled by those that papermill injected."""
+    try:
+        declared, values = declared_in_notebook(nb), effective_values(nb)
+    except InvalidInputError:  # not Python, so there is no table: the cell itself still shows what it says
+        return []
     table = []
-    for name, default in declared.items():
-        value = injected.get(name, default)
-        changed = not _same_value(value.value, default.value)
-        table.append(_Parameter(name, (value if changed else default).source, default.source, changed, default.comment))
-    table += [
-        _Parameter(name, value.source, "", True, "not among the notebook's declared parameters")
-        for name, value in injected.items()
-        if name not in declared
-    ]
-    return table
+    for entry in declared:
+        value = _shown(values.pop(entry.name))
+        default = _shown(as_declared(entry.default, entry.annotation))
+        table.append(_Parameter(entry.name, value, default, value != default, entry.help))
+    undeclared = "not among the notebook's declared parameters"
+    return table + [_Parameter(name, _shown(value), "", True, undeclared) for name, value in values.items()]
 
 
-def _assignments(nb: NotebookNode, tag: str) -> dict[str, _Assignment]:
-    source = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code" and tag in _tags(cell))
-    try:
-        statements = ast.parse(source).body
-        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (SyntaxError, ValueError, tokenize.TokenError):
-        return {}  # not Python, so there is no table: the cell itself still shows what it says
-    comments = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
-
-    found = {}
-    for statement in statements:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        value = getattr(statement, "value", None)
-        if len(targets) != 1 or not isinstance(targets[0], ast.Name) or not isinstance(value, ast.expr):
-            continue
-        beside = comments.get(statement.end_lineno or 0) or comments.get(statement.lineno)
-        above = comments.get(statement.lineno - 1)
-        token = beside or (above if above and above.start[1] == 0 else None)
-        comment = token.string.lstrip("#").strip() if token else ""
-        found[targets[0].id] = _Assignment(ast.get_source_segment(source, value) or "", value, comment)
-    return found
-
-
-def _same_value(one: ast.expr, other: ast.expr) -> bool:
-    try:
-        a, b = ast.literal_eval(one), ast.literal_eval(other)
-    except (ValueError, TypeError, SyntaxError):
-        return ast.dump(one) == ast.dump(other)
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, SourceText) else repr(value)
 
 
 # --- filters of the template -----------------------------------------------------------------------------------------
@@ -292,7 +257,8 @@ def _sanitised(html: str) -> Markup:
             image.replace_with(_new(soup, "span", "note", note))
     for table in soup.find_all("table"):
         if table.find_parent("table") is None:
-            table.wrap(_new(soup, "div", "scroll", tabindex="0"))
+            columns = max((len(row.find_all(["th", "td"], recursive=False)) for row in table.find_all("tr")), default=0)
+            table.wrap(_new(soup, "div", "scroll wide" if columns > 9 else "scroll", tabindex="0"))
     if had_script:
         soup.append(
             _new(soup, "p", "note", "An interactive part of this output was left out: this report runs no scripts.")
