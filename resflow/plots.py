@@ -58,7 +58,7 @@ def plot_gap(history: pd.DataFrame, *, title: str, smallest: float = 1e-3) -> Fi
     axes.axhline(0.0, label="best linear predictor", **_LINEAR)
     axes.set_yscale("symlog", linthresh=smallest)
     axes.set(xlabel="optimiser step", ylabel="objective minus best linear objective")
-    axes.legend()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     return figure
 
 
@@ -86,7 +86,7 @@ def plot_held_out(frame: pd.DataFrame, *, title: str) -> Figure:
         )
     axes.set_xticks(range(len(sets)), sets)
     axes.set_xlim(-0.5, len(sets) - 0.5)
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])
     axes.set(xlabel="set", ylabel="mean loss per sample\n(bars: one standard error)")
     axes.legend()
     return figure
