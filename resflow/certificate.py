@@ -5,15 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, analyse, check_point
+from resflow.arrays import Array, analyse, check_labels, check_point
 from resflow.linear import LinearFit
 from resflow.losses import Loss, as_loss
+from resflow.model import ResidualUnit
 
-__all__ = ["GapCertificate", "gap_certificate", "gap_certificate_terms"]
+__all__ = ["GapCertificate", "GapMeasure", "HeldOutGap", "gap_certificate", "gap_certificate_terms", "held_out_gap"]
 
 
 class GapCertificate(NamedTuple):
@@ -110,9 +113,7 @@ def gap_certificate_terms(
     at_zero = w_norm == 0
     safe_norm = jnp.where(at_zero, 1.0, w_norm)
     frobenius = jnp.hypot(jnp.linalg.norm(w - linear_w), jnp.linalg.norm(linear_w @ V) / safe_norm)
-    spectral = jnp.hypot(
-        jnp.sqrt(2.0) * w_norm, linear_norm * jnp.hypot(jnp.sqrt(2.0), V_norm / safe_norm)
-    )
+    spectral = jnp.hypot(jnp.sqrt(2.0) * w_norm, linear_norm * jnp.hypot(jnp.sqrt(2.0), V_norm / safe_norm))
     return GapCertificate(
         gap=objective - linear_objective,
         certificate=certificate,
@@ -123,3 +124,91 @@ def gap_certificate_terms(
         w_norm=w_norm,
         V_norm=V_norm,
     )
+
+
+class GapMeasure(eqx.Module):
+    """What `train` records of a residual unit: its objective, gap, certificates and norms, by MLflow's metric names.
+
+    Evaluated in JAX's default precision whatever the model's own: float64 once x64 is enabled.
+
+    Attributes:
+        linear_w: The best linear predictor, shape (d,).
+        linear_objective: Its mean loss.
+        loss: The loss of both.
+    """
+
+    linear_w: Float[Array, "d"]
+    linear_objective: Float[Array, ""]
+    loss: Loss = eqx.field(static=True)
+
+    @classmethod
+    def against(cls, linear_fit: LinearFit, loss: str | Loss) -> GapMeasure:
+        """The measurements against that linear fit."""
+        return cls(jnp.asarray(linear_fit.w), jnp.asarray(linear_fit.objective), as_loss(loss))
+
+    def __call__(self, model: ResidualUnit, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
+        arrays = (model.w, model.V, model.features(X), X, y, self.linear_w, self.linear_objective)
+        terms = gap_certificate_terms(*(jnp.asarray(array, dtype=float) for array in arrays), loss=self.loss)
+        return {
+            "objective": terms.objective,
+            "linear_predictor_gap": terms.gap,
+            "gap_certificate": terms.certificate,
+            "theorem1_bound": terms.theorem1_bound,
+            "partial_grad_norm": terms.partial_grad_norm,
+            "w_norm": terms.w_norm,
+            "V_norm": terms.V_norm,
+        }
+
+
+class HeldOutGap(NamedTuple):
+    """How a model compares with a linear predictor on samples that neither was fitted to.
+
+    Attributes:
+        gap: Mean loss of the model minus that of the linear predictor. Negative: the model is better.
+        standard_error: Of the gap, from the n differences sample by sample.
+        objective: Mean loss of the model.
+        objective_error: Its standard error.
+        linear_objective: Mean loss of the linear predictor.
+        linear_objective_error: Its standard error.
+    """
+
+    gap: float
+    standard_error: float
+    objective: float
+    objective_error: float
+    linear_objective: float
+    linear_objective_error: float
+
+
+def held_out_gap(
+    predictions: Real[Array, "n"],
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    linear_fit: LinearFit,
+) -> HeldOutGap:
+    """The gap of a model's predictions to a linear predictor fitted on other samples, with its standard error.
+
+    Unlike the gap on the training set it has no certificate: the theory bounds the training objective only.
+
+    Args:
+        predictions: The model's p(x_i), shape (n,).
+        X: Samples as rows, shape (n, d), in the units that the linear predictor was fitted in.
+        y: Labels, shape (n,).
+        loss: A loss or its name.
+        linear_fit: The linear predictor, of `fit_linear_predictor` on the training set.
+
+    Raises:
+        InvalidInputError: If labels do not suit the loss.
+    """
+    loss = as_loss(loss)
+    check_labels(y, loss)
+    X, y = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
+    model = loss.value(np.asarray(predictions, dtype=float), y)
+    linear = loss.value(X @ np.asarray(linear_fit.w), y)
+
+    def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
+
+    return HeldOutGap(*mean_and_error(model - linear), *mean_and_error(model), *mean_and_error(linear))
