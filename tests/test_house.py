@@ -19,8 +19,10 @@ FLOORS = [
     ["arrays"],
     ["data", "files", "datasets", "feature_maps"],
     ["model"],
-    ["linear", "train"],
-    ["certificate"],
+    ["linear", "train", "partial"],
+    ["certificate", "spectrum", "smallest", "lanczos", "theorems", "objectives", "regularization"],
+    ["stationarity", "escape", "newton", "search"],
+    ["plots"],
 ]
 
 

@@ -1,0 +1,135 @@
+"""The notebooks as runs: what they record, that it can be repeated, and what bad input leaves behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESFLOW = Path(sys.executable).parent / "resflow"
+TRAIN = "notebooks/train_residual_unit.ipynb"
+QUICK = {"steps": 400, "width": 16, "learning_rate": 0.01}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "pyproject.toml").touch()
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    table = np.column_stack([np.random.default_rng(0).standard_normal((30, 2)), np.arange(30) % 3])
+    np.savetxt(folder / "classes.csv", table, delimiter=",", header="a,b,kind", comments="")
+    table[4, 1] = np.nan
+    np.savetxt(folder / "holes.csv", table, delimiter=",", header="a,b,kind", comments="")
+    return folder
+
+
+def resflow_run(project, notebook=TRAIN, **parameters):
+    pairs = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+    command = [RESFLOW, "run", notebook, *pairs]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def client_of(project):
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
+
+
+def runs_of(project):
+    client = client_of(project)
+    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
+@pytest.fixture(scope="module")
+def two_equal_runs(project):
+    for _ in range(2):
+        done = resflow_run(project, **QUICK)
+        assert done.returncode == 0, done.stderr
+    return [run for run in runs_of(project) if run.info.status == "FINISHED"]
+
+
+def test_training_run_records_its_gap_its_bounds_and_its_inputs(project, two_equal_runs):
+    run = two_equal_runs[0]
+    metrics, client = run.data.metrics, client_of(project)
+    assert metrics["linear_predictor_gap"] < -0.005
+    np.testing.assert_allclose(
+        metrics["linear_predictor_gap"], metrics["objective"] - metrics["best_linear_objective"], atol=1e-12
+    )
+    curves = {name: client.get_metric_history(run.info.run_id, name) for name in metrics}
+    for name in (
+        "objective",
+        "linear_predictor_gap",
+        "gap_certificate",
+        "theorem1_bound",
+        "partial_grad_norm",
+        "w_norm",
+    ):
+        assert [point.step for point in curves[name]] == list(range(0, 401, 20)), name
+    for gap, certificate in zip(curves["linear_predictor_gap"], curves["gap_certificate"], strict=True):
+        assert gap.value <= certificate.value + 1e-10
+    assert {"V_norm", "test_linear_predictor_gap"} <= set(metrics)
+    assert run.data.params["width"] == "16"
+    assert run.data.params["dataset"] == "breast_cancer:mean"
+    assert run.data.params["batch_size"] == "None"
+    assert "linear-predictor gap" in run.data.tags["mlflow.note.content"]
+    assert len(run.inputs.dataset_inputs) == 2
+
+
+def test_training_run_keeps_its_notebook_its_report_and_its_figures(project, two_equal_runs):
+    client, run_id = client_of(project), two_equal_runs[0].info.run_id
+    kept = {artifact.path for artifact in client.list_artifacts(run_id)}
+    assert {"train_residual_unit.ipynb", "train_residual_unit.html", "figures"} <= kept
+    figures = {artifact.path for artifact in client.list_artifacts(run_id, "figures")}
+    assert figures == {"figures/objective.png", "figures/gap.png", "figures/held_out.png"}
+
+
+def test_same_parameters_and_seed_give_bit_identical_metrics(project, two_equal_runs):
+    client = client_of(project)
+    first, second = (
+        {name: [p.value.hex() for p in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics}
+        for run in two_equal_runs
+    )
+    assert len(first) >= 9
+    assert first == second
+
+
+def test_diverged_run_says_where_and_still_finishes(project):
+    settings = {"loss": "squared", "dataset": "diabetes", "optimizer": "sgd", "learning_rate": 100.0, "width": 4}
+    done = resflow_run(project, **settings)
+    assert done.returncode == 0, done.stderr
+    diverged = [run for run in runs_of(project) if run.data.tags.get("diverged_at", "never") != "never"]
+    assert len(diverged) == 1
+    assert 0 < int(diverged[0].data.tags["diverged_at"]) < 2000
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"dataset": "missing.csv"}, "there is no such file"),
+        ({"dataset": "classes.csv", "target": "sort"}, "there is no column 'sort': nearest are"),
+        ({"dataset": "holes.csv", "target": "kind"}, "missing or not finite, the first in column 'b', row 4"),
+        ({"dataset": "classes.csv", "target": "kind"}, "has 3 distinct values (0, 1, 2)"),
+        ({"dataset": "breast_cancer"}, "separable"),
+        ({"dataset": "brest_cancer"}, "unknown: nearest are breast_cancer"),
+        ({"width": 0}, "width=0 must be at least 1"),
+        ({"learning_rate": -0.1}, "learning_rate=-0.1 must be a positive"),
+        ({"optimizer": "adem"}, "nearest is 'adam'"),
+        ({"feature_map": "mpl"}, "nearest is 'mlp'"),
+        ({"activation": "tahn"}, "nearest is 'tanh'"),
+        ({"batch_size": 100000}, "batch_size=100000 must be at most"),
+        ({"widht": 8}, "nearest is width"),
+        ({"width": "wide"}, "width='wide'"),
+    ],
+)
+def test_bad_input_gets_one_clear_line_and_leaves_nothing_running(project, parameters, message):
+    done = resflow_run(project, **parameters)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert message in line
+    assert {run.info.status for run in runs_of(project)} <= {"FINISHED", "FAILED"}
+    assert not list(project.glob("*.ipynb"))
