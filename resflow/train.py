@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray, Real
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
