@@ -19,6 +19,7 @@ __all__ = [
     "declared_in_cell",
     "declared_in_notebook",
     "effective_values",
+    "is_parameters_cell",
     "parse_overrides",
 ]
 
@@ -72,6 +73,22 @@ def declared_in_cell(source: str) -> list[Parameter]:
             written = type(default).__name__
         found[name] = Parameter(name, written, default, comments.get(statement.end_lineno or 0, ""))
     return list(found.values())
+
+
+def is_parameters_cell(source: str) -> bool:
+    """True if a cell holds typed declarations and nothing else, but for imports and text.
+
+    >>> is_parameters_cell("width: int = 32"), is_parameters_cell("width: int = 32; print(width)")
+    (True, False)
+    """
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError:
+        return False
+    beside = (ast.Import, ast.ImportFrom)
+    typed = [statement for statement in statements if isinstance(statement, ast.AnnAssign) and statement.value]
+    rest = [statement for statement in statements if statement not in typed and not isinstance(statement, beside)]
+    return bool(typed) and all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in rest)
 
 
 def declared_in_notebook(notebook: Any) -> list[Parameter]:

@@ -1,0 +1,122 @@
+"""Where a run comes from: code, notebook, packages, machine, and the process that answers for it."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from resflow.workflow.store import project_root
+
+__all__ = ["notebook_digest", "owner_is_gone", "provenance_tags"]
+
+PACKAGES = (
+    "resflow",
+    "jax",
+    "jaxlib",
+    "equinox",
+    "optax",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "mlflow",
+    "papermill",
+)
+"""Whose versions are recorded: those a run's numbers may depend on."""
+
+
+def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dict[str, str]:
+    """Tags that say where a run of the notebook at `source`, started by this process, comes from.
+
+    Args:
+        source: The notebook's path or name.
+        notebook: Its content as a node of nbformat, where it is known.
+    """
+    root = project_root()
+    path = Path(source).resolve()
+    tags = {
+        "mlflow.source.name": str(path.relative_to(root))
+        if path.is_relative_to(root) and path.exists()
+        else str(source),
+        "mlflow.source.type": "NOTEBOOK",
+        "mlflow.user": _user(),
+        "resflow.owner": _owner(),
+        "resflow.python": platform.python_version(),
+        "resflow.platform": platform.platform(),
+    }
+    if notebook is not None:
+        tags["resflow.notebook_digest"] = notebook_digest(notebook)
+    return tags | _git_tags(root) | _versions()
+
+
+def notebook_digest(notebook: Any) -> str:
+    """The SHA-256 of a notebook's cells as written: types and sources, without outputs or injected parameters."""
+    cells = [
+        (cell.cell_type, cell.source)
+        for cell in notebook.cells
+        if not {"injected-parameters", "papermill-error-cell-tag"}.intersection(cell.metadata.get("tags", []))
+    ]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def owner_is_gone(tag: str) -> bool:
+    """True if a run's owner, by its tag `resflow.owner`, ran on this machine and runs no more."""
+    host, pid, started = tag.rsplit("/", 2)
+    if host != socket.gethostname():
+        return False  # another machine's processes cannot be seen from here
+    try:
+        process = psutil.Process(int(pid))
+        # Another process may have been given the number since; clocks that are set shift start times a little.
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - float(started)) > 5.0
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[f"resflow.version.{package}"] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # an optional one
+    return versions
+
+
+def _git_tags(root: Path) -> dict[str, str]:
+    """The commit, and whether tracked files differ from it; nothing outside a repository or before its first commit."""
+    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    if not commit:
+        return {}
+    # Untracked files don't count: executed notebooks are usually among them.
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"mlflow.source.git.commit": commit, "resflow.git_dirty": str(bool(changes)).lower()}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    if not shutil.which("git"):
+        return ""
+    # optional locks off: asking for the status must not get in the way of a commit being made beside it
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,0 +1,121 @@
+"""A notebook that nobody runs but its reader: the run it opens for itself, and how its status is kept true."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from resflow.workflow.declared_types import as_declared
+from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
+from resflow.workflow.provenance import provenance_tags
+from resflow.workflow.tracking import Run, create_run, open_client, run_name
+
+__all__ = ["open_run"]
+
+_current: _Session | None = None
+
+
+def open_run(namespace: dict[str, Any], notebook: str) -> Run:
+    """Open a run for the notebook in whose namespace this is called; a run it opened before is left to what it became.
+
+    Args:
+        namespace: The notebook's `globals()`.
+        notebook: The notebook's name.
+    """
+    global _current
+    if _current is None:
+        atexit.register(_at_exit)
+        if shell := _shell():
+            shell.events.register("post_run_cell", _after_cell)
+    elif _current.status == "RUNNING":
+        _current.end("KILLED", error="given up: the notebook started another run")
+    parameters = declared_in_namespace(namespace)
+    values = {
+        parameter.name: as_declared(namespace[parameter.name], parameter.annotation)
+        for parameter in parameters
+        if parameter.name in namespace
+    }
+    path = _file_of(notebook)
+    tags = provenance_tags(path or f"{notebook}.ipynb", nbformat.read(path, as_version=4) if path else None)
+    name = run_name(notebook, values, parameters)
+    run = create_run(open_client(), notebook=notebook, name=name, parameters=values, tags=tags)
+    _current = _Session(run)
+    return Run(run.client, run.id, on_finish=_current.finish)
+
+
+def declared_in_namespace(namespace: dict[str, Any]) -> list[Parameter]:
+    """The parameters a notebook declared, by the cells it has run: IPython keeps their sources.
+
+    The latest parameters cell names them; defaults are those of the earliest, so that values edited in place count as
+    changed. Without a history of cells the module's annotations are taken, defaults unknown.
+    """
+    cells = [declared_in_cell(source) for source in namespace.get("In", []) if is_parameters_cell(source)]
+    if cells:
+        defaults = {parameter.name: parameter for cell in reversed(cells) for parameter in cell}
+        return [Parameter(p.name, p.annotation, defaults[p.name].default, p.help) for p in cells[-1]]
+    return [
+        Parameter(
+            name, annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation)), None
+        )
+        for name, annotation in namespace.get("__annotations__", {}).items()
+    ]
+
+
+class _Session:
+    """The status of the run that this notebook answers for."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.status = "RUNNING"
+        self.process = os.getpid()
+
+    def end(self, status: str, **tags: str) -> None:
+        self.run.end(status, **tags)
+        self.status = status
+
+    def finish(self) -> None:
+        if self.status == "FAILED":  # and mended since
+            tags = self.run.client.get_run(self.run.id).data.tags
+            for tag in {"resflow.failed_cell", "resflow.error"}.intersection(tags):
+                self.run.client.delete_tag(self.run.id, tag)
+        self.end("FINISHED")
+
+
+def _after_cell(result: Any) -> None:
+    error = result.error_before_exec or result.error_in_exec
+    if _current is None or _current.status != "RUNNING" or error is None:
+        return
+    if isinstance(error, SystemExit) and not error.code:
+        return
+    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+    first_line = next(iter(result.info.raw_cell.strip().splitlines()), "")
+    _current.end(
+        status, failed_cell=f"[{result.execution_count}]: {first_line}", error=f"{type(error).__name__}: {error}"
+    )
+
+
+def _at_exit() -> None:
+    if _current is not None and _current.status == "RUNNING" and _current.process == os.getpid():
+        _current.end("KILLED", error="the kernel ended before the notebook was through")
+
+
+def _shell() -> Any:
+    if "IPython" not in sys.modules:
+        return None
+    from IPython.core.getipython import get_ipython
+
+    return get_ipython()
+
+
+def _file_of(notebook: str) -> Path | None:
+    """The notebook's file, where it is known or stands where it would be looked for."""
+    named = os.environ.get("JPY_SESSION_NAME", "")  # Jupyter's server says which notebook it started the kernel for
+    for path in (Path(named), Path(f"{notebook}.ipynb"), Path("notebooks") / f"{notebook}.ipynb"):
+        if path.name == f"{notebook}.ipynb" and path.is_file():
+            return path.resolve()
+    return None

@@ -1,0 +1,348 @@
+"""The only writer to MLflow: what a run records, under which names, and who answers for its status."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.parameters import Parameter
+from resflow.workflow.provenance import owner_is_gone
+from resflow.workflow.store import artifact_root, is_embedded, project_root, tracking_uri
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow.tracking import MlflowClient
+    from pandas import DataFrame
+
+__all__ = ["Run", "create_run", "mark_cut_off_runs", "open_client", "run_name", "start_run"]
+
+BATCH = 1000
+"""Metrics in one call: MLflow's limit, and what makes logging a history take a tenth of a second and not twenty."""
+
+TAG_LENGTH = 5000
+
+
+def open_client() -> MlflowClient:
+    """A client of the project's store, in which runs whose process is gone have been marked KILLED.
+
+    Raises:
+        StoreMovedError: If the embedded store points to another place than where it is.
+    """
+    uri = tracking_uri()
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    if is_embedded(uri, project_root()):
+        mark_cut_off_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
+    return client
+
+
+def mark_cut_off_runs(client: MlflowClient, experiment_ids: list[str]) -> list[str]:
+    """Mark as KILLED the runs still called RUNNING although the process that owned them on this machine is gone.
+
+    Returns:
+        The ids of the runs marked.
+    """
+    marked = []
+    for run in client.search_runs(experiment_ids, "attributes.status = 'RUNNING'", max_results=1000):
+        owner = run.data.tags.get("resflow.owner")
+        # Asked again once the owner is known to be gone: it may have ended its run just before it went.
+        if owner and owner_is_gone(owner) and client.get_run(run.info.run_id).info.status == "RUNNING":
+            client.set_tag(run.info.run_id, "resflow.error", "cut off: the process that ran it is gone")
+            client.set_terminated(run.info.run_id, "KILLED")
+            marked.append(run.info.run_id)
+    return marked
+
+
+def create_run(
+    client: MlflowClient, *, notebook: str, name: str, parameters: Mapping[str, Any], tags: dict[str, str]
+) -> Run:
+    """A new run of a notebook, RUNNING, with its parameters and tags.
+
+    Args:
+        client: A client of the store.
+        notebook: The notebook's name; runs go to the experiment of that name, or to MLFLOW_EXPERIMENT_NAME.
+        name: The run's name.
+        parameters: The declared parameters with the values the run uses.
+        tags: Further tags, as `provenance_tags` gives them.
+    """
+    from mlflow.entities import Param
+
+    experiment = _experiment(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
+    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()}
+    created = _patiently(client.create_run, experiment, tags=tags, run_name=name)
+    run = Run(client, created.info.run_id)
+    logged = [Param(key, str(value)) for key, value in parameters.items()]
+    for start in range(0, len(logged), 100):
+        _patiently(client.log_batch, run.id, params=logged[start : start + 100])
+    return run
+
+
+def run_name(notebook: str, values: Mapping[str, Any], parameters: Iterable[Parameter]) -> str:
+    """The notebook's name and the values that differ from its defaults: `train_residual_unit width=64 seed=3`."""
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    changed = [f"{key}={value}" for key, value in values.items() if key not in defaults or defaults[key] != value]
+    return " ".join([notebook, *changed])[:250]
+
+
+def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
+    """The run that a notebook records to, to be called once its parameters are set.
+
+    Under resflow's papermill engine it is the engine's run (MLFLOW_RUN_ID names it) and the engine answers for its
+    status. Anywhere else, as in Jupyter, the notebook opens a run of its own: a cell that raises makes it FAILED,
+    `Run.finish` FINISHED, and a kernel that ends without either KILLED.
+
+    Args:
+        namespace: The notebook's `globals()`.
+        notebook: The notebook's name: that of its file, without .ipynb.
+
+    Raises:
+        InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
+    """
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        uri = tracking_uri()
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        run = Run(MlflowClient(tracking_uri=uri), run_id)
+        try:
+            run.name  # noqa: B018 (asks the store)
+        except MlflowException as error:
+            raise InvalidInputError(f"MLFLOW_RUN_ID={run_id} names no run of {uri}: {error.message}") from None
+    else:
+        from resflow.workflow import session
+
+        run = session.open_run(namespace, notebook)
+    run.tag_precision()
+    return run
+
+
+class Run:
+    """One run in MLflow, and everything that may be recorded in it.
+
+    Attributes:
+        client: The client it is written through.
+        id: MLflow's id of the run.
+        owned: True if the notebook itself opened it and answers for its status.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, *, on_finish: Callable[[], None] | None = None) -> None:
+        self.client = client
+        self.id = run_id
+        self.owned = on_finish is not None
+        self._on_finish = on_finish
+        self._not_finite: dict[str, str] = {}
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment it belongs to."""
+        return self.client.get_run(self.id).info.experiment_id
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.client.get_run(self.id).info.run_name
+
+    @property
+    def tracking_uri(self) -> str:
+        """The store it is recorded in."""
+        return self.client.tracking_uri
+
+    def log_history(self, history: DataFrame | Mapping[int, Mapping[str, float]]) -> None:
+        """Log metrics along training.
+
+        Args:
+            history: A data frame with a column `step`, or else the step as its index, and one column a metric; or
+                steps with the metrics of each. NaN is a value; None is none. An infinite value, which MLflow's
+                database would replace by ±1.8e308, is left out, except at a metric's last step; the tag
+                `resflow.not_finite` tells.
+        """
+        rows = _rows(history)
+        points: dict[str, list[tuple[int, float]]] = {}
+        for step, metrics in rows:
+            for key, value in metrics.items():
+                points.setdefault(key, []).append((step, value))
+        for key, values in points.items():
+            self._note_not_finite(key, values)
+        self._log_metrics(
+            (key, step, value)
+            for key, values in points.items()
+            for step, value in values
+            if abs(value) != float("inf") or step == values[-1][0]
+        )
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log values of the whole run, or of one step."""
+        values = [(key, step or 0, float(value)) for key, value in metrics.items() if value is not None]
+        for key, at, value in values:
+            self._note_not_finite(key, [(at, value)])
+        self._log_metrics(values)
+
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Attach a figure as figures/NAME.png."""
+        options = {"dpi": 150, "bbox_inches": "tight"}
+        self.client.log_figure(self.id, figure, f"figures/{name}.png", save_kwargs=options)
+
+    def log_table(self, frame: DataFrame, name: str) -> None:
+        """Attach a data frame as tables/NAME.csv; its index only if it says something."""
+        from pandas import RangeIndex
+
+        self.log_text(frame.to_csv(index=not isinstance(frame.index, RangeIndex)), f"tables/{name}.csv")
+
+    def log_text(self, text: str, path: str) -> None:
+        """Attach text under an artifact path."""
+        self.client.log_text(self.id, text, path)
+
+    def log_dataset(
+        self,
+        name: str,
+        X: Any,
+        y: Any = None,
+        *,
+        digest: str | None = None,
+        feature_names: Iterable[str] | None = None,
+        context: str = "training",
+    ) -> None:
+        """Log a data set as an input of the run, and its digest as the tag `resflow.data_digest`.
+
+        Args:
+            name: What the data set is called.
+            X: Samples as rows.
+            y: Labels.
+            digest: A digest of the content; MLflow makes one of its own if it isn't given.
+            feature_names: The names of X's columns.
+            context: What the data is for: training, test, ... Other than for training the tag's name ends in it.
+        """
+        from mlflow.entities import DatasetInput, InputTag
+
+        dataset = _dataset(name, X, y, digest, feature_names)
+        tags = [InputTag("mlflow.data.context", context)]
+        _patiently(self.client.log_inputs, self.id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
+        if digest:
+            self.set_tags({"resflow.data_digest" + ("" if context == "training" else f".{context}"): digest})
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags, by which runs are found and told apart."""
+        from mlflow.entities import RunTag
+
+        logged = [RunTag(key, str(value)[:TAG_LENGTH]) for key, value in tags.items()]
+        _patiently(self.client.log_batch, self.id, tags=logged)
+
+    def describe(self, markdown: str) -> None:
+        """Set the run's description, which MLflow shows at its top."""
+        self.set_tags({"mlflow.note.content": markdown.strip()})
+
+    def rename(self, name: str) -> None:
+        """Call the run `name`."""
+        _patiently(self.client.update_run, self.id, name=name[:250])
+
+    def tag_precision(self) -> None:
+        """Tag the run with the precision JAX computes in, once JAX is imported."""
+        if jax := sys.modules.get("jax"):
+            self.set_tags({"resflow.precision": "float64" if jax.config.jax_enable_x64 else "float32"})
+
+    def finish(self) -> None:
+        """Say that the notebook is through. The run is then FINISHED, if the notebook is what answers for it."""
+        self.tag_precision()
+        if self._on_finish is not None:
+            self._on_finish()
+            print(f"Recorded as {self.name!r}; `resflow ui` shows it.")
+
+    def end(self, status: str, **tags: str) -> None:
+        """Set the status (FINISHED, FAILED or KILLED) with tags that say why; for whoever answers for the run."""
+        if tags:
+            self.set_tags({f"resflow.{key}": value for key, value in tags.items()})
+        _patiently(self.client.set_terminated, self.id, status)
+
+    def _log_metrics(self, values: Iterable[tuple[str, int, float]]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for key, step, value in values]
+        for start in range(0, len(metrics), BATCH):
+            _patiently(self.client.log_batch, self.id, metrics=metrics[start : start + BATCH])
+
+    def _note_not_finite(self, key: str, values: list[tuple[int, float]]) -> None:
+        """Say in a tag which values a database of finite numbers cannot tell."""
+        steps = [(step, value) for step, value in values if value != value or abs(value) == float("inf")]
+        if steps:
+            kinds = "/".join(sorted({str(value) for _, value in steps}))
+            self._not_finite[key] = f"{key} is {kinds} at {len(steps)} of {len(values)} steps, first at {steps[0][0]}"
+            self.set_tags({"resflow.not_finite": "; ".join(self._not_finite.values())})
+
+
+def _rows(history: Any) -> list[tuple[int, dict[str, float]]]:
+    """A history as (step, metrics) in the order of steps, with missing values left out."""
+    import pandas as pd
+
+    if isinstance(history, pd.DataFrame):
+        if "step" in history.columns:
+            history = history.set_index("step")
+        history = {step: row for step, row in zip(history.index, history.to_dict("records"), strict=True)}
+    return sorted(
+        (
+            int(step),
+            {str(key): float(value) for key, value in metrics.items() if value is not None and value is not pd.NA},
+        )
+        for step, metrics in history.items()
+    )
+
+
+def _dataset(name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None) -> Any:
+    import numpy as np
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.numpy_dataset import NumpyDataset
+    from mlflow.data.pandas_dataset import PandasDataset
+    from pandas import DataFrame
+
+    source = CodeDatasetSource(tags={"mlflow.source.type": "NOTEBOOK"})
+    digest = digest[:36] if digest else None  # MLflow's limit; the tag has all of it
+    X, y = np.asarray(X), None if y is None else np.asarray(y)
+    if feature_names is None:
+        return NumpyDataset(X, source, targets=y, name=name, digest=digest)
+    frame = DataFrame(X, columns=list(feature_names))
+    target = "y" if "y" not in frame.columns else "target of the prediction"
+    if y is not None:
+        frame[target] = y
+    floats = {column: float for column in frame.select_dtypes("integer").columns}  # MLflow warns of integers: no NaN
+    return PandasDataset(frame.astype(floats), source, targets=None if y is None else target, name=name, digest=digest)
+
+
+def _experiment(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of that name, made if there is none; other processes may be making it too."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        root = project_root()
+        folder = re.sub(r"[^\w-]+", "-", name)
+        location = f"{artifact_root(root)}/{folder}" if is_embedded(client.tracking_uri, root) else None
+        try:
+            return _patiently(client.create_experiment, name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise InvalidInputError(
+            f"the experiment {name!r} was deleted in MLflow: restore it, or choose another by MLFLOW_EXPERIMENT_NAME"
+        )
+    return found.experiment_id
+
+
+def _patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a writing method of the client, again if the database was busy for longer than MLflow waits (20 s)."""
+    from mlflow.exceptions import MlflowException
+
+    for pause in (0.5, 1.0, 2.0, 4.0):
+        try:
+            return write(*arguments, **options)
+        except MlflowException as error:
+            if error.error_code != "TEMPORARILY_UNAVAILABLE":
+                raise
+        time.sleep(pause)
+    return write(*arguments, **options)
