@@ -1,0 +1,106 @@
+"""Small notebooks, projects of their own to run them in, and a look at what became of the runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+
+BIN = Path(sys.executable).parent
+
+PARAMETERS = "width: int = 32  # units\nrate: float = 0.5\nnote: str | None = None  # anything"
+START = "from resflow.workflow.tracking import start_run\nrun = start_run(globals(), notebook='{name}')"
+RECORD = """history = {step: {"objective": 1 / (1 + step), "linear_predictor_gap": -step / width} for step in range(5)}
+run.log_history(history)
+run.log_metrics({"best_linear_objective": rate})
+run.describe("A **small** run.")"""
+
+
+def write_notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS) -> Path:
+    """A notebook with a parameters cell, if any, and the given code cells after it."""
+    node = nbformat.v4.new_notebook(
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {"name": "python"},
+        }
+    )
+    node.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    if parameters is not None:
+        node.cells.insert(0, nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    nbformat.write(node, path)
+    return path
+
+
+def write_recording_notebook(path: Path, *cells: str) -> Path:
+    """A notebook that records a run, with the given cells before it says it is through."""
+    return write_notebook(path, START.format(name=path.stem), RECORD, *cells, "run.finish()")
+
+
+def make_project(root: Path) -> Path:
+    """A project folder under version control, with one commit."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "pyproject.toml").write_text("[project]\n")
+    (root / ".gitignore").write_text("mlruns/\n*.ipynb\n")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for arguments in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "-m", "start"]):
+        subprocess.run(["git", "-C", str(root), *arguments], check=True)
+    return root
+
+
+def start(root: Path, *command: str) -> subprocess.Popen[str]:
+    """Start a program of the environment in the project, as a shell that has not activated the environment does."""
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "PYTEST_", "VIRTUAL"))
+    }
+    environment |= {"PATH": "/usr/bin:/bin", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    program, *arguments = command
+    return subprocess.Popen(
+        [str(BIN / program), *arguments],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> str:
+    """What a file says, as soon as it says anything."""
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert process.poll() is None, (
+            f"ended with {process.returncode} before it wrote {path}: {process.communicate()}"
+        )
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def is_gone(pid: int, within: float = 5.0) -> bool:
+    """True if the process ends within the given seconds."""
+    deadline = time.monotonic() + within
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def runs_of(client, experiment: str) -> list:
+    """The runs of an experiment, latest first."""
+    return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+
+def artifacts_of(client, run, folder: str | None = None) -> set[str]:
+    """The names of what a run attached."""
+    return {entry.path for entry in client.list_artifacts(run.info.run_id, folder)}
+
+
+def read_artifact(client, run, path: str) -> str:
+    """The text of what a run attached."""
+    return Path(client.download_artifacts(run.info.run_id, path)).read_text()
