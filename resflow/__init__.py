@@ -1,0 +1,46 @@
+"""Did my residual network get stuck, and is it at least as good as a linear predictor?
+
+Arrays in, values and evidence out. `fit_linear_predictor` and `gap_certificate` take the last layer's arrays of any
+network from any framework; the rest builds and trains residual units in JAX. The mathematics is that of O. Shamir,
+Are ResNets Provably Better than Linear Predictors?, NeurIPS 2018, arXiv:1804.06739.
+"""
+
+from resflow.certificate import GapCertificate, HeldOutGap, gap_certificate, held_out_gap
+from resflow.data import Dataset, Standardization
+from resflow.datasets import check_dataset_name, load_dataset, teacher
+from resflow.errors import InvalidInputError
+from resflow.feature_maps import feature_map
+from resflow.linear import LinearFit, fit_linear_predictor
+from resflow.losses import Logistic, Loss, PseudoHuber, Squared
+from resflow.measures import GapMeasure, StationarityMeasure
+from resflow.model import ResidualUnit, residual_unit
+from resflow.train import TrainingOptions, TrainResult, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dataset",
+    "GapCertificate",
+    "GapMeasure",
+    "HeldOutGap",
+    "InvalidInputError",
+    "LinearFit",
+    "Logistic",
+    "Loss",
+    "PseudoHuber",
+    "ResidualUnit",
+    "Squared",
+    "Standardization",
+    "StationarityMeasure",
+    "TrainResult",
+    "TrainingOptions",
+    "check_dataset_name",
+    "feature_map",
+    "fit_linear_predictor",
+    "gap_certificate",
+    "held_out_gap",
+    "load_dataset",
+    "residual_unit",
+    "teacher",
+    "train",
+]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +13,8 @@ from jaxtyping import Float, Real
 from resflow.arrays import Array, analyse, check_labels, check_point
 from resflow.linear import LinearFit
 from resflow.losses import Loss, as_loss
-from resflow.model import ResidualUnit
 
-__all__ = ["GapCertificate", "GapMeasure", "HeldOutGap", "gap_certificate", "gap_certificate_terms", "held_out_gap"]
+__all__ = ["GapCertificate", "HeldOutGap", "gap_certificate", "gap_certificate_terms", "held_out_gap"]
 
 
 class GapCertificate(NamedTuple):
@@ -124,40 +122,6 @@ def gap_certificate_terms(
         w_norm=w_norm,
         V_norm=V_norm,
     )
-
-
-class GapMeasure(eqx.Module):
-    """What `train` records of a residual unit: its objective, gap, certificates and norms, by MLflow's metric names.
-
-    Evaluated in JAX's default precision whatever the model's own: float64 once x64 is enabled.
-
-    Attributes:
-        linear_w: The best linear predictor, shape (d,).
-        linear_objective: Its mean loss.
-        loss: The loss of both.
-    """
-
-    linear_w: Float[Array, "d"]
-    linear_objective: Float[Array, ""]
-    loss: Loss = eqx.field(static=True)
-
-    @classmethod
-    def against(cls, linear_fit: LinearFit, loss: str | Loss) -> GapMeasure:
-        """The measurements against that linear fit."""
-        return cls(jnp.asarray(linear_fit.w), jnp.asarray(linear_fit.objective), as_loss(loss))
-
-    def __call__(self, model: ResidualUnit, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
-        arrays = (model.w, model.V, model.features(X), X, y, self.linear_w, self.linear_objective)
-        terms = gap_certificate_terms(*(jnp.asarray(array, dtype=float) for array in arrays), loss=self.loss)
-        return {
-            "objective": terms.objective,
-            "linear_predictor_gap": terms.gap,
-            "gap_certificate": terms.certificate,
-            "theorem1_bound": terms.theorem1_bound,
-            "partial_grad_norm": terms.partial_grad_norm,
-            "w_norm": terms.w_norm,
-            "V_norm": terms.V_norm,
-        }
 
 
 class HeldOutGap(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +29,7 @@ class PartialHessian(NamedTuple):
     Attributes:
         K: Quadratic form in (a, c): mean ℓ''_i j_i j_iᵀ with j_i = (x_i + V f_i, ‖w‖ f_i), plus ŵgᵀ off the diagonal.
         g: mean ℓ'_i f_i.
-        g_scale: ‖mean |ℓ'_i f_i|‖, the size of the terms that cancel in g.
+        g_scale: The size of the terms that cancel in g, those that cancel in the predictions included.
         w_unit: ŵ.
         w_norm: ‖w‖.
     """
@@ -41,22 +41,35 @@ class PartialHessian(NamedTuple):
     w_norm: Float[jax.Array, ""]
 
 
-def analyse_samples(function: Callable[..., Any], w, V, features, X, y, **options: Any) -> Any:
-    """`analyse(function, w, V, features, X, y, **options)` for samples that may be too many, or on many devices.
+def analyse_samples(function: Callable[..., Any], w, V, features, X, y, *, loss: Loss, **options: Any) -> Any:
+    """`analyse(function, w, V, features, X, y, loss=loss, **options)` for samples that may be many, or on many devices.
 
-    NumPy samples are passed on as they are, so that `partial_hessian` can read them in chunks. Under a mesh of
-    explicit axes, where JAX wants to be told the sharding of every product, its compiler finds them as elsewhere.
+    NumPy samples for more than one chunk are passed on as they are, so that `partial_hessian` can read chunks. Under
+    a mesh of explicit axes, where JAX wants to be told the sharding of every product, its compiler finds them.
     """
     arrays = (w, V, features, X, y)
-    if not any(isinstance(array, jax.Array) for array in arrays):
+    function = partial(function if _in_chunks(features, X) else _compiled(function), loss=loss)
+    on_device = [array for array in arrays if isinstance(array, jax.Array)]
+    if not on_device and _in_chunks(features, X):
         return analyse(lambda w, V: function(w, V, features, X, y, **options), w, V)
-    for array in arrays:
-        mesh = jax.typeof(array).sharding.mesh if isinstance(array, jax.Array) else None
-        if mesh is not None and mesh.are_all_axes_explicit and not mesh.empty:
+    for mesh in (jax.typeof(array).sharding.mesh for array in on_device):
+        if mesh.are_all_axes_explicit and not mesh.empty:
             replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-            function = jax.sharding.auto_axes(partial(function, **options), out_sharding=replicated)
-            return analyse(function, *arrays)
+            return analyse(jax.sharding.auto_axes(partial(function, **options), out_sharding=replicated), *arrays)
     return analyse(function, *arrays, **options)
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(function, static_argnames="loss")
+
+
+def _rows_in_chunk(features: Array, X: Array) -> int:
+    return max(256, _CHUNK_ENTRIES // (X.shape[1] + features.shape[1]))
+
+
+def _in_chunks(features: Array, X: Array) -> bool:
+    return X.shape[0] > _rows_in_chunk(features, X)
 
 
 def partial_hessian(
@@ -111,11 +124,10 @@ def hessian_vector_product(
 
 def _sum_over_samples(sums: Callable[..., Any], point: tuple[jax.Array, ...], samples: tuple[Array, ...], loss: Loss):
     """The sum of `sums(point, samples, loss)` over chunks of the samples."""
-    n, width = samples[0].shape[0], samples[0].shape[1] + samples[1].shape[1]
-    rows = max(256, _CHUNK_ENTRIES // width)
+    rows = _rows_in_chunk(*samples[:2])
     if all(isinstance(array, jax.Array) for array in samples):
         if any(_is_sharded(array) for array in samples):
-            rows = n  # every device has its own part, which slices across all samples would move about
+            rows = samples[0].shape[0]  # every device has its own part, which slices across all samples would move about
         return _sum_on_device(sums, point, samples, rows=rows, loss=loss)
     total = None
     for chunk in _read_chunks(samples, rows, point[0].dtype):
@@ -161,7 +173,8 @@ def _hessian_sums(point, samples, loss: Loss):
     weight = jnp.sqrt(loss.second_derivative(p, y))[:, None]
     slope = loss.derivative(p, y)
     gram = _gram(jnp.concatenate([weight * a, (weight * w_norm) * features], axis=1))
-    return gram, slope @ features, jnp.abs(slope) @ jnp.abs(features)
+    size = jnp.abs(slope) + loss.second_derivative(p, y) * (jnp.abs(a) @ jnp.abs(w))
+    return gram, slope @ features, size @ jnp.abs(features)
 
 
 def _product_sums(point, samples, loss: Loss):

@@ -120,7 +120,7 @@ class StationaryPoints(NamedTuple):
     grad_norm: Float[np.ndarray, "m"]
     eigenvalues: Float[np.ndarray, "m D"]
     lambda_min: Float[np.ndarray, "m"]
-    index: Int[np.ndarray, "m"]
+    index: Int[np.ndarray, "m"]  # type: ignore[assignment]  # of a saddle, not of a tuple
     block_lambda_min: Float[np.ndarray, "m"] | None
     multiplicity: Int[np.ndarray, "m"]
     counts: SearchCounts
@@ -182,11 +182,12 @@ def find_stationary_points(
     _check_starts(moving)
     with jax.enable_x64(True):
         as_double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array_like(leaf) else leaf  # noqa: E731
-        ends = _search(objective, *jax.tree.map(as_double, (moving, fixed, data)), options, block)
+        moving, fixed, data = jax.tree.map(as_double, (moving, fixed, data))
+        ends = _search(objective, moving, fixed, data, options, block)
         ends = {name: np.asarray(value) for name, value in ends.items()}
         flat, status = ends["x"], ends["status"]
         converged = np.flatnonzero(status == _CONVERGED)
-        chosen, multiplicity = _merge(flat[converged], *(ends[key][converged] for key in _COMPARED), options)
+        chosen, multiplicity = _merge(options, flat[converged], *(ends[key][converged] for key in _COMPARED))
         chosen = converged[chosen]
         _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf[0], float), moving))
         points = jax.tree.map(np.asarray, jax.vmap(unravel)(flat[chosen]))
@@ -201,7 +202,7 @@ def find_stationary_points(
         index=np.count_nonzero(eigenvalues < -threshold[:, None], axis=1),
         block_lambda_min=None if block is None else ends["block_lambda_min"][chosen],
         multiplicity=multiplicity,
-        counts=SearchCounts(len(status), *(int(np.sum(status == code)) for code in range(4)), len(chosen)),
+        counts=SearchCounts(len(status), *np.bincount(status, minlength=4).tolist(), len(chosen)),  # type: ignore[call-arg]
         status=status,
         start_grad_norm=ends["grad_norm"],
         start_kernel_ratio=ends["kernel_ratio"],
@@ -317,7 +318,8 @@ def _refine(gradient, hessian, start, grad_tolerance, options):
         return _State(x, g, eigenvalues, Q, damping, steps, norm_halfway, kernel_ratio, status)
 
     one = jnp.ones((), start.dtype)
-    state = _State(start, gradient(start), *spectrum(start), 1e-2 * one, 0, one, one, _RUNNING)
+    eigenvalues, eigenvectors = spectrum(start)
+    state = _State(start, gradient(start), eigenvalues, eigenvectors, 1e-2 * one, 0, one, one, _RUNNING)
     state = jax.tree.map(jnp.asarray, state)
     return jax.lax.while_loop(lambda state: state.status == _RUNNING, step, state)
 
@@ -325,7 +327,7 @@ def _refine(gradient, hessian, start, grad_tolerance, options):
 _COMPARED = ("objective", "eigenvalues", "grad_norm")
 
 
-def _merge(flat, objective, eigenvalues, grad_norm, options: SearchOptions) -> tuple[np.ndarray, np.ndarray]:
+def _merge(options: SearchOptions, flat, objective, eigenvalues, grad_norm) -> tuple[np.ndarray, np.ndarray]:
     """The row of smallest gradient of every group of equal points, by ascending objective, and each group's size."""
     m = len(flat)
     if options.merge == "none" or m == 0:

@@ -3,11 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.certificate import GapMeasure, gap_certificate, gap_certificate_terms, held_out_gap
+from resflow.certificate import gap_certificate, gap_certificate_terms, held_out_gap
 from resflow.errors import InvalidInputError
 from resflow.feature_maps import feature_map
 from resflow.linear import LinearFit, fit_linear_predictor
 from resflow.losses import Logistic, PseudoHuber, Squared
+from resflow.measures import GapMeasure
 from resflow.model import residual_unit
 from resflow.train import TrainingOptions, train
 

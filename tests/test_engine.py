@@ -27,9 +27,10 @@ from small_notebooks import (
 )
 
 from resflow.workflow import report, tracking
-from resflow.workflow.engine import AttachmentError, Outcome, outcome_of
+from resflow.workflow.engine import AttachmentError
 from resflow.workflow.interruption import Interruptions, Terminated
-from resflow.workflow.provenance import notebook_digest
+from resflow.workflow.outcome import Outcome, outcome_of
+from resflow.workflow.provenance import notebook_digest, provenance_tags
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -179,8 +180,6 @@ def test_run_whose_process_was_killed_outright_is_marked_when_the_store_is_opene
 
 
 def test_run_whose_process_lives_is_left_alone(client):
-    from resflow.workflow.provenance import provenance_tags
-
     run = tracking.create_run(client, notebook="alive", name="alive", parameters={}, tags=provenance_tags("alive"))
     elsewhere = {"resflow.owner": "another-machine/1/0.0"}
     tracking.create_run(client, notebook="alive", name="elsewhere", parameters={}, tags=elsewhere)
@@ -234,6 +233,13 @@ def test_failing_attachment_is_said_and_hides_nothing(project, client, monkeypat
     assert run.info.status == ("FINISHED" if raised is AttachmentError else "FAILED")
     assert "disk full" in run.data.tags["resflow.attachment_error"]
     assert artifacts_of(client, run) == {f"{path.stem}.ipynb"}
+
+
+@pytest.mark.parametrize("first", ["resflow.workflow.engine", "resflow.workflow.execution", "papermill"])
+def test_engine_is_registered_whatever_is_imported_first(first):
+    program = f"import {first}; from papermill.engines import papermill_engines as e; print(e.get_engine('resflow'))"
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "resflow.workflow.engine.ResflowEngine" in outcome.stdout, outcome.stderr
 
 
 def test_quitting_by_sys_exit_counts_as_papermill_counts_it():

@@ -182,6 +182,27 @@ def _loss(name: str, value: Any) -> None:
     as_loss(value)
 
 
+def _library(check: Callable[[], Callable[[str], None]]) -> Callable[[str, Any], None]:
+    """A check of the library's own, imported when it is needed."""
+
+    def run(name: str, value: Any) -> None:
+        check()(value)
+
+    return run
+
+
+def _dataset_check() -> Callable[[str], None]:
+    from resflow.datasets import check_dataset_name
+
+    return check_dataset_name
+
+
+def _activation_check() -> Callable[[str], None]:
+    from resflow.feature_maps import check_activation
+
+    return check_activation
+
+
 CHECKS: dict[str, Callable[[str, Any], None]] = {
     "width": _at_least(1),
     "depth": _at_least(1),
@@ -194,6 +215,8 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "ridge": _not_negative,
     "test_fraction": _fraction,
     "loss": _loss,
+    "dataset": _library(_dataset_check),
+    "activation": _library(_activation_check),
 }
 """What a parameter of that name must satisfy in every notebook; None passes, where the declared type allows it."""
 

@@ -1,0 +1,227 @@
+"""Linear algebra of the best linear predictor: rows in chunks, their row space, and quadratics over a ball."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.linalg import blas, cho_solve, lapack, solve_triangular
+
+_CHUNK_VALUES = 1 << 19
+_KEEP_VALUES = 1 << 25
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class Rows:
+    """The rows of X, or of X B for a basis B of shape (d, r), as float64 in chunks that fit the cache.
+
+    X may be a np.memmap of any real dtype: no more than one chunk of it is copied at a time. Only X B is kept
+    whole where it is small (256 MiB).
+    """
+
+    def __init__(self, X: np.ndarray, basis: np.ndarray | None = None) -> None:
+        self.n, self.d = X.shape
+        self.basis = basis
+        self.width = self.d if basis is None else basis.shape[1]
+        self.chunk = max(_CHUNK_VALUES // self.d, 2 * self.d)
+        self._X, self._factor = X, basis
+        if basis is not None and self.n * self.width <= _KEEP_VALUES:
+            self._X, self._factor = np.concatenate([block for _, block in self.blocks()]), None
+
+    def every(self, stride: int) -> Rows:
+        """Every stride-th row, in the same coordinates."""
+        part = Rows(self._X[::stride])
+        part.d, part.basis, part.width, part._factor = self.d, self.basis, self.width, self._factor
+        return part
+
+    def blocks(self, chunk: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Which rows, and the rows themselves; the caller must not write into them."""
+        size = chunk or self.chunk
+        for start in range(0, self.n, size):
+            rows = slice(start, min(start + size, self.n))
+            block = np.ascontiguousarray(self._X[rows], dtype=np.float64)
+            yield rows, block if self._factor is None else block @ self._factor
+
+    def times(self, z: np.ndarray) -> np.ndarray:
+        """The products of all rows with z, shape (n,)."""
+        products = np.empty(self.n)
+        for rows, block in self.blocks():
+            np.matmul(block, z, out=products[rows])
+        return products
+
+
+def add_gram(H: np.ndarray, block: np.ndarray) -> None:
+    """H += blockᵀ block in place, the lower triangle only; H is in Fortran order."""
+    blas.dsyrk(1.0, block.T, beta=1.0, c=H, overwrite_c=1, lower=1)
+
+
+def reciprocal_condition(H: np.ndarray) -> float:
+    """LAPACK's estimate of 1/κ₁ of H scaled to a unit diagonal, empty coordinates left out; 0 if it is singular."""
+    diagonal = np.diag(H)
+    live = np.flatnonzero(diagonal > 0)
+    if live.size == 0:
+        return 0.0
+    scale = np.sqrt(diagonal[live])
+    scaled = np.asfortranarray(H[np.ix_(live, live)] / scale / scale[:, None])
+    lower = np.tril(scaled, -1)
+    norm = float(np.max(np.abs(lower).sum(axis=0) + np.abs(lower).sum(axis=1))) + 1.0
+    L, failed = lapack.dpotrf(scaled, lower=1, clean=0)
+    return 0.0 if failed else float(lapack.dpocon(L, norm, uplo="L")[0])
+
+
+def triangular_factor(rows: Rows, y: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
+    """R of the QR factorisation of [X y], by QR of R on top of each chunk of rows: backward stable, shape (≤ r+1, r+1).
+
+    Not from XᵀX, which would square the condition number of the features. Of the samples in the mask `keep` only.
+    """
+    R = np.empty((0, rows.width + 1))
+    for part, block in rows.blocks(max(_CHUNK_VALUES // (rows.width + 1), 8 * rows.width)):
+        stacked = np.column_stack([block, y[part]])
+        R = np.asarray(np.linalg.qr(np.vstack([R, stacked if keep is None else stacked[keep[part]]]), mode="r"))
+    return R
+
+
+class Coordinates(NamedTuple):
+    """Coordinates z of the row space of X in which XᵀX is diagonal: w = basis z, X basis = Q diag(singular_values).
+
+    Attributes:
+        basis: Of the row space, shape (d, r).
+        singular_values: Positive, shape (r,).
+        left: The factor with R basis = left diag(singular_values), shape (rows of R, r).
+    """
+
+    basis: np.ndarray
+    singular_values: np.ndarray
+    left: np.ndarray
+
+
+def row_space(R: np.ndarray, n: int) -> tuple[Coordinates, Coordinates]:
+    """The row space of X from its triangular factor R: in an orthonormal basis, and in one that knows no units.
+
+    The second has the singular values of X with its columns scaled to length 1, which decide the rank: the unit of a
+    feature has no say in it. In the first, lengths are those of w, but a column 1e16 times shorter than another drowns.
+    """
+    d = R.shape[1]
+    norms = np.linalg.norm(R, axis=0)
+    live = np.flatnonzero(norms)
+    if live.size == 0:
+        nothing = Coordinates(np.zeros((d, 0)), np.zeros(0), np.zeros((R.shape[0], 0)))
+        return nothing, nothing
+    left, scaled, Vt = np.linalg.svd(R[:, live] / norms[live], full_matrices=True)
+    rank = int(np.count_nonzero(scaled > scaled[0] * max(n, d) * _EPS))
+    orthonormal, unitless = np.zeros((d, rank)), np.zeros((d, rank))
+    unitless[live] = Vt[:rank].T / norms[live, None]
+    if rank == live.size:
+        orthonormal[live] = np.eye(rank)
+    else:
+        kernel = Vt[rank:].T / norms[live, None]
+        complete, _ = np.linalg.qr(kernel / np.linalg.norm(kernel, axis=0), mode="complete")
+        orthonormal[live] = complete[:, live.size - rank :]
+        unitless = orthonormal @ (orthonormal.T @ unitless)  # nothing in the kernel: least norm
+    own_left, singular_values, Wt = np.linalg.svd(R @ orthonormal, full_matrices=False)
+    return (
+        Coordinates(orthonormal @ Wt.T, singular_values, own_left),
+        Coordinates(unitless, scaled[:rank], left[:, :rank]),
+    )
+
+
+class BallStep(NamedTuple):
+    """The minimiser of g·s + ½ s·Hs over |z + s| ≤ radius.
+
+    Attributes:
+        step: s, shape (r,).
+        multiplier: μ ≥ 0 with (H + μ) s = −(g + μ z); 0 where the ball does not bind.
+        decrease: −(g·s + ½ s·Hs), by how much the quadratic falls; half the squared Newton decrement if μ = 0.
+        slope: g·s, negative unless s = 0.
+        exact: False if H was too near to singular and had to be lifted for a factorisation to exist.
+    """
+
+    step: np.ndarray
+    multiplier: float
+    decrease: float
+    slope: float
+    exact: bool
+
+
+Solver = Callable[[float], tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], float], bool]]
+"""Of a multiplier μ: x ↦ (H+μ)⁻¹x, x ↦ xᵀ(H+μ)⁻¹x, and whether H was left as it is."""
+
+
+def cholesky_solver(H: np.ndarray) -> Solver:
+    """Solver of H + μ by Cholesky, of which only H's lower triangle is read.
+
+    Cholesky's error does not depend on the units of the coordinates, unlike that of an eigendecomposition: columns of
+    very different size need no scaling first. A coordinate that no sample touches (a zero on the diagonal) stays put.
+    """
+    diagonal = np.diag(H).copy()
+    live = np.where(diagonal > 0, diagonal, 1.0)
+
+    def solver(multiplier: float):
+        lift = 0.0
+        while True:
+            A = np.array(H, order="F")
+            np.fill_diagonal(A, live * (1.0 + lift) + multiplier)
+            L, failed = lapack.dpotrf(A, lower=1, clean=0, overwrite_a=1)
+            if not failed and np.isfinite(np.diag(L)).all():
+                break
+            lift = max(100.0 * lift, 8.0 * live.size * _EPS)
+
+        def quadratic(x: np.ndarray) -> float:
+            half = solve_triangular(L, x, lower=True, check_finite=False)
+            return float(half @ half)
+
+        return lambda x: cho_solve((L, True), x, check_finite=False), quadratic, lift == 0.0
+
+    return solver
+
+
+def diagonal_solver(diagonal: np.ndarray) -> Solver:
+    """Solver of diag(diagonal) + μ."""
+
+    def solver(multiplier: float):
+        shifted = diagonal + multiplier
+        return lambda x: x / shifted, lambda x: float(x @ (x / shifted)), True
+
+    return solver
+
+
+def ball_step(solver: Solver, g: np.ndarray, z: np.ndarray, radius: float, *, start: float = 0.0) -> BallStep:
+    """Minimise g·s + ½ s·Hs over |z + s| ≤ radius, |z| ≤ radius, H positive definite.
+
+    |z + s(μ)| = radius is solved for μ by Newton's method on 1/radius − 1/|z + s(μ)|, which converges from the left
+    without a safeguard, since that function is convex there (Hebden 1973; Moré and Sorensen 1983).
+
+    Args:
+        solver: Of H + μ.
+        g: Gradient at z, shape (r,).
+        z: Centre of the quadratic, shape (r,).
+        radius: Of the ball around 0; np.inf for none.
+        start: A guess of the multiplier, e.g. that of the step before.
+    """
+    multiplier, low = start, 0.0
+    for _ in range(60):
+        solve, quadratic, exact = solver(multiplier)
+        residual = g + multiplier * z
+        step = solve(-residual)
+        point = z + step
+        length = float(np.linalg.norm(point))
+        excess = length - radius
+        if (excess <= 0.0 and multiplier == 0.0) or abs(excess) <= 4.0 * _EPS * radius:
+            break
+        if excess > 0.0:
+            low = max(low, multiplier)
+        # a guess from the right may be thrown below 0, or below a multiplier known to be too small
+        newton = max(multiplier + length**2 / quadratic(point) * excess / radius, low)
+        if abs(newton - multiplier) <= 4.0 * _EPS * multiplier:
+            break
+        multiplier = newton
+    # On the sphere g is nearly parallel to z, and z nearly orthogonal to s: g·s would cancel, so it is pieced together
+    # from g + μz, which is small where s is, and from z·s = ½(|z + s|² − |z|² − |s|²).
+    energy = max(0.0, -float(residual @ step))
+    squared = float(z @ z)
+    inside = radius**2 - squared if math.isfinite(radius) and squared < radius**2 * (1.0 - 16.0 * _EPS) else 0.0
+    decrease = 0.5 * energy + 0.5 * multiplier * inside if multiplier else 0.5 * energy
+    slope = -energy - 0.5 * multiplier * (inside - float(step @ step)) if multiplier else -energy
+    return BallStep(step, multiplier, decrease, slope, exact)

@@ -1,0 +1,55 @@
+"""The verdict on a point in words: the comparisons it rests on, and what the theory says to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def explain(of: dict[str, Any], ridge: bool) -> str:
+    """The verdict, the comparisons it rests on, and what the theory says to it."""
+    objective, gradient = ("F + R", "(F + R)") if ridge else ("F", "F")
+    meaning = {
+        "not_stationary": f"the gradient of {objective} exceeds ε",
+        "strict_saddle": f"stationary, with a direction along which {objective} curves down",
+        "sopsp_at_or_below_linear": "second-order stationary, and no worse than the linear predictor",
+        "sopsp_above_linear": "second-order stationary, and worse than the linear predictor",
+        "inconclusive": _undecided(of),
+    }
+    threshold = f"{-of['curvature_tolerance'] or 0.0:.6g} = −sqrt(μ₂ε), μ₂ = {of['mu2']:.6g}"
+    bracket = f"[{of['lambda_lower']:.6g}, {of['lambda_upper']:.6g}] ± {of['lambda_error']:.2g}"
+    lines = [
+        f"{of['verdict']}: {meaning[of['verdict']]}.",
+        f"  gradient   ‖∇{gradient}‖ = {of['grad_norm']:.6g} ± {of['grad_error']:.2g}, ε = {of['epsilon']:.6g}",
+        f"  curvature  λ_min in {bracket}, threshold {threshold}",
+        f"  gap        {of['gap']:.6g} ± {of['gap_error']:.2g} to the linear predictor, objective {of['objective']:.6g}"
+        + ("" if math.isnan(of["certificate"]) else f", certified ≤ {of['certificate']:.6g}"),
+    ]
+    if not of["linear_converged"]:
+        lines.append("  baseline   the linear fit did not converge: nothing can be said of above or below")
+    return "\n".join([*lines, f"  theory     {_theory(of, ridge)}"])
+
+
+def _undecided(of: dict[str, Any]) -> str:
+    needed = [of[name] for name in ("gap", "gap_error", "grad_norm", "grad_error", "lambda_lower", "lambda_upper")]
+    if any(math.isnan(number) for number in needed):
+        return "a number it needs is not a number"
+    if of["lambda_lower"] + of["lambda_error"] < -of["curvature_tolerance"]:
+        return "stationary, but the bracket of λ_min straddles the threshold"
+    if not of["linear_converged"]:
+        return "second-order stationary, but the linear fit to compare with did not converge"
+    return "stationary and above the linear predictor, but λ_min is within rounding of the threshold"
+
+
+def _theory(of: dict[str, Any], ridge: bool) -> str:
+    if ridge:
+        return "no theorem covers a regularised objective: an SOPSP of F + R may lie above the linear predictor"
+    if math.isnan(of["gap_allowed"]):
+        return "no bound applies: what was given does not say that this is a plain residual unit with known constants"
+    radius = max(of["w_norm"], of["V_norm"])
+    allowed = f"{of['gap_allowed']:.6g} within max{{‖w‖, ‖V‖}} ≤ {radius:.6g}"
+    if not of["allowed_by_theory"]:
+        return f"impossible: Theorem 3 allows an ε-SOPSP a gap of at most {allowed}; the arrays do not belong together"
+    if of["verdict"] == "sopsp_above_linear":
+        return f"allowed: the point is far out or ε is not small, and Theorem 3 permits a gap of up to {allowed}"
+    return f"consistent: Theorem 3 allows an ε-SOPSP a gap of at most {allowed}"

@@ -1,0 +1,153 @@
+"""The command `resflow`: run a notebook, open MLflow's UI, look after the store."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+try:
+    import click
+except ModuleNotFoundError:
+    sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
+
+from resflow.errors import InvalidInputError
+
+__all__ = ["cli", "main"]
+
+SHOWN = ("objective", "best_linear_objective", "linear_predictor_gap", "gap_certificate", "test_linear_predictor_gap")
+
+
+def main() -> None:
+    """Run the command; bad input is one line on standard error and exit code 2."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except InvalidInputError as error:
+        _fail(str(error), 2)
+    except click.ClickException as error:
+        _fail(" ".join(error.format_message().split()), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"resflow: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run notebooks as tracked runs, and look at them."""
+
+
+@cli.command()
+@click.argument("notebook", type=click.Path(path_type=Path))
+@click.argument("output", required=False, type=click.Path(path_type=Path))
+@click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated.")
+def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...]) -> int:
+    """Execute NOTEBOOK in an MLflow run; the executed notebook is attached to it, and written to OUTPUT if given."""
+    values = _checked_values(notebook, pairs)
+    if output is not None:
+        if not output.parent.is_dir():
+            raise InvalidInputError(f"{output}: there is no folder {output.parent}: make it first")
+        return _execute(notebook, output, values)
+    with tempfile.TemporaryDirectory(prefix="resflow-") as folder:
+        return _execute(notebook, Path(folder) / notebook.name, values)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Port on this machine; a free one from 5000 on if not given.")
+def ui(port: int | None) -> int:
+    """Open MLflow's UI on the project's store, for this machine only; Ctrl-C ends it."""
+    from resflow.workflow.ui import serve
+
+    return serve(port)
+
+
+@cli.group()
+def store() -> None:
+    """Look after the embedded store."""
+
+
+@store.command()
+def where() -> None:
+    """Say where runs are kept."""
+    from resflow.workflow.store import tracking_uri
+
+    click.echo(tracking_uri())
+
+
+@store.command()
+def relocate() -> None:
+    """After the project folder was moved or copied: let the store's locations follow."""
+    from resflow.workflow import store as embedded
+
+    count = embedded.relocate(embedded.project_root())
+    click.echo(f"{count} locations rewritten" if count else "nothing to do: the store was not moved")
+
+
+def _checked_values(path: Path, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The parameters to inject, checked as far as they can be without a kernel."""
+    import nbformat
+
+    from resflow.workflow.parameters import check_values, declared_in_notebook, parse_overrides
+
+    if not path.is_file():
+        raise InvalidInputError(f"{path}: there is no such notebook (looked for {path.absolute()})")
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError, UnicodeDecodeError):
+        raise InvalidInputError(f"{path}: not a Jupyter notebook") from None
+    declared = declared_in_notebook(notebook)
+    values = parse_overrides(declared, pairs)
+    check_values({parameter.name: parameter.default for parameter in declared} | values)
+    return values
+
+
+def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from resflow.workflow.interruption import Terminated
+
+    quiet = not sys.stderr.isatty()
+    try:
+        executed = papermill.execute_notebook(
+            str(notebook), str(output), values, engine_name="resflow", progress_bar=not quiet
+        )
+    except PapermillExecutionError as error:
+        if error.ename == InvalidInputError.__name__:
+            _fail(error.evalue, 2)
+        run_id = _run_id(output)
+        place = "attached to the run" if "resflow-" in str(output.parent) else f"in {output}"
+        message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {error.evalue}"
+        _fail(f"{message} (run {run_id}, FAILED; the executed notebook is {place})", 1)
+    except Terminated as stop:
+        _fail(f"{stop.signal.name}: the run is recorded as KILLED", int(stop.code or 143))
+    _report(executed.metadata["resflow"]["run_id"], notebook.stem)
+    return 0
+
+
+def _run_id(output: Path) -> str:
+    import nbformat
+
+    return nbformat.read(output, as_version=4).metadata.get("resflow", {}).get("run_id", "unknown")
+
+
+def _report(run_id: str, stem: str) -> None:
+    """Say what came out of a finished run, and where to look."""
+    from urllib.parse import unquote, urlsplit
+
+    from resflow.workflow.tracking import open_client
+
+    run = open_client().get_run(run_id)
+    click.echo(f"run     {run.info.run_name}\nstatus  {run.info.status}   id {run_id}")
+    for name in SHOWN:
+        if name in run.data.metrics:
+            click.echo(f"  {name:<28} {run.data.metrics[name]:+.6g}")
+    artifacts = run.info.artifact_uri
+    address = urlsplit(artifacts)
+    folder = unquote(address.path) if address.scheme in ("", "file") else artifacts
+    click.echo(f"report  {folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow")

@@ -1,0 +1,80 @@
+"""Executing a notebook in a kernel that knows its run, and ending that kernel whatever happens."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from jupyter_client.manager import KernelManager
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine
+from papermill.log import logger
+from traitlets.config import Config
+
+from resflow.workflow.interruption import Interruptions
+
+if TYPE_CHECKING:
+    from resflow.workflow.tracking import Run
+
+__all__ = ["RunExecution"]
+
+
+class RunExecution(NBClientEngine):
+    """papermill's own engine, with a kernel that finds a run by MLFLOW_RUN_ID and that signals end at once."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        log_output: bool = False,
+        stdout_file: Any = None,
+        stderr_file: Any = None,
+        start_timeout: int = 60,
+        execution_timeout: int | None = None,
+        *,
+        run: Run,
+        interruptions: Interruptions,
+        **options: Any,
+    ) -> None:
+        """Execute the notebook in a kernel that knows the run; as papermill's own, but for the environment."""
+        options = {
+            key: value for key, value in options.items() if key not in ("input_path", "timeout", "startup_timeout")
+        }
+        client = PapermillNotebookClient(
+            nb_man,
+            timeout=execution_timeout,
+            startup_timeout=start_timeout,
+            kernel_name=kernel_name,
+            log=logger,
+            log_output=log_output,
+            stdout_file=stdout_file,
+            stderr_file=stderr_file,
+            **({"config": _encrypted()} | options),
+        )
+        # A kernel that is asked politely has five seconds; whoever sends signals waits less.
+        interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
+        try:
+            client.execute(env=_kernel_environment(run))
+        finally:
+            # nbclient cleans up after execution only: a signal may have come while the kernel was being started
+            if client.km is not None and client.km.has_kernel:
+                client.shutdown_kernel = "immediate"
+                client._cleanup_kernel()
+
+
+def _kernel_environment(run: Run) -> dict[str, str]:
+    """The environment that hands the run to the kernel, by the names that MLflow itself reads as well."""
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_EXPERIMENT_NAME"}
+    return environment | {
+        "MLFLOW_RUN_ID": run.id,
+        "MLFLOW_EXPERIMENT_ID": run.experiment_id,
+        "MLFLOW_TRACKING_URI": run.tracking_uri,
+    }
+
+
+def _encrypted() -> Config:
+    """Encrypt what goes to and from the kernel where both sides can: else others on this machine may listen."""
+    able = hasattr(KernelManager, "transport_encryption") and zmq.has("curve")
+    return Config({"KernelManager": {"transport_encryption": "auto"}} if able else {})

@@ -1,0 +1,64 @@
+"""How the execution of a notebook ended, read off the executed notebook and the exception it left with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from resflow.workflow.interruption import Terminated
+
+__all__ = ["Outcome", "failed_cell", "outcome_of"]
+
+
+class Outcome(NamedTuple):
+    """How an execution ended, in MLflow's words, and why.
+
+    Attributes:
+        status: FINISHED, FAILED or KILLED.
+        error: The error or the signal; "" if it finished.
+        cell: The cell that failed: its number in the executed notebook, from 1, and its first line.
+    """
+
+    status: str
+    error: str = ""
+    cell: str = ""
+
+
+def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
+    """How an execution ended, by the executed notebook and the exception it left with, if any."""
+    if error is not None:
+        place = _place(nb, _last_started(nb))
+        if isinstance(error, KeyboardInterrupt | Terminated):
+            name = "SIGINT" if isinstance(error, KeyboardInterrupt) else error.signal.name
+            return Outcome("KILLED", f"{name} in cell {place}" if place else f"{name} before the first cell")
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        return Outcome("FAILED", f"{type(error).__name__}: {first_line}", place)
+    if (index := failed_cell(nb)) is not None:
+        output = next((each for each in nb.cells[index].outputs if each.output_type == "error"), None)
+        return Outcome(
+            "FAILED", f"{output.ename}: {output.evalue}" if output else "CellExecutionError", _place(nb, index)
+        )
+    return Outcome("FINISHED")
+
+
+def failed_cell(nb: Any) -> int | None:
+    """The index of the cell at which papermill calls an executed notebook failed; None if it ran through."""
+    for index, cell in enumerate(nb.cells):
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        quits = [error for error in errors if error.ename == "SystemExit" and error.evalue in ("", "0")]
+        if len(errors) > len(quits):
+            return index
+        if not quits and cell.metadata.get("papermill", {}).get("exception") is True:
+            return index
+    return None
+
+
+def _last_started(nb: Any) -> int | None:
+    started = [index for index, cell in enumerate(nb.cells) if cell.metadata.get("papermill", {}).get("start_time")]
+    return started[-1] if started else None
+
+
+def _place(nb: Any, index: int | None) -> str:
+    """A cell by its number in the executed notebook, from 1, and its first line."""
+    if index is None:
+        return ""
+    return f"{index + 1}: {next(iter(nb.cells[index].source.strip().splitlines()), '')}"

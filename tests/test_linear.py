@@ -1,0 +1,498 @@
+"""The best linear predictor against independent references: it is what every gap is measured from."""
+
+from __future__ import annotations
+
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import NonlinearConstraint, linprog, minimize
+from sklearn.linear_model import LogisticRegression
+
+from resflow import _linear_algebra, _linear_newton
+from resflow.data import Standardization
+from resflow.datasets import load_dataset
+from resflow.errors import InvalidInputError
+from resflow.linear import fit_linear_predictor
+from resflow.losses import Logistic, Loss, PseudoHuber, as_loss
+
+LOSSES = ["squared", "logistic", "pseudo_huber"]
+SEPARABLE = ["breast_cancer", *(f"wine:{label}" for label in range(3)), *(f"digits:{label}" for label in range(8))]
+NOT_SEPARABLE = ["breast_cancer:mean", "breast_cancer:error", "breast_cancer:worst"]
+WEAKLY_SEPARABLE = ["digits:8", "digits:9"]
+"""Digits 8 and 9: no plane has every sample strictly on its side, but some have none on its wrong side."""
+
+
+def features(rng, n, d, condition=1.0):
+    """Rows of X of that condition number, with singular values between sqrt(n) and sqrt(n)/condition."""
+    U, _ = np.linalg.qr(rng.standard_normal((n, d)))
+    V, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    return np.sqrt(n) * (U * np.geomspace(1.0, 1.0 / condition, d)) @ V.T
+
+
+def labels(rng, X, loss):
+    """Labels that the features explain in every direction, also those in which they hardly vary, and noise."""
+    Q, _ = np.linalg.qr(X)
+    signal = Q @ rng.standard_normal(X.shape[1]) * np.sqrt(len(X) / X.shape[1])
+    if as_loss(loss).binary_labels:
+        return np.where(rng.random(len(X)) < 1.0 / (1.0 + np.exp(-signal)), 1.0, -1.0)
+    return signal + rng.standard_t(3, size=len(X))
+
+
+def gradient(fit, X, y, loss):
+    return X.T @ as_loss(loss).derivative(X @ fit.w, y) / len(y)
+
+
+def kkt_residual(fit, X, y, loss):
+    return np.linalg.norm(gradient(fit, X, y, loss) + (fit.ridge + fit.multiplier) * fit.w)
+
+
+def penalised(w, X, y, loss, ridge=0.0):
+    return float(np.mean(as_loss(loss).value(X @ w, y)) + 0.5 * ridge * w @ w)
+
+
+def least_objective(X, y, loss):
+    """min_w F_lin(w) by Newton's method on an orthonormal basis of X's columns, its value in extended precision."""
+    loss, n = as_loss(loss), len(y)
+    Q = np.linalg.qr(X)[0] * np.sqrt(n)
+    z, value = np.zeros(X.shape[1]), np.inf
+    for _ in range(100):
+        p = Q @ z
+        slope = Q.T @ loss.derivative(p, y) / n
+        step = -np.linalg.solve((Q * loss.second_derivative(p, y)[:, None]).T @ Q / n, slope)
+        t = 1.0
+        while np.mean(loss.value(p + t * (Q @ step), y)) > np.mean(loss.value(p, y)) + 1e-15 and t > 1e-10:
+            t /= 2
+        z = z + t * step
+        value = min(value, np.mean(loss.value((Q @ z).astype(np.longdouble), y.astype(np.longdouble))))
+        if -slope @ step < 1e-28:
+            return value
+    raise AssertionError("the reference did not converge")
+
+
+def standardised(name, intercept=True):
+    dataset = load_dataset(name)
+    dataset = Standardization.fit(dataset).apply(dataset)
+    return dataset.with_intercept() if intercept else dataset
+
+
+def has_separation(X, y):
+    """True unless Σ β_i y_i x_i = 0 has a solution with all β_i ≥ 1: Stiemke's alternative, as a linear programme."""
+    signed = X * y[:, None]
+    signed = signed[:, np.abs(signed).max(axis=0) > 0]
+    if signed.shape[1] == 0:
+        return False
+    signed = signed / np.abs(signed).max(axis=0)
+    outcome = linprog(np.ones(len(y)), A_eq=signed.T, b_eq=np.zeros(signed.shape[1]), bounds=(1, None), method="highs")
+    assert outcome.status in (0, 2), outcome.message
+    return outcome.status == 2
+
+
+def has_strict_separation(X, y):
+    signed = -X * y[:, None]
+    return linprog(np.zeros(X.shape[1]), A_ub=signed, b_ub=-np.ones(len(y)), bounds=(None, None)).status == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+@pytest.mark.parametrize(("n", "d", "seed"), [(300, 10, 0), (2000, 8, 1), (150, 30, 2)])
+def test_objective_is_least_to_1e12_whatever_the_condition(loss, condition, n, d, seed):
+    rng = np.random.default_rng(seed)
+    X = features(rng, n, d, condition)
+    y = labels(rng, X, loss)
+    fit = fit_linear_predictor(X, y, loss=loss)
+    assert fit.converged
+    assert fit.rank == d
+    assert abs(penalised(fit.w, X, y, loss) - least_objective(X, y, loss)) <= 1e-12
+    assert fit.objective == pytest.approx(penalised(fit.w, X, y, loss), rel=0, abs=1e-14)
+    assert fit.suboptimality <= 1e-12
+    assert kkt_residual(fit, X, y, loss) <= 1e-12
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+@pytest.mark.parametrize("fraction", [1e-6, 0.1, 0.5, 0.999])
+def test_norm_bound_is_met_by_its_multiplier(loss, condition, fraction):
+    rng = np.random.default_rng(3)
+    X = features(rng, 400, 9, condition)
+    y = labels(rng, X, loss)
+    free = fit_linear_predictor(X, y, loss=loss)
+    radius = fraction * np.linalg.norm(free.w)
+    fit = fit_linear_predictor(X, y, loss=loss, max_norm=radius)
+    assert fit.converged
+    assert fit.max_norm == radius
+    assert fit.multiplier > 0
+    assert np.linalg.norm(fit.w) == pytest.approx(radius, rel=1e-14)
+    assert kkt_residual(fit, X, y, loss) <= 1e-12
+    assert fit.grad_norm == pytest.approx(kkt_residual(fit, X, y, loss), abs=1e-13)
+    assert free.objective < fit.objective < penalised(0 * fit.w, X, y, loss)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_inactive_norm_bound_changes_nothing(loss):
+    rng = np.random.default_rng(4)
+    X = features(rng, 200, 6)
+    y = labels(rng, X, loss)
+    free = fit_linear_predictor(X, y, loss=loss)
+    fit = fit_linear_predictor(X, y, loss=loss, max_norm=1.001 * np.linalg.norm(free.w))
+    assert fit.multiplier == 0
+    np.testing.assert_allclose(fit.w, free.w, rtol=1e-11)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("options", [{"ridge": 1e-3}, {"ridge": 1e-3, "max_norm": 0.5}, {"ridge": 1e6}])
+def test_ridge_term_is_solved_and_left_out_of_the_objective(loss, options):
+    rng = np.random.default_rng(5)
+    X = features(rng, 200, 6, 100.0)
+    y = labels(rng, X, loss)
+    fit = fit_linear_predictor(X, y, loss=loss, **options)
+    assert fit.converged
+    assert kkt_residual(fit, X, y, loss) <= 1e-12
+    assert fit.objective == pytest.approx(penalised(fit.w, X, y, loss), abs=1e-15, rel=1e-15)
+    if loss == "squared" and "max_norm" not in options:
+        closed_form = np.linalg.solve(X.T @ X / len(y) + fit.ridge * np.eye(6), X.T @ y / len(y))
+        np.testing.assert_allclose(fit.w, closed_form, rtol=1e-11)
+
+
+def test_mean_group_of_breast_cancer_has_the_known_objective():
+    data = standardised("breast_cancer:mean")
+    assert fit_linear_predictor(data.X, data.y).objective == pytest.approx(0.12840986, abs=5e-9)
+
+
+@pytest.mark.parametrize("name", [*NOT_SEPARABLE, *SEPARABLE, *WEAKLY_SEPARABLE])
+def test_never_worse_than_scikit_learn_on_bundled_classes(name):
+    data = standardised(name)
+    n, ridge = len(data.y), 0.0 if name in NOT_SEPARABLE else 1e-4
+    fit = fit_linear_predictor(data.X, data.y, ridge=ridge)
+    assert fit.converged
+    assert kkt_residual(fit, data.X, data.y, "logistic") <= 1e-12
+    for solver in ("newton-cholesky", "lbfgs"):
+        model = LogisticRegression(
+            C=1.0 / (n * ridge) if ridge else np.inf, fit_intercept=False, solver=solver, tol=1e-10, max_iter=10_000
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peer = model.fit(data.X, data.y).coef_[0]
+        ours, theirs = (penalised(w, data.X, data.y, "logistic", ridge) for w in (fit.w, peer))
+        assert ours <= theirs + 1e-15
+
+
+@pytest.mark.parametrize("loss", ["squared", "pseudo_huber"])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_never_worse_than_scipy_on_diabetes(loss, standardise):
+    data = standardised("diabetes") if standardise else load_dataset("diabetes").with_intercept()
+    fit = fit_linear_predictor(data.X, data.y, loss=loss)
+    assert fit.converged
+    start, *_ = np.linalg.lstsq(data.X, data.y)
+    terms = as_loss(loss)
+    peer = minimize(
+        lambda w: penalised(w, data.X, data.y, loss),
+        start,
+        jac=lambda w: data.X.T @ terms.derivative(data.X @ w, data.y) / len(data.y),
+        hess=lambda w: (data.X * terms.second_derivative(data.X @ w, data.y)[:, None]).T @ data.X / len(data.y),
+        method="trust-exact",
+        options={"gtol": 1e-12},
+    )
+    best = min(peer.fun, penalised(start, data.X, data.y, loss))
+    assert fit.objective <= best * (1 + 1e-15)
+    assert fit.objective >= peer.fun * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("breast_cancer", "logistic"), ("diabetes", "pseudo_huber")])
+def test_never_worse_than_scipy_under_a_norm_bound(name, loss):
+    data = standardised(name)
+    fit = fit_linear_predictor(data.X, data.y, loss=loss, max_norm=0.5)
+    peer = minimize(
+        lambda w: penalised(w, data.X, data.y, loss),
+        np.zeros(data.X.shape[1]),
+        jac=lambda w: data.X.T @ as_loss(loss).derivative(data.X @ w, data.y) / len(data.y),
+        constraints=NonlinearConstraint(lambda w: w @ w, 0, 0.25, jac=lambda w: 2 * w),
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    shortened = peer.x * min(1.0, 0.5 / np.linalg.norm(peer.x))
+    assert fit.converged
+    assert np.linalg.norm(fit.w) <= 0.5 * (1 + 1e-15)
+    assert fit.objective <= penalised(shortened, data.X, data.y, loss) + 1e-15
+    assert fit.objective == pytest.approx(peer.fun, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", [*SEPARABLE, *WEAKLY_SEPARABLE])
+def test_separable_bundled_data_is_refused_unless_bounded(name):
+    data = standardised(name)
+    assert has_separation(data.X, data.y)
+    assert has_strict_separation(data.X, data.y) == (name in SEPARABLE)
+    n, d = data.X.shape
+    what = "separable, so" if name in SEPARABLE else r"separable up to samples on the plane itself \(\d+ are off it\)"
+    with pytest.raises(InvalidInputError, match=rf"\(n={n}, d={d}\) is linearly {what}.*max_norm=.*ridge="):
+        fit_linear_predictor(data.X, data.y)
+    assert fit_linear_predictor(data.X, data.y, max_norm=5.0).converged
+    assert fit_linear_predictor(data.X, data.y, ridge=1e-3).converged
+
+
+@pytest.mark.parametrize("name", NOT_SEPARABLE)
+def test_bundled_data_that_is_not_separable_is_proved_so(name):
+    data = standardised(name)
+    assert not has_separation(data.X, data.y)
+    assert fit_linear_predictor(data.X, data.y).separable is False
+
+
+def test_digits_8_and_9_are_separable_only_through_their_intercept():
+    for name in WEAKLY_SEPARABLE:
+        data = standardised(name, intercept=False)
+        assert not has_separation(data.X, data.y)
+        fit = fit_linear_predictor(data.X, data.y)
+        assert fit.converged
+        assert fit.separable is False
+
+
+def test_verdict_agrees_with_linear_programme_on_small_integer_data():
+    """Small integers make all three cases frequent: strictly separable, separable with ties, and not separable."""
+    rng = np.random.default_rng(6)
+    counts = {"strict": 0, "weak": 0, "none": 0}
+    for _ in range(150):
+        n, d = rng.integers(2, 14), rng.integers(1, 4)
+        X = rng.integers(-2, 3, size=(n, d)).astype(float)
+        y = rng.choice([-1.0, 1.0], size=n)
+        if has_separation(X, y):
+            with pytest.raises(InvalidInputError, match="linearly separable"):
+                fit_linear_predictor(X, y)
+            counts["strict" if has_strict_separation(X, y) else "weak"] += 1
+        else:
+            fit = fit_linear_predictor(X, y)
+            assert fit.separable is False
+            assert fit.converged
+            counts["none"] += 1
+    assert min(counts.values()) >= 15, counts
+
+
+def test_feature_of_one_class_only_is_found_separable_without_a_linear_programme(monkeypatch):
+    monkeypatch.setattr("resflow._linear_separation.linprog", None)
+    rng = np.random.default_rng(7)
+    X = np.column_stack([rng.standard_normal((3000, 4)), np.ones(3000), np.zeros(3000)])
+    y = labels(rng, X[:, :5], "logistic")
+    X[np.flatnonzero(y > 0)[:7], -1] = 1.0
+    with pytest.raises(InvalidInputError, match=r"\(7 are off it\)"):
+        fit_linear_predictor(X, y)
+
+
+@pytest.mark.parametrize("max_norm", [1.0, 1e3, 1e8])
+def test_separable_data_is_fitted_within_the_norm_bound(max_norm):
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((100, 4))
+    y = np.sign(X @ np.ones(4))
+    fit = fit_linear_predictor(X, y, max_norm=max_norm)
+    assert fit.converged
+    assert np.linalg.norm(fit.w) <= max_norm * (1 + 1e-15)
+    assert kkt_residual(fit, X, y, "logistic") <= 1e-12
+    assert fit.objective <= penalised(np.ones(4) * max_norm / 2, X, y, "logistic") + 1e-12
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_are_of_least_norm_where_samples_leave_them_open(loss):
+    rng = np.random.default_rng(9)
+    base = features(rng, 60, 4)
+    y = labels(rng, base, loss)
+    mixed = base @ rng.standard_normal((4, 3))
+    X = np.column_stack([base, base[:, :2], mixed, np.zeros(60)])
+    fit, plain = fit_linear_predictor(X, y, loss=loss), fit_linear_predictor(base, y, loss=loss)
+    assert fit.rank == 4
+    assert fit.converged
+    assert fit.objective == pytest.approx(plain.objective, abs=1e-14)
+    np.testing.assert_allclose(fit.w, np.linalg.pinv(X) @ (X @ fit.w), atol=1e-12)
+    bounded = fit_linear_predictor(X, y, loss=loss, max_norm=0.1)
+    assert kkt_residual(bounded, X, y, loss) <= 1e-12
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_units_of_the_features_do_not_matter(loss):
+    rng = np.random.default_rng(10)
+    X = features(rng, 200, 5)
+    y = labels(rng, X, loss)
+    scales = np.array([1e-9, 1e-4, 1.0, 1e4, 1e9])
+    fit, scaled = fit_linear_predictor(X, y, loss=loss), fit_linear_predictor(X * scales, y, loss=loss)
+    assert scaled.converged
+    assert scaled.rank == 5
+    assert scaled.objective == pytest.approx(fit.objective, abs=1e-14)
+    np.testing.assert_allclose(scaled.w * scales, fit.w, rtol=1e-8)
+
+
+@pytest.mark.parametrize("loss", ["squared", "pseudo_huber"])
+@pytest.mark.parametrize(("n", "d"), [(10, 30), (5, 5), (1, 1), (1, 4), (40, 1)])
+def test_few_samples_are_interpolated(loss, n, d):
+    rng = np.random.default_rng(11)
+    X, y = rng.standard_normal((n, d)), rng.standard_normal(n)
+    fit = fit_linear_predictor(X, y, loss=loss)
+    assert fit.converged
+    assert fit.rank == min(n, d)
+    if n <= d:
+        assert fit.objective <= 1e-24
+        np.testing.assert_allclose(fit.w, np.linalg.pinv(X) @ y, rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_zero_features_leave_the_zero_predictor(loss):
+    fit = fit_linear_predictor(np.zeros((5, 3)), np.array([1.0, -1, 1, 1, -1]), loss=loss)
+    assert (fit.w == 0).all()
+    assert fit.converged
+    assert fit.rank == 0
+    assert fit.objective == pytest.approx({"squared": 0.5, "logistic": np.log(2), "pseudo_huber": np.sqrt(2) - 1}[loss])
+    assert fit.separable is (False if loss == "logistic" else None)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_norm_bound_of_zero_leaves_one_point(loss):
+    fit = fit_linear_predictor(np.eye(3), np.array([1.0, -1, 1]), loss=loss, max_norm=0.0)
+    assert (fit.w == 0).all()
+    assert fit.converged
+    assert fit.multiplier == np.inf
+
+
+def test_constant_labels_are_separable_exactly_if_a_feature_combination_is_positive():
+    X = np.random.default_rng(12).standard_normal((100, 2))
+    assert fit_linear_predictor(X, np.ones(100)).separable is False
+    with pytest.raises(InvalidInputError, match="linearly separable"):
+        fit_linear_predictor(np.column_stack([X, np.ones(100)]), np.ones(100))
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1.0, 1e3])
+def test_pseudo_huber_converges_from_nearly_absolute_to_nearly_squared(delta):
+    rng = np.random.default_rng(13)
+    X = features(rng, 200, 5)
+    y = X @ np.arange(5.0) + rng.standard_cauchy(200)
+    fit = fit_linear_predictor(X, y, loss=PseudoHuber(delta))
+    assert fit.converged
+    assert kkt_residual(fit, X, y, PseudoHuber(delta)) <= 1e-12
+
+
+def test_too_few_iterations_are_admitted():
+    rng = np.random.default_rng(14)
+    X = features(rng, 100, 5)
+    y = labels(rng, X, "logistic")
+    fit = fit_linear_predictor(X, y, max_norm=10.0, max_iterations=1)
+    assert not fit.converged
+    assert fit.grad_norm == pytest.approx(kkt_residual(fit, X, y, "logistic"), rel=1e-10)
+    assert fit.grad_norm > 1e-6
+
+
+def test_suboptimality_is_what_is_left_to_gain():
+    rng = np.random.default_rng(15)
+    X = features(rng, 500, 5)
+    y = labels(rng, X, "logistic")
+    best = fit_linear_predictor(X, y)
+    for iterations in (2, 3):
+        fit = fit_linear_predictor(X, y, max_norm=100.0, max_iterations=iterations)
+        gain = fit.objective - best.objective
+        assert gain > 0
+        assert fit.suboptimality == pytest.approx(gain, rel=0.5)
+
+
+class _Quartic(Loss):
+    """A loss of the user's own, with ℓ'' = 0 at its minimum, where Newton's method is only linear."""
+
+    name = "quartic"
+
+    def value(self, p, y):
+        return (p - y) ** 4
+
+    def derivative(self, p, y):
+        return 4 * (p - y) ** 3
+
+    def second_derivative(self, p, y):
+        return 12 * (p - y) ** 2
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+def test_a_loss_of_ones_own_is_minimised(max_norm):
+    rng = np.random.default_rng(16)
+    X = features(rng, 100, 4)
+    y = labels(rng, X, "squared")
+    fit = fit_linear_predictor(X, y, loss=_Quartic(), max_norm=max_norm)
+    assert fit.converged
+    assert fit.loss == "quartic"
+    assert kkt_residual(fit, X, y, _Quartic()) <= 1e-11
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sorted_samples_and_many_of_them_give_the_same_fit(loss):
+    """Many samples are started from every tenth of them."""
+    rng = np.random.default_rng(17)
+    X = features(rng, 4000, 3)
+    y = labels(rng, X, loss)
+    order = np.argsort(y)
+    fit, by_order = (fit_linear_predictor(X[rows], y[rows], loss=loss) for rows in (slice(None), order))
+    assert fit.converged
+    assert by_order.converged
+    np.testing.assert_allclose(by_order.w, fit.w, rtol=1e-12)
+    assert abs(fit.objective - least_objective(X, y, loss)) <= 1e-14
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("options", [{}, {"max_norm": 0.3}])
+@pytest.mark.parametrize("deficient", [False, True])
+def test_chunks_and_memory_maps_give_the_same_fit(loss, options, deficient, monkeypatch, tmp_path):
+    rng = np.random.default_rng(18)
+    X = features(rng, 700, 6).astype(np.float32)
+    if deficient:
+        X[:, 5] = X[:, 4]
+    y = labels(rng, X[:, :5].astype(np.float64), loss)
+    whole = fit_linear_predictor(X.astype(np.float64), y, loss=loss, **options)
+    stored = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=X.shape)
+    stored[:] = X
+    monkeypatch.setattr(_linear_algebra, "_CHUNK_VALUES", 300)
+    monkeypatch.setattr(_linear_algebra, "_KEEP_VALUES", 0)
+    fit = fit_linear_predictor(stored, y, loss=loss, **options)
+    assert fit.converged
+    assert fit.rank == whole.rank == (5 if deficient else 6)
+    np.testing.assert_allclose(fit.w, whole.w, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_jax_arrays_and_integers_are_fitted_in_float64(loss):
+    rng = np.random.default_rng(19)
+    X = rng.integers(-3, 4, size=(80, 3))
+    y = labels(rng, X.astype(float), "logistic").astype(int)
+    expected = fit_linear_predictor(X.astype(float), y.astype(float), loss=loss)
+    for given in ((X, y), (jnp.asarray(X, jnp.float32), jnp.asarray(y, jnp.float32))):
+        fit = fit_linear_predictor(*given, loss=loss)
+        assert isinstance(fit.w, np.ndarray)
+        assert fit.w.dtype == np.float64
+        np.testing.assert_allclose(fit.w, expected.w, rtol=1e-12)
+
+
+def test_logistic_terms_that_share_an_exponential_are_those_of_the_loss():
+    p = np.concatenate([np.linspace(-800, 800, 101), [0.0]])
+    for y in (np.ones(102), -np.ones(102)):
+        value, slope, curvature = _linear_newton.loss_terms(Logistic(), p, y)
+        np.testing.assert_allclose(value, Logistic().value(p, y), rtol=4e-16)
+        np.testing.assert_allclose(slope, Logistic().derivative(p, y), rtol=4e-16, atol=1e-300)
+        np.testing.assert_allclose(curvature, Logistic().second_derivative(p, y), rtol=8e-16, atol=1e-300)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_norm": -1.0}, r"max_norm=-1.0 must be at least 0"),
+        ({"max_norm": float("nan")}, r"max_norm=nan must be at least 0"),
+        ({"ridge": -0.1}, r"ridge=-0.1 must be a finite number, at least 0"),
+        ({"ridge": float("inf")}, r"ridge=inf must be a finite number"),
+        ({"max_iterations": 0}, r"max_iterations=0 must be at least 1"),
+        ({"loss": "logstic"}, r"loss='logstic' is unknown: nearest is 'logistic'"),
+        ({"y": np.ones(3)}, r"X has shape \(4, 2\) and y \(3,\)"),
+        ({"X": np.ones(4)}, r"X has shape \(4,\) and y \(4,\)"),
+        ({"X": np.ones((0, 2)), "y": np.ones(0)}, r"at least one sample"),
+        ({"X": np.ones((4, 0))}, r"at least one sample and one feature"),
+        ({"y": np.array([0.0, 1, 1, 0]), "loss": "logistic"}, r"labels \{0, 1\}.*−1 and \+1 only"),
+        ({"y": np.array([np.nan, 1, 1, 1])}, r"y has 1 labels that are not finite"),
+        ({"X": np.array([[1.0, 2], [3, 4], [5, np.nan], [np.inf, 8]])}, r"first in column 1, row 2"),
+        ({"X": np.full((4, 2), 1e200)}, r"column 0 whose squares overflow"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_bad_input_is_one_line_that_says_what_to_do(changes, message, loss):
+    X, y = np.array([[1.0, 2], [3, 4], [5, 6], [7, 9]]), np.array([1.0, -1, 1, -1])
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        fit_linear_predictor(**{"X": X, "y": y, "loss": loss} | changes)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,43 @@
+import jax
+import numpy as np
+import pytest
+
+from resflow.feature_maps import feature_map
+from resflow.linear import fit_linear_predictor
+from resflow.measures import GapMeasure, StationarityMeasure
+from resflow.model import residual_unit
+from resflow.spectrum import partial_spectrum
+from resflow.train import TrainingOptions, train
+
+rng = np.random.default_rng(0)
+X = rng.standard_normal((60, 4))
+Y = np.sign(X[:, 0] * X[:, 1] + X[:, 2] + 0.5 * rng.standard_normal(60))
+
+
+@pytest.mark.parametrize("loss", ["logistic", "huber"])
+def test_smallest_eigenvalue_along_training_is_that_of_the_spectrum_at_every_measurement(loss):
+    keys = jax.random.split(jax.random.key(0), 3)
+    f = feature_map("mlp", 4, width=5, depth=1, activation="tanh", key=keys[0])
+    unit = residual_unit(4, f, key=keys[1])
+    fit = fit_linear_predictor(X, Y, loss=loss)
+    models = []
+
+    class Recorder(StationarityMeasure):
+        def __call__(self, model, X, y):
+            jax.debug.callback(
+                lambda w, V, features: models.append((w, V, features)), model.w, model.V, model.features(X)
+            )
+            return super().__call__(model, X, y)
+
+    measure = Recorder.against(fit, loss)
+    options = TrainingOptions(steps=60, log_every=20, learning_rate=0.05)
+    history = train(unit, X, Y, loss=loss, options=options, key=keys[2], measure=measure).history
+    jax.effects_barrier()
+    assert len(models) == len(history["step"]) == 4
+    for i, (w, V, features) in enumerate(models):
+        eigenvalues = partial_spectrum(*map(np.asarray, (w, V, features)), X, Y, loss=loss).eigenvalues
+        scale = np.abs(eigenvalues).max()
+        np.testing.assert_allclose(history["lambda_min"][i], eigenvalues[0], atol=1e-12 * scale)
+        assert history["lambda_min_lower"][i] <= history["lambda_min"][i]
+    assert np.all(history["lambda_min_converged"] == 1)
+    assert set(GapMeasure.against(fit, loss)(unit, X, Y)) < set(history)

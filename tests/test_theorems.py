@@ -1,0 +1,357 @@
+"""Theorems 2 and 3 at random points, at saddles and along training; their constants against automatic differentiation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resflow.errors import InvalidInputError
+from resflow.feature_maps import feature_map
+from resflow.linear import LinearFit, fit_linear_predictor
+from resflow.losses import Logistic, Loss, PseudoHuber, Squared, as_loss
+from resflow.model import residual_unit
+from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.theorems import (
+    LipschitzConstants,
+    implied_epsilon,
+    lipschitz_constants,
+    lipschitz_constants_terms,
+    theorem2_bound,
+    theorem2_terms,
+    theorem3_bound,
+    theorem3_terms,
+)
+from resflow.train import TrainingOptions, train
+from tests.problems import LOSSES, SHAPES, dense_hessians, objective, point
+
+INSTANCES = [Squared(), Logistic(), PseudoHuber(0.5)]
+RANDOM_SHAPES = [(5, 1, 1), (4, 8, 6), (40, 5, 8)]  # n, d, k
+POINTS = 1200
+
+
+def draw(key, n, d, k, loss):
+    """A random point of widely varying scale, with any w* in the place of the best linear predictor."""
+    keys = jax.random.split(key, 7)
+    scales = 10.0 ** jax.random.uniform(keys[0], (4,), minval=-3, maxval=2)
+    w, V = scales[0] * jax.random.normal(keys[1], (d,)), scales[1] * jax.random.normal(keys[2], (d, k))
+    features, X = scales[2] * jax.random.normal(keys[3], (n, k)), jax.random.normal(keys[4], (n, d))
+    y = jax.random.normal(keys[5], (n,))
+    y = jnp.where(y >= 0, 1.0, -1.0) if loss.binary_labels else y
+    comparator = scales[3] * jax.random.normal(keys[6], (d,))
+    return (w, V, features, X, y), comparator, jnp.mean(loss.value(X @ comparator, y))
+
+
+def random_points(shape, loss, evaluate):
+    """`evaluate(point, comparator, its objective)` at POINTS random points, compiled once."""
+    keys = jax.random.split(jax.random.key(sum(shape)), POINTS)
+    return jax.jit(lambda keys: jax.vmap(lambda key: evaluate(*draw(key, *shape, loss)))(keys))(keys)
+
+
+def second_order_evidence(arrays, comparator, linear_objective, loss, lambda_min):
+    """The gap, and Theorem 3's bound on it in two forms: at the ε that the point implies, and at its own ‖∇F‖ and λ_min."""
+    w, V, features, X, y = arrays
+    a = X + features @ V.T
+    p = a @ w
+    slope = loss.derivative(p, y) / len(y)
+    grad_norm = jnp.hypot(jnp.linalg.norm(slope @ a), jnp.linalg.norm(w) * jnp.linalg.norm(slope @ features))
+    radius = jnp.maximum(jnp.linalg.norm(w), jnp.linalg.norm(V, 2))
+    constants = lipschitz_constants_terms(features, X, y, radius, loss=loss)
+    linear_norm = jnp.linalg.norm(comparator)
+    epsilon = jnp.maximum(grad_norm, jnp.maximum(-lambda_min, 0.0) ** 2 / constants.mu2)
+    by_definition = theorem3_terms(epsilon, linear_norm, *constants)
+    by_evidence = theorem3_terms(grad_norm, linear_norm, *constants, jnp.maximum(-lambda_min, 0.0))
+    return jnp.mean(loss.value(p, y)) - linear_objective, by_definition.bound, by_evidence.bound
+
+
+def saddle(seed, n, d, k, loss):
+    """A stationary point at w = 0, written down: V = −(mean ℓ'(0; y)x) gᵀ/‖g‖², plus what g does not see."""
+    arrays = point(seed, n, d, k, loss)
+    slope = as_loss(loss).derivative(np.zeros(n), arrays.y) / n
+    g = slope @ arrays.features
+    V = arrays.V - np.outer(arrays.V @ g + slope @ arrays.X, g) / (g @ g)
+    return arrays._replace(w=np.zeros(d), V=V)
+
+
+@pytest.mark.parametrize("loss", INSTANCES, ids=repr)
+@pytest.mark.parametrize("shape", RANDOM_SHAPES, ids=str)
+def test_theorem2_holds_at_random_points(shape, loss):
+    """10,800 points, each against a w* of its own."""
+    terms = random_points(shape, loss, lambda arrays, w, value: theorem2_terms(*arrays[1:], w, value, loss=loss))
+    scale = 1e-10 * np.maximum(np.abs(terms.gap), terms.bound)
+    assert np.all(terms.gap <= terms.certificate + scale)
+    assert np.all(terms.certificate <= terms.bound + scale)
+    assert np.all(terms.slack >= -1e-10 * np.maximum(terms.left, np.abs(terms.right)))
+    assert np.all(terms.lambda_min <= 0)
+    assert np.all(np.isfinite(terms.left))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_theorem2_is_carried_by_curvature_alone_at_saddles(shape, loss):
+    """Where ∇F = 0 the left side is ‖V‖ sqrt(|λ_min|‖∂²_ww F‖ + λ_min²): it must exceed the gap without help."""
+    n, d, k = SHAPES[shape]
+    for seed in range(5):
+        arrays = saddle(seed, n, d, k, loss)
+        try:
+            fit = fit_linear_predictor(arrays.X, arrays.y, loss=loss)
+        except InvalidInputError:  # separable
+            fit = fit_linear_predictor(arrays.X, arrays.y, loss=loss, max_norm=3.0)
+        terms = theorem2_bound(*arrays[1:], loss=loss, linear_fit=fit)
+        assert terms.grad_norm <= 1e-13 * terms.V_norm
+        assert terms.gap > 0
+        assert terms.lambda_min < 0
+        assert terms.left >= terms.right
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_theorem2_terms_match_automatic_differentiation(shape, loss):
+    n, d, k = SHAPES[shape]
+    points = [point(seed, n, d, k, loss, w_norm=0.0) for seed in range(3)]
+    fit = comparator_fit(np.ones(d), 0.1)
+    for arrays, dense in zip(points, dense_hessians(points, loss), strict=True):
+        terms = theorem2_bound(*arrays[1:], loss=loss, linear_fit=fit)
+        gradient = jax.grad(objective)(np.concatenate([arrays.w, arrays.V.ravel()]), *arrays[2:], loss)
+        np.testing.assert_allclose(terms.grad_norm, np.linalg.norm(gradient), rtol=1e-12)
+        np.testing.assert_allclose(terms.lambda_min, np.linalg.eigvalsh(dense)[0], atol=1e-13)
+        np.testing.assert_allclose(terms.curvature_ww, np.linalg.norm(dense[:d, :d], 2), rtol=1e-12)
+        np.testing.assert_allclose(terms.V_norm, np.linalg.norm(arrays.V, 2), rtol=1e-12)
+        np.testing.assert_allclose(terms.slack, terms.left - terms.gap / np.linalg.norm(fit.w), rtol=1e-12)
+
+
+def test_theorem2_keeps_its_digits_where_g_is_tiny():
+    """One sample, all scalar: λ_min = (h − sqrt(h² + 4g²))/2 with h = (1 + v f)², g = −f, which is −f² to 1e-40."""
+    one = np.ones(1)
+    terms = theorem2_bound(
+        np.zeros((1, 1)), np.full((1, 1), 1e-20), one[:, None], one, loss="squared", linear_fit=comparator_fit(one, 0.0)
+    )
+    np.testing.assert_allclose(terms.lambda_min, -1e-40, rtol=1e-14)
+
+
+def test_theorem2_with_zero_linear_predictor_asks_for_nothing():
+    arrays = point(0, 20, 3, 4, "squared", w_norm=0.0)
+    fit = comparator_fit(np.zeros(3), np.mean(arrays.y**2) / 2)
+    terms = theorem2_bound(*arrays[1:], loss="squared", linear_fit=fit)
+    assert terms.right == 0.0
+    assert terms.bound == 0.0
+    assert terms.slack == terms.left
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("radius", [0.1, 1.0, 10.0])
+def test_constants_bound_derivatives_up_to_the_third_everywhere_in_the_ball(loss, radius):
+    n, d, k = 12, 3, 4
+    arrays = point(0, n, d, k, loss)
+    constants = lipschitz_constants(*arrays[2:], loss=loss, radius=radius)
+
+    def within(key):
+        keys = jax.random.split(key, 3)
+        w, V = jax.random.normal(keys[0], (d,)), jax.random.normal(keys[1], (d, k))
+        reach = radius * jax.random.uniform(keys[2], (2,)) ** 0.2
+        return jnp.concatenate([reach[0] * w / jnp.linalg.norm(w), (reach[1] * V / jnp.linalg.norm(V, 2)).ravel()])
+
+    def derivatives(key):
+        here, there = jax.vmap(within)(jax.random.split(key))
+        hessian = jax.hessian(objective)(here, *arrays[2:], loss)
+        change = hessian - jax.hessian(objective)(there, *arrays[2:], loss)
+        return (
+            jnp.linalg.norm(jax.grad(objective)(here, *arrays[2:], loss)),
+            jnp.linalg.norm(hessian, 2),
+            jnp.linalg.norm(change, 2) / jnp.linalg.norm(here - there),
+        )
+
+    first, second, third = jax.jit(jax.vmap(derivatives))(jax.random.split(jax.random.key(0), 300))
+    assert first.max() <= constants.mu0
+    assert second.max() <= constants.mu1
+    assert third.max() <= constants.mu2
+
+
+def test_constants_are_attained_by_one_sample():
+    """x = 1, f = φ, y = −1, at w = v = b: ∇F attains μ₀; where b = 0 also ∇²F and ∇³F attain μ₁ and μ₂ up to its 3."""
+    phi, b = 0.7, 1.3
+    one = np.ones(1)
+    arrays = (np.array([[phi]]), one[:, None], -one)
+    constants = lipschitz_constants(*arrays, loss="squared", radius=b)
+    gradient = jax.grad(objective)(np.array([b, b]), *arrays, "squared")
+    np.testing.assert_allclose(constants.mu0, np.linalg.norm(gradient), rtol=1e-14)
+
+    at_zero = lipschitz_constants(*arrays, loss="squared", radius=0.0)
+    assert (at_zero.mu0, at_zero.mu1, at_zero.mu2) == pytest.approx((1.0, 1.0 + phi, 3.0 * phi))
+
+
+@pytest.mark.parametrize("loss", INSTANCES, ids=repr)
+@pytest.mark.parametrize("shape", RANDOM_SHAPES, ids=str)
+def test_theorem3_holds_at_random_points(shape, loss):
+    """10,800 points, each taken as the ε-SOPSP that it is, within the ball of its own radius."""
+
+    def evaluate(arrays, comparator, linear_objective):
+        lambda_min = smallest_partial_eigenvalue(*arrays, loss=loss).lower
+        return second_order_evidence(arrays, comparator, linear_objective, loss, lambda_min)
+
+    gap, by_definition, by_evidence = random_points(shape, loss, evaluate)
+    assert np.all(gap <= by_evidence * (1 + 1e-10))
+    assert np.all(by_evidence <= by_definition * (1 + 1e-10))
+    assert np.all(np.isfinite(by_definition))
+    assert np.count_nonzero(gap > 0) > POINTS / 4
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_theorem3_holds_near_saddles_above_the_linear_predictor(loss):
+    """Where it is hardest: ∇F vanishes, the gap does not, and only λ_min pays for it."""
+    n, d, k = SHAPES["wide"]
+    for seed in range(3):
+        arrays = saddle(seed, n, d, k, loss)
+        fit = fit_linear_predictor(arrays.X, arrays.y, loss=loss)
+        rng = np.random.default_rng(seed)
+        steps = np.concatenate([[0.0], np.geomspace(1e-12, 1e-1, 40)])[:, None] * rng.standard_normal((41, d))
+
+        @jax.jit
+        @jax.vmap
+        def evaluate(w, arrays=arrays, fit=fit):
+            moved = (w, *(jnp.asarray(array) for array in arrays[1:]))
+            lambda_min = smallest_partial_eigenvalue(*moved, loss=loss).lower
+            return second_order_evidence(moved, jnp.asarray(fit.w), fit.objective, as_loss(loss), lambda_min)
+
+        gap, by_definition, by_evidence = evaluate(steps)
+        assert np.all(gap[:30] > 0)
+        assert np.all(gap <= by_evidence)
+        assert np.all(by_evidence <= by_definition * (1 + 1e-10))
+
+
+@pytest.mark.parametrize("loss", INSTANCES, ids=repr)
+def test_theorems_hold_at_every_checkpoint_of_training(loss):
+    d, n = 4, 60
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((n, d))
+    y = np.tanh(X[:, 0] * X[:, 1]) + X[:, 2] + 0.1 * rng.standard_normal(n)
+    y = np.sign(y) if loss.binary_labels else y
+    fit = fit_linear_predictor(X, y, loss=loss)
+    assert fit.converged
+
+    def measure(model, X, y):
+        features = model.features(X)
+        arrays = (model.w, model.V, features, X, y)
+        lambda_min = smallest_partial_eigenvalue(*arrays, loss=loss).lower
+        linear_w = jnp.asarray(fit.w)
+        at_zero = theorem2_terms(*arrays[1:], linear_w, fit.objective, loss=loss)
+        names = ("gap", "by_definition", "by_evidence")
+        bounds = second_order_evidence(arrays, linear_w, fit.objective, loss, lambda_min)
+        return dict(zip(names, bounds, strict=True)) | {"slack": at_zero.slack}
+
+    key = jax.random.key(0)
+    for scale in (0.0, 0.01, 1.0):
+        model = residual_unit(d, feature_map("mlp", d=d, width=6, key=key), key=key, scale=scale)
+        options = TrainingOptions(steps=300, learning_rate=0.03, log_every=10)
+        history = train(model, X, y, loss=loss, options=options, key=key, measure=measure).history
+        assert len(history["step"]) == 31
+        assert np.all(history["gap"] <= history["by_evidence"] * (1 + 1e-10))
+        assert np.all(history["by_evidence"] <= history["by_definition"] * (1 + 1e-10))
+        assert np.all(history["slack"] >= 0)
+
+
+def test_split_radius_is_the_best_on_a_grid():
+    """Over 400 problems of all sizes, against the least maximum over 4,000 radii; interior radii balance the branches."""
+    rng = np.random.default_rng(0)
+    epsilon, linear_norm, mu0, mu1, mu2, b, tolerance = 10.0 ** rng.uniform([-12] + [-3] * 6, [0] + [3] * 6, (400, 7)).T
+    found = theorem3_bound(
+        epsilon=epsilon,
+        linear_norm=linear_norm,
+        constants=LipschitzConstants(mu0, mu1, mu2, b),
+        curvature_tolerance=tolerance,
+    )
+    delta = b[:, None] * np.geomspace(1e-20, 1.0, 4000)
+    epsilon, r, mu0, mu1, mu2, radius = (column[:, None] for column in (epsilon, linear_norm, mu0, mu1, mu2, b))
+    s = tolerance[:, None] + mu2 * delta
+    far = epsilon * np.sqrt(2 * radius**2 + r**2 * (2 + radius**2 / delta**2))
+    near = mu0 * delta + r * (epsilon + mu1 * delta + radius * np.sqrt(mu1 * s + s**2))
+    # beyond the radius there is no far point
+    best = np.minimum(np.maximum(far, near).min(axis=1), near[:, -1])
+    assert np.all(found.bound <= best * (1 + 1e-12))
+    assert np.all(found.bound >= best * (1 - 0.02))
+    interior = found.delta < b
+    assert 100 < np.count_nonzero(interior) < 400
+    np.testing.assert_allclose(found.far_branch[interior], found.near_branch[interior], rtol=1e-12)
+    np.testing.assert_array_equal(found.far_branch[~interior], 0.0)
+
+
+def test_bound_falls_as_the_fourth_root_of_epsilon_and_reaches_zero():
+    """Theorem 3's rate, and Corollary 1 as its limit."""
+    epsilon = np.geomspace(1e-24, 1e-16, 9)
+    constants = LipschitzConstants(*np.array([2.0, 5.0, 3.0, 4.0]))
+    bounds = theorem3_bound(epsilon=epsilon, linear_norm=1.5, constants=constants).bound
+    slopes = np.diff(np.log(bounds)) / np.diff(np.log(epsilon))
+    np.testing.assert_allclose(slopes, 0.25, atol=0.01)
+    at_zero = theorem3_bound(epsilon=0.0, linear_norm=1.5, constants=constants)
+    assert (at_zero.bound, at_zero.delta) == (0.0, 0.0)
+
+
+def test_optimised_radius_beats_the_square_root_of_epsilon():
+    constants = LipschitzConstants(*np.array([2.0, 5.0, 3.0, 4.0]))
+    for epsilon in np.geomspace(1e-12, 1e-2, 6):
+        delta, r, b = np.sqrt(epsilon), 1.5, 4.0
+        s = np.sqrt(3.0 * epsilon) + 3.0 * delta
+        far = epsilon * np.sqrt(2 * b**2 + r**2 * (2 + b**2 / delta**2))
+        near = 2.0 * delta + r * (epsilon + 5.0 * delta + b * np.sqrt(5.0 * s + s**2))
+        assert theorem3_bound(epsilon=epsilon, linear_norm=r, constants=constants).bound < max(far, near)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "linear_norm", "radius", "expected"),
+    [
+        (0.1, 2.0, 0.0, 0.2),  # the ball is the origin: F_lin(0) − F_lin(w*) ≤ r‖∇F‖
+        (0.1, 0.0, 0.1, 0.1 * 0.1 * np.sqrt(2.0)),  # w* = 0: sqrt(2) ε b, by Theorem 1
+        (1e6, 1.0, 1e-3, None),  # the branches meet beyond the ball
+        (1e-300, 1.0, 1e100, None),
+        (1e-150, 1e-150, 1e-150, None),
+    ],
+)
+def test_extreme_balls_have_finite_bounds(epsilon, linear_norm, radius, expected):
+    constants = LipschitzConstants(*np.array([1.0, 1.0, 1.0, radius]))
+    found = theorem3_bound(epsilon=epsilon, linear_norm=linear_norm, constants=constants)
+    assert np.isfinite(found.bound)
+    assert 0 <= found.delta <= radius
+    if expected is not None:
+        np.testing.assert_allclose(found.bound, expected, rtol=1e-12)
+
+
+def test_float32_agrees_with_float64():
+    arguments = np.array([1e-4, 1.5, 2.0, 5.0, 3.0, 4.0])
+    double, single = theorem3_terms(*arguments), theorem3_terms(*arguments.astype(np.float32))
+    assert single.bound.dtype == np.float32
+    np.testing.assert_allclose(single.bound, double.bound, rtol=1e-4)
+
+
+def test_implied_epsilon_inverts_the_definition():
+    assert implied_epsilon(0.1, 3.0, 2.0) == 0.1
+    assert implied_epsilon(0.1, -4.0, 2.0) == 8.0
+    assert implied_epsilon(0.1, -4.0, 0.0) == np.inf
+    assert implied_epsilon(0.1, 0.0, 0.0) == 0.1
+
+
+def test_bad_input_is_named():
+    class Hinged(Loss):
+        name = "hinged"
+
+    arrays = point(0, 10, 2, 3, "squared")
+    constants = LipschitzConstants(*np.ones(4))
+    with pytest.raises(InvalidInputError, match="hinged loss has no curvature"):
+        lipschitz_constants(*arrays[2:], loss=Hinged(), radius=1.0)
+    with pytest.raises(InvalidInputError, match="radius=-1 must be at least 0"):
+        lipschitz_constants(*arrays[2:], loss="squared", radius=-1.0)
+    with pytest.raises(InvalidInputError, match="epsilon=nan must be at least 0"):
+        theorem3_bound(epsilon=np.nan, linear_norm=1.0, constants=constants)
+    with pytest.raises(InvalidInputError, match="curvature_tolerance=-2 must be at least 0"):
+        theorem3_bound(epsilon=[1.0], linear_norm=1.0, constants=constants, curvature_tolerance=-2.0)
+
+
+def test_mismatched_shapes_are_named(unchecked_types):
+    arrays = point(0, 10, 2, 3, "squared")
+    with pytest.raises(InvalidInputError, match=r"V has shape \(2, 2\), but must be \(2, 3\)"):
+        theorem2_bound(arrays.V[:, :2], *arrays[2:], loss="squared", linear_fit=comparator_fit(np.ones(2), 0.0))
+
+
+def comparator_fit(w, value):
+    """Any linear predictor in the place of the best one."""
+    return LinearFit(w, value, 0.0, True, 0.0, 0.0, None, len(w), 0, None, 0.0, "any")
