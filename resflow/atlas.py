@@ -34,7 +34,7 @@ class Atlas(NamedTuple):
 
     gap: Float[np.ndarray, "m"]
     lambda_min: Float[np.ndarray, "m"]
-    index: Int[np.ndarray, "m"]
+    index: Int[np.ndarray, "m"]  # type: ignore[assignment]  # a field hides tuple's method
     grad_norm: Float[np.ndarray, "m"]
     points: Any
     counts: SearchCounts
@@ -87,9 +87,7 @@ def chart_stationary_points(
             for rows in (slice(None, starts // 2), slice(starts // 2, None))
         )
         lower = descent_starts(objective, lower, X, y, key=step_key)
-        together = jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b]) if eqx.is_inexact_array(a) else a, upper, lower
-        )
+        together = jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if eqx.is_inexact_array(a) else a, upper, lower)
         found = find_stationary_points(objective, together, X, y, options=options)
     return Atlas(
         gap=found.objective - linear_objective,

@@ -127,7 +127,9 @@ def _sum_over_samples(sums: Callable[..., Any], point: tuple[jax.Array, ...], sa
     rows = _rows_in_chunk(*samples[:2])
     if all(isinstance(array, jax.Array) for array in samples):
         if any(_is_sharded(array) for array in samples):
-            rows = samples[0].shape[0]  # every device has its own part, which slices across all samples would move about
+            rows = samples[0].shape[
+                0
+            ]  # every device has its own part, which slices across all samples would move about
         return _sum_on_device(sums, point, samples, rows=rows, loss=loss)
     total = None
     for chunk in _read_chunks(samples, rows, point[0].dtype):

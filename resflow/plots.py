@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 __all__ = ["plot_gap", "plot_held_out", "plot_objective"]
 
 _PALETTE = sns.color_palette("colorblind")
-_LINEAR = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.4}
+_LINEAR: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.4}
 _CURVES: Mapping[str, dict[str, Any]] = {
     "linear_predictor_gap": {"label": "gap", "color": _PALETTE[0], "linestyle": "-", "linewidth": 2.2},
     "gap_certificate": {"label": "certificate ⟨G, ∇F⟩", "color": _PALETTE[1], "linestyle": "--", "linewidth": 1.7},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def smallest_partial_eigenvalue(
     if rtol is None:
         single = any(array.dtype == jnp.float32 for array in (w, V) if isinstance(array, jax.Array))
         rtol = 1e-4 if single else 1e-10
-    options = {"loss": loss, "ridge_w": ridge_w, "ridge_V": ridge_V, "rtol": rtol}
+    options: dict[str, Any] = {"loss": loss, "ridge_w": ridge_w, "ridge_V": ridge_V, "rtol": rtol}
     return SmallestEigenvalue(*analyse_samples(_smallest, w, V, features, X, y, **options))
 
 
@@ -161,7 +161,7 @@ class _Bracket(NamedTuple):
     x: jax.Array
     u: jax.Array
     converged: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # a field hides tuple's method
     rounding: jax.Array
 
 

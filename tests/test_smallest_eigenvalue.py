@@ -42,7 +42,9 @@ def test_value_bracket_residual_and_direction_agree_with_dense_hessian(shape, lo
     for name, dense, result in zip(SPECIAL, dense_hessians(points, loss), found, strict=True):
         eigenvalues = np.linalg.eigvalsh(dense)
         rounding = 1e-14 * max(1.0, -eigenvalues[0])
-        assert abs(result.value - eigenvalues[0]) <= 1e-10 * abs(eigenvalues[0]) + 1e-14 * np.abs(eigenvalues).max(), name
+        assert abs(result.value - eigenvalues[0]) <= 1e-10 * abs(eigenvalues[0]) + 1e-14 * np.abs(eigenvalues).max(), (
+            name
+        )
         assert result.lower <= result.value == result.upper, name
         direction = np.concatenate([result.direction_w, result.direction_V.ravel()])
         np.testing.assert_allclose(np.linalg.norm(direction), 1.0, rtol=1e-12)
@@ -91,7 +93,9 @@ def test_value_at_w_zero_is_that_of_the_closed_form_to_ten_digits(gamma):
     assert result.value == pytest.approx(-2 * size * (size / (h + np.hypot(h, 2 * size))), rel=1e-10)
 
 
-@pytest.mark.parametrize(("norm", "slope"), [(1, Fraction(1, 2)), (1, Fraction(1, 10**6)), (10**-6, Fraction(1, 10**9))])
+@pytest.mark.parametrize(
+    ("norm", "slope"), [(1, Fraction(1, 2)), (1, Fraction(1, 10**6)), (10**-6, Fraction(1, 10**9))]
+)
 def test_bracket_contains_an_eigenvalue_in_exact_arithmetic(norm, slope):
     """d = 2, k = 1, where the reduced matrix is the dense Hessian: its determinant, in fractions, changes sign."""
     X = np.array([[1.0, 0.5], [0.25, -1.0], [-0.5, 0.75]])
@@ -229,7 +233,9 @@ def test_samples_in_chunks_give_the_same_bracket(kind, tmp_path, monkeypatch):
     if kind == "memory_mapped":
         for name in ("X", "features"):
             np.save(tmp_path / f"{name}.npy", getattr(arrays, name))
-        arrays = arrays._replace(**{name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("X", "features")})
+        arrays = arrays._replace(
+            **{name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("X", "features")}
+        )
     else:
         arrays = Point(*map(jnp.asarray, arrays))
     in_chunks = smallest_partial_eigenvalue(*arrays, loss="logistic")

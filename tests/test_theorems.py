@@ -1,4 +1,4 @@
-"""Theorems 2 and 3 at random points, at saddles and along training; their constants against automatic differentiation."""
+"""Theorems 2 and 3 at random points, at saddles and along training; their constants against autodiff."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def random_points(shape, loss, evaluate):
 
 
 def second_order_evidence(arrays, comparator, linear_objective, loss, lambda_min):
-    """The gap, and Theorem 3's bound on it in two forms: at the ε that the point implies, and at its own ‖∇F‖ and λ_min."""
+    """The gap, and Theorem 3's bound on it: at the ε that the point implies, and at its own ‖∇F‖ and λ_min."""
     w, V, features, X, y = arrays
     a = X + features @ V.T
     p = a @ w
@@ -252,7 +252,7 @@ def test_theorems_hold_at_every_checkpoint_of_training(loss):
 
 
 def test_split_radius_is_the_best_on_a_grid():
-    """Over 400 problems of all sizes, against the least maximum over 4,000 radii; interior radii balance the branches."""
+    """400 problems of all sizes, against the least maximum over 4,000 radii; interior radii balance the branches."""
     rng = np.random.default_rng(0)
     epsilon, linear_norm, mu0, mu1, mu2, b, tolerance = 10.0 ** rng.uniform([-12] + [-3] * 6, [0] + [3] * 6, (400, 7)).T
     found = theorem3_bound(

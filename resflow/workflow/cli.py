@@ -58,7 +58,9 @@ def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...])
 
 
 @cli.command()
-@click.option("--port", type=click.IntRange(1, 65535), help="Port on this machine; a free one from 5000 on if not given.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port on this machine; a free one from 5000 on if not given."
+)
 def ui(port: int | None) -> int:
     """Open MLflow's UI on the project's store, for this machine only; Ctrl-C ends it."""
     from resflow.workflow.ui import serve
