@@ -1,0 +1,146 @@
+"""The command `resflow`, as a process of its own: what it says, and with which exit code."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import nbformat
+import psutil
+import pytest
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.ui import charts_link, free_port
+
+RESFLOW = Path(sys.executable).parent / "resflow"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "pyproject.toml").touch()
+    cells = [nbformat.v4.new_code_cell("size: int = 1  # how much", metadata={"tags": ["parameters"]})]
+    cells.append(
+        nbformat.v4.new_code_cell("import time\nassert size != 7, 'seven'\ntime.sleep(60 if size == 60 else 0)")
+    )
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "tiny.ipynb")
+    (folder / "text.ipynb").write_text("not a notebook")
+    return folder
+
+
+def environment():
+    return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+
+
+def command(project, *arguments):
+    line = [RESFLOW, *arguments]
+    return subprocess.run(line, cwd=project, env=environment(), capture_output=True, text=True, timeout=120)
+
+
+def statuses(project):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return {run.data.params["size"]: run.info.status for run in runs}
+
+
+def test_finished_run_says_where_its_report_is(project):
+    done = command(project, "run", "tiny.ipynb", "out.ipynb", "-p", "size", "3")
+    assert done.returncode == 0, done.stderr
+    (report,) = (line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("report"))
+    assert "<html" in Path(report).read_text()
+    assert nbformat.read(project / "out.ipynb", as_version=4).metadata["resflow"]["run_id"] in done.stdout
+    assert statuses(project)["3"] == "FINISHED"
+
+
+def test_notebook_that_raises_is_named_with_its_cell_and_exits_with_1(project):
+    done = command(project, "run", "tiny.ipynb", "-p", "size", "7")
+    assert done.returncode == 1
+    assert "AssertionError: seven" in done.stderr
+    assert statuses(project)["7"] == "FAILED"
+
+
+def test_terminated_run_is_killed_with_its_kernel(project):
+    process = subprocess.Popen(
+        [RESFLOW, "run", "tiny.ipynb", "-p", "size", "60"], cwd=project, env=environment(), stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not (kernels := psutil.Process(process.pid).children(recursive=True)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert kernels
+    assert not psutil.wait_procs(kernels, timeout=10)[1]
+    assert statuses(project)["60"] == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "absent.ipynb"], "there is no such notebook"),
+        (["run", "text.ipynb"], "not a Jupyter notebook"),
+        (["run", "tiny.ipynb", "nowhere/out.ipynb"], "there is no folder nowhere"),
+        (["run", "tiny.ipynb", "-p", "size", "big"], "size='big' is not of the declared type int"),
+        (["run", "tiny.ipynb", "-p", "sise", "1"], "sise is not a parameter of the notebook: nearest is size"),
+        (["ui", "--port", "0"], "0"),
+        (["walk"], "walk"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message):
+    done = command(project, *arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("resflow: error: ")
+    assert message in line
+
+
+def test_store_commands_say_where_runs_are_and_that_nothing_moved(project):
+    assert command(project, "store", "where").stdout.strip() == f"sqlite:///{project}/mlruns/mlflow.db"
+    assert "was not moved" in command(project, "store", "relocate").stdout
+
+
+def test_taken_port_is_said():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InvalidInputError, match="is taken"):
+            free_port(taken.getsockname()[1])
+    assert 5000 <= free_port(None) < 5100
+    assert charts_link(5000, "1") == "http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART"
+
+
+def test_ui_serves_the_store_and_ends_with_everything_it_started(project):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [RESFLOW, "ui", "--port", str(port)],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                assert urlopen(f"http://127.0.0.1:{port}/health", timeout=5).read() == b"OK"
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "the server did not come up"
+                time.sleep(0.5)
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert b"compareRunsMode=CHART" in output
+    assert family
+    assert not psutil.wait_procs(family, timeout=10)[1]
