@@ -26,7 +26,10 @@ def saddle(seed, n, d, k, loss):
     return problems.Point(w, -np.outer(slope @ X, g) / (g @ g), features, X, y)
 
 
-@pytest.mark.parametrize(("shape", "loss"), [*zip(problems.SHAPES, 2 * problems.LOSSES, strict=True)])
+@pytest.mark.parametrize(
+    ("shape", "loss"),
+    [("wide", "logistic"), ("one_input", "squared"), ("few_samples", "pseudo_huber"), ("wide", "squared")],
+)
 def test_escape_leaves_every_saddle_at_w_zero_with_the_decrease_it_reports(loss, shape):
     for seed in range(5):
         point = saddle(seed, *problems.SHAPES[shape], loss)
@@ -87,7 +90,10 @@ def test_the_direction_may_be_given_and_both_signs_are_tried():
 def test_escape_works_under_vmap():
     points = [saddle(seed, *problems.SHAPES["wide"], "logistic") for seed in range(3)]
     stacked = [jnp.stack([jnp.asarray(point[part]) for point in points]) for part in range(5)]
-    together = jax.vmap(lambda *arrays: escape(*arrays, loss="logistic"))(*stacked)
+    saddles = [smallest_partial_eigenvalue(*point, loss="logistic") for point in points]
+    saddles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *saddles)
+    leave = lambda saddle, *arrays: escape(*arrays, loss="logistic", saddle=saddle)  # noqa: E731
+    together = jax.vmap(leave)(saddles, *stacked)
     alone = [escape(*point, loss="logistic").decrease for point in points]
     np.testing.assert_allclose(together.decrease, alone, rtol=1e-8)
 

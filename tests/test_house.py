@@ -19,9 +19,9 @@ FLOORS = [
     ["arrays"],
     ["data", "files", "datasets", "feature_maps"],
     ["model"],
-    ["linear", "train", "partial"],
-    ["certificate", "spectrum", "smallest", "lanczos", "theorems", "objectives", "regularization"],
-    ["stationarity", "escape", "newton", "search"],
+    ["linear", "train", "partial_hessian"],
+    ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
+    ["stationarity", "escape", "newton", "search", "measures", "atlas"],
     ["plots"],
 ]
 

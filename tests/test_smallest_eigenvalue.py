@@ -189,7 +189,7 @@ def test_a_singular_hessian_does_not_deceive_the_factorisation(case):
         result = smallest_partial_eigenvalue(*arrays, loss="squared")
         assert result.converged
         largest = np.abs(arrays.X).max() ** 2 + np.abs(arrays.w).max() ** 2
-        assert result.residual <= 1e-8 * abs(result.value) + 1e-14 * largest
+        assert result.residual <= 1e-8 * abs(result.value) + 1e-13 * largest
         if case == "n < d":
             assert result.value == pytest.approx(-gamma, rel=1e-14 / gamma)
 

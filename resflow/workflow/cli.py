@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -114,6 +115,8 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
 
     from resflow.workflow.interruption import Terminated
 
+    # What papermill has to say of parameters was checked here already, and better.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     quiet = not sys.stderr.isatty()
     try:
         executed = papermill.execute_notebook(
