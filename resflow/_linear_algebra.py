@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import blas, cho_solve, lapack, solve_triangular
+from scipy.linalg import cho_solve, lapack, solve_triangular
 
 _CHUNK_VALUES = 1 << 19
 _KEEP_VALUES = 1 << 25
@@ -53,8 +53,12 @@ class Rows:
 
 
 def add_gram(H: np.ndarray, block: np.ndarray) -> None:
-    """H += blockᵀ block in place, the lower triangle only; H is in Fortran order."""
-    blas.dsyrk(1.0, block.T, beta=1.0, c=H, overwrite_c=1, lower=1)
+    """H += blockᵀ block in place.
+
+    By NumPy, like every product with the rows: SciPy has a BLAS with threads of its own, and where the two libraries
+    alternate, the threads of one spin while the other works (ten times slower on two cores).
+    """
+    H += block.T @ block
 
 
 def reciprocal_condition(H: np.ndarray) -> float:

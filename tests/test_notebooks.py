@@ -129,7 +129,8 @@ def test_diverged_run_says_where_and_still_finishes(project):
 def test_bad_input_gets_one_clear_line_and_leaves_nothing_running(project, parameters, message):
     done = resflow_run(project, **parameters)
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.strip().splitlines()
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("resflow: error: "))
     assert message in line
+    assert "Traceback" not in done.stderr
     assert {run.info.status for run in runs_of(project)} <= {"FINISHED", "FAILED"}
     assert not list(project.glob("*.ipynb"))
