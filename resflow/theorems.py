@@ -168,7 +168,7 @@ def implied_epsilon(
     grad_norm: float | Real[Array, "..."],
     lambda_min: float | Real[Array, "..."],
     mu2: float | Real[Array, "..."],
-) -> Float[Array, "..."]:
+) -> float | Float[Array, "..."]:
     """The smallest ε at which a point is an ε-SOPSP: max{‖∇F‖, min(λ_min, 0)² / μ₂}, elementwise.
 
     Infinite where λ_min < 0 = μ₂, which no ε admits.

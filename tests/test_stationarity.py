@@ -1,0 +1,485 @@
+"""The verdict on a point: each reached where it must be, and never another."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from resflow.errors import InvalidInputError
+from resflow.linear import fit_linear_predictor
+from resflow.losses import Loss, as_loss
+from resflow.regularization import ridge_gap_certificate, ridge_gap_certificate_terms
+from resflow.stationarity import VERDICTS, analyze_point, stationarity_terms, stationarity_verdict, verdict_codes
+from resflow.theorems import lipschitz_constants
+from tests.problems import LOSSES, SHAPES, Point, dense_hessians, objective, point
+
+ONE = np.ones(1)
+SCALAR_FIT = fit_linear_predictor(ONE[:, None], ONE, loss="squared")
+SHAPE = (60, 3, 4)
+"""Of most points here, so that little is compiled."""
+SCALAR_SHAPE = (40, 1, 1)
+RIDGE = 0.25
+"""Of Figure (b): ⅛(w² + v²)."""
+
+
+def linear_fit(arrays, loss, **options):
+    try:
+        return fit_linear_predictor(arrays.X, arrays.y, loss=loss, **options)
+    except InvalidInputError:  # separable
+        return fit_linear_predictor(arrays.X, arrays.y, loss=loss, max_norm=2.0, **options)
+
+
+def scalar_point(w, v, epsilon=1.0):
+    """Example 1's F(w, v) = ½ (w (1 + εv) − 1)²."""
+    return Point(w * ONE, v * ONE[:, None], epsilon * ONE[:, None], ONE[:, None], ONE)
+
+
+def scalar_analysis(w, v, *, f=1.0, linear_fit=SCALAR_FIT, **options):
+    return analyze_point(*scalar_point(w, v, f), loss="squared", linear_fit=linear_fit, **options)
+
+
+def scalar_objective(W, ridge=0.0):
+    """The library's own F + R at (w, v), as SciPy wants it, with its first and second derivatives."""
+
+    def value(W):
+        samples = (jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1))
+        linear = (jnp.ones(1), 0.0)
+        terms = ridge_gap_certificate_terms(
+            W[:1], W[1:, None], *samples, *linear, RIDGE * ridge, RIDGE * ridge, loss=as_loss("squared")
+        )
+        return terms.regularized_objective
+
+    return value(W), jax.grad(value)(W), jax.hessian(value)(W)
+
+
+scalar_objective = jax.jit(scalar_objective)
+
+
+def minima(ridge):
+    """Where SciPy's trust-region Newton method ends from a grid of starts over the figure's square, then polished."""
+    found = []
+    for start in np.stack(np.meshgrid(*2 * [np.linspace(-2.9, 2.9, 7)]), axis=-1).reshape(-1, 2):
+        W = minimize(
+            lambda W: float(scalar_objective(W, ridge)[0]),
+            start,
+            jac=lambda W: np.asarray(scalar_objective(W, ridge)[1]),
+            hess=lambda W: np.asarray(scalar_objective(W, ridge)[2]),
+            method="trust-exact",
+        ).x
+        for _ in range(4):
+            W = W - np.linalg.lstsq(*reversed(scalar_objective(W, ridge)[1:]), rcond=1e-6)[0]
+        value, gradient, hessian = scalar_objective(W, ridge)
+        assert np.linalg.norm(gradient) <= 1e-14
+        assert np.linalg.eigvalsh(hessian)[0] >= -1e-14
+        found.append(np.append(W, value))
+    return np.array(found)
+
+
+def saddle(seed, n, d, k, loss, spread=1.0):
+    """Stationary with w = 0, written down: V = −(mean ℓ'(0; y)x) gᵀ/‖g‖², plus what g does not see."""
+    arrays = point(seed, n, d, k, loss)
+    slope = as_loss(loss).derivative(np.zeros(n), arrays.y) / n
+    g = slope @ arrays.features
+    V = spread * arrays.V
+    V = V - np.outer(V @ g + slope @ arrays.X, g) / (g @ g)
+    return arrays._replace(w=np.zeros(d), V=V)
+
+
+@partial(jax.jit, static_argnums=2)
+def newton_step(W, samples, loss):
+    """A step of saddle-free Newton, and the gradient's norm before it."""
+    gradient, hessian = jax.grad(objective)(W, *samples, loss), jax.hessian(objective)(W, *samples, loss)
+    values, vectors = jnp.linalg.eigh(hessian)
+    sizes = jnp.where(jnp.abs(values) > 1e-12 * jnp.abs(values).max(), jnp.abs(values), jnp.inf)
+    step = vectors @ ((vectors.T @ gradient) / sizes)
+    return W - step * jnp.minimum(1.0, 1.0 / jnp.linalg.norm(step)), jnp.linalg.norm(gradient)
+
+
+def newton_refined(arrays, loss):
+    """A second-order stationary point, found from a given one."""
+    d, W = len(arrays.w), np.concatenate([arrays.w, arrays.V.ravel()])
+    for _ in range(1000):
+        W_next, grad_norm = newton_step(W, arrays[2:], loss)
+        if grad_norm <= 1e-15:
+            break
+        W = W_next
+    return arrays._replace(w=np.asarray(W[:d]), V=np.asarray(W[d:]).reshape(arrays.V.shape))
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [*((loss, SHAPE) for loss in LOSSES), ("squared", SCALAR_SHAPE), ("logistic", SHAPES["few_samples"])],
+)
+def test_points_written_down_at_zero_weights_are_strict_saddles_above_the_linear_predictor(shape, loss):
+    n, d, k = shape
+    for seed in range(3):
+        arrays = saddle(seed, n, d, k, loss)
+        fit = linear_fit(arrays, loss)
+        for epsilon in (0.0, 1e-14, 1e-12):
+            report = analyze_point(*arrays, loss=loss, linear_fit=fit, epsilon=epsilon)
+            assert report.verdict == "strict_saddle", report
+            assert report.gap > report.gap_error
+            assert report.grad_norm <= report.grad_error
+        at_zero = as_loss(loss).value(np.zeros(n), arrays.y).mean()
+        np.testing.assert_allclose(report.objective, at_zero, rtol=1e-14)
+        a = arrays.X + arrays.features @ arrays.V.T
+        h = np.linalg.eigvalsh((a.T * as_loss(loss).second_derivative(np.zeros(n), arrays.y)) @ a / n)[0]
+        g = np.linalg.norm(as_loss(loss).derivative(np.zeros(n), arrays.y) @ arrays.features / n)
+        np.testing.assert_allclose(report.lambda_min, -2 * g**2 / (h + np.hypot(h, 2 * g)), rtol=1e-8)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_stationary_points_found_by_newton_are_at_or_below_the_linear_predictor_at_epsilon_zero(loss):
+    for seed in range(3):
+        arrays = newton_refined(point(seed, *SHAPE, loss), loss)
+        report = analyze_point(*arrays, loss=loss, linear_fit=linear_fit(arrays, loss), epsilon=0.0)
+        assert report.verdict == "sopsp_at_or_below_linear", report
+        assert report.gap < 0
+        assert report.grad_norm <= 1e-13
+
+
+def test_best_linear_predictor_itself_is_at_or_below_linear():
+    """V = 0, features orthogonal to the residuals: the gap is zero but for rounding."""
+    arrays = point(0, *SHAPE, "squared")
+    fit = linear_fit(arrays, "squared")
+    residual = arrays.X @ fit.w - arrays.y
+    features = arrays.features - np.outer(residual, residual @ arrays.features) / (residual @ residual)
+    arrays = arrays._replace(w=fit.w, V=np.zeros_like(arrays.V), features=features)
+    report = analyze_point(*arrays, loss="squared", linear_fit=fit, epsilon=1e-14)
+    assert report.verdict == "sopsp_at_or_below_linear", report
+    assert abs(report.gap) <= report.gap_error
+
+
+def test_single_input_can_have_positive_smallest_eigenvalue():
+    """d = 1 has no direction that F does not see: λ_min > 0 at ε = 0 needs no rounding."""
+    arrays = newton_refined(point(3, *SCALAR_SHAPE, "squared"), "squared")
+    report = analyze_point(*arrays, loss="squared", linear_fit=linear_fit(arrays, "squared"), epsilon=0.0)
+    assert report.verdict == "sopsp_at_or_below_linear"
+    assert report.lambda_lower > 1e-3
+
+
+def test_random_points_are_not_stationary():
+    for loss in LOSSES:
+        arrays = point(0, *SHAPE, loss)
+        report = analyze_point(*arrays, loss=loss, linear_fit=linear_fit(arrays, loss), epsilon=1e-6)
+        assert report.verdict == "not_stationary"
+
+
+@pytest.mark.parametrize("e", 10.0 ** np.arange(-6, 1))
+def test_example_1_comes_out_with_its_exact_numbers(e):
+    """At (0, −1/ε): gradient 0, Hessian [[0, −ε], [−ε, 0]], F = ½, F_lin(1) = 0; flat saddles exist far out."""
+    report = scalar_analysis(0.0, -1.0 / e, f=e, epsilon=0.0)
+    assert (report.objective, report.gap) == (0.5, 0.5)
+    assert report.grad_norm <= 1e-16
+    np.testing.assert_allclose([report.lambda_min, report.lambda_lower], -e, rtol=1e-10)
+    assert report.verdict == "strict_saddle"
+    # with an ε that does not shrink with the saddle's curvature it is an SOPSP above the linear predictor
+    flat = scalar_analysis(0.0, -1.0 / e, f=e, epsilon=1.01 * e**2 / report.mu2)
+    assert flat.verdict == "sopsp_above_linear"
+    assert flat.allowed_by_theory
+    assert flat.gap_allowed > flat.gap
+    steep = scalar_analysis(0.0, -1.0 / e, f=e, epsilon=0.99 * e**2 / report.mu2)
+    assert steep.verdict == "strict_saddle"
+
+
+def test_figure_a_has_no_minimum_above_the_linear_predictor():
+    found = minima(ridge=False)
+    np.testing.assert_allclose(found[:, 2], 0.0, atol=1e-15)
+    for w, v, _ in found:
+        report = scalar_analysis(w, v, epsilon=0.0)
+        assert report.verdict == "sopsp_at_or_below_linear", report
+
+
+def test_figure_b_ridge_makes_a_local_minimum_above_the_linear_predictor():
+    found = minima(ridge=True)
+    expected = [[0.6596277, 0.32771295, 0.07552635], [-0.98280626, -1.60268226, 0.52491385]]
+    nearest = np.abs(found[:, None, :2] - np.array(expected)[None, :, :2]).max(axis=2).argmin(axis=1)
+    assert set(nearest) == {0, 1}
+    np.testing.assert_allclose(found, np.array(expected)[nearest], atol=1e-7)
+
+    fit = fit_linear_predictor(ONE[:, None], ONE, loss="squared", ridge=RIDGE)
+    np.testing.assert_allclose([fit.w[0], fit.objective + RIDGE / 2 * fit.w[0] ** 2], [0.8, 0.1], rtol=1e-12)
+    ridge = {"linear_fit": fit, "ridge_w": RIDGE, "ridge_V": RIDGE}
+    verdicts = ("sopsp_at_or_below_linear", "sopsp_above_linear")
+    for (w, v, value), verdict in zip((found[nearest == 0][0], found[nearest == 1][0]), verdicts, strict=True):
+        report = scalar_analysis(w, v, epsilon=1e-8, **ridge)
+        assert report.verdict == verdict, report
+        assert report.lambda_lower > 0
+        assert report.allowed_by_theory
+        np.testing.assert_allclose(report.gap, value - 0.1, atol=1e-12)
+        assert report.gap <= report.certificate
+
+        certificate = ridge_gap_certificate(*scalar_point(w, v), loss="squared", **ridge)
+        np.testing.assert_allclose(certificate.stationarity_term, 0.0, atol=1e-9)
+        np.testing.assert_allclose(certificate.certificate, certificate.ridge_term, atol=1e-9)
+        assert certificate.gap <= certificate.certificate
+    assert certificate.ridge_term > 0, "the spurious minimum's gap is paid for by the ridge term alone"
+
+
+def test_figure_c_norm_constraint_makes_a_local_minimum_on_the_circle():
+    def around(angle):
+        W = 2.0 * np.array([np.cos(angle), np.sin(angle)])
+        value, gradient, hessian = scalar_objective(W)
+        tangent = np.array([-W[1], W[0]])
+        return float(value), float(tangent @ gradient), float(tangent @ hessian @ tangent - W @ gradient), W
+
+    angle = np.arctan2(-1.7, -1.0)
+    for _ in range(20):
+        _, slope, curvature, _ = around(angle)
+        angle -= slope / curvature
+    value, slope, curvature, W = around(angle)
+    assert abs(slope) <= 1e-14
+    assert curvature > 0
+    np.testing.assert_allclose([*W, value], [-1.07560665, -1.68614066, 0.03431743], atol=1e-7)
+    # the disc holds it: −∇F points outwards, and the linear predictor w = 1 inside the disc is better
+    multiplier = -(W @ np.asarray(scalar_objective(W)[1])) / 4.0
+    assert multiplier > 0
+    certificate = ridge_gap_certificate(
+        *scalar_point(*W), loss="squared", linear_fit=SCALAR_FIT, ridge_w=multiplier, ridge_V=multiplier
+    )
+    assert 0 < certificate.gap <= certificate.ridge_term
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ridge_certificate_is_split_exactly_and_bounds_the_gap_at_random_points(loss):
+    """⟨G, ∇(F+R)⟩ − ⟨G, ∇R⟩ is the same number as mean ℓ'(p − uᵀx), whatever R is."""
+    rng = np.random.default_rng(0)
+    points = [point(seed, *SHAPE, loss, w_norm=10.0 ** rng.uniform(-3, 2)) for seed in range(500)]
+    stacked = [np.stack(arrays) for arrays in zip(*points, strict=True)]
+    u = rng.standard_normal((500, SHAPE[1]))
+    linear = as_loss(loss).value(np.einsum("mnd,md->mn", stacked[3], u), stacked[4]).mean(axis=1)
+    ridge = 10.0 ** rng.uniform(-3, 1, (2, 500))
+    terms = jax.jit(jax.vmap(partial(ridge_gap_certificate_terms, loss=as_loss(loss))))(*stacked, u, linear, *ridge)
+    scale = np.abs(terms.stationarity_term) + np.abs(terms.ridge_term)
+    np.testing.assert_array_less(
+        np.abs(terms.stationarity_term + terms.ridge_term - terms.certificate), 1e-12 * (1 + scale)
+    )
+    assert np.all(terms.gap <= terms.certificate + 1e-12 * (1 + scale))
+    assert np.all(terms.certificate <= terms.frobenius_bound + 1e-12 * (1 + scale))
+    assert np.all(terms.regularized_gap <= terms.regularized_certificate + 1e-12 * (1 + scale))
+    difference = terms.regularized_certificate - terms.certificate - (terms.regularized_gap - terms.gap)
+    np.testing.assert_allclose(difference, 0.0, atol=1e-10 * np.max(scale))
+
+
+def test_ridge_certificate_at_zero_weights_holds_without_its_split():
+    certificate = ridge_gap_certificate(
+        *scalar_point(0.0, -1.0), loss="squared", linear_fit=SCALAR_FIT, ridge_w=0.1, ridge_V=0.1
+    )
+    assert np.isnan([certificate.stationarity_term, certificate.ridge_term]).all()
+    assert certificate.frobenius_bound == np.inf
+    assert certificate.gap <= certificate.certificate == 1.0
+
+
+def test_ridge_verdict_rests_on_the_regularised_gradient_and_hessian():
+    arrays = point(0, *SHAPE, "logistic")
+    fit = fit_linear_predictor(arrays.X, arrays.y, ridge=0.3)
+    report = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-3, ridge_w=0.3, ridge_V=0.2)
+    W = np.concatenate([arrays.w, arrays.V.ravel()])
+    value, gradient = jax.jit(jax.value_and_grad(objective), static_argnums=4)(W, *arrays[2:], "logistic", 0.3, 0.2)
+    (hessian,) = dense_hessians([arrays], "logistic", 0.3, 0.2)
+    linear = objective(np.concatenate([fit.w, 0 * arrays.V.ravel()]), *arrays[2:], "logistic", 0.3, 0.2)
+    np.testing.assert_allclose(report.grad_norm, np.linalg.norm(gradient), rtol=1e-12)
+    np.testing.assert_allclose(report.lambda_min, np.linalg.eigvalsh(hessian)[0], rtol=1e-10)
+    np.testing.assert_allclose([report.objective, report.gap], [value, value - linear], rtol=1e-12)
+    assert report.gap_allowed == np.inf
+
+
+def test_verdicts_are_exhaustive_and_mutually_exclusive():
+    """Over 200,000 tuples of evidence, NaN and infinities among them, against the definitions one by one."""
+    rng = np.random.default_rng(0)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, 1e-300, 1e-8, 1.0, -1e-8, -1.0])
+    draws = np.where(
+        rng.random((9, 200_000)) < 0.5, rng.choice(special, (9, 200_000)), rng.standard_normal((9, 200_000))
+    )
+    gap, gap_error, grad, grad_error, lower, upper, error, epsilon, tolerance = draws
+    gap_error, grad, grad_error, error, epsilon, tolerance = map(
+        np.abs, (gap_error, grad, grad_error, error, epsilon, tolerance)
+    )
+    lower, upper = np.where(lower > upper, upper, lower), np.where(lower > upper, lower, upper)
+    converged = rng.random(200_000) < 0.7
+    with np.errstate(invalid="ignore"):
+        stationary = grad <= epsilon + grad_error
+        below = upper + error < -tolerance
+        up_to_rounding, beyond_rounding = lower + error >= -tolerance, lower - error >= -tolerance
+        holds = np.stack(
+            [
+                grad > epsilon + grad_error,
+                stationary & below,
+                stationary & ~below & up_to_rounding & converged & (gap <= gap_error),
+                stationary & beyond_rounding & converged & (gap > gap_error),
+            ]
+        )
+    assert np.all(holds.sum(axis=0) <= 1)
+    expected = np.where(holds.any(axis=0), holds.argmax(axis=0), VERDICTS.index("inconclusive"))
+    codes = verdict_codes(gap, gap_error, grad, grad_error, lower, upper, error, epsilon, tolerance, converged)
+    np.testing.assert_array_equal(codes, expected)
+    assert np.all(np.bincount(expected, minlength=5) > 1000)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_residual_units_are_never_above_linear_at_vanishing_epsilon_within_a_bounded_radius(loss):
+    """5,400 stationary points in all, with ‖V‖ up to 100: as ε falls every one is a strict saddle, not one an SOPSP."""
+    n, d, k = SHAPE
+    arrays = saddle(0, n, d, k, loss)
+    fit = linear_fit(arrays, loss)
+    rng = np.random.default_rng(0)
+    g = as_loss(loss).derivative(np.zeros(n), arrays.y) @ arrays.features
+    unseen = np.eye(k) - np.outer(g, g) / (g @ g)
+    V = arrays.V + 10.0 ** rng.uniform(-3, 1.5, (1800, 1, 1)) * rng.standard_normal((1800, d, k)) @ unseen
+    epsilon = np.tile([0.0, 1e-20, 1e-18, 1e-16, 1e-15, 1e-14], 300)
+    linear = (fit.w, fit.objective, fit.suboptimality, fit.converged)
+
+    @jax.jit
+    def analyse(V, epsilon, samples):
+        one = partial(stationarity_terms, loss=as_loss(loss))
+        return jax.lax.map(lambda point: one(arrays.w, point[0], *samples, *linear, point[1]), (V, epsilon))
+
+    terms = analyse(V, epsilon, arrays[2:])
+    assert 60 < terms.V_norm.max() < 200
+    assert np.all(terms.grad_norm <= terms.grad_error)
+    assert np.all(terms.gap > terms.gap_error)
+    assert np.all(terms.verdict == VERDICTS.index("strict_saddle"))
+
+
+def test_batched_terms_agree_with_single_reports():
+    points = [point(seed, *SHAPE, "logistic") for seed in range(6)] + [
+        saddle(seed, *SHAPE, "logistic") for seed in range(6)
+    ]
+    fits = [linear_fit(arrays, "logistic") for arrays in points]
+    stacked = [np.stack(arrays) for arrays in zip(*points, strict=True)]
+    linear = [
+        np.array([getattr(fit, name) for fit in fits]) for name in ("w", "objective", "suboptimality", "converged")
+    ]
+    batched = jax.jit(jax.vmap(partial(stationarity_terms, epsilon=1e-10, loss=as_loss("logistic"))))(*stacked, *linear)
+    for row, (arrays, fit) in enumerate(zip(points, fits, strict=True)):
+        report = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-10)
+        assert VERDICTS[batched.verdict[row]] == report.verdict
+        for name in ("objective", "gap", "lambda_min", "curvature_tolerance", "certificate", "gap_allowed"):
+            np.testing.assert_allclose(getattr(batched, name)[row], getattr(report, name), rtol=1e-9)
+    assert set(np.asarray(batched.verdict)) == {0, 1}
+
+
+def test_float32_arrays_are_judged_in_float32():
+    arrays = saddle(0, *SHAPE, "squared")
+    fit = linear_fit(arrays, "squared")
+    report = analyze_point(
+        *(jnp.asarray(array, jnp.float32) for array in arrays), loss="squared", linear_fit=fit, epsilon=0.0
+    )
+    assert report.verdict == "strict_saddle", report
+    assert 1e-9 < report.grad_error < 1e-3
+
+
+def test_threshold_uses_the_given_constant_or_that_of_the_points_own_ball():
+    arrays = saddle(0, *SHAPE, "logistic")
+    fit = linear_fit(arrays, "logistic")
+    report = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-6)
+    radius = max(np.linalg.norm(arrays.w), np.linalg.norm(arrays.V, 2))
+    expected = lipschitz_constants(*arrays[2:], loss="logistic", radius=radius).mu2
+    np.testing.assert_allclose([report.mu2, report.curvature_tolerance], [expected, np.sqrt(expected * 1e-6)])
+    given = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-6, mu2=4.0)
+    assert (given.mu2, given.curvature_tolerance) == (4.0, 2e-3)
+    above = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1.0, mu2=1.0)
+    assert above.verdict == "sopsp_above_linear"
+    assert above.allowed_by_theory
+
+
+def test_linear_fit_that_did_not_converge_leaves_above_and_below_open():
+    unfinished = SCALAR_FIT._replace(converged=False)
+    above = scalar_analysis(0.0, -1e3, f=1e-3, epsilon=1.0, linear_fit=unfinished)
+    below = scalar_analysis(1.0, 0.0, epsilon=1e-6, linear_fit=unfinished)
+    assert (above.verdict, below.verdict) == ("inconclusive", "inconclusive")
+    assert "the linear fit" in str(above)
+    assert scalar_analysis(0.0, -1.0, epsilon=0.0, linear_fit=unfinished).verdict == "strict_saddle"
+    assert scalar_analysis(1.0, 0.0, epsilon=1e-6).verdict == "sopsp_at_or_below_linear"
+
+
+def test_gap_within_the_linear_fits_suboptimality_counts_as_zero():
+    rough = SCALAR_FIT._replace(suboptimality=0.6)
+    report = scalar_analysis(0.0, -1e3, f=1e-3, epsilon=1.0, linear_fit=rough)
+    assert report.verdict == "sopsp_at_or_below_linear"
+    assert report.gap_error >= 0.6
+
+
+def test_general_verdict_serves_models_without_exact_spectrum():
+    evidence = {"objective": 0.7, "gap": 0.1, "grad_norm": 0.0, "epsilon": 1e-8}
+    dead = stationarity_verdict(**evidence, lambda_interval=(0.0, 0.0))
+    assert dead.verdict == "sopsp_above_linear"
+    assert dead.allowed_by_theory
+    assert np.isnan(dead.gap_allowed)
+    straddling = stationarity_verdict(**evidence, lambda_interval=(-1e-3, 1e-3))
+    assert straddling.verdict == "inconclusive"
+    assert "straddles" in str(straddling)
+    assert stationarity_verdict(**evidence, lambda_interval=(-1e-2, -1e-3)).verdict == "strict_saddle"
+    below = evidence | {"gap": -0.1}
+    assert stationarity_verdict(**below, lambda_interval=(-5e-5, 1.0)).verdict == "sopsp_at_or_below_linear"
+    assert stationarity_verdict(**below | {"grad_norm": 1.0}, lambda_interval=(0.0, 1.0)).verdict == "not_stationary"
+    assert stationarity_verdict(**below | {"grad_norm": np.nan}, lambda_interval=(0.0, 1.0)).verdict == "inconclusive"
+    assert stationarity_verdict(**evidence, lambda_interval=(np.nan, np.nan)).verdict == "inconclusive"
+
+
+def test_rounding_alone_never_makes_a_counterexample():
+    """Above linear with λ_min between −rounding and +rounding of the threshold: open; at or below: settled."""
+    evidence = {"objective": 1.0, "grad_norm": 0.0, "epsilon": 0.0, "lambda_error": 1e-12}
+    interval = {"lambda_interval": (-1e-13, -1e-14)}
+    above = stationarity_verdict(**evidence, **interval, gap=0.1)
+    assert above.verdict == "inconclusive"
+    assert "within rounding" in str(above)
+    assert stationarity_verdict(**evidence, **interval, gap=-0.1).verdict == "sopsp_at_or_below_linear"
+
+
+def test_impossible_verdict_is_said_to_be_impossible():
+    """The features of one network with the linear fit of other data: what Theorem 3 forbids."""
+    report = scalar_analysis(1.0, 0.0, epsilon=1e-8, linear_fit=SCALAR_FIT._replace(objective=-1.0))
+    assert report.verdict == "sopsp_above_linear"
+    assert not report.allowed_by_theory
+    assert "impossible" in str(report)
+
+
+def test_report_explains_itself_with_its_numbers():
+    report = scalar_analysis(0.0, -1.0, epsilon=1e-6)
+    text = str(report)
+    assert text == report.explanation
+    assert text.startswith("strict_saddle: ")
+    for number in ("ε = 1e-06", "[-1, -1]", "0.5 ± ", "μ₂ = 6.7082", "‖∇F‖ = 0 ± "):
+        assert number in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": -1.0}, "epsilon=-1.0 must be a finite number, at least 0"),
+        ({"epsilon": np.inf}, "epsilon=inf"),
+        ({"epsilon": 0.1, "mu2": -1.0}, "mu2=-1.0"),
+        ({"epsilon": 0.1, "ridge_V": -1.0}, "ridge_V=-1.0"),
+        ({"epsilon": 0.1, "ridge_w": 0.5}, "linear_fit has ridge=0.0, but ridge_w=0.5"),
+    ],
+)
+def test_bad_input_is_named(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        scalar_analysis(0.0, -1.0, **options)
+
+
+def test_loss_without_constants_needs_a_given_one():
+    class Quartic(Loss):
+        name = "quartic"
+
+        def value(self, p, y):
+            return (p - y) ** 4
+
+        def derivative(self, p, y):
+            return 4 * (p - y) ** 3
+
+        def second_derivative(self, p, y):
+            return 12 * (p - y) ** 2
+
+    options = {"loss": Quartic(), "linear_fit": SCALAR_FIT, "epsilon": 1e-6}
+    with pytest.raises(InvalidInputError, match="quartic loss has no curvature"):
+        analyze_point(*scalar_point(0.0, -1.0), **options)
+    report = analyze_point(*scalar_point(0.0, -1.0), **options, mu2=1.0)
+    assert report.verdict == "strict_saddle"
+    assert np.isnan(report.gap_allowed)
