@@ -58,7 +58,8 @@ def add_gram(H: np.ndarray, block: np.ndarray) -> None:
     By NumPy, like every product with the rows: SciPy has a BLAS with threads of its own, and where the two libraries
     alternate, the threads of one spin while the other works (ten times slower on two cores).
     """
-    H += block.T @ block
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller looks at the sums, and names the column
+        H += block.T @ block
 
 
 def reciprocal_condition(H: np.ndarray) -> float:
