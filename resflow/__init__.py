@@ -14,6 +14,9 @@ from resflow.linear import LinearFit, fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, Squared
 from resflow.measures import GapMeasure, StationarityMeasure
 from resflow.model import ResidualUnit, residual_unit
+from resflow.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
+from resflow.spectrum import PartialSpectrum, partial_spectrum
+from resflow.stationarity import StationarityReport, analyze_point
 from resflow.train import TrainingOptions, TrainResult, train
 
 __version__ = "0.1.0"
@@ -27,20 +30,26 @@ __all__ = [
     "LinearFit",
     "Logistic",
     "Loss",
+    "PartialSpectrum",
     "PseudoHuber",
     "ResidualUnit",
+    "SmallestEigenvalue",
     "Squared",
     "Standardization",
     "StationarityMeasure",
+    "StationarityReport",
     "TrainResult",
     "TrainingOptions",
+    "analyze_point",
     "check_dataset_name",
     "feature_map",
     "fit_linear_predictor",
     "gap_certificate",
     "held_out_gap",
     "load_dataset",
+    "partial_spectrum",
     "residual_unit",
+    "smallest_partial_eigenvalue",
     "teacher",
     "train",
 ]
