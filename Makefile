@@ -1,5 +1,6 @@
 # Every target works on a bare machine: Python >= 3.11 with venv, git and make.
 PYTHON ?= python3
+PYTEST_ARGS ?= --numprocesses auto
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
