@@ -27,6 +27,8 @@ def project(tmp_path_factory):
     cells.append(
         nbformat.v4.new_code_cell("import time\nassert size != 7, 'seven'\ntime.sleep(60 if size == 60 else 0)")
     )
+    claim = "start_run(globals(), notebook='tiny').log_claim('size_is_small', holds=size < 2, margin=2.0 - size)"
+    cells.append(nbformat.v4.new_code_cell(f"from resflow.workflow.tracking import start_run\n{claim}"))
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "tiny.ipynb")
     (folder / "text.ipynb").write_text("not a notebook")
@@ -55,6 +57,7 @@ def test_finished_run_says_where_its_report_is(project):
     assert done.returncode == 0, done.stderr
     (report,) = (line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("report"))
     assert "<html" in Path(report).read_text()
+    assert "claim   size_is_small FAILS, margin -1\n" in done.stdout
     assert nbformat.read(project / "out.ipynb", as_version=4).metadata["resflow"]["run_id"] in done.stdout
     assert statuses(project)["3"] == "FINISHED"
 

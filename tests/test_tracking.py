@@ -182,6 +182,15 @@ def test_steps_with_metrics_are_a_history_too(run, client):
     assert [(m.step, m.value) for m in client.get_metric_history(run.id, "a")] == [(0, 1.0), (10, 0.5)]
 
 
+@pytest.mark.parametrize(("holds", "margin"), [(True, 0.25), (False, -1e-3)])
+def test_claim_is_found_by_its_outcome_and_says_by_how_much(run, client, holds, margin):
+    run.log_claim("bound_covers_gap", holds=holds, margin=margin)
+    query = f"tags.claim = 'bound_covers_gap' and tags.claim_holds = '{str(holds).lower()}'"
+    (found,) = client.search_runs([run.experiment_id], query)
+    assert found.info.run_id == run.id
+    assert found.data.metrics["claim_margin"] == margin
+
+
 def test_figures_tables_texts_and_description_are_attached(run, client):
     from matplotlib.figure import Figure
 

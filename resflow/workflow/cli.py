@@ -152,6 +152,9 @@ def _report(run_id: str, stem: str) -> None:
     for name in SHOWN:
         if name in run.data.metrics:
             click.echo(f"  {name:<28} {run.data.metrics[name]:+.6g}")
+    if "claim_margin" in run.data.metrics:
+        verdict = "holds" if run.data.tags.get("claim_holds") == "true" else "FAILS"
+        click.echo(f"claim   {run.data.tags.get('claim')} {verdict}, margin {run.data.metrics['claim_margin']:+.3g}")
     artifacts = run.info.artifact_uri
     address = urlsplit(artifacts)
     folder = unquote(address.path) if address.scheme in ("", "file") else artifacts

@@ -183,6 +183,20 @@ class Run:
             self._note_not_finite(key, [(at, value)])
         self._log_metrics(values)
 
+    def log_claim(self, name: str, *, holds: bool, margin: float) -> None:
+        """Log the claim that the run puts to the test, and how the test came out, so that runs can be found by it.
+
+        Sets the tags `claim` and `claim_holds` ("true" or "false") and the metric `claim_margin`. One claim a run.
+
+        Args:
+            name: A short name, the same in every run that tests the claim, e.g. "vector_certificate_bounds_gap".
+            holds: Whether the claim held, rounding allowed for.
+            margin: By how much, in the claim's own units: positive where it held with room to spare, negative by how
+                much it failed.
+        """
+        self.set_tags({"claim": name, "claim_holds": "true" if holds else "false"})
+        self.log_metrics({"claim_margin": margin})
+
     def log_figure(self, figure: Figure, name: str) -> None:
         """Attach a figure as figures/NAME.png."""
         options = {"dpi": 150, "bbox_inches": "tight"}
