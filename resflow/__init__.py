@@ -10,6 +10,7 @@ from resflow.data import Dataset, Standardization
 from resflow.datasets import check_dataset_name, load_dataset, teacher
 from resflow.errors import InvalidInputError
 from resflow.feature_maps import feature_map
+from resflow.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
 from resflow.linear import LinearFit, fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, Squared
 from resflow.measures import GapMeasure, StationarityMeasure
@@ -26,6 +27,7 @@ __all__ = [
     "GapCertificate",
     "GapMeasure",
     "HeldOutGap",
+    "HessianEigenvalue",
     "InvalidInputError",
     "LinearFit",
     "Logistic",
@@ -49,6 +51,7 @@ __all__ = [
     "load_dataset",
     "partial_spectrum",
     "residual_unit",
+    "smallest_hessian_eigenvalue",
     "smallest_partial_eigenvalue",
     "teacher",
     "train",

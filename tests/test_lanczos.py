@@ -1,0 +1,204 @@
+"""Lanczos iteration for λ_min of any model's Hessian: against dense automatic differentiation and its own promises."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from resflow.errors import InvalidInputError
+from resflow.feature_maps import feature_map
+from resflow.lanczos import smallest_hessian_eigenvalue, smallest_operator_eigenvalue
+from resflow.losses import as_loss
+from resflow.model import residual_unit, trainable
+from resflow.objectives import MeanLoss, NoSkipNetwork
+from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.stationarity import stationarity_verdict
+
+LOGISTIC = MeanLoss(as_loss("logistic"))
+
+
+class TwoBlocks(eqx.Module):
+    """x + V₁ tanh(x), then a block on top of it, then w: two blocks with their skip connections, as in Yun 2019."""
+
+    w: jax.Array
+    V1: jax.Array
+    V2: jax.Array
+    U2: jax.Array
+
+    def __call__(self, X):
+        h = X + jnp.tanh(X) @ self.V1.T
+        return (h + jnp.tanh(h @ self.U2.T) @ self.V2.T) @ self.w
+
+
+def unit(seed: int, d: int, k: int, dtype=None):
+    network = feature_map("mlp", d, width=k, key=jax.random.key(seed))
+    return residual_unit(d, network, key=jax.random.key(seed + 1), dtype=dtype)
+
+
+def two_blocks(seed: int, d: int, k: int):
+    shapes = ((d,), (d, d), (d, k), (k, d))
+    return TwoBlocks(*(jax.random.normal(jax.random.key(4 * seed + i), shape) / 2 for i, shape in enumerate(shapes)))
+
+
+def data(n: int, d: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.standard_normal((n, d))), jnp.asarray(np.sign(rng.standard_normal(n)))
+
+
+def dense_hessian(objective, model, *arrays):
+    moving, fixed = eqx.partition(model, trainable(model))
+    flat, unravel = ravel_pytree(moving)
+    return jax.hessian(lambda x: objective(eqx.combine(unravel(x), fixed), *arrays))(flat)
+
+
+def stack(models):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *models)
+
+
+MODELS = {
+    "residual units, fewer parameters than steps": (lambda seed: unit(seed, 3, 5), 3),
+    "two blocks, more parameters than steps": (lambda seed: two_blocks(seed, 7, 9), 7),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_whole_hessian_of_a_population_agrees_with_dense_automatic_differentiation(name):
+    make, d = MODELS[name]
+    models = [make(seed) for seed in range(4)]
+    models.append(eqx.tree_at(lambda model: model.w, models[0], jnp.full(d, jnp.nan)))
+    arrays = data(30, d)
+    moving, fixed = eqx.partition(stack(models), eqx.is_array)
+
+    @jax.jit
+    def found_and_dense(moving, arrays):
+        def at_one(moving):
+            model = eqx.combine(moving, fixed)
+            return smallest_hessian_eigenvalue(LOGISTIC, model, *arrays), dense_hessian(LOGISTIC, model, *arrays)
+
+        return jax.vmap(at_one)(moving)
+
+    together, hessians = found_and_dense(moving, arrays)
+    for i, dense in enumerate(np.asarray(hessians[:4])):
+        found = jax.tree.map(lambda leaf: leaf[i], together)  # noqa: B023
+        eigenvalues = np.linalg.eigvalsh(dense)
+        size = np.abs(eigenvalues).max()
+        assert found.converged
+        assert found.lower - found.rounding <= eigenvalues[0] <= found.upper + found.rounding
+        assert abs(found.value - eigenvalues[0]) <= 1e-12 * size
+        assert found.largest == pytest.approx(size, rel=1e-6)
+        direction = np.asarray(ravel_pytree(found.direction)[0])
+        assert np.linalg.norm(direction) == pytest.approx(1.0, abs=1e-13)
+        residual = np.linalg.norm(dense @ direction - found.value * direction)
+        assert abs(residual - found.residual) <= 1e-14 * size
+    # the last, whose weights are not numbers, spoils no other and says so
+    assert not together.converged[4]
+    assert jnp.isnan(together.value[4])
+    assert jnp.isnan(together.residual[4])
+
+
+def test_block_of_w_and_V_agrees_with_the_exact_form():
+    model, (X, y) = unit(0, 10, 32), data(200, 10)
+    exact = smallest_partial_eigenvalue(model.w, model.V, model.features(X), X, y, loss="logistic")
+    found = smallest_hessian_eigenvalue(LOGISTIC, model, X, y, block=lambda model: (model.w, model.V))
+    assert found.converged
+    assert found.lower - found.rounding <= exact.upper
+    assert exact.lower <= found.upper + found.rounding
+    assert found.upper - found.lower <= 1e-8 * found.largest
+    assert not any(eqx.is_array(leaf) for leaf in jax.tree.leaves(found.direction.feature_map))
+    overlap = jnp.vdot(found.direction.w, exact.direction_w) + jnp.vdot(found.direction.V, exact.direction_V)
+    assert abs(overlap) == pytest.approx(1.0, abs=1e-9)
+
+
+def rotated(eigenvalues, size: int):
+    """A symmetric matrix with these eigenvalues, and zeros."""
+    basis, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((size, len(eigenvalues))))
+    return jnp.asarray(basis * eigenvalues @ basis.T)
+
+
+EARLY = {
+    "zero": np.zeros(1),
+    "rank 3, positive": np.array([0.1, 1.0, 300.0]),
+    "rank 3, indefinite": np.array([-2e-9, 1e-6, 300.0]),
+    "rank 50": np.concatenate([-np.geomspace(1e-6, 1.0, 25), np.geomspace(1e-3, 290.0, 25)]),
+    "multiple of the identity": np.full(120, -7.0),
+    "tiny": 1e-300 * np.array([-1.0, 1.0]),
+    "huge": 1e290 * np.array([-1.0, 1.0]),
+}
+
+
+@pytest.fixture(scope="module")
+def of_matrix():
+    return jax.jit(lambda H: smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_an_iteration_that_ends_early_is_not_carried_on_with_rounding(name, of_matrix):
+    """The Krylov space is invariant long before 96 steps, after which a Lanczos iteration continues on noise."""
+    found = of_matrix(rotated(EARLY[name], 120))
+    scale, expected = np.abs(EARLY[name]).max(), min(EARLY[name].min(), 0.0)
+    assert found.converged
+    assert abs(found.value - expected) <= 1e-14 * scale
+    assert found.residual <= 1e-13 * scale
+
+
+def test_a_network_of_dead_units_has_a_zero_hessian():
+    network = eqx.nn.Sequential([eqx.nn.Linear(2, 4, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.relu)])
+    network = eqx.tree_at(lambda net: net.layers[0].bias, network, jnp.full(4, -100.0))
+    found = smallest_hessian_eigenvalue(LOGISTIC, NoSkipNetwork(jnp.ones(4), network), *data(20, 2))
+    assert (found.value, found.residual, bool(found.converged)) == (0.0, 0.0, True)
+
+
+def test_what_cannot_be_told_from_zero_is_flagged_and_its_verdict_inconclusive(of_matrix):
+    """λ_min = −1e-8 under a spectrum that is dense down to zero: thousands of products do not find it."""
+    found = of_matrix(jnp.diag(jnp.concatenate([jnp.linspace(0.0, 1.0, 500), jnp.array([-1e-8])])))
+    assert not found.converged
+    assert found.lower <= -1e-8 <= found.upper
+    assert found.lower < 0 < found.upper
+    interval = (float(found.lower), float(found.upper))
+    verdict = stationarity_verdict(
+        objective=1.0, gap=0.1, grad_norm=0.0, lambda_interval=interval, epsilon=1e-18
+    ).verdict
+    assert verdict == "inconclusive"
+
+
+def test_a_vector_that_is_nearly_all_kernel_is_not_taken_for_the_smallest():
+    """Three steps leave a residual within the tolerance at λ = 0; another pass finds −1e-8."""
+    H = rotated(np.array([-1e-8, 1.0, 2.0]), 300)
+    found = smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=jax.random.key(0), steps=3)
+    assert found.converged
+    assert found.value == pytest.approx(-1e-8, rel=1e-6)
+
+
+def test_single_precision_keeps_its_type_and_its_interval_holds_the_eigenvalue():
+    double, (X, y) = unit(0, 3, 5), data(30, 3)
+    moving, fixed = eqx.partition(double, eqx.is_array)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, double)
+    found = smallest_hessian_eigenvalue(LOGISTIC, single, X.astype(jnp.float32), y.astype(jnp.float32))
+    assert found.value.dtype == found.direction.V.dtype == jnp.float32
+    assert found.converged
+    expected = np.linalg.eigvalsh(
+        jax.jit(lambda moving: dense_hessian(LOGISTIC, eqx.combine(moving, fixed), X, y))(moving)
+    )
+    assert found.lower - found.rounding <= expected[0] <= found.upper + found.rounding
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"max_restarts": -1}, "max_restarts=-1 must be at least 0"),
+        ({"tolerance": 0.0}, r"tolerance=0\.0 must be positive"),
+    ],
+)
+def test_options_out_of_range_are_named(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        smallest_hessian_eigenvalue(LOGISTIC, unit(0, 3, 5), *data(30, 3), **options)
+
+
+def test_a_model_without_parameters_is_refused():
+    with pytest.raises(InvalidInputError, match="no trainable floating-point arrays"):
+        smallest_hessian_eigenvalue(LOGISTIC, len, *data(30, 3))
