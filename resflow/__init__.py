@@ -15,6 +15,7 @@ from resflow.linear import LinearFit, fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, Squared
 from resflow.measures import GapMeasure, StationarityMeasure
 from resflow.model import ResidualUnit, residual_unit
+from resflow.model_stationarity import analyze_model
 from resflow.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.spectrum import PartialSpectrum, partial_spectrum
 from resflow.stationarity import StationarityReport, analyze_point
@@ -42,6 +43,7 @@ __all__ = [
     "StationarityReport",
     "TrainResult",
     "TrainingOptions",
+    "analyze_model",
     "analyze_point",
     "check_dataset_name",
     "feature_map",

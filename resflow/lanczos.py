@@ -15,7 +15,7 @@ from matfree import decomp
 from resflow.errors import InvalidInputError
 from resflow.model import trainable
 
-__all__ = ["HessianEigenvalue", "smallest_hessian_eigenvalue", "smallest_operator_eigenvalue"]
+__all__ = ["HessianEigenvalue", "smallest_hessian_eigenvalue", "smallest_operator_eigenvalue", "split_parameters"]
 
 _ROUNDINGS = 8.0  # that add up in a product, in units of machine precision times the largest eigenvalue
 
@@ -95,7 +95,7 @@ def smallest_hessian_eigenvalue(
         Parlett 1998, The Symmetric Eigenvalue Problem, theorem 4.5.1 for the interval and chapter 13 for the iteration.
     """
     _check_options(steps, max_restarts, tolerance)
-    moving, fixed = _split(model, block)
+    moving, fixed = split_parameters(model, block)
     if not jax.tree.leaves(moving):
         raise InvalidInputError("the model has no trainable floating-point arrays to take a Hessian in")
     key = jax.random.key(0) if key is None else key
@@ -215,7 +215,8 @@ def _lowest_ritz_vector(product, start, steps: int) -> tuple[jax.Array, jax.Arra
     return x / jnp.linalg.norm(x), largest
 
 
-def _split(model: Any, block: Callable[[Any], Any] | None) -> tuple[Any, Any]:
+def split_parameters(model: Any, block: Callable[[Any], Any] | None) -> tuple[Any, Any]:
+    """The parameters of a model, or those of its trainable arrays that `block` names, and the rest of it."""
     if block is None:
         return eqx.partition(model, trainable(model))
     nothing = jax.tree.map(lambda _: False, model)

@@ -21,7 +21,7 @@ FLOORS = [
     ["model"],
     ["linear", "train", "partial_hessian"],
     ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
-    ["stationarity", "escape", "newton", "search", "measures", "atlas"],
+    ["stationarity", "model_stationarity", "escape", "newton", "search", "measures", "atlas"],
     ["plots"],
 ]
 

@@ -1,0 +1,78 @@
+"""The verdict on a point of any model, where the theory promises nothing and where it does."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resflow.errors import InvalidInputError
+from resflow.linear import fit_linear_predictor
+from resflow.losses import as_loss
+from resflow.model_stationarity import analyze_model
+from resflow.objectives import MeanLoss, NoSkipNetwork
+from resflow.stationarity import analyze_point
+from tests.test_lanczos import data, unit
+
+SQUARED = MeanLoss(as_loss("squared"))
+X, Y = data(30, 3)
+FIT = fit_linear_predictor(np.asarray(X), np.asarray(Y), loss="squared")
+
+
+def saddle():
+    """w = 0 and a V that makes it stationary above the linear predictor."""
+    model = unit(0, 3, 5)
+    features = model.features(X)
+    slope = -Y / len(Y)
+    g = slope @ features
+    V = -jnp.outer(slope @ X, g) / (g @ g)
+    return eqx.tree_at(lambda model: (model.w, model.V), model, (jnp.zeros(3), V))
+
+
+def test_saddle_of_a_residual_unit_gets_the_verdict_of_the_exact_analysis():
+    model = saddle()
+    exact = analyze_point(model.w, model.V, model.features(X), X, Y, loss="squared", linear_fit=FIT, epsilon=1e-9)
+    found = analyze_model(
+        SQUARED, model, X, Y, linear_fit=FIT, epsilon=1e-9, mu2=exact.mu2, block=lambda model: (model.w, model.V)
+    )
+    assert found.verdict == exact.verdict == "strict_saddle"
+    assert found.grad_norm == pytest.approx(exact.grad_norm, abs=1e-15)
+    assert found.gap == pytest.approx(exact.gap, rel=1e-12)
+    assert found.lambda_lower <= found.lambda_min <= found.lambda_upper
+    assert found.lambda_min == pytest.approx(exact.lambda_min, rel=1e-9)
+    whole = analyze_model(SQUARED, model, X, Y, linear_fit=FIT, epsilon=1e-9)
+    assert whole.verdict == "strict_saddle"
+    assert whole.lambda_min <= found.lambda_min + 1e-12
+    assert "strict_saddle" in str(whole)
+
+
+def test_dead_units_without_a_skip_connection_are_a_bad_local_minimum():
+    network = eqx.nn.Sequential([eqx.nn.Linear(3, 4, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.relu)])
+    network = eqx.tree_at(lambda net: net.layers[0].bias, network, jnp.full(4, -100.0))
+    found = analyze_model(SQUARED, NoSkipNetwork(jnp.ones(4), network), X, Y, linear_fit=FIT, epsilon=0.0)
+    assert found.verdict == "sopsp_above_linear"
+    assert found.allowed_by_theory
+    assert (found.grad_norm, found.lambda_min) == (0.0, 0.0)
+    assert found.gap == pytest.approx(0.5 - FIT.objective, rel=1e-12)
+
+
+def test_a_point_on_the_way_is_not_stationary():
+    assert analyze_model(SQUARED, unit(0, 3, 5), X, Y, linear_fit=FIT, epsilon=1e-3).verdict == "not_stationary"
+
+
+def test_an_iteration_that_did_not_converge_proves_no_minimum_but_may_prove_a_saddle():
+    options = {"linear_fit": FIT, "steps": 2, "max_restarts": 0}
+    quadratic = jnp.linspace(1.0, 2.0, 50)
+    bowl = analyze_model(lambda x: 0.5 * x @ (quadratic * x), jnp.zeros(50), epsilon=1e-4, **options)
+    assert bowl.verdict == "inconclusive"
+    assert bowl.lambda_lower == -np.inf
+    assert 1.0 <= bowl.lambda_min <= 2.0
+    dome = analyze_model(lambda x: -0.5 * x @ (quadratic * x), jnp.zeros(50), epsilon=1e-4, **options)
+    assert dome.verdict == "strict_saddle"
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InvalidInputError, match=r"epsilon=-1\.0"):
+        analyze_model(SQUARED, unit(0, 3, 5), X, Y, linear_fit=FIT, epsilon=-1.0)
