@@ -5,26 +5,31 @@ network from any framework; the rest builds and trains residual units in JAX. Th
 Are ResNets Provably Better than Linear Predictors?, NeurIPS 2018, arXiv:1804.06739.
 """
 
+from resflow.architectures import ARCHITECTURES, build_model
 from resflow.certificate import GapCertificate, HeldOutGap, gap_certificate, held_out_gap
 from resflow.data import Dataset, Standardization
 from resflow.datasets import check_dataset_name, load_dataset, teacher
+from resflow.deep_network import DeepResidualNetwork, deep_residual_network
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
+from resflow.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
 from resflow.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
 from resflow.linear import LinearFit, fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, Squared
 from resflow.measures import GapMeasure, StationarityMeasure
-from resflow.model import ResidualUnit, residual_unit
+from resflow.model import NoSkipNetwork, OutputSkipNetwork, ResidualUnit, no_skip, output_skip, residual_unit
 from resflow.model_stationarity import analyze_model
 from resflow.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.spectrum import PartialSpectrum, partial_spectrum
 from resflow.stationarity import StationarityReport, analyze_point
 from resflow.train import TrainingOptions, TrainResult, train
+from resflow.vector_unit import VectorResidualUnit, vector_output
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ARCHITECTURES",
     "Dataset",
+    "DeepResidualNetwork",
     "GapCertificate",
     "GapMeasure",
     "HeldOutGap",
@@ -33,6 +38,9 @@ __all__ = [
     "LinearFit",
     "Logistic",
     "Loss",
+    "NoSkipNetwork",
+    "OutputSkipNetwork",
+    "ParametricFeatureMap",
     "PartialSpectrum",
     "PseudoHuber",
     "ResidualUnit",
@@ -43,18 +51,25 @@ __all__ = [
     "StationarityReport",
     "TrainResult",
     "TrainingOptions",
+    "VectorResidualUnit",
     "analyze_model",
     "analyze_point",
+    "build_model",
     "check_dataset_name",
+    "deep_residual_network",
     "feature_map",
     "fit_linear_predictor",
+    "flax_feature_map",
     "gap_certificate",
     "held_out_gap",
     "load_dataset",
+    "no_skip",
+    "output_skip",
     "partial_spectrum",
     "residual_unit",
     "smallest_hessian_eigenvalue",
     "smallest_partial_eigenvalue",
     "teacher",
     "train",
+    "vector_output",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -13,7 +14,17 @@ from jaxtyping import Float, PRNGKeyArray
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
 
-__all__ = ["ACTIVATIONS", "FEATURE_MAPS", "RandomFourierFeatures", "check_activation", "feature_map", "mlp"]
+__all__ = [
+    "ACTIVATIONS",
+    "FEATURE_MAPS",
+    "ConvolutionalFeatures",
+    "ParametricFeatureMap",
+    "RandomFourierFeatures",
+    "check_activation",
+    "feature_map",
+    "flax_feature_map",
+    "mlp",
+]
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "elu": jax.nn.elu,
@@ -26,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 """Activations that can be named."""
 
-FEATURE_MAPS = ("mlp", "random_fourier")
+FEATURE_MAPS = ("mlp", "random_fourier", "convolutional")
 """Feature maps that can be named."""
 
 
@@ -36,15 +47,16 @@ def feature_map(
     """The feature map of that name, at random parameters.
 
     Args:
-        name: "mlp" (trained) or "random_fourier" (fixed at its random draw).
-        d: Number of inputs.
-        width: k, the number of features; also the width of hidden layers.
-        depth: Number of layers of the MLP, each with its activation; random Fourier features have one only.
+        name: "mlp" (trained), "random_fourier" (fixed at its random draw) or "convolutional" (trained, for images).
+        d: Number of inputs; for "convolutional" the pixels of a square image, and perhaps an intercept.
+        width: k, the number of features; also the width of the MLP's hidden layers.
+        depth: Number of layers of the MLP, each with its activation, or of convolutions; random Fourier features have
+            one only.
         activation: A name of `ACTIVATIONS`; random Fourier features ignore it.
         key: Random key for θ.
 
     Raises:
-        InvalidInputError: If a name is unknown, or width or depth is below 1.
+        InvalidInputError: If a name is unknown, width or depth is below 1, or d is not that of a square image.
     """
     if name not in FEATURE_MAPS:
         raise InvalidInputError(
@@ -55,6 +67,8 @@ def feature_map(
         raise InvalidInputError(f"width={width} must be at least 1: the number of features")
     if name == "random_fourier":
         return RandomFourierFeatures(d, width, key=key)
+    if name == "convolutional":
+        return ConvolutionalFeatures(d, width, depth=depth, activation=activation, key=key)
     return mlp(d, width=width, depth=depth, activation=activation, key=key)
 
 
@@ -105,3 +119,95 @@ class RandomFourierFeatures(eqx.Module):
 
     def __call__(self, x: Float[Array, "d"]) -> Float[Array, "k"]:
         return jnp.sqrt(2.0 / len(self.phases)) * jnp.cos(self.frequencies @ x + self.phases)
+
+
+class ConvolutionalFeatures(eqx.Module):
+    """k features of a small square image: convolutions of 3 × 3 with stride 2, a linear layer, each with activation.
+
+    Every convolution halves the image and the next has twice as many channels, starting with 8. The image is the first
+    s² inputs row by row, s² the largest square up to d, of which at most one input (an intercept) is left over.
+    """
+
+    convolutions: tuple[eqx.nn.Conv2d, ...]
+    output: eqx.nn.Linear
+    side: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(self, d: int, width: int, *, depth: int, activation: str, key: PRNGKeyArray) -> None:
+        """Random convolutions.
+
+        Raises:
+            InvalidInputError: If d is not a square or one more, the activation is unknown, or depth is out of range.
+        """
+        check_activation(activation)
+        side = math.isqrt(d)
+        if side < 2 or d - side**2 > 1:
+            raise InvalidInputError(
+                f"d={d} inputs are no square image (and an intercept): feature_map=convolutional needs pixels, such as "
+                "the 64 of digits; choose feature_map=mlp"
+            )
+        deepest = math.ceil(math.log2(side))
+        if not 1 <= depth <= deepest:
+            raise InvalidInputError(
+                f"depth={depth} must be from 1 to {deepest}: each convolution halves an image of side {side}"
+            )
+        *keys, last = jax.random.split(key, depth + 1)
+        channels = [1, *(8 * 2**layer for layer in range(depth))]
+        self.convolutions = tuple(
+            eqx.nn.Conv2d(before, after, 3, stride=2, padding=1, key=layer_key)
+            for before, after, layer_key in zip(channels[:-1], channels[1:], keys, strict=True)
+        )
+        left = side
+        for _ in range(depth):
+            left = -(-left // 2)
+        self.output = eqx.nn.Linear(channels[-1] * left**2, width, key=last)
+        self.side, self.activation = side, activation
+
+    def __call__(self, x: Float[Array, "d"]) -> Float[Array, "k"]:
+        phi = ACTIVATIONS[self.activation]
+        image = jnp.asarray(x[: self.side**2]).reshape(1, self.side, self.side)
+        for convolution in self.convolutions:
+            image = phi(convolution(image))
+        return phi(self.output(image.ravel()))
+
+
+class ParametricFeatureMap(eqx.Module):
+    """f_θ(x) = function(θ, x) of any function and any pytree of parameters, e.g. of another library of networks.
+
+    Attributes:
+        function: Of θ and one sample (d,), to (k,).
+        parameters: θ; training changes its floating-point arrays.
+    """
+
+    function: Callable[[Any, Any], Any] = eqx.field(static=True)
+    parameters: Any
+
+    def __call__(self, x: Float[Array, "d"]) -> Float[Array, "k"]:
+        return self.function(self.parameters, x)
+
+
+def flax_feature_map(module: Any, variables: Any = None) -> ParametricFeatureMap:
+    """A Flax module as a feature map whose parameters are trained; what else it carries stays as it is.
+
+    Args:
+        module: An nnx module, or a linen module.
+        variables: Of a linen module, what its `init` gave; an nnx module has its own.
+
+    Raises:
+        InvalidInputError: If the module is neither, or a linen module comes without variables.
+    """
+    from flax import linen, nnx
+
+    if isinstance(module, nnx.Module):
+        graph, parameters, *rest = nnx.split(module, nnx.Param, ...)
+        return ParametricFeatureMap(lambda theta, x: nnx.merge(graph, theta, *rest)(x), parameters)
+    if not isinstance(module, linen.Module):
+        raise InvalidInputError(f"module is of type {type(module).__name__}, but must be a Flax nnx or linen module")
+    if variables is None:
+        raise InvalidInputError(
+            "variables=None: pass what module.init(key, x) gave, which a linen module keeps outside"
+        )
+    fixed = {name: value for name, value in variables.items() if name != "params"}
+    return ParametricFeatureMap(
+        lambda theta, x: module.apply({"params": theta, **fixed}, x), variables.get("params", {})
+    )

@@ -1,4 +1,4 @@
-"""The residual unit p(x) = wᵀ(x + V f_θ(x)), over any feature map f_θ."""
+"""Models over any feature map f_θ: the residual unit, the output skip, and the control without any skip."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from jaxtyping import Float, PRNGKeyArray
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
 
-__all__ = ["ResidualUnit", "residual_unit", "trainable"]
+__all__ = [
+    "NoSkipNetwork",
+    "OutputSkipNetwork",
+    "ResidualUnit",
+    "feature_count",
+    "no_skip",
+    "output_skip",
+    "random_weights",
+    "residual_unit",
+    "trainable",
+]
 
 
 class ResidualUnit(eqx.Module):
@@ -43,6 +53,51 @@ class ResidualUnit(eqx.Module):
         return X @ self.w + self.features(X) @ (self.V.T @ self.w)
 
 
+class OutputSkipNetwork(eqx.Module):
+    """p(x) = wᵀx + vᵀf_θ(x): the skip connection goes straight to the output.
+
+    Attributes:
+        w: Weights of the skip connection, shape (d,).
+        v: Weights of the features, shape (k,).
+        feature_map: f_θ, as in `ResidualUnit`.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), section 5, where SGD on it is proved to match linear predictors (Theorem 4).
+    """
+
+    w: Float[Array, "d"]
+    v: Float[Array, "k"]
+    feature_map: Callable[[Any], Any]
+
+    def features(self, X: Float[Array, "n d"]) -> Float[Array, "n k"]:
+        """f_θ(x_i) as rows."""
+        return jax.vmap(self.feature_map)(X)
+
+    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n"]:
+        """The predictions p(x_i)."""
+        return X @ self.w + self.features(X) @ self.v
+
+
+class NoSkipNetwork(eqx.Module):
+    """p(x) = vᵀf_θ(x): the control that the theory promises nothing about, for the skip connection is missing.
+
+    Attributes:
+        v: Output weights, shape (k,).
+        feature_map: f_θ, as in `ResidualUnit`.
+    """
+
+    v: Float[Array, "k"]
+    feature_map: Callable[[Any], Any]
+
+    def features(self, X: Float[Array, "n d"]) -> Float[Array, "n k"]:
+        """f_θ(x_i) as rows."""
+        return jax.vmap(self.feature_map)(X)
+
+    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n"]:
+        """The predictions p(x_i)."""
+        return self.features(X) @ self.v
+
+
 def residual_unit(
     d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, scale: float = 1.0, dtype: Any = None
 ) -> ResidualUnit:
@@ -58,21 +113,62 @@ def residual_unit(
     Raises:
         InvalidInputError: If d or scale is out of range, or the feature map does not take (d,) to a vector.
     """
+    k = feature_count(feature_map, d)
+    w_key, V_key = jax.random.split(key)
+    w = random_weights(w_key, (d,), d, scale, dtype)
+    return ResidualUnit(w, random_weights(V_key, (d, k), k, scale, dtype), feature_map)
+
+
+def output_skip(
+    d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, scale: float = 1.0, dtype: Any = None
+) -> OutputSkipNetwork:
+    """An output-skip network at a random point: w of variance scale²/d and v of variance scale²/k.
+
+    Arguments and errors are those of `residual_unit`.
+    """
+    k = feature_count(feature_map, d)
+    w_key, v_key = jax.random.split(key)
+    w = random_weights(w_key, (d,), d, scale, dtype)
+    return OutputSkipNetwork(w, random_weights(v_key, (k,), k, scale, dtype), feature_map)
+
+
+def no_skip(
+    d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, scale: float = 1.0, dtype: Any = None
+) -> NoSkipNetwork:
+    """A network without skip connection at a random point: v of variance scale²/k.
+
+    Arguments and errors are those of `residual_unit`.
+    """
+    k = feature_count(feature_map, d)
+    return NoSkipNetwork(random_weights(key, (k,), k, scale, dtype), feature_map)
+
+
+def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
+    """k, the number of features that f_θ makes of d inputs; nothing is computed.
+
+    Raises:
+        InvalidInputError: If d is below 1, or the feature map does not take (d,) to a vector.
+    """
     if d < 1:
-        raise InvalidInputError(f"d={d} must be at least 1: a residual unit needs an input")
-    if not scale >= 0:
-        raise InvalidInputError(f"init_scale={scale} must be at least 0")
-    dtype = jnp.result_type(float) if dtype is None else dtype
-    shape = jax.eval_shape(feature_map, jax.ShapeDtypeStruct((d,), dtype)).shape
+        raise InvalidInputError(f"d={d} must be at least 1: a model needs an input")
+    shape = jax.eval_shape(feature_map, jax.ShapeDtypeStruct((d,), jnp.result_type(float))).shape
     if len(shape) != 1:
         raise InvalidInputError(
             f"the feature map takes an input of shape {(d,)} to {shape}, but must return one vector"
         )
-    (k,) = shape
-    w_key, V_key = jax.random.split(key)
-    w = scale / jnp.sqrt(d) * jax.random.normal(w_key, (d,))
-    V = scale / jnp.sqrt(k) * jax.random.normal(V_key, (d, k))
-    return ResidualUnit(w.astype(dtype), V.astype(dtype), feature_map)
+    return shape[0]
+
+
+def random_weights(key: PRNGKeyArray, shape: tuple[int, ...], count: int, scale: float, dtype: Any = None) -> jax.Array:
+    """Normally distributed weights of variance scale²/count, in JAX's default floating-point type if dtype is None.
+
+    Raises:
+        InvalidInputError: If scale is negative.
+    """
+    if not scale >= 0:
+        raise InvalidInputError(f"init_scale={scale} must be at least 0")
+    drawn = scale / jnp.sqrt(count) * jax.random.normal(key, shape)
+    return drawn.astype(jnp.result_type(float) if dtype is None else dtype)
 
 
 def trainable(model: Any) -> Any:

@@ -16,23 +16,7 @@ from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.model import trainable
 
-__all__ = ["MeanLoss", "NoSkipNetwork", "RidgeLoss", "descent_starts", "random_starts"]
-
-
-class NoSkipNetwork(eqx.Module):
-    """p(x) = vᵀf_θ(x): the control that the theory promises nothing about, for the skip connection is missing.
-
-    Attributes:
-        v: Output weights, shape (k,).
-        feature_map: f_θ, a function of one sample (d,) to (k,).
-    """
-
-    v: Float[Array, "k"]
-    feature_map: Callable[[Any], Any]
-
-    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n"]:
-        """The predictions p(x_i)."""
-        return jax.vmap(self.feature_map)(X) @ self.v
+__all__ = ["MeanLoss", "RidgeLoss", "descent_starts", "random_starts"]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ FLOORS = [
     ["arrays"],
     ["data", "files", "datasets", "feature_maps"],
     ["model"],
+    ["vector_unit", "deep_network"],
+    ["architectures"],
     ["linear", "train", "partial_hessian"],
     ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
     ["stationarity", "model_stationarity", "escape", "newton", "search", "measures", "atlas"],

@@ -3,12 +3,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.signal import correlate2d
 
 from resflow.errors import InvalidInputError
 from resflow.feature_maps import ACTIVATIONS, FEATURE_MAPS, RandomFourierFeatures, feature_map, mlp
 from resflow.model import ResidualUnit, residual_unit, trainable
 
-D, K, N = 5, 7, 11
+D, K, N = 9, 7, 11
 X = jax.random.normal(jax.random.key(0), (N, D))
 
 
@@ -90,3 +91,29 @@ def test_a_feature_map_that_is_no_vector_is_refused():
         residual_unit(D, jnp.sum, key=jax.random.key(0))
     with pytest.raises(InvalidInputError, match="init_scale=-1"):
         residual_unit(D, jnp.sin, key=jax.random.key(0), scale=-1.0)
+
+
+def test_convolutions_are_those_of_an_independent_library():
+    f = feature_map("convolutional", 65, width=K, depth=2, activation="relu", key=jax.random.key(0))
+    x = np.asarray(jax.random.normal(jax.random.key(1), (65,)))
+    image = x[None, :64].reshape(1, 8, 8)
+    for convolution in f.convolutions:
+        kernels, biases = np.asarray(convolution.weight), np.asarray(convolution.bias).ravel()
+        image = np.stack([
+            np.maximum(sum(correlate2d(np.pad(channel, 1), kernel, "valid")[::2, ::2]
+                           for channel, kernel in zip(image, own, strict=True)) + bias, 0.0)
+            for own, bias in zip(kernels, biases, strict=True)
+        ])  # fmt: skip
+    assert image.shape == (16, 2, 2)
+    expected = np.maximum(np.asarray(f.output.weight) @ image.ravel() + np.asarray(f.output.bias), 0.0)
+    np.testing.assert_allclose(f(jnp.asarray(x)), expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(f(jnp.asarray(x).at[64].set(5.0)), f(jnp.asarray(x)))  # the intercept is no pixel
+
+
+@pytest.mark.parametrize(
+    ("d", "depth", "message"),
+    [(30, 1, "d=30 inputs are no square image"), (3, 1, "d=3 inputs"), (64, 4, "depth=4 must be from 1 to 3")],
+)
+def test_convolutions_need_a_square_image_that_they_can_halve(d, depth, message):
+    with pytest.raises(InvalidInputError, match=message):
+        feature_map("convolutional", d, width=2, depth=depth, key=jax.random.key(0))

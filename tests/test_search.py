@@ -14,8 +14,8 @@ from resflow.errors import InvalidInputError
 from resflow.feature_maps import mlp
 from resflow.linear import fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, Squared
-from resflow.model import ResidualUnit, residual_unit
-from resflow.objectives import MeanLoss, NoSkipNetwork, RidgeLoss, descent_starts, random_starts
+from resflow.model import NoSkipNetwork, ResidualUnit, residual_unit
+from resflow.objectives import MeanLoss, RidgeLoss, descent_starts, random_starts
 from resflow.search import STATUSES, SearchOptions, find_stationary_points
 from resflow.spectrum import partial_spectrum
 

@@ -1,0 +1,151 @@
+"""The zoo: every architecture by its name, over any feature map, the user's own modules included."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+from resflow.architectures import ARCHITECTURES, build_model
+from resflow.errors import InvalidInputError
+from resflow.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
+from resflow.model import trainable
+from resflow.train import TrainingOptions, train
+
+D, K, N, Q, M = 4, 6, 30, 2, 3
+X = jax.random.normal(jax.random.key(0), (N, D))
+Y = jnp.sin(X[:, 0]) + X[:, 1]
+
+
+def f(d=D, seed=1):
+    return feature_map("mlp", d, width=K, key=jax.random.key(seed))
+
+
+BUILT = {
+    "residual_unit": lambda: build_model("residual_unit", D, f(), key=jax.random.key(2)),
+    "output_skip": lambda: build_model("output_skip", D, f(), key=jax.random.key(2)),
+    "no_skip": lambda: build_model("no_skip", D, f(), key=jax.random.key(2)),
+    "vector_output": lambda: build_model("vector_output", D, f(), key=jax.random.key(2), outputs=M),
+    "deep_residual_network": lambda: build_model(
+        "deep_residual_network", D, [f(), f(Q, 3), f(Q, 4)], key=jax.random.key(2), inner=Q
+    ),
+}
+
+EQUATIONS = {
+    "residual_unit": lambda model, x: model.w @ (x + model.V @ model.feature_map(x)),
+    "output_skip": lambda model, x: model.w @ x + model.v @ model.feature_map(x),
+    "no_skip": lambda model, x: model.v @ model.feature_map(x),
+    "vector_output": lambda model, x: model.W @ (x + model.V @ model.feature_map(x)),
+    "deep_residual_network": lambda model, x: model.w @ deep_representations(model, x)[-1],
+}
+
+
+def deep_representations(model, x):
+    h = [x, x + model.V[0] @ model.feature_maps[0](x)]
+    for V, U, phi in zip(model.V[1:], model.U, model.feature_maps[1:], strict=True):
+        h.append(h[-1] + V @ phi(U @ h[-1]))
+    return h
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_prediction_is_that_of_the_equation(name):
+    model = BUILT[name]()
+    np.testing.assert_allclose(model(X)[:4], [EQUATIONS[name](model, x) for x in X[:4]], rtol=1e-11, atol=1e-13)
+
+
+def test_representations_are_those_of_every_block():
+    model = BUILT["deep_residual_network"]()
+    assert [U.shape for U in model.U] == [(Q, D)] * 2
+    expected = np.stack([deep_representations(model, x) for x in X[:4]], axis=1)
+    np.testing.assert_allclose(model.representations(X[:4]), expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["output_skip", "no_skip", "deep_residual_network"])
+def test_training_lowers_the_objective_by_moving_every_weight(name):
+    model = BUILT[name]()
+    result = train(model, X, Y, loss="squared", options=TrainingOptions(steps=60, log_every=60), key=jax.random.key(0))
+    assert result.history["objective"][-1] < 0.8 * result.history["objective"][0]
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), *weights(model, result.model))))
+
+
+def weights(*models):
+    return [eqx.filter(model, trainable(model)) for model in models]
+
+
+class Perceptron(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(D, K, rngs=rngs, param_dtype=jnp.float64)
+        self.shift = nnx.BatchStat(jnp.ones(K))  # carried along, but no parameter
+
+    def __call__(self, x):
+        return jnp.tanh(self.layer(x) + self.shift[...])
+
+
+def linen_map():
+    module = linen.Sequential([linen.Dense(K, param_dtype=jnp.float64), jnp.tanh])
+    return flax_feature_map(module, module.init(jax.random.key(0), X[0]))
+
+
+OWN = {
+    "equinox": lambda: eqx.nn.MLP(D, K, 8, 1, key=jax.random.key(0)),
+    "flax nnx": lambda: flax_feature_map(Perceptron(nnx.Rngs(0))),
+    "flax linen": linen_map,
+    "function and parameters": lambda: ParametricFeatureMap(
+        lambda theta, x: jnp.tanh(theta["A"] @ x), {"A": jax.random.normal(jax.random.key(0), (K, D))}
+    ),
+}
+
+
+@pytest.mark.parametrize("library", OWN)
+def test_own_module_is_a_feature_map_whose_parameters_are_trained(library):
+    model = build_model("residual_unit", D, OWN[library](), key=jax.random.key(1))
+    # One step of gradient descent through the library, and one written out.
+    rate = 0.1
+    options = TrainingOptions(steps=1, optimizer=optax.sgd(rate))
+    trained = train(model, X, Y, loss="squared", options=options, key=jax.random.key(0)).model
+    moving, still = eqx.partition(model, trainable(model))
+    gradient = jax.grad(lambda moving: jnp.mean(0.5 * (eqx.combine(moving, still)(X) - Y) ** 2))(moving)
+    before, after = weights(model, trained)
+    theta = [jax.tree.leaves(tree.feature_map) for tree in (before, gradient, after)]
+    assert len(theta[0]) >= 1
+    for start, slope, end in zip(*theta, strict=True):
+        assert jnp.linalg.norm(slope) > 1e-6
+        np.testing.assert_allclose(end, start - rate * slope, rtol=1e-10, atol=1e-13)
+
+
+def test_what_a_flax_module_carries_besides_parameters_stays():
+    f = OWN["flax nnx"]()
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(f.parameters)) == [(D, K), (K,)]
+    np.testing.assert_allclose(f(jnp.zeros(D)), np.tanh(np.ones(K)), rtol=1e-12)
+
+
+def test_population_is_one_program_over_keys():
+    def objective(key):
+        return jnp.mean((build_model("output_skip", D, f(), key=key)(X) - Y) ** 2)
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    np.testing.assert_allclose(jax.vmap(objective)(keys), [objective(key) for key in keys], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "feature_maps", "options", "message"),
+    [
+        ("output_skp", f, {}, "nearest is 'output_skip'; choose one of residual_unit"),
+        ("vector_output", f, {"outputs": 0}, "outputs=0 must be at least 1"),
+        ("deep_residual_network", lambda: [], {"inner": 2}, "feature_maps is empty"),
+        ("deep_residual_network", lambda: [f()], {"inner": 0}, "inner=0 must be at least 1"),
+        ("output_skip", lambda: jnp.sum, {}, r"to \(\), but must return one vector"),
+    ],
+)
+def test_bad_choice_gets_one_clear_line(name, feature_maps, options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        build_model(name, D, feature_maps(), key=jax.random.key(0), **options)
+
+
+def test_flax_modules_are_told_from_what_is_none():
+    with pytest.raises(InvalidInputError, match="variables=None"):
+        flax_feature_map(linen.Dense(3))
+    with pytest.raises(InvalidInputError, match="module is of type int"):
+        flax_feature_map(3)
