@@ -24,7 +24,8 @@ FLOORS = [
     ["linear", "train", "partial_hessian"],
     ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
     ["stationarity", "model_stationarity", "escape", "newton", "search", "measures", "atlas"],
-    ["plots"],
+    ["ensemble"],
+    ["plots", "plots_comparison", "findings"],
 ]
 
 

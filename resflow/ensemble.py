@@ -1,0 +1,190 @@
+"""Many runs in few numbers: spread along an axis, the share above the linear predictor, curves to draw.
+
+Everything takes data frames with one row a run, and counts a value that is not finite (a run that diverged) as worse
+than any other, so that no average hides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+__all__ = [
+    "above_linear",
+    "best_runs",
+    "is_replicate",
+    "label_of",
+    "level_axis",
+    "median_curves",
+    "representative_runs",
+    "second_axis",
+    "spread",
+    "value_name",
+]
+
+MANY_VALUES = 12
+"""A numeric axis with more values than this was sampled, not gridded: runs are then grouped in bins of equal count."""
+BINS = 8
+ROUNDING = 1e-9
+"""A gap of less than this, in mean loss per sample, is none."""
+
+
+def is_replicate(axis: str) -> bool:
+    """True for an axis that only repeats the experiment: a seed.
+
+    >>> is_replicate("seed"), is_replicate("data_seed"), is_replicate("width")
+    (True, True, False)
+    """
+    return axis == "seed" or axis.endswith("_seed")
+
+
+def value_name(value: object) -> str:
+    """A value of an axis as it is written in figures and sentences: numbers to four digits.
+
+    >>> value_name(0.0316227766), value_name(64), value_name("tanh")
+    ('0.03162', '64', 'tanh')
+    """
+    return f"{value:.4g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
+
+
+def label_of(name: str) -> str:
+    """A parameter or metric as it is written there: `learning_rate` as "learning rate"."""
+    return name.replace("_", " ")
+
+
+def spread(points: pd.DataFrame, axis: str, metric: str, *, by: str | None = None) -> pd.DataFrame:
+    """The median and the range of a metric at every value of an axis, over everything else that varies.
+
+    Args:
+        points: One row a run.
+        axis: The column to go along.
+        metric: The column to summarise.
+        by: A column to keep apart, if any.
+
+    Returns:
+        One row a value of `axis` (and of `by`), in ascending order, those of text in the order they come in: the
+        columns themselves, median, low, high (smallest and largest), runs. A numeric axis with more than 12 values is
+        cut into 8 bins of equal count, each standing at its median.
+    """
+    frame = pd.DataFrame({axis: points[axis], metric: _worst_if_not_finite(points[metric])})
+    keys = [axis]
+    if by is not None:
+        frame[by] = points[by]
+        keys = [by, axis]
+    if pd.api.types.is_numeric_dtype(frame[axis]) and frame[axis].nunique() > MANY_VALUES:
+        bins = pd.qcut(frame[axis], BINS, duplicates="drop")
+        frame[axis] = frame.groupby(bins, observed=True)[axis].transform("median")
+    numeric = pd.api.types.is_numeric_dtype(frame[axis])
+    groups = frame.groupby(keys, sort=numeric and by is None, dropna=False, observed=True)[metric]
+    # NumPy's median, not pandas': with an even count it must not turn ∞ and a number into NaN
+    table = groups.agg(median=_median, low="min", high="max", runs="size").reset_index()
+    return table.sort_values(axis, kind="stable", ignore_index=True) if numeric else table
+
+
+def above_linear(points: pd.DataFrame, metric: str = "linear_predictor_gap", *, by: str | None = None) -> pd.DataFrame:
+    """How many runs end above the best linear predictor, with an exact 95 % interval for the share.
+
+    Args:
+        points: One row a run.
+        metric: The gap: objective minus best linear objective.
+        by: A column to keep apart, if any.
+
+    Returns:
+        One row a value of `by`: runs, above (gap > 1e-9, or not finite), not_finite, share, low, high. The interval is
+        that of Clopper and Pearson, for independent runs: 0 of 64 still allows 5.6 %.
+    """
+    gap = points[metric].astype(float)
+    frame = pd.DataFrame({"above": ~(gap <= ROUNDING), "not_finite": ~np.isfinite(gap)})
+    key = points[by] if by is not None else pd.Series("all runs", index=points.index, name="group")
+    table = frame.groupby(key, sort=False, dropna=False).agg(
+        runs=("above", "size"), above=("above", "sum"), not_finite=("not_finite", "sum")
+    )
+    intervals = [
+        stats.binomtest(int(above), int(runs)).proportion_ci(0.95, "exact")
+        for above, runs in zip(table["above"], table["runs"], strict=True)
+    ]
+    table["share"] = table["above"] / table["runs"]
+    table["low"] = [interval.low for interval in intervals]
+    table["high"] = [interval.high for interval in intervals]
+    return table.reset_index()
+
+
+def best_runs(points: pd.DataFrame, metric: str, count: int) -> pd.DataFrame:
+    """The `count` runs with the smallest value of a metric, best first; those that are not finite come last."""
+    order = _worst_if_not_finite(points[metric]).argsort(kind="stable")
+    return points.iloc[order[:count]]
+
+
+def second_axis(points: pd.DataFrame, axes: Iterable[str], *, besides: Iterable[str | None] = ()) -> str | None:
+    """The axis to tell apart by colour: of those with 2 to 6 values one of text, or else the one with fewest."""
+    counts = {
+        axis: points[axis].nunique(dropna=False)
+        for axis in axes
+        if axis not in besides and not is_replicate(axis) and axis in points
+    }
+    fit = [axis for axis, count in counts.items() if 2 <= count <= 6]
+    return min(fit, key=lambda axis: (pd.api.types.is_numeric_dtype(points[axis]), counts[axis]), default=None)
+
+
+def level_axis(points: pd.DataFrame, axes: Iterable[str], level: str = "best_linear_objective") -> str | None:
+    """The axis that the best linear objective depends on, if there is one: the data set, the loss, a group of features.
+
+    Curves of runs with different levels don't belong in one picture. It is the axis with 2 to 6 values within which the
+    level varies by less than a fifth of its whole range.
+    """
+    if level not in points or not np.ptp(points[level].dropna()) > 0.02 * points[level].abs().max():
+        return None
+    whole = np.ptp(points[level].dropna())
+    for axis in axes:
+        within = points.groupby(axis, dropna=False)[level].agg(lambda values: np.ptp(values) if len(values) else 0.0)
+        if 2 <= len(within) <= 6 and within.max() < 0.2 * whole:
+            return axis
+    return None
+
+
+def representative_runs(
+    points: pd.DataFrame, metric: str, count: int, *, by: Sequence[str | None] = ()
+) -> pd.DataFrame:
+    """At most `count` runs, spread evenly over the ranks of a metric in every group, best and worst included."""
+    keys = [key for key in by if key is not None]
+    groups = [group for _, group in points.groupby(keys, sort=False, dropna=False)] if keys else [points]
+    chosen = []
+    for group in groups:
+        share = max(count * len(group) // len(points), 1)
+        ranks = np.linspace(0, len(group) - 1, min(share, len(group))).round().astype(int)
+        chosen.append(group.iloc[_worst_if_not_finite(group[metric]).argsort(kind="stable").iloc[ranks]])
+    return pd.concat(chosen)
+
+
+def median_curves(histories: pd.DataFrame, groups: Sequence[str] = ()) -> pd.DataFrame:
+    """The median of curves at every step that at least half of a group's runs recorded.
+
+    Args:
+        histories: Columns run_id, step, value and those of `groups`.
+        groups: Columns to keep apart.
+
+    Returns:
+        Columns of `groups`, step, value.
+    """
+    frame = histories.assign(value=_worst_if_not_finite(histories["value"]))
+    keys = list(groups)
+    at = frame.groupby([*keys, "step"], sort=True, dropna=False)["value"].agg(value=_median, runs="size").reset_index()
+    if keys:
+        whole = frame.groupby(keys, dropna=False)["run_id"].nunique().rename("all").reset_index()
+        at = at.merge(whole, on=keys)
+    else:
+        at["all"] = frame["run_id"].nunique()
+    return at.loc[2 * at["runs"] >= at["all"], [*keys, "step", "value"]].reset_index(drop=True)
+
+
+def _worst_if_not_finite(values: pd.Series) -> pd.Series:
+    values = values.astype(float)
+    return values.where(np.isfinite(values), np.inf)
+
+
+def _median(values: pd.Series) -> float:
+    ordered = np.sort(values.to_numpy())
+    return float(ordered[(len(ordered) - 1) // 2] / 2 + ordered[len(ordered) // 2] / 2)
