@@ -17,7 +17,7 @@ from resflow.workflow.interruption import Interruptions
 if TYPE_CHECKING:
     from resflow.workflow.tracking import Run
 
-__all__ = ["RunExecution"]
+__all__ = ["RunExecution", "encrypted_transport"]
 
 
 class RunExecution(NBClientEngine):
@@ -51,7 +51,7 @@ class RunExecution(NBClientEngine):
             log_output=log_output,
             stdout_file=stdout_file,
             stderr_file=stderr_file,
-            **({"config": _encrypted()} | options),
+            **({"config": encrypted_transport()} | options),
         )
         # A kernel that is asked politely has five seconds; whoever sends signals waits less.
         interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
@@ -66,7 +66,10 @@ class RunExecution(NBClientEngine):
 
 def _kernel_environment(run: Run) -> dict[str, str]:
     """The environment that hands the run to the kernel, by the names that MLflow itself reads as well."""
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_EXPERIMENT_NAME"}
+    # With a backend set, matplotlib would not show figures in the notebook.
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("MLFLOW_EXPERIMENT_NAME", "MPLBACKEND")
+    }
     return environment | {
         "MLFLOW_RUN_ID": run.id,
         "MLFLOW_EXPERIMENT_ID": run.experiment_id,
@@ -74,7 +77,7 @@ def _kernel_environment(run: Run) -> dict[str, str]:
     }
 
 
-def _encrypted() -> Config:
+def encrypted_transport() -> Config:
     """Encrypt what goes to and from the kernel where both sides can: else others on this machine may listen."""
     able = hasattr(KernelManager, "transport_encryption") and zmq.has("curve")
     return Config({"KernelManager": {"transport_encryption": "auto"}} if able else {})

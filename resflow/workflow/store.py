@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sqlite3
+import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from resflow.errors import InvalidInputError
 
 # Before MLflow is imported anywhere: it reports home unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# and it makes tqdm complain, in every notebook, of a widget that no notebook here uses.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 __all__ = [
     "StoreMovedError",
