@@ -1,8 +1,9 @@
-"""The command `resflow`: run a notebook, open MLflow's UI, look after the store."""
+"""The command `resflow`: run a notebook, report on many runs, open MLflow's UI, look after the store."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -51,11 +52,30 @@ def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...])
     """Execute NOTEBOOK in an MLflow run; the executed notebook is attached to it, and written to OUTPUT if given."""
     values = _checked_values(notebook, pairs)
     if output is not None:
-        if not output.parent.is_dir():
-            raise InvalidInputError(f"{output}: there is no folder {output.parent}: make it first")
+        _check_folder(output)
         return _execute(notebook, output, values)
     with tempfile.TemporaryDirectory(prefix="resflow-") as folder:
         return _execute(notebook, Path(folder) / notebook.name, values)
+
+
+@cli.command()
+@click.argument("sweep")
+@click.argument("output", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter of the notebook.")
+def report(sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...]) -> int:
+    """Compare the runs of SWEEP in one HTML file, attached to the sweep's run, and written to OUTPUT if given.
+
+    SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
+    """
+    from resflow.workflow import comparison_report
+    from resflow.workflow.tracking import open_client
+
+    if output is not None:
+        _check_folder(output)
+    values = _checked_values(comparison_report.comparing_notebook(), pairs)
+    if "source" in values:
+        raise InvalidInputError(f"source={values['source']!r}: what is compared is named by SWEEP, not by -p")
+    return _write_report(open_client(), sweep, output, values)
 
 
 @cli.command()
@@ -89,6 +109,11 @@ def relocate() -> None:
 
     count = embedded.relocate(embedded.project_root())
     click.echo(f"{count} locations rewritten" if count else "nothing to do: the store was not moved")
+
+
+def _check_folder(output: Path) -> None:
+    if not output.parent.is_dir():
+        raise InvalidInputError(f"{output}: there is no folder {output.parent}: make it first")
 
 
 def _checked_values(path: Path, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
@@ -135,6 +160,27 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
     return 0
 
 
+def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> int:
+    from papermill.exceptions import PapermillExecutionError
+
+    from resflow.workflow.comparison_report import REPORT, write_report
+
+    try:
+        comparison, text = write_report(client, sweep, values)
+    except PapermillExecutionError as error:
+        if error.ename == InvalidInputError.__name__:
+            _fail(error.evalue, 2)
+        _fail(f"cell {error.cell_index + 1} of the comparing notebook raised {error.ename}: {error.evalue}", 1)
+    if output is None and comparison.parent_id is None:
+        output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
+    click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
+    click.echo(f"report  {output or _local(client.get_run(comparison.parent_id).info.artifact_uri) + '/' + REPORT}")
+    return 0
+
+
 def _run_id(output: Path) -> str:
     import nbformat
 
@@ -143,8 +189,6 @@ def _run_id(output: Path) -> str:
 
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
-    from urllib.parse import unquote, urlsplit
-
     from resflow.workflow.tracking import open_client
 
     run = open_client().get_run(run_id)
@@ -155,7 +199,13 @@ def _report(run_id: str, stem: str) -> None:
     if "claim_margin" in run.data.metrics:
         verdict = "holds" if run.data.tags.get("claim_holds") == "true" else "FAILS"
         click.echo(f"claim   {run.data.tags.get('claim')} {verdict}, margin {run.data.metrics['claim_margin']:+.3g}")
-    artifacts = run.info.artifact_uri
-    address = urlsplit(artifacts)
-    folder = unquote(address.path) if address.scheme in ("", "file") else artifacts
+    folder = _local(run.info.artifact_uri)
     click.echo(f"report  {folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow")
+
+
+def _local(artifacts: str) -> str:
+    """The folder that an artifact address names, or the address itself if it is elsewhere."""
+    from urllib.parse import unquote, urlsplit
+
+    address = urlsplit(artifacts)
+    return unquote(address.path) if address.scheme in ("", "file") else artifacts

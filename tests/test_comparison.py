@@ -1,0 +1,179 @@
+"""Comparing runs: what is read from MLflow, what is drawn of it, and the report of a sweep."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bs4 import BeautifulSoup
+from fabricated_runs import LEVEL, STEPS, fabricate
+
+from resflow.errors import InvalidInputError
+from resflow.workflow import overview
+from resflow.workflow.cli import main
+from resflow.workflow.comparison import load_comparison, read_histories
+
+ROOT = Path(__file__).parents[1]
+RESFLOW = Path(sys.executable).parent / "resflow"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def client(project):
+    return fabricate(project)
+
+
+@pytest.fixture(scope="module")
+def skip(client):
+    return load_comparison(client, "skip")
+
+
+@pytest.fixture(scope="module")
+def width(client):
+    return load_comparison(client, "width")
+
+
+def test_members_of_a_population_are_its_runs_with_the_parameters_of_both(skip):
+    assert skip.kind == "sweep"
+    assert skip.axes == ("architecture", "learning_rate", "seed")
+    assert skip.statuses == {"FINISHED": 36}
+    assert set(skip.runs["role"]) == {"member"}
+    assert skip.points.groupby(["architecture", "learning_rate"]).size().to_dict() == {
+        (kind, rate): 6 for kind in ("residual_unit", "no_skip") for rate in (0.001, 0.01, 0.1)
+    }
+    assert skip.runs["width"].tolist() == [16] * 36
+    stuck = skip.points["verdict"] == "sopsp_above_linear"
+    assert (skip.points[stuck]["linear_predictor_gap"] == 0.35).all()
+    assert stuck.sum() == 6
+
+
+def test_every_point_counts_once_and_the_rest_is_said(width):
+    assert width.statuses == {"FINISHED": 8, "FAILED": 1, "RUNNING": 1, "superseded": 1}
+    assert len(width.points) == len(width.points.drop_duplicates(["width", "seed"])) == 8
+    said = overview.summary(width)
+    assert "**8 finished runs** (not counted: 1 failed, 1 still running, 1 superseded by" in said
+
+
+def test_runs_finished_for_another_sweep_are_counted(width):
+    (row,) = width.points[(width.points["width"] == 4) & (width.points["seed"] == 0)].itertuples()
+    np.testing.assert_allclose(row.linear_predictor_gap, -0.04)
+
+
+def test_infinite_values_come_back_as_such(width):
+    (row,) = width.points[(width.points["width"] == 4) & (width.points["seed"] == 1)].itertuples()
+    assert row.linear_predictor_gap == np.inf
+
+
+def test_experiment_is_compared_by_the_parameters_that_differ(client):
+    comparison = load_comparison(client, "train_residual_unit")
+    assert comparison.kind == "experiment"
+    assert comparison.parent_id is None
+    assert comparison.axes == ("width", "seed")
+
+
+def test_without_a_name_the_latest_is_taken_and_a_comparing_run_is_not(client, project):
+    experiment = client.create_experiment("compare_runs")
+    client.create_run(experiment, tags={"mlflow.source.name": "notebooks/compare_runs.ipynb"})
+    assert load_comparison(client).name == "width"
+
+
+def test_unknown_names_and_metrics_are_answered_with_the_nearest(client, width):
+    with pytest.raises(InvalidInputError, match="'wdth': nearest are width"):
+        load_comparison(client, "wdth")
+    with pytest.raises(InvalidInputError, match=r"metric='objektive'.*nearest are objective"):
+        overview.check_metric(width, "objektive")
+
+
+def test_histories_of_many_runs_are_one_frame(client, skip):
+    frame = read_histories(client, skip.points["run_id"], "objective")
+    assert frame["run_id"].drop_duplicates().tolist() == skip.points["run_id"].tolist()
+    for run_id, curve in frame.groupby("run_id"):
+        assert curve["step"].tolist() == list(STEPS)
+        assert curve["value"].iloc[-1] == skip.points.set_index("run_id").loc[run_id, "objective"]
+    assert read_histories(client, skip.points["run_id"], "absent").empty
+
+
+def test_figures_show_every_run_with_the_linear_predictors_level(client, skip):
+    figures = overview.spread_figures(skip)
+    assert list(figures) == ["architecture", "learning_rate"]
+    (axes,) = figures["learning_rate"].axes
+    assert axes.get_title(loc="left").endswith("6 of 36 runs end above the best linear predictor")
+    assert sum(len(dots.get_offsets()) for dots in axes.collections if hasattr(dots, "get_offsets")) >= 36
+    assert axes.get_xscale() == "log"
+    (axes,) = overview.curves_figure(client, skip).axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "best linear predictor"] == [LEVEL]
+    assert "30 of 36 curves end below" in axes.figure.get_suptitle()
+    (axes,) = overview.verdicts_figure(skip).axes
+    assert sorted(bar.get_width() for bars in axes.containers for bar in bars) == [0, 4, 6, 6, 8, 12]
+    lines = overview.coordinates_figure(skip).axes[0].collections[0]
+    assert len(lines.get_segments()) == 36
+
+
+def test_diverged_runs_are_drawn_and_said(client, width):
+    figure = overview.spread_figures(width)["width"]
+    figure.canvas.draw()
+    assert "diverged: not finite" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "1 of them left out" in overview.coordinates_figure(width).axes[0].get_title(loc="left")
+    assert overview.verdicts_figure(width) is None
+    overview.curves_figure(client, width).canvas.draw()
+
+
+def test_table_of_the_best_leads_to_their_pages(skip):
+    soup = BeautifulSoup(overview.best_table(skip, count=3, address="http://127.0.0.1:5000"), "html.parser")
+    links = [link["href"] for link in soup.find_all("a")]
+    best = skip.points.nsmallest(3, "linear_predictor_gap")
+    assert links == [f"http://127.0.0.1:5000/#/experiments/1/runs/{run_id}" for run_id in best["run_id"]]
+    relative = BeautifulSoup(overview.best_table(skip, count=1), "html.parser").a["href"]
+    assert relative.startswith("#/experiments/1/runs/")
+
+
+def test_table_escapes_what_runs_say_of_themselves(skip):
+    hostile = skip.runs.assign(architecture="<script>alert(1)</script>")
+    table = overview.best_table(type(skip)(skip.name, skip.kind, None, "1", skip.axes, hostile, skip.metrics))
+    assert "<script>" not in table
+
+
+def test_overview_is_attached_to_the_sweeps_parent(client, skip):
+    names = overview.attach_overview(client, "skip")
+    attached = {artifact.path for artifact in client.list_artifacts(skip.parent_id, "figures")}
+    assert attached == {f"figures/{name}.png" for name in names}
+    assert {"curves", "verdicts", "parallel_coordinates"} < set(names)
+
+
+def test_report_is_one_file_with_every_figure_and_attached(client, project, skip):
+    before = len(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+    done = subprocess.run(
+        [RESFLOW, "report", "skip", "skip.html"], cwd=project, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    soup = BeautifulSoup((project / "skip.html").read_text(), "html.parser")
+    assert len(soup.select("figure img")) == 5
+    assert len(soup.select("a[href*='/runs/']")) == 10
+    assert not soup.select(".failure, .stderr, script")
+    kept = Path(client.download_artifacts(skip.parent_id, "report.html")).read_text()
+    assert kept == (project / "skip.html").read_text()
+    after = len(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "skipp"], "no sweep or experiment is called 'skipp': nearest are skip"),
+        (["report", "skip", "nowhere/out.html"], "there is no folder nowhere"),
+        (["report", "skip", "-p", "metrik", "objective"], "nearest is metric"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(client, project, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["resflow", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
