@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Real
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.model import trainable
+from resflow.parallel import in_threads
 
 __all__ = ["MeanLoss", "RidgeLoss", "descent_starts", "random_starts"]
 
@@ -111,7 +112,11 @@ def descent_starts(
     moving, fixed = eqx.partition(starts, trainable(starts))
     count = len(jax.tree.leaves(moving)[0])
     steps = jax.random.randint(key, (count,), 0, max_steps + 1)
-    return eqx.combine(_descend(objective, moving, fixed, data, steps, learning_rate), fixed)
+
+    def descend(share: Any) -> Any:
+        return _descend(objective, share[0], fixed, data, share[1], learning_rate)
+
+    return eqx.combine(in_threads(descend, (moving, steps)), fixed)
 
 
 @eqx.filter_jit

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from resflow.errors import InvalidInputError
 from resflow.model import trainable
+from resflow.parallel import in_threads
 
 __all__ = ["STATUSES", "SearchCounts", "SearchOptions", "StationaryPoints", "find_stationary_points"]
 
@@ -49,6 +50,7 @@ class SearchOptions:
         merge_tolerance: Relative to the typical size of what is compared.
         chunk_size: Starts advanced in lockstep under vmap. On a CPU 1 was 4 to 7 times faster than 8 to 512 (small
             matrices gain nothing from batching, and every chunk waits for its slowest start); try 4096 on a GPU.
+        workers: Threads; by default one for every core, and one alone where JAX computes on an accelerator.
 
     Raises:
         InvalidInputError: If a value is out of range.
@@ -62,6 +64,7 @@ class SearchOptions:
     merge: str = "point"
     merge_tolerance: float = 1e-6
     chunk_size: int = 1
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("tolerance", "max_norm", "kernel_tolerance", "index_tolerance", "merge_tolerance"):
@@ -71,6 +74,8 @@ class SearchOptions:
         for name in ("max_steps", "chunk_size"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.workers is not None and self.workers < 1:
+            raise InvalidInputError(f"workers={self.workers} must be at least 1, or None for one a core")
         if self.merge not in MERGES:
             raise InvalidInputError(f"merge={self.merge!r} is unknown: choose one of {', '.join(MERGES)}")
 
@@ -83,7 +88,7 @@ class SearchCounts(NamedTuple):
         converged: Reached a stationary point.
         kernel_stuck: Stopped where ∇F ≠ 0 lies in the Hessian's kernel: stationary for ½‖∇F‖², not for F.
         diverged: Ran away towards infinity, or left the numbers.
-        not_converged: Ran out of steps.
+        not_converged: Ran out of steps, or no step however small made ‖∇F‖ smaller: at a ReLU's kink, mostly.
         distinct: Stationary points left after merging.
     """
 
@@ -183,8 +188,12 @@ def find_stationary_points(
     with jax.enable_x64(True):
         as_double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array_like(leaf) else leaf  # noqa: E731
         moving, fixed, data = jax.tree.map(as_double, (moving, fixed, data))
-        ends = _search(objective, moving, fixed, data, options, block)
-        ends = {name: np.asarray(value) for name, value in ends.items()}
+        grad_tolerance = options.tolerance * _typical_gradient(objective, moving, fixed, data)
+
+        def search(share: Any) -> dict[str, Any]:
+            return _search(objective, share, fixed, data, grad_tolerance, options, block)
+
+        ends = in_threads(search, moving, workers=options.workers)
         flat, status = ends["x"], ends["status"]
         converged = np.flatnonzero(status == _CONVERGED)
         chosen, multiplicity = _merge(options, flat[converged], *(ends[key][converged] for key in _COMPARED))
@@ -207,7 +216,7 @@ def find_stationary_points(
         start_grad_norm=ends["grad_norm"],
         start_kernel_ratio=ends["kernel_ratio"],
         start_steps=ends["steps"],
-        grad_tolerance=float(ends["grad_tolerance"]),
+        grad_tolerance=float(grad_tolerance),
     )
 
 
@@ -234,7 +243,20 @@ class _State(NamedTuple):
 
 
 @eqx.filter_jit
-def _search(objective, moving, fixed, data, options, block):
+def _typical_gradient(objective, moving, fixed, data):
+    """The median of the non-zero gradient norms at the starts; 1 if there are none."""
+
+    def norm(point):
+        gradient = jax.grad(lambda point: objective(eqx.combine(point, fixed), *data))(point)
+        return jnp.linalg.norm(ravel_pytree(gradient)[0])
+
+    norms = jax.lax.map(norm, moving)
+    scale = jnp.nanmedian(jnp.where(norms > 0, norms, jnp.nan))
+    return jnp.where(jnp.isfinite(scale), scale, 1.0)
+
+
+@eqx.filter_jit
+def _search(objective, moving, fixed, data, grad_tolerance, options, block):
     one = jax.tree.map(lambda leaf: leaf[0], moving)
     _, unravel = ravel_pytree(one)
     flat = jax.vmap(lambda point: ravel_pytree(point)[0])(moving)
@@ -243,10 +265,6 @@ def _search(objective, moving, fixed, data, options, block):
         return objective(eqx.combine(unravel(x), fixed), *data)
 
     gradient, hessian = jax.grad(F), jax.hessian(F)
-    in_map = {"batch_size": None if options.chunk_size == 1 else options.chunk_size}
-    norms = jax.lax.map(lambda x: jnp.linalg.norm(gradient(x)), flat, **in_map)
-    scale = jnp.nanmedian(jnp.where(norms > 0, norms, jnp.nan))
-    grad_tolerance = options.tolerance * jnp.where(jnp.isfinite(scale), scale, 1.0)
 
     def end(start):
         state = _refine(gradient, hessian, start, grad_tolerance, options)
@@ -267,7 +285,7 @@ def _search(objective, moving, fixed, data, options, block):
             result["block_lambda_min"] = jnp.linalg.eigvalsh(hessian(state.x)[np.ix_(rows, rows)])[0]
         return result
 
-    return jax.lax.map(end, flat, **in_map) | {"grad_tolerance": grad_tolerance}
+    return jax.lax.map(end, flat, batch_size=None if options.chunk_size == 1 else options.chunk_size)
 
 
 def _refine(gradient, hessian, start, grad_tolerance, options):
@@ -303,6 +321,9 @@ def _refine(gradient, hessian, start, grad_tolerance, options):
 
         small = jnp.sqrt(square) <= grad_tolerance
         size = jnp.max(jnp.abs(eigenvalues)) * jnp.linalg.norm(g)
+        # A rejected step that is rounding beside x: a kink of F, mostly, that no smaller step will get round either.
+        step_norm = jnp.linalg.norm(trial - x)
+        stalled = ~accepted & (step_norm <= 1e-14 * jnp.maximum(norm, tiny))
         kernel_ratio = jnp.where(size > 0, jnp.linalg.norm(eigenvalues * (Q.T @ g)) / jnp.maximum(size, tiny), 0.0)
         status = jnp.select(
             [
@@ -310,7 +331,7 @@ def _refine(gradient, hessian, start, grad_tolerance, options):
                 (norm > furthest) | ~jnp.isfinite(square),
                 ~small & (kernel_ratio <= options.kernel_tolerance),
                 (steps >= options.max_steps) & (norm > 1.1 * norm_halfway),
-                steps >= options.max_steps,
+                stalled | (steps >= options.max_steps),
             ],
             [_CONVERGED, _DIVERGED, _KERNEL_STUCK, _DIVERGED, _NOT_CONVERGED],
             _RUNNING,

@@ -16,7 +16,7 @@ WORKFLOW = sorted((ROOT / "resflow" / "workflow").glob("*.py"))
 FLOORS = [
     ["errors"],
     ["losses"],
-    ["arrays"],
+    ["arrays", "parallel"],
     ["data", "files", "datasets", "feature_maps"],
     ["model"],
     ["vector_unit", "deep_network"],

@@ -1,0 +1,47 @@
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resflow.parallel import in_threads
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 200, 517])
+def test_threads_compute_what_one_call_does_whatever_the_count(count):
+    entries = {"a": np.arange(count, dtype=float), "b": np.ones((count, 2))}
+    program = lambda entries: {"sum": entries["a"] + entries["b"].sum(axis=1)}  # noqa: E731
+    result = in_threads(program, entries, workers=2)
+    np.testing.assert_array_equal(result["sum"], np.arange(count) + 2.0)
+
+
+def test_threads_share_one_compiled_program_in_the_callers_precision():
+    traced, threads = [], set()
+
+    @jax.jit
+    def program(x):
+        traced.append(x.shape)
+        return 2 * x
+
+    def called(x):
+        threads.add(threading.get_ident())
+        return program(x)
+
+    with jax.enable_x64(False):
+        assert in_threads(called, np.arange(600.0, dtype=np.float32), workers=3).dtype == np.float32
+    with jax.enable_x64(True):
+        result = in_threads(called, jnp.arange(600.0), workers=3)
+    assert result.dtype == np.float64
+    assert len(traced) == 2
+    assert len(threads) > 2
+
+
+def test_an_error_in_a_thread_is_raised():
+    def program(x):
+        if x[0] > 100:
+            raise RuntimeError("no")
+        return x
+
+    with pytest.raises(RuntimeError, match="no"):
+        in_threads(program, np.arange(600.0), workers=2)
