@@ -266,7 +266,7 @@ def test_busy_database_is_tried_again_and_other_errors_are_not(monkeypatch):
             raise failures.pop()
         return value
 
-    assert tracking._patiently(write, 7) == 7
+    assert tracking.patiently(write, 7) == 7
     assert len(calls) == 4
 
     def refuse():
@@ -274,7 +274,7 @@ def test_busy_database_is_tried_again_and_other_errors_are_not(monkeypatch):
         raise MlflowException("bad", error_code=BAD_REQUEST)
 
     with pytest.raises(MlflowException, match="bad"):
-        tracking._patiently(refuse)
+        tracking.patiently(refuse)
     assert len(calls) == 5
 
 

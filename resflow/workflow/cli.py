@@ -1,4 +1,4 @@
-"""The command `resflow`: run a notebook, report on many runs, open MLflow's UI, look after the store."""
+"""The command `resflow`: run a notebook or a sweep, report on many runs, open MLflow's UI, look after the store."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.sweep_command import sweep
 
 __all__ = ["cli", "main"]
 
@@ -41,7 +42,10 @@ def _fail(message: str, code: int) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Run notebooks as tracked runs, and look at them."""
+    """Run notebooks as tracked runs, one or a whole sweep, and look at them."""
+
+
+cli.add_command(sweep)
 
 
 @cli.command()
@@ -118,17 +122,9 @@ def _check_folder(output: Path) -> None:
 
 def _checked_values(path: Path, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """The parameters to inject, checked as far as they can be without a kernel."""
-    import nbformat
+    from resflow.workflow.parameters import check_values, declared_in_notebook, parse_overrides, read_notebook
 
-    from resflow.workflow.parameters import check_values, declared_in_notebook, parse_overrides
-
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: there is no such notebook (looked for {path.absolute()})")
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError, UnicodeDecodeError):
-        raise InvalidInputError(f"{path}: not a Jupyter notebook") from None
-    declared = declared_in_notebook(notebook)
+    declared = declared_in_notebook(read_notebook(path))
     values = parse_overrides(declared, pairs)
     check_values({parameter.name: parameter.default for parameter in declared} | values)
     return values

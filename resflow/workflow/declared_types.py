@@ -1,14 +1,14 @@
-"""What a parameter's declared type makes of a text: int, float, str, bool, None, Literal[...] and unions of these."""
+"""What a parameter's declared type makes of a value: int, float, str, bool, list, None, Literal[...] or a union."""
 
 from __future__ import annotations
 
 import ast
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from resflow.errors import InvalidInputError, nearest
 
-__all__ = ["SourceText", "as_declared", "literal", "parse_declared"]
+__all__ = ["SourceText", "as_declared", "check_declared", "literal", "parse_declared"]
 
 
 class SourceText(str):
@@ -59,10 +59,9 @@ def parse_declared(text: str, name: str, annotation: str) -> Any:
         declared = f"is declared as {annotation}" if annotation else "has no declared type"
         raise InvalidInputError(
             f"{name}={text}: {name} {declared}, which no text can be read as: "
-            "declare it as int, float, str, bool, Literal[...] or one of these | None"
+            "declare it as int, float, str, bool, list, Literal[...] or one of these | None"
         )
-    choices = [kind.value for kind in kinds if isinstance(kind, _Choice)]
-    for choice in choices:
+    for (choice,) in _choices(kinds):
         if text == str(choice):
             return choice
     if "None" in kinds and text.lower() in ("none", "null"):
@@ -73,15 +72,43 @@ def parse_declared(text: str, name: str, annotation: str) -> Any:
         return int(text)
     if "float" in kinds and (number := _number(text)) is not None:
         return number
+    if "list" in kinds and (values := _list(text)) is not None:
+        return values
     if "str" in kinds:
         return text
+    _refuse(text, name, annotation, kinds)
+
+
+def check_declared(value: Any, name: str, annotation: str) -> Any:
+    """`value`, which is no text but a value already, if the declared type allows it; an int for a float becomes one.
+
+    >>> check_declared(1, "learning_rate", "float"), check_declared(None, "batch_size", "int | None")
+    (1.0, None)
+
+    Args:
+        value: What was given.
+        name: The parameter's name, for the message.
+        annotation: Its declared type, as written; one that says nothing allows everything.
+
+    Raises:
+        InvalidInputError: If the type does not allow it.
+    """
+    kinds = _kinds(annotation)
+    kind = "None" if value is None else type(value).__name__
+    allowed = not kinds or kind in kinds or (kind == "int" and "float" in kinds)
+    if not allowed and not any(kind == type(choice).__name__ and value == choice for (choice,) in _choices(kinds)):
+        _refuse(value, name, annotation, kinds)
+    return as_declared(value, annotation)
+
+
+def _refuse(value: Any, name: str, annotation: str, kinds: list[Any]) -> NoReturn:
     expected = [_EXPECTED[kind] for kind in kinds if not isinstance(kind, _Choice)]
     hint = ""
-    if choices:
-        expected.append("one of " + ", ".join(map(str, choices)))
-        hint = f"; nearest is {nearest(text, map(str, choices), 1)[0]}"
+    if choices := [str(choice) for (choice,) in _choices(kinds)]:
+        expected.append("one of " + ", ".join(choices))
+        hint = f"; nearest is {nearest(str(value), choices, 1)[0]}"
     raise InvalidInputError(
-        f"{name}={text!r} is not of the declared type {annotation}: give {' or '.join(expected)}{hint}"
+        f"{name}={value!r} is not of the declared type {annotation}: give {' or '.join(expected)}{hint}"
     )
 
 
@@ -96,6 +123,7 @@ _EXPECTED = {
     "int": "a whole number, such as 64",
     "float": "a number, such as 0.5, 64 or 1e-3",
     "str": "text",
+    "list": "a list, such as [1, 2]",
     "None": "none",
 }
 
@@ -118,11 +146,25 @@ def _kinds_of(node: ast.expr) -> list[Any]:
             return _kinds_of(left) + _kinds_of(right)
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
             parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if name == "list":
+                return ["list"]
             if name == "Literal":
                 return [_Choice(literal(part)) for part in parts]
             if name in ("Union", "Optional"):
                 return [kind for part in parts for kind in _kinds_of(part)] + ["None"] * (name == "Optional")
     return []
+
+
+def _choices(kinds: list[Any]) -> list[_Choice]:
+    return [kind for kind in kinds if isinstance(kind, _Choice)]
+
+
+def _list(text: str) -> list[Any] | None:
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return None
+    return value if isinstance(value, list) else None
 
 
 def _number(text: str) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["AttachmentError", "ResflowEngine"]
 
 logger = logging.getLogger("papermill")
+
+RUN_TAGS = "RESFLOW_RUN_TAGS"
+"""Environment variable with further tags of the run, as a JSON object."""
 
 
 class AttachmentError(RuntimeError):
@@ -85,7 +90,8 @@ def _new_run(nb: Any, source: str, notebook: str) -> Run:
         notebook=notebook,
         name=run_name(notebook, values, declared_in_notebook(nb)),
         parameters=values,
-        tags=provenance_tags(source or notebook, nb),
+        # A sweep says in the environment to what the run belongs.
+        tags=provenance_tags(source or notebook, nb) | json.loads(os.environ.get(RUN_TAGS, "{}")),
     )
 
 

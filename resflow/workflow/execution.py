@@ -66,10 +66,10 @@ class RunExecution(NBClientEngine):
 
 def _kernel_environment(run: Run) -> dict[str, str]:
     """The environment that hands the run to the kernel, by the names that MLflow itself reads as well."""
-    # With a backend set, matplotlib would not show figures in the notebook.
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("MLFLOW_EXPERIMENT_NAME", "MPLBACKEND")
-    }
+    # The first two are of this run, not of runs that the notebook may start; with the third set, matplotlib would not
+    # show figures in the notebook.
+    left_out = ("MLFLOW_EXPERIMENT_NAME", "RESFLOW_RUN_TAGS", "MPLBACKEND")
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
     return environment | {
         "MLFLOW_RUN_ID": run.id,
         "MLFLOW_EXPERIMENT_ID": run.experiment_id,

@@ -8,6 +8,7 @@ import math
 import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resflow.errors import InvalidInputError, nearest
@@ -15,12 +16,14 @@ from resflow.workflow.declared_types import SourceText, as_declared, literal, pa
 
 __all__ = [
     "Parameter",
+    "brief",
     "check_values",
     "declared_in_cell",
     "declared_in_notebook",
     "effective_values",
     "is_parameters_cell",
     "parse_overrides",
+    "read_notebook",
 ]
 
 
@@ -39,6 +42,16 @@ class Parameter:
     annotation: str
     default: Any
     help: str = ""
+
+
+def brief(value: Any) -> str:
+    """A value as text; of a long list, how long it is.
+
+    >>> brief([1, 2]), brief(list(range(1000)))
+    ('[1, 2]', '[1000 items]')
+    """
+    text = str(value)
+    return f"[{len(value)} items]" if isinstance(value, list) and len(text) > 200 else text
 
 
 def declared_in_cell(source: str) -> list[Parameter]:
@@ -89,6 +102,22 @@ def is_parameters_cell(source: str) -> bool:
     typed = [statement for statement in statements if isinstance(statement, ast.AnnAssign) and statement.value]
     rest = [statement for statement in statements if statement not in typed and not isinstance(statement, beside)]
     return bool(typed) and all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in rest)
+
+
+def read_notebook(path: Path) -> Any:
+    """The notebook in a file, as a node of nbformat.
+
+    Raises:
+        InvalidInputError: If there is none.
+    """
+    import nbformat
+
+    if not path.is_file():
+        raise InvalidInputError(f"{path}: there is no such notebook (looked for {path.absolute()})")
+    try:
+        return nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError, UnicodeDecodeError):
+        raise InvalidInputError(f"{path}: not a Jupyter notebook") from None
 
 
 def declared_in_notebook(notebook: Any) -> list[Parameter]:

@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.mathml import UnsupportedLatexError, latex_to_mathml
-from resflow.workflow.parameters import SourceText, as_declared, declared_in_notebook, effective_values
+from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
 
 __all__ = ["notebook_to_html"]
 
@@ -157,7 +157,7 @@ def _parameters(nb: NotebookNode) -> list[_Parameter]:
 
 
 def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, SourceText) else repr(value)
+    return brief(value) if isinstance(value, SourceText | list) else repr(value)
 
 
 # --- filters of the template -----------------------------------------------------------------------------------------

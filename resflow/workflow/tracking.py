@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.parameters import Parameter
+from resflow.workflow.parameters import Parameter, brief
 from resflow.workflow.provenance import owner_is_gone
 from resflow.workflow.store import artifact_root, is_embedded, project_root, tracking_uri
 
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
     from pandas import DataFrame
 
-__all__ = ["Run", "create_run", "mark_cut_off_runs", "open_client", "run_name", "start_run"]
+__all__ = [
+    "Run",
+    "create_run",
+    "experiment_id_of",
+    "mark_cut_off_runs",
+    "open_client",
+    "patiently",
+    "run_name",
+    "start_run",
+]
 
 BATCH = 1000
 """Metrics in one call: MLflow's limit, and what makes logging a history take a tenth of a second and not twenty."""
@@ -73,20 +82,22 @@ def create_run(
     """
     from mlflow.entities import Param
 
-    experiment = _experiment(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
+    experiment = experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
     tags = {key: value[:TAG_LENGTH] for key, value in tags.items()}
-    created = _patiently(client.create_run, experiment, tags=tags, run_name=name)
+    created = patiently(client.create_run, experiment, tags=tags, run_name=name)
     run = Run(client, created.info.run_id)
-    logged = [Param(key, str(value)) for key, value in parameters.items()]
+    logged = [Param(key, brief(value)) for key, value in parameters.items()]
     for start in range(0, len(logged), 100):
-        _patiently(client.log_batch, run.id, params=logged[start : start + 100])
+        patiently(client.log_batch, run.id, params=logged[start : start + 100])
     return run
 
 
 def run_name(notebook: str, values: Mapping[str, Any], parameters: Iterable[Parameter]) -> str:
     """The notebook's name and the values that differ from its defaults: `train_residual_unit width=64 seed=3`."""
     defaults = {parameter.name: parameter.default for parameter in parameters}
-    changed = [f"{key}={value}" for key, value in values.items() if key not in defaults or defaults[key] != value]
+    changed = [
+        f"{key}={brief(value)}" for key, value in values.items() if key not in defaults or defaults[key] != value
+    ]
     return " ".join([notebook, *changed])[:250]
 
 
@@ -236,7 +247,7 @@ class Run:
 
         dataset = _dataset(name, X, y, digest, feature_names)
         tags = [InputTag("mlflow.data.context", context)]
-        _patiently(self.client.log_inputs, self.id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
+        patiently(self.client.log_inputs, self.id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
         if digest:
             self.set_tags({"resflow.data_digest" + ("" if context == "training" else f".{context}"): digest})
 
@@ -245,7 +256,7 @@ class Run:
         from mlflow.entities import RunTag
 
         logged = [RunTag(key, str(value)[:TAG_LENGTH]) for key, value in tags.items()]
-        _patiently(self.client.log_batch, self.id, tags=logged)
+        patiently(self.client.log_batch, self.id, tags=logged)
 
     def describe(self, markdown: str) -> None:
         """Set the run's description, which MLflow shows at its top."""
@@ -253,7 +264,7 @@ class Run:
 
     def rename(self, name: str) -> None:
         """Call the run `name`."""
-        _patiently(self.client.update_run, self.id, name=name[:250])
+        patiently(self.client.update_run, self.id, name=name[:250])
 
     def tag_precision(self) -> None:
         """Tag the run with the precision JAX computes in, once JAX is imported."""
@@ -271,7 +282,7 @@ class Run:
         """Set the status (FINISHED, FAILED or KILLED) with tags that say why; for whoever answers for the run."""
         if tags:
             self.set_tags({f"resflow.{key}": value for key, value in tags.items()})
-        _patiently(self.client.set_terminated, self.id, status)
+        patiently(self.client.set_terminated, self.id, status)
 
     def _log_metrics(self, values: Iterable[tuple[str, int, float]]) -> None:
         from mlflow.entities import Metric
@@ -279,7 +290,7 @@ class Run:
         now = int(time.time() * 1000)
         metrics = [Metric(key, value, now, step) for key, step, value in values]
         for start in range(0, len(metrics), BATCH):
-            _patiently(self.client.log_batch, self.id, metrics=metrics[start : start + BATCH])
+            patiently(self.client.log_batch, self.id, metrics=metrics[start : start + BATCH])
 
     def _note_not_finite(self, key: str, values: list[tuple[int, float]]) -> None:
         """Say in a tag which values a database of finite numbers cannot tell."""
@@ -327,7 +338,7 @@ def _dataset(name: str, X: Any, y: Any, digest: str | None, feature_names: Itera
     return PandasDataset(frame.astype(floats), source, targets=None if y is None else target, name=name, digest=digest)
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def experiment_id_of(client: MlflowClient, name: str) -> str:
     """The id of the experiment of that name, made if there is none; other processes may be making it too."""
     from mlflow.exceptions import MlflowException
 
@@ -337,7 +348,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
         folder = re.sub(r"[^\w-]+", "-", name)
         location = f"{artifact_root(root)}/{folder}" if is_embedded(client.tracking_uri, root) else None
         try:
-            return _patiently(client.create_experiment, name, artifact_location=location)
+            return patiently(client.create_experiment, name, artifact_location=location)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
                 raise
@@ -348,7 +359,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
     return found.experiment_id
 
 
-def _patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call a writing method of the client, again if the database was busy for longer than MLflow waits (20 s)."""
     from mlflow.exceptions import MlflowException
 

@@ -1,0 +1,75 @@
+"""Where a sweep's executions run: worker processes of this machine, or a Dask cluster that is running anywhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from resflow.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["cores", "local_cluster", "running_cluster"]
+
+CONNECT_SECONDS = 10
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def local_cluster(workers: int, retries: int) -> Iterator[Client]:
+    """A cluster of worker processes on this machine, each of which has one task at a time.
+
+    Its ports are open to this machine only, and speak only to who has the keys made for it.
+
+    Args:
+        workers: How many processes.
+        retries: How many workers a task may lose before it is given up.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.scheduler.allowed-failures": retries,
+        "distributed.scheduler.worker-saturation": 1.0,  # a task waits with the scheduler, not behind another
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.limit": "1h",  # it would report a busy machine as a fault of ours
+    }
+    with dask.config.set(settings):
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+            security=True,
+            memory_limit=0,  # what takes memory are processes below the workers
+        )
+        with cluster, Client(cluster) as client:
+            yield client
+
+
+@contextmanager
+def running_cluster(address: str) -> Iterator[Client]:
+    """A running cluster, by the address of its scheduler.
+
+    Raises:
+        InvalidInputError: If there is none.
+    """
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InvalidInputError(f"--scheduler {address}: no Dask scheduler answers there: {reason}") from None
+    with client:
+        yield client
