@@ -28,6 +28,7 @@ activation: Literal["tanh", "relu"] = "tanh"
 scale: float = 2 * math.pi
 shape: "Optional[float]" = -1.5
 layers: list[int] = [1, 2]
+labels: set[str] = 2
 seed = 0
 """
 PARAMETERS = declared_in_cell(CELL)
@@ -50,7 +51,7 @@ def test_typed_cell_is_read_with_its_comments():
         Parameter("width", "int", 32, "units of the hidden layer"),
     ]
     by_name = {parameter.name: parameter for parameter in PARAMETERS}
-    names = "dataset width learning_rate full_batch batch_size activation scale shape layers seed"
+    names = "dataset width learning_rate full_batch batch_size activation scale shape layers labels seed"
     assert " ".join(by_name) == names
     assert by_name["batch_size"].help == "None: all samples # at once"
     assert by_name["scale"].default == "2 * math.pi"
@@ -79,6 +80,7 @@ def test_typed_cell_is_read_with_its_comments():
         ("dataset", "1e-3", "1e-3"),
         ("activation", "relu", "relu"),
         ("seed", "7", 7),
+        ("layers", "[3, 4]", [3, 4]),
     ],
 )
 def test_values_mean_what_they_look_like(name, text, value):
@@ -97,7 +99,8 @@ def test_values_mean_what_they_look_like(name, text, value):
         ("learning_rate", "fast", "declared type float: give a number"),
         ("batch_size", "nil", r"declared type int \| None: give a whole number, such as 64 or none"),
         ("activation", "rel", "give one of tanh, relu; nearest is relu"),
-        ("layers", "[1]", r"layers is declared as list\[int\], which no text can be read as"),
+        ("labels", "[1]", r"labels is declared as set\[str\], which no text can be read as"),
+        ("layers", "1", r"layers='1' is not of the declared type list\[int\]: give a list, such as \[1, 2\]"),
         ("widht", "64", "widht is not a parameter of the notebook: nearest is width; it declares dataset, width,"),
     ],
 )

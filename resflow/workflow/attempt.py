@@ -6,11 +6,8 @@ and each attempt has a process, a folder and a tag of its own.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -18,10 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import psutil
-
 from resflow.workflow.fingerprint import library_digest
-from resflow.workflow.point_process import GRACE_SECONDS
+from resflow.workflow.point_server import PointServer
 from resflow.workflow.sweep_runs import finished_points, search, tagged
 from resflow.workflow.tracking import Run
 
@@ -34,7 +29,6 @@ __all__ = ["ATTEMPT", "EXECUTION", "SESSION", "Outcome", "execute"]
 ATTEMPT = "resflow.attempt"
 EXECUTION = "resflow.execution"
 SESSION = "resflow.session"
-POLL_SECONDS = 0.1
 
 
 class Outcome(NamedTuple):
@@ -132,63 +126,20 @@ def _attempt(client: MlflowClient, job: dict[str, Any], is_wanted: Callable[[], 
     """One attempt, in a process of its own."""
     attempt = uuid.uuid4().hex
     started = time.monotonic()
+
+    def reason_to_stop() -> str:
+        if job["time_limit"] and time.monotonic() - started > job["time_limit"]:
+            return f"it took longer than the time limit of {job['time_limit']:g} s"
+        return "" if is_wanted() else "the sweep was stopped"
+
     with tempfile.TemporaryDirectory(prefix="resflow-", ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "log.txt"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "resflow.workflow.point_process"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=_environment(job, attempt),
-                start_new_session=True,  # Ctrl-C in a terminal is for the driver, which ends the rest in order
-            )
-        try:
-            reason = _watch(process, job | {"folder": folder}, is_wanted)
-        finally:
-            _end(process)
-        said = log.read_text(errors="replace").strip().splitlines()
+        own = {"folder": folder, "log": str(log), "environment": _environment(job, attempt)}
+        code, reason = PointServer.here().execute(job | own, reason_to_stop)
+        said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     run = next(search(client, job["experiment_id"], tagged(ATTEMPT, attempt)), None)
-    outcome = _judge(client, run, reason, process.returncode, said[-1] if said else "")
+    outcome = _judge(client, run, reason, code, said[-1] if said else "")
     return outcome._replace(seconds=time.monotonic() - started)
-
-
-def _watch(process: subprocess.Popen[bytes], job: dict[str, Any], is_wanted: Callable[[], bool]) -> str:
-    """Wait for the process; returns why it had to be stopped, "" if it ended by itself."""
-    assert process.stdin is not None
-    try:
-        process.stdin.write(json.dumps(job).encode() + b"\n")
-        process.stdin.flush()
-    except BrokenPipeError:  # it is gone already, and its exit code tells
-        pass
-    deadline = time.monotonic() + job["time_limit"] if job["time_limit"] else float("inf")
-    while True:
-        try:
-            process.wait(POLL_SECONDS)
-            return ""
-        except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
-                return f"it took longer than the time limit of {job['time_limit']:g} s"
-            if not is_wanted():
-                return "the sweep was stopped"
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it started, politely first: it then records that its run was killed."""
-    family = []
-    if process.poll() is None:
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-    process.wait()
-    for survivor in psutil.wait_procs(family, timeout=2)[1]:
-        survivor.kill()
 
 
 def _judge(client: MlflowClient, run: StoredRun | None, reason: str, code: int, said: str) -> Outcome:

@@ -116,7 +116,7 @@ def read_notebook(path: Path) -> Any:
         raise InvalidInputError(f"{path}: there is no such notebook (looked for {path.absolute()})")
     try:
         return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError, UnicodeDecodeError):
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, AttributeError):
         raise InvalidInputError(f"{path}: not a Jupyter notebook") from None
 
 

@@ -1,8 +1,11 @@
-"""The process that executes one notebook of a sweep, and ends with its kernel as soon as the process above it is gone.
+"""Processes that execute one notebook each, forked from one that has imported all of it, and gone with whoever asked.
 
-It is started as `python -m resflow.workflow.point_process` with a job as one line of JSON on standard input, which the
-process above keeps open. When that closes, whatever the reason, the execution is ended as by SIGTERM: the run is KILLED
-and the kernel gone. No other means does this on every system and after kill -9.
+A worker starts `python -m resflow.workflow.point_process` once. For every job, a line of JSON on standard input, that
+process forks a child, which executes the notebook; it answers with the child's process id, and with its exit code when
+it ends. Importing papermill and MLflow takes longer than a small notebook, and is thus paid once a worker.
+
+Every child watches a pipe that its server holds open. When that closes, because the server or the worker above it is
+gone, by kill -9 too, the execution is ended as by SIGTERM: the run is KILLED and its kernel gone.
 """
 
 from __future__ import annotations
@@ -10,29 +13,96 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import signal
 import sys
 import threading
 import time
+import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["GRACE_SECONDS", "main"]
 
 GRACE_SECONDS = 20.0
-"""How long the run may take to say that it was killed."""
+"""How long a run may take to say that it was killed."""
+
+POLL_SECONDS = 0.05
 
 
-def main() -> int:
-    """Execute the job on standard input; the exit code is 0 if the notebook ran through."""
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_process_above, daemon=True).start()
-    return _execute(job)
+def main() -> None:
+    """Execute jobs until standard input is closed."""
+    # jsonschema would parse a grammar of internationalised addresses, which takes a second and no notebook has.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    _import_all()
+    for line in iter(sys.stdin.readline, ""):
+        held, watched = _pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(held)
+            os._exit(_child(json.loads(line), watched))
+        os.close(watched)
+        _say(pid)
+        if (code := _wait(pid)) is None:
+            return  # the worker is gone: so is the pipe in a moment, and the child sees it
+        os.close(held)
+        _say(code)
 
 
-def _end_with_the_process_above() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
+def _import_all() -> None:
+    """What an execution needs. Nothing may be connected, computed or started here: it would not survive the fork."""
+    import papermill  # noqa: F401
+
+    from resflow.workflow import engine, execution, report, tracking  # noqa: F401
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe's writing and reading end."""
+    reading, writing = os.pipe()
+    return writing, reading
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def _wait(pid: int) -> int | None:
+    """The child's exit code, or minus the signal that killed it; None if standard input is closed before."""
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
+        if readable:  # nothing is sent while a job is at work
+            return None
+
+
+def _child(job: dict[str, Any], watched: int) -> int:
+    """Execute a job in this process, which is a fork; its exit code, 0 if the notebook ran through."""
+    try:
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(job["environment"])
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for own, standard in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(own, standard)
+        threading.Thread(target=_end_when_closed, args=(watched,), daemon=True).start()
+        return _execute(job)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _end_when_closed(watched: int) -> None:
+    os.read(watched, 1)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os._exit(1)  # the kernel notices on its own
@@ -48,11 +118,9 @@ def _execute(job: dict[str, Any]) -> int:
     parameters = dict(job["parameters"])
     if job["population"] is not None:
         parameters["population"] = job["population"]
+    executed = str(notebook.with_suffix(".executed.ipynb"))
     try:
-        papermill.execute_notebook(
-            str(notebook), str(notebook.with_suffix(".executed.ipynb")), parameters, engine_name="resflow",
-            progress_bar=False,
-        )  # fmt: skip
+        papermill.execute_notebook(str(notebook), executed, parameters, engine_name="resflow", progress_bar=False)
     except PapermillExecutionError as error:
         print(f"{error.ename}: {error.evalue}", file=sys.stderr)
         return 1
@@ -60,4 +128,7 @@ def _execute(job: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with warnings.catch_warnings():
+        # Forking is safe here: no thread has been started, and JAX, which warns of it, has computed nothing.
+        warnings.simplefilter("ignore")
+        main()

@@ -1,0 +1,191 @@
+"""Sweeps as commands: nothing lost and nothing twice, whoever is killed at whatever moment."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from small_notebooks import artifacts_of, make_project, read_artifact, runs_of, start, write_notebook
+
+from resflow.workflow import tracking
+
+# MLflow's own use of SQLAlchemy, which deprecates it
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+WORK = """import os, pathlib, time
+folder = pathlib.Path(marks)
+with open(folder / f"{width}-{seed}.started", "a") as file:
+    file.write(f"{os.getpid()}\\n")
+deadline = time.monotonic() + 60
+while width == 8 and not (folder / "go").exists() and time.monotonic() < deadline:
+    time.sleep(0.02)
+if width == 13:
+    raise ValueError("thirteen")
+if width == 14:
+    os._exit(9)
+if width == 15:
+    time.sleep(60)"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project folder, the current one for this module, with a notebook that waits, raises or dies as it is told."""
+    root = make_project(tmp_path_factory.mktemp("sweep") / "project")
+    write_notebook(root / "work.ipynb", WORK, parameters='width: int = 1\nseed: int = 0\nmarks: str = "."')
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        patch.chdir(root)
+        yield root
+
+
+@pytest.fixture(scope="module")
+def client(project):
+    return tracking.open_client()
+
+
+def write_sweep(project: Path, name: str, axes: str) -> Path:
+    """A sweep file of that name, with an experiment and a folder for marks of its own."""
+    (project / name).mkdir()
+    text = f"notebook: work.ipynb\nexperiment: {name}\nparameters: {{marks: {project / name}}}\naxes: {axes}\n"
+    (project / f"{name}.yaml").write_text(text)
+    return project / f"{name}.yaml"
+
+
+def sweep(project: Path, name: str, *options: str):
+    """Start `resflow sweep` with events as JSON."""
+    return start(project, "resflow", "sweep", f"{name}.yaml", "--json", *options)
+
+
+def events_of(process, timeout: float = 240) -> list[dict]:
+    """What a sweep said, once it ended."""
+    output, errors = process.communicate(timeout=timeout)
+    assert "Traceback" not in errors, errors
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def below(client, name: str) -> list:
+    """The runs of a sweep but its parent."""
+    return [run for run in runs_of(client, name) if run.data.tags["resflow.role"] != "sweep"]
+
+
+def wait_until(condition, process, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def marks(project: Path, name: str) -> dict[str, list[int]]:
+    """The kernels that started each point."""
+    return {path.stem: [int(pid) for pid in path.read_text().split()] for path in (project / name).glob("*.started")}
+
+
+def assert_whole(client, project: Path, name: str, count: int) -> None:
+    """Every point is finished exactly once, no run is left RUNNING, and no kernel is left at all."""
+    runs = below(client, name)
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    assert len(finished) == count
+    assert len({run.data.tags["resflow.fingerprint"] for run in finished}) == count
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    kernels = [pid for pids in marks(project, name).values() for pid in pids]
+    assert not [pid for pid in kernels if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+
+
+def started_by(process, module: str) -> list[psutil.Process]:
+    """The processes below `process` whose command line speaks of `module`."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    return [each for each in family if any(module in part for part in each.cmdline())]
+
+
+def test_sweep_killed_with_its_driver_and_a_worker_goes_on_and_repeats_nothing_finished(project, client):
+    write_sweep(project, "killed", "{width: [1, 8], seed: {seeds: 2}}")
+    driver = sweep(project, "killed", "--workers", "2")
+    wait_until(lambda: {"8-0", "8-1"} <= marks(project, "killed").keys(), driver)
+    driver.kill()
+    driver.communicate()
+    before = {path: path.stat().st_mtime_ns for path in (project / "killed").glob("1-*.started")}
+
+    again = sweep(project, "killed", "--workers", "2")
+    wait_until(lambda: all(len(marks(project, "killed")[point]) == 2 for point in ("8-0", "8-1")), again)
+    refused = start(project, "resflow", "sweep", "killed.yaml")
+    _, message = refused.communicate(timeout=60)
+    assert refused.returncode == 2
+    assert "'killed' is being run by" in message
+
+    victim = started_by(again, "multiprocessing.spawn")[-1]
+    victim.kill()
+    wait_until(lambda: sum(len(pids) for pids in marks(project, "killed").values()) == 7, again)
+    (project / "killed" / "go").touch()
+    events = events_of(again)
+    assert again.returncode == 0
+    assert (events[0]["event"], events[0]["cached"]) == ("begun", 2)
+    assert [event["attempt"] for event in events if event["event"] == "repeated"] == [2]
+    assert {path: path.stat().st_mtime_ns for path in (project / "killed").glob("1-*.started")} == before
+    assert_whole(client, project, "killed", 4)
+    assert sum(run.info.status == "KILLED" for run in below(client, "killed")) == 3
+    (parent,) = [run for run in runs_of(client, "killed") if run.data.tags["resflow.role"] == "sweep"]
+    assert parent.info.status == "FINISHED"
+    assert {run.data.tags["mlflow.parentRunId"] for run in below(client, "killed")} == {parent.info.run_id}
+    assert json.loads(parent.data.tags["resflow.axes"]) == ["width", "seed"]
+    assert artifacts_of(client, parent) == {"sweep.yaml", "tables"}
+    table = read_artifact(client, parent, "tables/results.csv").splitlines()
+    assert table[0].startswith("width,seed,state,run_id,error")
+    assert len(table) == 5
+
+
+def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client):
+    write_sweep(project, "failing", "{width: [13, 14, 15, 2]}")
+    process = start(project, "resflow", "sweep", "failing.yaml", "--retries", "1", "--time-limit", "20")
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    last = output.split("failing: 1 of 4 points finished, 3 failed")[1]
+    assert "width=13: FAILED: ValueError: thirteen" in last
+    assert "width=14: LOST: DeadKernelError: Kernel died" in last
+    assert "width=15: KILLED: it took longer than the time limit of 20 s" in last
+    notebooks = [Path(line.split(" (run ")[0].strip()) for line in last.splitlines() if " (run " in line]
+    assert len(notebooks) == 3
+    assert all(path.is_file() for path in notebooks)
+    statuses = sorted((run.data.params["width"], run.info.status) for run in below(client, "failing"))
+    assert statuses == [
+        ("13", "FAILED"), ("14", "FAILED"), ("14", "FAILED"), ("15", "KILLED"), ("2", "FINISHED"),
+    ]  # fmt: skip
+    (parent,) = [run for run in runs_of(client, "failing") if run.data.tags["resflow.role"] == "sweep"]
+    assert (parent.info.status, parent.data.tags["resflow.error"]) == ("FAILED", "3 of 4 points are not finished")
+
+
+def test_running_cluster_is_joined_and_points_of_another_sweep_are_shared(project, client):
+    write_sweep(project, "remote", "{width: [3], seed: {seeds: 2}}")
+    scheduler = start(project, "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", "dask.json")
+    wait_until(lambda: (project / "dask.json").exists(), scheduler)
+    address = json.loads((project / "dask.json").read_text())["address"]
+    worker = start(project, "dask", "worker", address, "--nthreads", "1", "--no-dashboard")
+    try:
+        process = sweep(project, "remote", "--scheduler", address)
+        assert events_of(process)[-1]["finished"] == 2
+        assert process.returncode == 0
+        assert_whole(client, project, "remote", 2)
+    finally:
+        for each in (worker, scheduler):
+            each.terminate()
+            each.communicate(timeout=30)
+    text = (project / "remote.yaml").read_text()
+    (project / "other.yaml").write_text(text.replace("seeds: 2", "seeds: 1"))
+    (event, *_, ended) = events_of(sweep(project, "other"))
+    assert (event["cached"], event["executions"], ended["finished"]) == (1, 0, 1)
+    shared = [run for run in below(client, "remote") if "resflow.also_in.other" in run.data.tags]
+    assert [run.data.params["seed"] for run in shared] == ["0"]
+
+
+def test_scheduler_that_does_not_answer_is_said_in_one_line(project):
+    write_sweep(project, "nowhere", "{width: [1]}")
+    process = sweep(project, "nowhere", "--scheduler", "tcp://127.0.0.1:1")
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert message.count("\n") == 1
+    assert "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there" in message
