@@ -1,6 +1,7 @@
 # Every target works on a bare machine: Python >= 3.11 with venv, git and make.
 PYTHON ?= python3
-PYTEST_ARGS ?= --numprocesses auto
+# A file's tests stay together, as they share programs, kernels and runs.
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready

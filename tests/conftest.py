@@ -8,6 +8,16 @@ from pathlib import Path
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Compiling is most of the work: what one process has compiled, others and later sessions need not compile again.
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker for every core: more threads would only wait for one another.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import jax
 import jaxtyping
 import pytest
@@ -16,9 +26,7 @@ jax.config.update("jax_enable_x64", True)
 
 # The library's modules, one by one: the workflow below it has no arrays to check.
 _LIBRARY = [
-    f"resflow.{path.stem}"
-    for path in (Path(__file__).parents[1] / "resflow").glob("*.py")
-    if path.stem not in ("__init__", "__main__")
+    f"resflow.{path.stem}" for path in (ROOT / "resflow").glob("*.py") if path.stem not in ("__init__", "__main__")
 ]
 _hook = jaxtyping.install_import_hook(_LIBRARY, "beartype.beartype")
 
@@ -29,3 +37,11 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+LONGEST = ("test_notebooks.py", "test_readme.py", "test_sweep.py", "test_engine.py", "test_cli.py")
+"""Files that start kernels: a worker that began one of them last would keep all others waiting."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import nbformat
 import psutil
+import pytest
+
+from resflow.workflow.cli import main
 
 BIN = Path(sys.executable).parent
 
@@ -89,6 +94,21 @@ def is_gone(pid: int, within: float = 5.0) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def resflow_here(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command `resflow` in this process, which has everything imported; notebooks still get a kernel each."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.chdir(root)
+        patch.setattr(sys, "argv", ["resflow", *arguments])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
+            main()
+    return subprocess.CompletedProcess(sys.argv, exit_.value.code or 0, out.getvalue(), err.getvalue())
 
 
 def runs_of(client, experiment: str) -> list:

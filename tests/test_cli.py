@@ -1,4 +1,4 @@
-"""The command `resflow`, as a process of its own: what it says, and with which exit code."""
+"""The command `resflow`: what it says, and with which exit code."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import nbformat
 import psutil
 import pytest
+from small_notebooks import is_gone, resflow_here
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.ui import charts_link, free_port
@@ -25,7 +26,10 @@ def project(tmp_path_factory):
     (folder / "pyproject.toml").touch()
     cells = [nbformat.v4.new_code_cell("size: int = 1  # how much", metadata={"tags": ["parameters"]})]
     cells.append(
-        nbformat.v4.new_code_cell("import time\nassert size != 7, 'seven'\ntime.sleep(60 if size == 60 else 0)")
+        nbformat.v4.new_code_cell(
+            "import os, pathlib, time\nassert size != 7, 'seven'\nif size > 40:\n"
+            "    pathlib.Path(f'{size}.pid').write_text(str(os.getpid()))\n    time.sleep(60)"
+        )
     )
     claim = "start_run(globals(), notebook='tiny').log_claim('size_is_small', holds=size < 2, margin=2.0 - size)"
     cells.append(nbformat.v4.new_code_cell(f"from resflow.workflow.tracking import start_run\n{claim}"))
@@ -69,20 +73,26 @@ def test_notebook_that_raises_is_named_with_its_cell_and_exits_with_1(project):
     assert statuses(project)["7"] == "FAILED"
 
 
-def test_terminated_run_is_killed_with_its_kernel(project):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_run_is_killed_with_its_kernel_and_says_so_in_one_line(project, number, code):
+    size = str(40 + number)
+    mark = project / f"{size}.pid"
     process = subprocess.Popen(
-        [RESFLOW, "run", "tiny.ipynb", "-p", "size", "60"], cwd=project, env=environment(), stderr=subprocess.PIPE
+        [RESFLOW, "run", "tiny.ipynb", "-p", "size", size],
+        cwd=project,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
-    while not (kernels := psutil.Process(process.pid).children(recursive=True)) and time.monotonic() < deadline:
+    while not (mark.is_file() and mark.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(2)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert kernels
-    assert not psutil.wait_procs(kernels, timeout=10)[1]
-    assert statuses(project)["60"] == "KILLED"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said == f"resflow: error: {number.name}: the run is recorded as KILLED\n"
+    assert is_gone(int(mark.read_text()), within=0.5)
+    assert statuses(project)[size] == "KILLED"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +108,7 @@ def test_terminated_run_is_killed_with_its_kernel(project):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message):
-    done = command(project, *arguments)
+    done = resflow_here(project, *arguments)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("resflow: error: ")
@@ -106,8 +116,8 @@ def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message):
 
 
 def test_store_commands_say_where_runs_are_and_that_nothing_moved(project):
-    assert command(project, "store", "where").stdout.strip() == f"sqlite:///{project}/mlruns/mlflow.db"
-    assert "was not moved" in command(project, "store", "relocate").stdout
+    assert resflow_here(project, "store", "where").stdout.strip() == f"sqlite:///{project}/mlruns/mlflow.db"
+    assert "was not moved" in resflow_here(project, "store", "relocate").stdout
 
 
 def test_taken_port_is_said():

@@ -1,16 +1,13 @@
 """The notebooks as runs: what they record, that it can be repeated, and what bad input leaves behind."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_notebooks import resflow_here
 
 ROOT = Path(__file__).parents[1]
-RESFLOW = Path(sys.executable).parent / "resflow"
 TRAIN = "notebooks/train_residual_unit.ipynb"
 QUICK = {"steps": 400, "width": 16, "learning_rate": 0.01}
 
@@ -27,11 +24,10 @@ def project(tmp_path_factory):
     return folder
 
 
-def resflow_run(project, notebook=TRAIN, **parameters):
+def resflow_run(project, notebook=TRAIN, *, afresh=False, **parameters):
     pairs = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
-    command = [RESFLOW, "run", notebook, *pairs]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if afresh else {}
+    return resflow_here(project, "run", notebook, *pairs, **environment)
 
 
 def client_of(project):
@@ -48,7 +44,7 @@ def runs_of(project):
 @pytest.fixture(scope="module")
 def two_equal_runs(project):
     for _ in range(2):
-        done = resflow_run(project, **QUICK)
+        done = resflow_run(project, afresh=True, **QUICK)  # each run compiles its programs itself
         assert done.returncode == 0, done.stderr
     return [run for run in runs_of(project) if run.info.status == "FINISHED"]
 
