@@ -24,6 +24,8 @@ SHOWN = ("objective", "best_linear_objective", "linear_predictor_gap", "gap_cert
 
 def main() -> None:
     """Run the command; bad input is one line on standard error and exit code 2."""
+    # nbformat's jsonschema would spend a second on the grammar of internationalised links, which nobody here checks.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     try:
         code = cli.main(standalone_mode=False)
     except InvalidInputError as error:
@@ -152,6 +154,8 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
         _fail(f"{message} (run {run_id}, FAILED; the executed notebook is {place})", 1)
     except Terminated as stop:
         _fail(f"{stop.signal.name}: the run is recorded as KILLED", int(stop.code or 143))
+    except KeyboardInterrupt:  # before click, which would start another line
+        _fail("SIGINT: the run is recorded as KILLED", 130)
     _report(executed.metadata["resflow"]["run_id"], notebook.stem)
     return 0
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
 import zmq
-from jupyter_client.manager import KernelManager
+from jupyter_client.manager import AsyncKernelManager, KernelManager
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine
 from papermill.log import logger
@@ -51,6 +52,7 @@ class RunExecution(NBClientEngine):
             log_output=log_output,
             stdout_file=stdout_file,
             stderr_file=stderr_file,
+            kernel_manager_class=_PromptKernelManager,
             **({"config": encrypted_transport()} | options),
         )
         # A kernel that is asked politely has five seconds; whoever sends signals waits less.
@@ -62,6 +64,23 @@ class RunExecution(NBClientEngine):
             if client.km is not None and client.km.has_kernel:
                 client.shutdown_kernel = "immediate"
                 client._cleanup_kernel()
+
+
+class _PromptKernelManager(AsyncKernelManager):
+    """Kills a kernel that is to end now without interrupting it first, which it would complain about on its way out."""
+
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
+        if now and self.provisioner is not None:
+            # A signal may have come while a cell was waited for: that would otherwise report the kernel's death.
+            waiting = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in waiting:
+                task.cancel()
+            if waiting:
+                ended, _ = await asyncio.wait(waiting, timeout=1.0)
+                for task in ended:
+                    _ = task.cancelled() or task.exception()
+            await self.provisioner.kill()
+        await super().shutdown_kernel(now=now, restart=restart)
 
 
 def _kernel_environment(run: Run) -> dict[str, str]:
