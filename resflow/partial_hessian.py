@@ -48,20 +48,43 @@ def analyse_samples(function: Callable[..., Any], w, V, features, X, y, *, loss:
     a mesh of explicit axes, where JAX wants to be told the sharding of every product, its compiler finds them.
     """
     arrays = (w, V, features, X, y)
-    function = partial(function if _in_chunks(features, X) else _compiled(function), loss=loss)
-    on_device = [array for array in arrays if isinstance(array, jax.Array)]
-    if not on_device and _in_chunks(features, X):
+    mesh, in_chunks = _explicit_mesh(arrays), _in_chunks(features, X)
+    if not in_chunks:
+        function = _compiled(function, inside=is_traced(*arrays) or mesh is not None)
+    function = partial(function, loss=loss)
+    if in_chunks and not any(isinstance(array, jax.Array) for array in arrays):
         return analyse(lambda w, V: function(w, V, features, X, y, **options), w, V)
-    for mesh in (jax.typeof(array).sharding.mesh for array in on_device):
-        if mesh.are_all_axes_explicit and not mesh.empty:
-            replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-            return analyse(jax.sharding.auto_axes(partial(function, **options), out_sharding=replicated), *arrays)
+    if mesh is not None:
+        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        return analyse(jax.sharding.auto_axes(partial(function, **options), out_sharding=replicated), *arrays)
     return analyse(function, *arrays, **options)
 
 
 @cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(function, static_argnames="loss")
+def _compiled(function: Callable[..., Any], *, inside: bool) -> Callable[..., Any]:
+    """The function under jit; `inside` says that it is part of a larger program, which has options of its own."""
+    return jax.jit(function, static_argnames="loss", compiler_options=None if inside else _quick_to_compile())
+
+
+@cache
+def _quick_to_compile() -> dict[str, Any] | None:
+    """Compiler options without XLA's newer code generator, if there is a choice.
+
+    That one takes half as long again for the hundreds of short loops over vectors here, and they run no faster: the
+    time goes into products and factorisations. From JAX 0.12 on it is quicker, and the only one.
+    """
+    options = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # no such option
+        return None
+    return options
+
+
+def _explicit_mesh(arrays: tuple[Array, ...]) -> Any:
+    """The mesh of explicit axes that the first such array is on, or None."""
+    meshes = (jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array))
+    return next((mesh for mesh in meshes if mesh.are_all_axes_explicit and not mesh.empty), None)
 
 
 def _rows_in_chunk(features: Array, X: Array) -> int:
