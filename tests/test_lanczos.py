@@ -13,8 +13,8 @@ from resflow.errors import InvalidInputError
 from resflow.feature_maps import feature_map
 from resflow.lanczos import smallest_hessian_eigenvalue, smallest_operator_eigenvalue
 from resflow.losses import as_loss
-from resflow.model import residual_unit, trainable
-from resflow.objectives import MeanLoss, NoSkipNetwork
+from resflow.model import NoSkipNetwork, residual_unit, trainable
+from resflow.objectives import MeanLoss
 from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
 from resflow.stationarity import stationarity_verdict
 

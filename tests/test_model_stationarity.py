@@ -11,8 +11,9 @@ import pytest
 from resflow.errors import InvalidInputError
 from resflow.linear import fit_linear_predictor
 from resflow.losses import as_loss
+from resflow.model import NoSkipNetwork
 from resflow.model_stationarity import analyze_model
-from resflow.objectives import MeanLoss, NoSkipNetwork
+from resflow.objectives import MeanLoss
 from resflow.stationarity import analyze_point
 from tests.test_lanczos import data, unit
 
