@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo test lint format ui lab lock clean
+.PHONY: help install demo test bench lint format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
@@ -32,6 +32,9 @@ demo: $(READY)  ## run the main job on real data, and say where to look
 
 test: $(READY)  ## run the whole suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(READY)  ## time the library against its peers, side by side
+	$(BIN)/python -m pytest --numprocesses 0 --benchmark-columns=median,rounds tests/benchmarks/bench_*.py
 
 lint: $(READY)  ## check style, types and that notebooks carry no outputs
 	$(BIN)/ruff check .

@@ -1,0 +1,83 @@
+"""Time and memory of one call, and the machine they were measured on."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+RESULTS = Path(__file__).parents[2] / ".benchmarks" / "spectrum"
+"""Where every benchmark leaves its numbers, for the table to be written from: it may be run in parts."""
+
+
+class Measured(NamedTuple):
+    """The last result, the median time in seconds, and by how many GiB a call raises the process's peak memory."""
+
+    result: Any
+    seconds: float
+    gib: float
+
+
+def timed(function: Callable[[], Any], rounds: int) -> Measured:
+    """Call `function` so many times. Memory that JAX or malloc keep in hand from earlier is not seen to be used."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, seconds, result = _status("VmRSS"), [], None
+    for _ in range(rounds):
+        start = time.perf_counter()
+        result = jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    return Measured(result, statistics.median(seconds), _status("VmHWM") - before)
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 2**20
+
+
+def in_new_process(script: str) -> dict[str, float]:
+    """What a script prints as JSON, in a process that has nothing compiled and no memory in hand."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def product_rate(size: int = 1500) -> float:
+    """Floating-point operations per second in a float64 matrix product, the best of ten."""
+    A = np.random.default_rng(0).standard_normal((size, size))
+    multiply = jax.jit(lambda A, B: A @ B)
+    A = jax.block_until_ready(jax.numpy.asarray(A))
+    jax.block_until_ready(multiply(A, A))
+    return 2.0 * size**3 / min(timed(lambda: multiply(A, A), 1).seconds for _ in range(10))
+
+
+def keep(name: str, numbers: dict[str, Any]) -> None:
+    """Leave numbers for the table."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(numbers | {"machine": machine()}, indent=1))
+
+
+def machine() -> str:
+    """Processor, cores and versions in one line."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    processor = models[0].split(":")[1].strip() if models else platform.machine()
+    packages = []
+    for name in ("jax", "scipy", "matfree", "torch", "curvlinops-for-pytorch"):
+        try:
+            packages.append(f"{name} {version(name).split('+')[0]}")
+        except PackageNotFoundError:
+            packages.append(f"{name} not installed")
+    return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, {', '.join(packages)}"
