@@ -15,9 +15,11 @@ from resflow.feature_maps import ParametricFeatureMap, feature_map, flax_feature
 from resflow.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
 from resflow.linear import LinearFit, fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, Squared
-from resflow.measures import GapMeasure, StationarityMeasure
+from resflow.measures import GapMeasure, ModelGapMeasure, StationarityMeasure
 from resflow.model import NoSkipNetwork, OutputSkipNetwork, ResidualUnit, no_skip, output_skip, residual_unit
 from resflow.model_stationarity import analyze_model
+from resflow.population import PopulationResult, one_device_per_core, train_population
+from resflow.population_problem import PopulationProblem, population_outcomes, population_problem
 from resflow.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.spectrum import PartialSpectrum, partial_spectrum
 from resflow.stationarity import StationarityReport, analyze_point
@@ -38,10 +40,13 @@ __all__ = [
     "LinearFit",
     "Logistic",
     "Loss",
+    "ModelGapMeasure",
     "NoSkipNetwork",
     "OutputSkipNetwork",
     "ParametricFeatureMap",
     "PartialSpectrum",
+    "PopulationProblem",
+    "PopulationResult",
     "PseudoHuber",
     "ResidualUnit",
     "SmallestEigenvalue",
@@ -64,12 +69,16 @@ __all__ = [
     "held_out_gap",
     "load_dataset",
     "no_skip",
+    "one_device_per_core",
     "output_skip",
     "partial_spectrum",
+    "population_outcomes",
+    "population_problem",
     "residual_unit",
     "smallest_hessian_eigenvalue",
     "smallest_partial_eigenvalue",
     "teacher",
     "train",
+    "train_population",
     "vector_output",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
+from resflow.arrays import Array
 from resflow.deep_network import deep_residual_network
 from resflow.errors import InvalidInputError, nearest
 from resflow.model import no_skip, output_skip, residual_unit
@@ -29,7 +30,13 @@ block, and `inner`, the number of rows of each U_l.
 
 
 def build_model(
-    architecture: str, d: int, feature_map: Any, *, key: PRNGKeyArray, scale: float = 1.0, **options: Any
+    architecture: str,
+    d: int,
+    feature_map: Any,
+    *,
+    key: PRNGKeyArray,
+    scale: float | Float[Array, ""] = 1.0,
+    **options: Any,
 ) -> Any:
     """The model of that name at a random point.
 

@@ -59,7 +59,7 @@ def deep_residual_network(
     *,
     inner: int,
     key: PRNGKeyArray,
-    scale: float = 1.0,
+    scale: float | Float[Array, ""] = 1.0,
     dtype: Any = None,
 ) -> DeepResidualNetwork:
     """A deep residual network at a random point: w of variance scale²/d, V_l of scale²/k_l and U_l of 1/d.

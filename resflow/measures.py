@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Float, Real
@@ -13,7 +15,7 @@ from resflow.losses import Loss, as_loss
 from resflow.model import ResidualUnit
 from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
 
-__all__ = ["GapMeasure", "StationarityMeasure"]
+__all__ = ["GapMeasure", "ModelGapMeasure", "StationarityMeasure"]
 
 
 class GapMeasure(eqx.Module):
@@ -48,6 +50,28 @@ class GapMeasure(eqx.Module):
             "w_norm": terms.w_norm,
             "V_norm": terms.V_norm,
         }
+
+
+class ModelGapMeasure(eqx.Module):
+    """What `train` records of any model with one output, whatever its architecture: its objective and its gap.
+
+    Attributes:
+        linear_objective: The best linear predictor's mean loss.
+        loss: The loss of both.
+    """
+
+    linear_objective: Float[Array, ""]
+    loss: Loss = eqx.field(static=True)
+
+    @classmethod
+    def against(cls, linear_fit: LinearFit, loss: str | Loss) -> ModelGapMeasure:
+        """The measurements against that linear fit."""
+        return cls(jnp.asarray(linear_fit.objective), as_loss(loss))
+
+    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
+        predictions, labels = (jnp.asarray(array, dtype=float) for array in (model(X), y))
+        objective = jnp.mean(self.loss.value(predictions, labels))
+        return {"objective": objective, "linear_predictor_gap": objective - self.linear_objective}
 
 
 class StationarityMeasure(eqx.Module):

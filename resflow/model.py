@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from resflow.arrays import Array
+from resflow.arrays import Array, is_traced
 from resflow.errors import InvalidInputError
 
 __all__ = [
@@ -99,7 +99,12 @@ class NoSkipNetwork(eqx.Module):
 
 
 def residual_unit(
-    d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, scale: float = 1.0, dtype: Any = None
+    d: int,
+    feature_map: Callable[[Any], Any],
+    *,
+    key: PRNGKeyArray,
+    scale: float | Float[Array, ""] = 1.0,
+    dtype: Any = None,
 ) -> ResidualUnit:
     """A residual unit at a random point: w of variance scale²/d and V of variance scale²/k, normally distributed.
 
@@ -120,7 +125,12 @@ def residual_unit(
 
 
 def output_skip(
-    d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, scale: float = 1.0, dtype: Any = None
+    d: int,
+    feature_map: Callable[[Any], Any],
+    *,
+    key: PRNGKeyArray,
+    scale: float | Float[Array, ""] = 1.0,
+    dtype: Any = None,
 ) -> OutputSkipNetwork:
     """An output-skip network at a random point: w of variance scale²/d and v of variance scale²/k.
 
@@ -133,7 +143,12 @@ def output_skip(
 
 
 def no_skip(
-    d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, scale: float = 1.0, dtype: Any = None
+    d: int,
+    feature_map: Callable[[Any], Any],
+    *,
+    key: PRNGKeyArray,
+    scale: float | Float[Array, ""] = 1.0,
+    dtype: Any = None,
 ) -> NoSkipNetwork:
     """A network without skip connection at a random point: v of variance scale²/k.
 
@@ -159,15 +174,17 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
     return shape[0]
 
 
-def random_weights(key: PRNGKeyArray, shape: tuple[int, ...], count: int, scale: float, dtype: Any = None) -> jax.Array:
+def random_weights(
+    key: PRNGKeyArray, shape: tuple[int, ...], count: int, scale: float | Float[Array, ""], dtype: Any = None
+) -> jax.Array:
     """Normally distributed weights of variance scale²/count, in JAX's default floating-point type if dtype is None.
 
     Raises:
-        InvalidInputError: If scale is negative.
+        InvalidInputError: If scale is negative; a traced one passes unseen.
     """
-    if not scale >= 0:
+    if not is_traced(scale) and not scale >= 0:
         raise InvalidInputError(f"init_scale={scale} must be at least 0")
-    drawn = scale / jnp.sqrt(count) * jax.random.normal(key, shape)
+    drawn = jnp.asarray(scale) / jnp.sqrt(count) * jax.random.normal(key, shape)
     return drawn.astype(jnp.result_type(float) if dtype is None else dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Float, PRNGKeyArray, Real
 from tqdm import tqdm
 
+from resflow._train_program import MeanLoss, Setting, training_program
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
 from resflow.losses import Loss, as_loss
@@ -22,7 +23,7 @@ from resflow.model import trainable
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "adamw": optax.adamw,
     "momentum": lambda learning_rate: optax.sgd(learning_rate, momentum=0.9),
@@ -72,10 +73,10 @@ class TrainingOptions:
         if self.log_every < 1:
             raise InvalidInputError(f"log_every={self.log_every} must be at least 1")
 
-    def transformation(self) -> optax.GradientTransformation:
-        """The Optax gradient transformation."""
+    def transformation(self, learning_rate: Any = None) -> optax.GradientTransformation:
+        """The Optax gradient transformation, of another learning rate than this one's if it is given."""
         if isinstance(self.optimizer, str):
-            return OPTIMIZERS[self.optimizer](self.learning_rate)
+            return OPTIMIZERS[self.optimizer](self.learning_rate if learning_rate is None else learning_rate)
         return self.optimizer
 
 
@@ -129,76 +130,46 @@ def train(
         raise InvalidInputError(
             f"batch_size={options.batch_size} must be at most the number of training samples, {len(y)}, or None for all"
         )
-    if measure is None:
-        measure = _MeanLoss(loss)
-    dynamic, static = eqx.partition(model, trainable(model))
+    dynamic, rest = eqx.partition(model, trainable(model))
+    frozen, static = eqx.partition(rest, eqx.is_array)
+    measured, measure = eqx.partition(MeanLoss(loss) if measure is None else measure, eqx.is_array)
+    rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
+    setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, measured, jnp.asarray(True))
+    # The program is given the learning rate as a value: one compilation serves all.
+    options = replace(options, learning_rate=1.0)
     with tqdm(total=options.steps, unit="step", disable=not progress) as bar:
         _progress_bars.append(bar)
         try:
-            final, diverged_at, reached, history = _program(
-                dynamic, static, jnp.asarray(X), jnp.asarray(y), key, measure, loss, options, progress
-            )
+            final, diverged_at, reached, history = _program(dynamic, setting, static, measure, loss, options, progress)
             jax.block_until_ready(final)
         finally:
             _progress_bars.pop()
-    # A run that diverged stays where it was for the rest of the scan: only the first measurement there counts.
+    return TrainResult(
+        eqx.combine(final, frozen, static), recorded(reached, history), None if diverged_at < 0 else int(diverged_at)
+    )
+
+
+def recorded(reached: Array, history: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The history of one run: rows measured at a point that was measured before are left out.
+
+    Args:
+        reached: The number of steps before each measurement; a run that diverged stays where it was.
+        history: What was measured.
+    """
     steps, rows = np.unique(np.asarray(reached), return_index=True)
-    recorded = {"step": steps} | {name: np.asarray(column)[rows] for name, column in history.items()}
-    return TrainResult(eqx.combine(final, static), recorded, None if diverged_at < 0 else int(diverged_at))
+    return {"step": steps} | {name: np.asarray(column)[rows] for name, column in history.items()}
 
 
-class _MeanLoss(eqx.Module):
-    loss: Loss = eqx.field(static=True)
-
-    def __call__(self, model: Any, X: Any, y: Any) -> dict[str, Any]:
-        return {"objective": jnp.mean(self.loss.value(model(X), y))}
+def precision_of(dynamic: Any) -> Any:
+    """The precision that a learning rate needs so as not to change that of the trainable arrays."""
+    leaves = jax.tree.leaves(dynamic)
+    return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
 
 @eqx.filter_jit
-def _program(dynamic, static, X, y, key, measure, loss, options, progress):
-    """An outer scan over measurements; inside, a loop over the steps up to the next one, which divergence ends."""
-    transformation = options.transformation()
-    n, size = len(y), options.batch_size
-    per_epoch = n // size if size else 1
-
-    def objective(dynamic, X, y):
-        return jnp.mean(loss.value(eqx.combine(dynamic, static)(X), y))
-
-    def batch(step, order):
-        if size is None:
-            return X, y, order
-        epoch, position = step // per_epoch, step % per_epoch
-        order = jax.lax.cond(
-            position == 0, lambda _: jax.random.permutation(jax.random.fold_in(key, epoch), n), lambda old: old, order
-        )
-        rows = jax.lax.dynamic_slice_in_dim(order, position * size, size)
-        return X[rows], y[rows], order
-
-    def update(carry):
-        step, dynamic, state, order, _ = carry
-        X_batch, y_batch, order = batch(step, order)
-        value, gradient = jax.value_and_grad(objective)(dynamic, X_batch, y_batch)
-        change, new_state = transformation.update(gradient, state, dynamic)
-        new = optax.apply_updates(dynamic, change)
-        finite = jnp.isfinite(value) & jnp.all(
-            jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)])
-        )
-        new, new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), (new, new_state), (dynamic, state))
-        return jnp.where(finite, step + 1, step), new, new_state, order, jnp.where(finite, -1, step)
-
-    def interval(carry, index):
-        reached = carry[0]
-        measured = measure(eqx.combine(carry[1], static), X, y)
-        if progress:
-            jax.debug.callback(_advance, reached, ordered=True)
-        end = jnp.minimum((index + 1) * options.log_every, options.steps)
-        carry = jax.lax.while_loop(lambda c: (c[0] < end) & (c[-1] < 0), update, carry)
-        return carry, (reached, measured)
-
-    intervals = -(-options.steps // options.log_every) + 1
-    start = (jnp.int32(0), dynamic, transformation.init(dynamic), jnp.arange(n if size else 0), jnp.int32(-1))
-    carry, (reached, history) = jax.lax.scan(interval, start, jnp.arange(intervals))
-    return carry[1], carry[-1], reached, history
+def _program(dynamic, setting, static, measure, loss, options, progress):
+    report = _advance if progress else None
+    return training_program(dynamic, setting, static=static, measure=measure, loss=loss, options=options, report=report)
 
 
 _progress_bars: list[tqdm] = []

@@ -47,7 +47,7 @@ def vector_output(
     *,
     outputs: int,
     key: PRNGKeyArray,
-    scale: float = 1.0,
+    scale: float | Float[Array, ""] = 1.0,
     dtype: Any = None,
 ) -> VectorResidualUnit:
     """A residual unit with m outputs at a random point: W of variance scale²/d and V of variance scale²/k.

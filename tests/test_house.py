@@ -21,11 +21,11 @@ FLOORS = [
     ["model"],
     ["vector_unit", "deep_network"],
     ["architectures"],
-    ["linear", "train", "partial_hessian"],
+    ["linear", "train", "population", "partial_hessian"],
     ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
     ["stationarity", "model_stationarity", "escape", "newton", "search", "measures", "atlas"],
-    ["ensemble"],
-    ["plots", "plots_comparison", "findings"],
+    ["ensemble", "population_problem"],
+    ["plots", "plots_population", "plots_comparison", "findings"],
 ]
 
 

@@ -18,7 +18,7 @@ import psutil
 
 from resflow.workflow.store import project_root
 
-__all__ = ["notebook_digest", "owner_is_gone", "provenance_tags"]
+__all__ = ["notebook_digest", "owner_is_gone", "owner_tag", "provenance_tags"]
 
 PACKAGES = (
     "resflow",
@@ -51,7 +51,7 @@ def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dic
         else str(source),
         "mlflow.source.type": "NOTEBOOK",
         "mlflow.user": _user(),
-        "resflow.owner": _owner(),
+        "resflow.owner": owner_tag(),
         "resflow.python": platform.python_version(),
         "resflow.platform": platform.platform(),
     }
@@ -70,6 +70,11 @@ def notebook_digest(notebook: Any) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
+def owner_tag() -> str:
+    """The tag `resflow.owner` of a run that this process answers for: its machine, number and start."""
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
 def owner_is_gone(tag: str) -> bool:
     """True if a run's owner, by its tag `resflow.owner`, ran on this machine and runs no more."""
     host, pid, started = tag.rsplit("/", 2)
@@ -81,10 +86,6 @@ def owner_is_gone(tag: str) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - float(started)) > 5.0
     except psutil.NoSuchProcess:
         return True
-
-
-def _owner() -> str:
-    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 
 
 def _user() -> str:

@@ -16,16 +16,19 @@ from resflow.workflow.store import artifact_root, is_embedded, project_root, tra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from mlflow.entities import DatasetInput, Metric
     from mlflow.tracking import MlflowClient
     from pandas import DataFrame
 
 __all__ = [
     "Run",
     "create_run",
+    "dataset_input",
     "experiment_id_of",
     "mark_cut_off_runs",
     "open_client",
     "patiently",
+    "record_run",
     "run_name",
     "start_run",
 ]
@@ -173,25 +176,15 @@ class Run:
                 database would replace by ±1.8e308, is left out, except at a metric's last step; the tag
                 `resflow.not_finite` tells.
         """
-        rows = _rows(history)
-        points: dict[str, list[tuple[int, float]]] = {}
-        for step, metrics in rows:
-            for key, value in metrics.items():
-                points.setdefault(key, []).append((step, value))
-        for key, values in points.items():
-            self._note_not_finite(key, values)
-        self._log_metrics(
-            (key, step, value)
-            for key, values in points.items()
-            for step, value in values
-            if abs(value) != float("inf") or step == values[-1][0]
-        )
+        values, notes = _loggable(_rows(history))
+        self._note_not_finite(notes)
+        self._log_metrics(values)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log values of the whole run, or of one step."""
         values = [(key, step or 0, float(value)) for key, value in metrics.items() if value is not None]
         for key, at, value in values:
-            self._note_not_finite(key, [(at, value)])
+            self._note_not_finite(_not_finite(key, [(at, value)]))
         self._log_metrics(values)
 
     def log_claim(self, name: str, *, holds: bool, margin: float) -> None:
@@ -243,11 +236,8 @@ class Run:
             feature_names: The names of X's columns.
             context: What the data is for: training, test, ... Other than for training the tag's name ends in it.
         """
-        from mlflow.entities import DatasetInput, InputTag
-
-        dataset = _dataset(name, X, y, digest, feature_names)
-        tags = [InputTag("mlflow.data.context", context)]
-        patiently(self.client.log_inputs, self.id, datasets=[DatasetInput(dataset._to_mlflow_entity(), tags)])
+        dataset = dataset_input(name, X, y, digest, feature_names, context)
+        patiently(self.client.log_inputs, self.id, datasets=[dataset])
         if digest:
             self.set_tags({"resflow.data_digest" + ("" if context == "training" else f".{context}"): digest})
 
@@ -285,20 +275,95 @@ class Run:
         patiently(self.client.set_terminated, self.id, status)
 
     def _log_metrics(self, values: Iterable[tuple[str, int, float]]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, step, value in values]
+        metrics = _metrics(values)
         for start in range(0, len(metrics), BATCH):
             patiently(self.client.log_batch, self.id, metrics=metrics[start : start + BATCH])
 
-    def _note_not_finite(self, key: str, values: list[tuple[int, float]]) -> None:
+    def _note_not_finite(self, notes: Mapping[str, str]) -> None:
         """Say in a tag which values a database of finite numbers cannot tell."""
-        steps = [(step, value) for step, value in values if value != value or abs(value) == float("inf")]
-        if steps:
-            kinds = "/".join(sorted({str(value) for _, value in steps}))
-            self._not_finite[key] = f"{key} is {kinds} at {len(steps)} of {len(values)} steps, first at {steps[0][0]}"
+        if notes:
+            self._not_finite |= notes
             self.set_tags({"resflow.not_finite": "; ".join(self._not_finite.values())})
+
+
+def record_run(
+    client: MlflowClient,
+    experiment_id: str,
+    *,
+    name: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str],
+    history: Any,
+    metrics: Mapping[str, float],
+    inputs: list[DatasetInput],
+    since: int,
+) -> str:
+    """Record a run that is over already, in as few calls as MLflow has; it is FINISHED once it is whole.
+
+    Args:
+        client: A client of the store.
+        experiment_id: MLflow's id of the experiment.
+        name: The run's name.
+        parameters: Its parameters, at most a hundred.
+        tags: Its tags; among them `resflow.owner`, by which it becomes KILLED if this process dies on the way.
+        history: As for `Run.log_history`.
+        metrics: Values of the whole run.
+        inputs: Its data, of `dataset_input`.
+        since: When it began, in milliseconds since 1970.
+
+    Returns:
+        MLflow's id of the run.
+    """
+    from mlflow.entities import Param
+
+    values, notes = _loggable(_rows(history))
+    for key, value in metrics.items():
+        values.append((key, 0, float(value)))
+        notes |= _not_finite(key, [(0, float(value))])
+    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()}
+    if notes:
+        tags["resflow.not_finite"] = "; ".join(notes.values())[:TAG_LENGTH]
+    created = patiently(client.create_run, experiment_id, start_time=since, tags=tags, run_name=name[:250])
+    run_id = created.info.run_id
+    logged = [Param(key, brief(value)) for key, value in parameters.items()]
+    patiently(client.log_batch, run_id, metrics=_metrics(values), params=logged)
+    patiently(client.log_inputs, run_id, datasets=inputs)
+    patiently(client.set_terminated, run_id, "FINISHED")
+    return run_id
+
+
+def _metrics(values: Iterable[tuple[str, int, float]]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(key, value, now, step) for key, step, value in values]
+
+
+def _loggable(rows: list[tuple[int, dict[str, float]]]) -> tuple[list[tuple[str, int, float]], dict[str, str]]:
+    """The values that a database of finite numbers can tell, and what is to be said of the others."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for step, metrics in rows:
+        for key, value in metrics.items():
+            points.setdefault(key, []).append((step, value))
+    notes: dict[str, str] = {}
+    for key, values in points.items():
+        notes |= _not_finite(key, values)
+    told = [
+        (key, step, value)
+        for key, values in points.items()
+        for step, value in values
+        if abs(value) != float("inf") or step == values[-1][0]
+    ]
+    return told, notes
+
+
+def _not_finite(key: str, values: list[tuple[int, float]]) -> dict[str, str]:
+    """What is to be said of a metric's values that are not finite; nothing if there are none."""
+    steps = [(step, value) for step, value in values if value != value or abs(value) == float("inf")]
+    if not steps:
+        return {}
+    kinds = "/".join(sorted({str(value) for _, value in steps}))
+    return {key: f"{key} is {kinds} at {len(steps)} of {len(values)} steps, first at {steps[0][0]}"}
 
 
 def _rows(history: Any) -> list[tuple[int, dict[str, float]]]:
@@ -316,6 +381,16 @@ def _rows(history: Any) -> list[tuple[int, dict[str, float]]]:
         )
         for step, metrics in history.items()
     )
+
+
+def dataset_input(
+    name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None, context: str
+) -> DatasetInput:
+    """A data set as the input of a run; the arguments are those of `Run.log_dataset`."""
+    from mlflow.entities import DatasetInput, InputTag
+
+    dataset = _dataset(name, X, y, digest, feature_names)
+    return DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
 
 
 def _dataset(name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None) -> Any:
