@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -184,7 +185,8 @@ def random_weights(
     """
     if not is_traced(scale) and not scale >= 0:
         raise InvalidInputError(f"init_scale={scale} must be at least 0")
-    drawn = jnp.asarray(scale) / jnp.sqrt(count) * jax.random.normal(key, shape)
+    # No division by a constant, which a compiled program rounds otherwise: the same bits under jit and vmap.
+    drawn = jnp.asarray(scale) * (1.0 / math.sqrt(count)) * jax.random.normal(key, shape)
     return drawn.astype(jnp.result_type(float) if dtype is None else dtype)
 
 
