@@ -6,7 +6,7 @@ than any other, so that no average hides it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -56,7 +56,7 @@ def label_of(name: str) -> str:
 
 
 def spread(points: pd.DataFrame, axis: str, metric: str, *, by: str | None = None) -> pd.DataFrame:
-    """The median and the range of a metric at every value of an axis, over everything else that varies.
+    """The median, the quartiles and the range of a metric at every value of an axis, over everything else that varies.
 
     Args:
         points: One row a run.
@@ -66,8 +66,8 @@ def spread(points: pd.DataFrame, axis: str, metric: str, *, by: str | None = Non
 
     Returns:
         One row a value of `axis` (and of `by`), in ascending order, those of text in the order they come in: the
-        columns themselves, median, low, high (smallest and largest), runs. A numeric axis with more than 12 values is
-        cut into 8 bins of equal count, each standing at its median.
+        columns themselves, median, first_quartile, third_quartile, low, high (smallest and largest), runs. A numeric
+        axis with more than 12 values is cut into 8 bins of equal count, each standing at its median.
     """
     frame = pd.DataFrame({axis: points[axis], metric: _worst_if_not_finite(points[metric])})
     keys = [axis]
@@ -80,7 +80,14 @@ def spread(points: pd.DataFrame, axis: str, metric: str, *, by: str | None = Non
     numeric = pd.api.types.is_numeric_dtype(frame[axis])
     groups = frame.groupby(keys, sort=numeric and by is None, dropna=False, observed=True)[metric]
     # NumPy's median, not pandas': with an even count it must not turn ∞ and a number into NaN
-    table = groups.agg(median=_median, low="min", high="max", runs="size").reset_index()
+    table = groups.agg(
+        median=_median,
+        first_quartile=_quartile(0.25),
+        third_quartile=_quartile(0.75),
+        low="min",
+        high="max",
+        runs="size",
+    ).reset_index()
     return table.sort_values(axis, kind="stable", ignore_index=True) if numeric else table
 
 
@@ -183,6 +190,11 @@ def median_curves(histories: pd.DataFrame, groups: Sequence[str] = ()) -> pd.Dat
 def _worst_if_not_finite(values: pd.Series) -> pd.Series:
     values = values.astype(float)
     return values.where(np.isfinite(values), np.inf)
+
+
+def _quartile(share: float) -> Callable[[pd.Series], float]:
+    """A quartile that is one of the values, as interpolating between a number and ∞ makes no sense."""
+    return lambda values: float(np.quantile(values, share, method="inverted_cdf"))
 
 
 def _median(values: pd.Series) -> float:

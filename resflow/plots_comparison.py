@@ -34,7 +34,7 @@ _GOLDEN = 0.6180339887498949
 def plot_gap_against(
     points: pd.DataFrame, summary: pd.DataFrame, axis: str, metric: str, *, title: str, by: str | None = None
 ) -> Figure:
-    """A metric against one axis: every run as a point, the median as a line, the range as a band.
+    """A metric against one axis: every run as a point, the median as a line, half of the runs as a band.
 
     Args:
         points: One row a run, with columns `axis`, `metric` and `by`.
@@ -70,8 +70,8 @@ def plot_gap_against(
         if numeric:
             axes.fill_between(
                 at,
-                line["low"].clip(upper=ceiling),
-                line["high"].clip(upper=ceiling),
+                line["first_quartile"].clip(upper=ceiling),
+                line["third_quartile"].clip(upper=ceiling),
                 color=color,
                 alpha=0.13,
                 linewidth=0,
@@ -101,7 +101,7 @@ def plot_gap_against(
         axes.set_xlim(-0.5, len(names) - 0.5)
     _wide_scale(axes, finite)
     axes.set(xlabel=label_of(axis), ylabel=_LABELS.get(metric, label_of(metric)))
-    band = "band: smallest to largest" if numeric else "dots: single runs"
+    band = "band: from first to third quartile" if numeric else "dots: single runs"
     _legend(axes, title=f"{label_of(by) + ', ' if by else ''}{band}")
     return figure
 

@@ -139,7 +139,7 @@ def test_table_escapes_what_runs_say_of_themselves(skip):
 
 
 def test_overview_is_attached_to_the_sweeps_parent(client, skip):
-    names = overview.attach_overview(client, "skip")
+    names = overview.attach_overview(client, skip.parent_id)
     attached = {artifact.path for artifact in client.list_artifacts(skip.parent_id, "figures")}
     assert attached == {f"figures/{name}.png" for name in names}
     assert {"curves", "verdicts", "parallel_coordinates"} < set(names)

@@ -39,6 +39,10 @@ def test_spread_gives_median_and_range_over_everything_else(points):
         values = points[(points["kind"] == kind) & (points["width"] == width)][GAP].fillna(np.inf)
         assert row["median"] == np.median(values)
         assert (row["low"], row["high"], row["runs"]) == (values.min(), values.max(), 9)
+        assert (row["first_quartile"], row["third_quartile"]) == (
+            values.sort_values().iloc[2],
+            values.sort_values().iloc[6],
+        )
     assert spread(points, "width", GAP)["width"].tolist() == [4, 16, 64]
     assert spread(points, "kind", GAP)["kind"].tolist() == ["skip", "bare"]
 

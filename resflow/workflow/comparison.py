@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Comparison", "load_comparison", "read_histories"]
+__all__ = ["Comparison", "load_comparison", "load_sweep", "read_histories"]
 
 NOTEBOOK = "compare_runs"
 """The notebook that compares; where it ran as a run itself, that is not one of the runs to compare."""
@@ -81,13 +81,18 @@ def load_comparison(client: MlflowClient, name: str = "") -> Comparison:
         sweeps.setdefault(parent.data.tags.get("resflow.sweep", ""), parent)
     kind, chosen = _choose(client, name, sweeps, experiments)
     if kind == "sweep":
-        parent = sweeps[chosen]
-        found = _search(client, list(experiments), f"tags.`resflow.sweep` = {_quoted(chosen)}")
-        found += _search(client, list(experiments), f"tags.`resflow.also_in.{chosen}` LIKE '%'")
-        axes = json.loads(parent.data.tags.get("resflow.axes", "[]"))
-        return _comparison(chosen, kind, parent, parent.info.experiment_id, axes, found)
+        return load_sweep(client, sweeps[chosen])
     (experiment_id,) = (key for key, value in experiments.items() if value == chosen)
     return _comparison(chosen, kind, None, experiment_id, [], _search(client, [experiment_id], ""))
+
+
+def load_sweep(client: MlflowClient, parent: MlflowRun) -> Comparison:
+    """The runs of the sweep that a parent run stands for: those made for it, and those it found finished."""
+    name, experiment_id = parent.data.tags["resflow.sweep"], parent.info.experiment_id
+    found = _search(client, [experiment_id], f"tags.`resflow.sweep` = {_quoted(name)}")
+    found += _search(client, [experiment_id], f"tags.`resflow.also_in.{name}` != ''")
+    axes = json.loads(parent.data.tags.get("resflow.axes", "[]"))
+    return _comparison(name, "sweep", parent.info.run_id, experiment_id, axes, found)
 
 
 def read_histories(client: MlflowClient, run_ids: Iterable[str], metric: str) -> pd.DataFrame:
@@ -149,7 +154,7 @@ def _compares(run: MlflowRun) -> bool:
 
 
 def _comparison(
-    name: str, kind: str, parent: MlflowRun | None, experiment_id: str, axes: Sequence[str], found: list[MlflowRun]
+    name: str, kind: str, parent_id: str | None, experiment_id: str, axes: Sequence[str], found: list[MlflowRun]
 ) -> Comparison:
     by_id = {run.info.run_id: run for run in found}
     found = [run for run in reversed(found) if _role(run) != "sweep" and not _compares(run)]
@@ -168,7 +173,6 @@ def _comparison(
     varying = [column for column in parameters if parameters[column].nunique(dropna=False) > 1]
     named = [axis for axis in axes if axis in parameters]
     runs = info[kept].join(parameters[[column for column in parameters if column not in info]])
-    parent_id = parent.info.run_id if parent else None
     return Comparison(name, kind, parent_id, experiment_id, tuple(named or varying), runs, metrics[kept])
 
 

@@ -22,7 +22,7 @@ from resflow.ensemble import (
 from resflow.errors import InvalidInputError, nearest
 from resflow.findings import coordinates_finding, curves_finding, share_finding, spread_finding, verdicts_finding
 from resflow.plots_comparison import plot_curves, plot_gap_against, plot_parallel_coordinates, plot_verdicts
-from resflow.workflow.comparison import Comparison, load_comparison, read_histories
+from resflow.workflow.comparison import Comparison, load_sweep, read_histories
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,9 +156,9 @@ def verdicts_figure(comparison: Comparison) -> Figure | None:
     by = second_axis(points, comparison.axes)
     points = points.assign(verdict=points["verdict"].fillna("none recorded"))
     keys = ["verdict"] + ([by] if by else [])
-    counts = points.groupby(keys, dropna=False).size().rename("runs").reset_index()
+    counts = points.groupby(keys, dropna=False, sort=False).size().rename("runs").reset_index()
     order = counts.groupby("verdict")["runs"].transform("sum")
-    counts = counts.assign(_order=-order).sort_values(["_order", "verdict"], kind="stable").drop(columns="_order")
+    counts = counts.assign(_order=-order).sort_values("_order", kind="stable").drop(columns="_order")
     return plot_verdicts(counts, title=_sentence(verdicts_finding(counts)), by=by)
 
 
@@ -215,7 +215,7 @@ def best_table(comparison: Comparison, metric: str = GAP, *, count: int = 10, ad
     return f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def attach_overview(client: MlflowClient, sweep: str, metric: str = GAP) -> list[str]:
+def attach_overview(client: MlflowClient, parent_id: str, metric: str = GAP) -> list[str]:
     """Attach the overview figures of a sweep to its parent run.
 
     Returns:
@@ -223,7 +223,7 @@ def attach_overview(client: MlflowClient, sweep: str, metric: str = GAP) -> list
     """
     from resflow.workflow.tracking import Run
 
-    comparison = load_comparison(client, sweep)
+    comparison = load_sweep(client, client.get_run(parent_id))
     try:
         check_metric(comparison, metric)
     except InvalidInputError:  # of a sweep without results there is nothing to draw
@@ -234,7 +234,7 @@ def attach_overview(client: MlflowClient, sweep: str, metric: str = GAP) -> list
     figures["curves"] = curves_figure(client, comparison, metric)
     figures["verdicts"] = verdicts_figure(comparison)
     figures["parallel_coordinates"] = coordinates_figure(comparison, metric)
-    parent = Run(client, comparison.parent_id or "")
+    parent = Run(client, parent_id)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
         parent.log_figure(figure, name)

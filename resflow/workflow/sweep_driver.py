@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import deque
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
 
 __all__ = ["Driver"]
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 25.0
 """Seconds for runs of a driver that is gone, or that are being stopped, to say themselves that they were killed."""
@@ -197,6 +200,7 @@ class Driver:
         drop_duplicates(self.client, self.experiment_id, list(self.sweep.finished))
         results = self.results()
         self._record(results)
+        self._draw()
         failed = sum(result.state != "FINISHED" for result in results)
         if failed:
             self.parent.run.end("FAILED", error=f"{failed} of {len(results)} points are not finished")
@@ -213,6 +217,16 @@ class Driver:
             self.parent.run.log_metrics({f"best_{self.tally.metric}": self.tally.best})
             name += f", best {self.tally.best:+.4f}"
         self.parent.run.rename(name)
+
+    def _draw(self) -> None:
+        """Attach the overview figures; what goes wrong with them is said, and doesn't undo what the sweep reached."""
+        from resflow.workflow.overview import attach_overview
+
+        try:
+            attach_overview(self.client, self.parent.run.id)
+        except Exception as error:
+            logger.error("the overview figures could not be drawn", exc_info=error)
+            self.parent.run.set_tags({"resflow.attachment_error": f"{type(error).__name__}: {error}"})
 
     def results(self) -> list[Result]:
         """What became of every point so far."""
