@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 
 import nbformat
@@ -276,29 +275,3 @@ def test_busy_database_is_tried_again_and_other_errors_are_not(monkeypatch):
     with pytest.raises(MlflowException, match="bad"):
         tracking.patiently(refuse)
     assert len(calls) == 5
-
-
-def test_processes_logging_at_once_lose_nothing(client, project):
-    program = """
-import os, sys, time
-from mlflow.tracking import MlflowClient
-from mlflow.store.tracking import sqlalchemy_store
-from resflow.workflow import tracking
-children = []
-for number in range(6):
-    if (child := os.fork()) == 0:  # nothing is connected yet
-        client, name = tracking.open_client(), str(number)
-        run = tracking.create_run(client, notebook="crowd", name=name, parameters={"n": name}, tags={})
-        for start in range(0, 500, 50):
-            run.log_history({step: {"a": step, "b": -step} for step in range(start, start + 50)})
-        run.end("FINISHED")
-        os._exit(0)
-    children.append(child)
-raise SystemExit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
-"""
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert outcome.returncode == 0, outcome.stderr
-    runs = runs_of(client, "crowd")
-    assert sorted(run.info.run_name for run in runs) == list("012345")
-    assert all(run.info.status == "FINISHED" for run in runs)
-    assert all(len(client.get_metric_history(run.info.run_id, "b")) == 500 for run in runs)

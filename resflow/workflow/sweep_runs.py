@@ -74,11 +74,21 @@ def finished_points(
 
 
 def points_of_sweep(client: MlflowClient, experiment_id: str, name: str) -> list[StoredRun]:
-    """The finished points of a sweep: runs and members made for it, and those it shares with other sweeps."""
+    """The finished points of a sweep: runs and members made for it, and those it shares with other sweeps.
+
+    A member's parameters are completed by those of the execution it is nested in.
+    """
     finished = "attributes.status = 'FINISHED' AND "
     own = search(client, experiment_id, f"{finished}{tagged(SWEEP, name)}")
     shared = search(client, experiment_id, f"{finished}tags.`{ALSO_IN}{name}` != ''")
     found = {run.info.run_id: run for run in (*own, *shared) if FINGERPRINT in run.data.tags}
+    executions: dict[str, StoredRun] = {}
+    for run in found.values():
+        if run.data.tags.get(ROLE) == "member" and (above := run.data.tags.get(PARENT)):
+            if above not in executions:
+                executions[above] = client.get_run(above)
+            for name, value in executions[above].data.params.items():
+                run.data.params.setdefault(name, value)
     return list(found.values())
 
 

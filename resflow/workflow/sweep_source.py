@@ -82,6 +82,10 @@ class SearchSource:
         """How many trials are still to be made."""
         return self._left
 
+    def values(self) -> list[float | None]:
+        """What the trials so far reached, in their order."""
+        return [self._known[execution.id] for execution, _ in self.trials]
+
     def take(self, free: int) -> list[Execution]:
         """New executions for the idle workers; a combination that was tried before is not tried again."""
         taken: list[Execution] = []

@@ -1,0 +1,104 @@
+"""Sweeps whose points Optuna chooses: they learn, they go on where they were, and they try nothing twice."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from small_notebooks import write_notebook
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.sweep_file import read_sweep_file
+from resflow.workflow.sweep_plan import Planner
+from resflow.workflow.sweep_source import SearchSource
+
+PARAMETERS = "width: int = 32\nrate: float = 0.5\nkind: str = 'a'\nseed: int = 0\npopulation: list | None = None"
+AXES = "width: {from: 1, to: 64}\n  rate: {from: 1e-4, to: 1.0, scale: log}\n  kind: [a, b]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    write_notebook(folder / "work.ipynb", "x = 1", parameters=PARAMETERS)
+    return folder
+
+
+def read(folder, count=30, axes=AXES, more=""):
+    text = f"notebook: work.ipynb\naxes:\n  {axes}\nstrategy: {{kind: optuna, count: {count}, metric: loss}}\n{more}\n"
+    (folder / "search.yaml").write_text(text)
+    return read_sweep_file(folder / "search.yaml")
+
+
+def as_run(execution, point, value, ended):
+    """A finished run as the store would give it back: parameters are texts."""
+    parameters = {name: str(each) for name, each in (execution.parameters | point.values).items()}
+    data = SimpleNamespace(tags={"resflow.fingerprint": point.fingerprint}, params=parameters, metrics={"loss": value})
+    return SimpleNamespace(data=data, info=SimpleNamespace(end_time=ended))
+
+
+def search(sweep, loss, runs, most=1000, free=2):
+    """Search until the source has no more, or `most` executions were made; the new runs are appended to `runs`."""
+    source = SearchSource(sweep, Planner(sweep), list(runs))
+    made = 0
+    while (executions := source.take(free)) and made < most:
+        for execution in executions:
+            new = {}
+            for point in execution.points:
+                new[point.fingerprint] = as_run(execution, point, loss(point.values), len(runs))
+                runs.append(new[point.fingerprint])
+            source.told(execution, new)
+            made += 1
+    return source, made
+
+
+def bowl(values):
+    """Smallest at width 20, rate 0.01 and kind b."""
+    from math import log10
+
+    return (values["width"] / 20 - 1) ** 2 + (log10(values["rate"]) + 2) ** 2 + (values["kind"] == "a")
+
+
+def test_search_finds_better_points_than_it_began_with_and_tries_none_twice(folder):
+    runs = []
+    sweep = read(folder, count=60)
+    _, made = search(sweep, bowl, runs)
+    losses = [run.data.metrics["loss"] for run in runs]
+    assert made == len(runs) == len({run.data.tags["resflow.fingerprint"] for run in runs}) == 60
+    assert sum(losses[-20:]) < sum(losses[:20]) / 2
+    assert min(losses) < 0.3
+
+
+def test_search_goes_on_from_the_runs_in_the_store(folder):
+    runs = []
+    sweep = read(folder, count=20)
+    search(sweep, bowl, runs, most=8)
+    before = [run.data.tags["resflow.fingerprint"] for run in runs]
+    source, made = search(sweep, bowl, runs)
+    assert len(source.trials) == len(before)
+    assert len(before) + made == 20
+    assert len({run.data.tags["resflow.fingerprint"] for run in runs}) == 20
+    source, made = search(sweep, bowl, runs)
+    assert (made, source.left) == (0, 0)
+
+
+def test_combination_that_comes_up_again_is_counted_but_not_made_again(folder):
+    runs = []
+    _, made = search(read(folder, count=20, axes="kind: [a, b]\n  width: [1, 2]"), lambda _: 1.0, runs)
+    assert made == len(runs) <= 4
+
+
+def test_value_of_a_trial_with_a_population_is_the_mean_over_its_members(folder):
+    sweep = read(folder, count=12, axes="width: {from: 1, to: 64}\n  seed: {seeds: 3, run: population}")
+    runs = []
+    _, made = search(sweep, lambda values: values["width"] + values["seed"], runs)
+    assert (made, len(runs)) == (12, 36)
+    again = SearchSource(sweep, Planner(sweep), runs)
+    assert [execution.points[0].values["width"] + 1 for execution, _ in again.trials] == list(again.values())
+
+
+def test_conditions_hold_for_what_is_chosen_and_ones_too_narrow_are_said(folder):
+    runs = []
+    search(read(folder, count=10, more="drop: width > 10"), bowl, runs)
+    assert all(int(run.data.params["width"]) <= 10 for run in runs)
+    with pytest.raises(InvalidInputError, match="no combination meets the conditions"):
+        search(read(folder, count=10, more="drop: width > 0"), bowl, [])
