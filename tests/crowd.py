@@ -1,4 +1,4 @@
-"""Many processes that record runs at once: `python crowd.py PROCESSES RUNS` in a project; the exit code counts failures.
+"""Many processes that record runs at once: `python crowd.py PROCESSES RUNS` in a project; exits with the failures.
 
 Each run is what a notebook records: parameters, a history, final metrics, tags, a text, a status.
 """
