@@ -9,28 +9,44 @@ from resflow.architectures import ARCHITECTURES, build_model
 from resflow.certificate import GapCertificate, HeldOutGap, gap_certificate, held_out_gap
 from resflow.data import Dataset, Standardization
 from resflow.datasets import check_dataset_name, load_dataset, teacher
+from resflow.deep_certificate import DeepGapCertificate, deep_gap_certificate
 from resflow.deep_network import DeepResidualNetwork, deep_residual_network
 from resflow.errors import InvalidInputError
 from resflow.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
 from resflow.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
 from resflow.linear import LinearFit, fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, Squared
-from resflow.measures import GapMeasure, ModelGapMeasure, StationarityMeasure
+from resflow.measures import (
+    Checkpoints,
+    DeepGapMeasure,
+    GapMeasure,
+    ModelGapMeasure,
+    StationarityMeasure,
+    VectorGapMeasure,
+)
 from resflow.model import NoSkipNetwork, OutputSkipNetwork, ResidualUnit, no_skip, output_skip, residual_unit
 from resflow.model_stationarity import analyze_model
+from resflow.objectives import MeanLoss
 from resflow.population import PopulationResult, one_device_per_core, train_population
 from resflow.population_problem import PopulationProblem, population_outcomes, population_problem
 from resflow.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.spectrum import PartialSpectrum, partial_spectrum
 from resflow.stationarity import StationarityReport, analyze_point
 from resflow.train import TrainingOptions, TrainResult, train
+from resflow.vector_certificate import VectorGapCertificate, vector_gap_certificate
+from resflow.vector_linear import VectorLinearFit, fit_vector_linear_predictor
+from resflow.vector_losses import MultiOutputSquared, Softmax, VectorLoss, one_hot
+from resflow.vector_spectrum import VectorSpectrum, vector_partial_spectrum
 from resflow.vector_unit import VectorResidualUnit, vector_output
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ARCHITECTURES",
+    "Checkpoints",
     "Dataset",
+    "DeepGapCertificate",
+    "DeepGapMeasure",
     "DeepResidualNetwork",
     "GapCertificate",
     "GapMeasure",
@@ -40,7 +56,9 @@ __all__ = [
     "LinearFit",
     "Logistic",
     "Loss",
+    "MeanLoss",
     "ModelGapMeasure",
+    "MultiOutputSquared",
     "NoSkipNetwork",
     "OutputSkipNetwork",
     "ParametricFeatureMap",
@@ -50,26 +68,35 @@ __all__ = [
     "PseudoHuber",
     "ResidualUnit",
     "SmallestEigenvalue",
+    "Softmax",
     "Squared",
     "Standardization",
     "StationarityMeasure",
     "StationarityReport",
     "TrainResult",
     "TrainingOptions",
+    "VectorGapCertificate",
+    "VectorGapMeasure",
+    "VectorLinearFit",
+    "VectorLoss",
     "VectorResidualUnit",
+    "VectorSpectrum",
     "analyze_model",
     "analyze_point",
     "build_model",
     "check_dataset_name",
+    "deep_gap_certificate",
     "deep_residual_network",
     "feature_map",
     "fit_linear_predictor",
+    "fit_vector_linear_predictor",
     "flax_feature_map",
     "gap_certificate",
     "held_out_gap",
     "load_dataset",
     "no_skip",
     "one_device_per_core",
+    "one_hot",
     "output_skip",
     "partial_spectrum",
     "population_outcomes",
@@ -80,5 +107,7 @@ __all__ = [
     "teacher",
     "train",
     "train_population",
+    "vector_gap_certificate",
     "vector_output",
+    "vector_partial_spectrum",
 ]

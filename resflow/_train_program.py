@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from resflow.losses import Loss
+from resflow.vector_losses import VectorLoss
 
 __all__ = ["MeanLoss", "Setting", "training_program"]
 
@@ -47,7 +48,7 @@ class _State(NamedTuple):
 class MeanLoss(eqx.Module):
     """Records the objective and nothing else."""
 
-    loss: Loss = eqx.field(static=True)
+    loss: Loss | VectorLoss = eqx.field(static=True)
 
     def __call__(self, model: Any, X: Any, y: Any) -> dict[str, Any]:
         return {"objective": jnp.mean(self.loss.value(model(X), y))}
@@ -59,7 +60,7 @@ def training_program(
     *,
     static: Any,
     measure: Any,
-    loss: Loss,
+    loss: Loss | VectorLoss,
     options: Any,
     axes: Setting | None = None,
     one_by_one: bool = False,

@@ -29,7 +29,7 @@ class Dataset:
         y: Labels, float64, shape (n,).
         feature_names: The d names of the columns of X.
         target: What y is.
-        classes: The names of the classes coded −1 and +1, or None where y is a real number.
+        classes: The names of the classes coded −1 and +1, or 0, ..., m − 1; None where y is a real number.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Dataset:
     y: Float[np.ndarray, "n"]
     feature_names: tuple[str, ...]
     target: str = "y"
-    classes: tuple[str, str] | None = None
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.X.ndim != 2 or self.y.shape != self.X.shape[:1] or 0 in self.X.shape:
@@ -68,7 +68,7 @@ class Dataset:
             InvalidInputError: If the loss is for two classes and y has another number of distinct values.
         """
         loss = as_loss(loss)
-        if not loss.binary_labels or self.classes is not None:
+        if not loss.binary_labels or (self.classes is not None and len(self.classes) == 2):
             return self
         values = np.unique(self.y)
         if len(values) != 2:
@@ -79,6 +79,20 @@ class Dataset:
             )
         y = np.where(self.y == values[1], 1.0, -1.0)
         return replace(self, y=y, classes=(f"{values[0]:g}", f"{values[1]:g}"))
+
+    def with_class_indices(self) -> Dataset:
+        """The same data with labels 0, ..., m − 1 for its m distinct labels in ascending order.
+
+        Raises:
+            InvalidInputError: If there is one label only, or there are more than 100, which are hardly classes.
+        """
+        values, indices = np.unique(self.y, return_inverse=True)
+        if not 2 <= len(values) <= 100:
+            raise InvalidInputError(
+                f"{self.name}: target {self.target!r} has {len(values)} distinct values, but classes must be 2 to 100"
+            )
+        names = self.classes or tuple(f"{value:g}" for value in values)
+        return replace(self, y=indices.astype(float), classes=names)
 
     def split(self, test_fraction: float, *, seed: int) -> tuple[Dataset, Dataset]:
         """Disjoint training and test sets, drawn at random; classes keep their shares.

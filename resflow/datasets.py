@@ -23,6 +23,7 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
 
     - `breast_cancer`, `breast_cancer:mean`, `:error`, `:worst`: all 30 features, or one group of ten; +1 is benign.
     - `wine:0` to `wine:2`, `digits:0` to `digits:9`: one class, coded +1, against the rest.
+    - `wine:all`, `digits:all`: every class, coded 0, 1, ..., for vector-valued outputs.
     - `diabetes`: a real-valued target.
     - `teacher`, `teacher:nonlinearity=0.5,n=2000,labels=binary`: see `teacher` for its options.
 
@@ -117,9 +118,11 @@ def _one_against_rest(table_name: str, target: str) -> Callable[[str, list[str]]
     def load(name: str, options: list[str]) -> Dataset:
         table = _bundled(table_name)
         known = [str(label) for label in np.unique(table.target)]
-        label = _choice(name, options, known, default=None)
-        y = np.where(table.target == int(label), 1.0, -1.0)
+        label = _choice(name, options, [*known, "all"], default=None)
         X, names = table.data.astype(float), tuple(table.feature_names)
+        if label == "all":
+            return Dataset(name, X, table.target.astype(float), names, target, tuple(f"{target} {c}" for c in known))
+        y = np.where(table.target == int(label), 1.0, -1.0)
         return Dataset(name, X, y, names, f"{target} {label}", ("the rest", f"{target} {label}"))
 
     return load

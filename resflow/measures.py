@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Real
 
 from resflow.arrays import Array
 from resflow.certificate import gap_certificate_terms
+from resflow.deep_certificate import deep_gap_certificate_terms
+from resflow.deep_network import DeepResidualNetwork
 from resflow.linear import LinearFit
 from resflow.losses import Loss, as_loss
-from resflow.model import ResidualUnit
+from resflow.model import ResidualUnit, trainable
 from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.vector_certificate import vector_gap_certificate_terms
+from resflow.vector_linear import VectorLinearFit
+from resflow.vector_losses import VectorLoss, as_vector_loss
+from resflow.vector_unit import VectorResidualUnit
 
-__all__ = ["GapMeasure", "ModelGapMeasure", "StationarityMeasure"]
+__all__ = [
+    "Checkpoints",
+    "DeepGapMeasure",
+    "GapMeasure",
+    "ModelGapMeasure",
+    "StationarityMeasure",
+    "VectorGapMeasure",
+]
 
 
 class GapMeasure(eqx.Module):
@@ -97,3 +112,98 @@ class StationarityMeasure(eqx.Module):
             "lambda_min_residual": smallest.residual,
             "lambda_min_converged": smallest.converged.astype(float),
         }
+
+
+class VectorGapMeasure(eqx.Module):
+    """What `train` records of a residual unit with vector-valued output, by MLflow's metric names.
+
+    Attributes:
+        linear_W: The best linear predictor, shape (m, d).
+        linear_objective: Its mean loss.
+        loss: The loss of both.
+    """
+
+    linear_W: Float[Array, "m d"]
+    linear_objective: Float[Array, ""]
+    loss: VectorLoss = eqx.field(static=True)
+
+    @classmethod
+    def against(cls, linear_fit: VectorLinearFit, loss: str | VectorLoss) -> VectorGapMeasure:
+        """The measurements against that linear fit."""
+        return cls(jnp.asarray(linear_fit.W), jnp.asarray(linear_fit.objective), as_vector_loss(loss))
+
+    def __call__(
+        self, model: VectorResidualUnit, X: Float[Array, "n d"], Y: Real[Array, "n ..."]
+    ) -> dict[str, Float[Array, ""]]:
+        arrays = (model.W, model.V, model.features(X), X, Y, self.linear_W, self.linear_objective)
+        terms = vector_gap_certificate_terms(*(jnp.asarray(array, dtype=float) for array in arrays), loss=self.loss)
+        return {
+            "objective": terms.objective,
+            "linear_predictor_gap": terms.gap,
+            "gap_certificate": terms.certificate,
+            "gradient_term": terms.gradient_term,
+            "rank_term": terms.rank_term,
+            "norm_bound": terms.norm_bound,
+            "smallest_singular_value": terms.smallest_singular_value,
+            "W_rank": terms.rank.astype(float),
+            "partial_grad_norm": terms.partial_grad_norm,
+            "V_norm": terms.V_norm,
+        }
+
+
+class DeepGapMeasure(eqx.Module):
+    """What `train` records of a deep residual network, by MLflow's metric names.
+
+    Attributes:
+        linear_w: The best linear predictor, shape (d,).
+        linear_objective: Its mean loss.
+        loss: The loss of both.
+    """
+
+    linear_w: Float[Array, "d"]
+    linear_objective: Float[Array, ""]
+    loss: Loss = eqx.field(static=True)
+
+    @classmethod
+    def against(cls, linear_fit: LinearFit, loss: str | Loss) -> DeepGapMeasure:
+        """The measurements against that linear fit."""
+        return cls(jnp.asarray(linear_fit.w), jnp.asarray(linear_fit.objective), as_loss(loss))
+
+    def __call__(
+        self, model: DeepResidualNetwork, X: Float[Array, "n d"], y: Real[Array, "n"]
+    ) -> dict[str, Float[Array, ""]]:
+        terms = deep_gap_certificate_terms(model, X, y, self.linear_w, self.linear_objective, loss=self.loss)
+        return {
+            "objective": terms.objective,
+            "linear_predictor_gap": terms.gap,
+            "gap_certificate": terms.certificate,
+            "norm_bound": terms.norm_bound,
+            "partial_grad_norm": terms.partial_grad_norm,
+            "kernel_dimension": terms.kernel_dimension.astype(float),
+            "kernel_share_of_w": terms.kernel_share,
+            "smallest_representation_curvature": terms.smallest_representation_curvature,
+            "near_identity_bound": terms.near_identity_bound,
+            "w_norm": terms.w_norm,
+        }
+
+
+class Checkpoints(eqx.Module):
+    """What another measure records, and beside it the weights themselves, so that points on the way can be revisited.
+
+    The history then has a row of all trainable weights a measurement, in its column `weights`.
+
+    Attributes:
+        measure: What else to record.
+    """
+
+    measure: Callable[[Any, Any, Any], dict[str, Any]]
+
+    def __call__(self, model: Any, X: Any, y: Any) -> dict[str, Any]:
+        flat, _ = ravel_pytree(eqx.filter(model, trainable(model)))
+        return self.measure(model, X, y) | {"weights": flat}
+
+    @staticmethod
+    def restore(model: Any, weights: Any) -> Any:
+        """The model with the weights of one row of the history."""
+        moving, fixed = eqx.partition(model, trainable(model))
+        return eqx.combine(ravel_pytree(moving)[1](jnp.asarray(weights)), fixed)

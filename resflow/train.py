@@ -20,6 +20,7 @@ from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
 from resflow.losses import Loss, as_loss
 from resflow.model import trainable
+from resflow.vector_losses import VECTOR_LOSSES, VectorLoss, as_vector_loss
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
 
@@ -98,9 +99,9 @@ class TrainResult(NamedTuple):
 def train(
     model: Any,
     X: Float[Array, "n d"],
-    y: Real[Array, "n"],
+    y: Real[Array, "n ..."],
     *,
-    loss: str | Loss,
+    loss: str | Loss | VectorLoss,
     options: TrainingOptions,
     key: PRNGKeyArray,
     measure: Measure | None = None,
@@ -109,14 +110,15 @@ def train(
     """Minimise mean_i ℓ(model(X)_i; y_i) over the model's trainable arrays, as one compiled program.
 
     Args:
-        model: Any pytree that maps X to predictions (n,), e.g. a `ResidualUnit`. Its arrays' precision is kept.
+        model: Any pytree that maps X to predictions (n,), e.g. a `ResidualUnit`, or to (n, m) under a loss of
+            vector-valued predictions. Its arrays' precision is kept.
         X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        y: Labels, shape (n,), or what a loss of vector-valued predictions takes.
         loss: A loss or its name.
         options: How to train.
         key: Random key for the minibatches; full-batch training does not use it.
-        measure: What to record: a function (or Equinox module) of model, X and y to a dict of scalars, evaluated on
-            the whole of X inside the compiled program. The mean loss, as "objective", if None.
+        measure: What to record: a function (or Equinox module) of model, X and y to a dict of scalars or arrays,
+            evaluated on the whole of X inside the compiled program. The mean loss, as "objective", if None.
         progress: Show a progress bar, advanced at every measurement. When off, the program contains no trace of it.
 
     Returns:
@@ -125,7 +127,7 @@ def train(
     Raises:
         InvalidInputError: If batch_size exceeds the number of samples.
     """
-    loss = as_loss(loss)
+    loss = as_vector_loss(loss) if isinstance(loss, VectorLoss) or loss in VECTOR_LOSSES else as_loss(loss)
     if options.batch_size is not None and options.batch_size > len(y):
         raise InvalidInputError(
             f"batch_size={options.batch_size} must be at most the number of training samples, {len(y)}, or None for all"

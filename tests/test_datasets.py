@@ -152,3 +152,20 @@ def test_unreadable_files_get_one_clear_line(tmp_path, suffix):
     with pytest.raises(InvalidInputError, match="not a readable") as caught:
         load_dataset(str(path), target="y")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "m"), [("wine:all", 3), ("digits:all", 10)])
+def test_all_classes_are_counted_from_zero(name, m):
+    data = load_dataset(name)
+    assert np.unique(data.y).tolist() == list(range(m))
+    assert len(data.classes) == m
+    assert np.array_equal(data.with_class_indices().y, data.y)
+    with pytest.raises(InvalidInputError, match=f"has {m} distinct values"):
+        data.labelled_for("logistic")
+    one = load_dataset(f"{name.split(':')[0]}:1")
+    np.testing.assert_array_equal(one.with_class_indices().y, data.y == 1)
+
+
+def test_labels_that_are_hardly_classes_are_refused():
+    with pytest.raises(InvalidInputError, match="has 214 distinct values, but classes must be 2 to 100"):
+        load_dataset("diabetes").with_class_indices()

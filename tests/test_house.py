@@ -15,17 +15,18 @@ WORKFLOW = sorted((ROOT / "resflow" / "workflow").glob("*.py"))
 # From the ground up: a module imports only from rows above its own, or from its own row.
 FLOORS = [
     ["errors"],
-    ["losses"],
+    ["losses", "vector_losses"],
     ["arrays", "parallel"],
     ["data", "files", "datasets", "feature_maps"],
     ["model"],
     ["vector_unit", "deep_network"],
     ["architectures"],
-    ["linear", "train", "population", "partial_hessian"],
+    ["linear", "multinomial_separation", "vector_linear", "train", "population", "partial_hessian"],
     ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
+    ["vector_certificate", "vector_spectrum", "deep_certificate"],
     ["stationarity", "model_stationarity", "escape", "newton", "search", "measures", "atlas"],
     ["ensemble", "population_problem"],
-    ["plots", "plots_population", "plots_comparison", "findings"],
+    ["plots", "plots_bounds", "plots_population", "plots_comparison", "findings"],
 ]
 
 

@@ -1,10 +1,11 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from resflow.feature_maps import feature_map
 from resflow.linear import fit_linear_predictor
-from resflow.measures import GapMeasure, StationarityMeasure
+from resflow.measures import Checkpoints, GapMeasure, StationarityMeasure
 from resflow.model import residual_unit
 from resflow.spectrum import partial_spectrum
 from resflow.train import TrainingOptions, train
@@ -41,3 +42,18 @@ def test_smallest_eigenvalue_along_training_is_that_of_the_spectrum_at_every_mea
         assert history["lambda_min_lower"][i] <= history["lambda_min"][i]
     assert np.all(history["lambda_min_converged"] == 1)
     assert set(GapMeasure.against(fit, loss)(unit, X, Y)) < set(history)
+
+
+def test_checkpoints_are_the_points_that_were_measured():
+    X = jax.random.normal(jax.random.key(0), (20, 4))
+    y = jnp.sign(X[:, 0])
+    fit = fit_linear_predictor(np.asarray(X), np.asarray(y), loss="squared")
+    unit = residual_unit(4, feature_map("random_fourier", 4, width=3, key=jax.random.key(1)), key=jax.random.key(2))
+    options = TrainingOptions(steps=30, log_every=10)
+    measure = Checkpoints(GapMeasure.against(fit, "squared"))
+    result = train(unit, X, y, loss="squared", options=options, key=jax.random.key(3), measure=measure)
+    assert result.history["weights"].shape == (4, 4 + 4 * 3)
+    for weights, objective in zip(result.history["weights"], result.history["objective"], strict=True):
+        there = Checkpoints.restore(unit, weights)
+        np.testing.assert_allclose(jnp.mean(0.5 * (there(X) - y) ** 2), objective, rtol=1e-12)
+    np.testing.assert_array_equal(there.V, result.model.V)

@@ -207,8 +207,10 @@ def _fraction(name: str, value: Any) -> None:
 
 def _loss(name: str, value: Any) -> None:
     from resflow.losses import as_loss
+    from resflow.vector_losses import VECTOR_LOSSES
 
-    as_loss(value)
+    if value not in VECTOR_LOSSES:
+        as_loss(value)
 
 
 def _library(check: Callable[[], Callable[[str], None]]) -> Callable[[str, Any], None]:
@@ -232,9 +234,17 @@ def _activation_check() -> Callable[[str], None]:
     return check_activation
 
 
+def _architecture_check() -> Callable[[str], None]:
+    from resflow.architectures import check_architecture
+
+    return check_architecture
+
+
 CHECKS: dict[str, Callable[[str, Any], None]] = {
     "width": _at_least(1),
     "depth": _at_least(1),
+    "blocks": _at_least(1),
+    "inner": _at_least(1),
     "steps": _at_least(0),
     "batch_size": _at_least(1),
     "log_every": _at_least(1),
@@ -246,6 +256,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "loss": _loss,
     "dataset": _library(_dataset_check),
     "activation": _library(_activation_check),
+    "architecture": _library(_architecture_check),
 }
 """What a parameter of that name must satisfy in every notebook; None passes, where the declared type allows it."""
 

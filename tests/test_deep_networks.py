@@ -1,0 +1,169 @@
+"""Deep residual networks: the pointwise certificate and where it ends, Yun's conditions, and λ_min."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from resflow.architectures import build_model
+from resflow.deep_certificate import deep_gap_certificate, deep_gap_certificate_terms
+from resflow.errors import InvalidInputError
+from resflow.feature_maps import mlp
+from resflow.lanczos import smallest_hessian_eigenvalue
+from resflow.linear import fit_linear_predictor
+from resflow.losses import Logistic, as_loss
+from resflow.objectives import MeanLoss
+
+D, K, N, L = 5, 4, 15, 3
+
+
+def network(key, inner=2, d=D, blocks=L, scale=1.0):
+    keys = jax.random.split(key, blocks + 1)
+    phis = [mlp(inner if b else d, width=K, depth=1, activation="tanh", key=keys[b]) for b in range(blocks)]
+    return build_model("deep_residual_network", d, phis, inner=inner, key=keys[-1], scale=scale)
+
+
+def data(key):
+    X = jax.random.normal(key, (N, D))
+    return X, jnp.where(X[:, 0] + X[:, 1] ** 2 > 1, 1.0, -1.0)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_certificate_bounds_the_gap_at_10000_random_points(loss):
+    """w, V and U of every scale; t anywhere, as the bounds hold against every linear predictor."""
+
+    @jax.jit
+    @jax.vmap
+    def terms(key):
+        keys = jax.random.split(key, 8)
+        scales = jnp.exp(jax.random.normal(keys[0], (3,)))
+        model = network(keys[1])
+        shrink = lambda tree, scale: jax.tree.map(lambda leaf: scale * leaf, tree)  # noqa: E731
+        outer = (shrink(model.w, scales[0]), shrink(model.V, scales[1]), shrink(model.U, scales[2]))
+        model = eqx.tree_at(lambda model: (model.w, model.V, model.U), model, outer)
+        X, y = data(keys[2])
+        t = jax.random.normal(keys[3], (D,))
+        linear_objective = jnp.mean(as_loss(loss).value(X @ t, y))
+        gap = jnp.mean(as_loss(loss).value(model(X), y)) - linear_objective
+        found = deep_gap_certificate_terms(model, X, y, t, linear_objective, loss=as_loss(loss))
+        stacked = jnp.concatenate(model.U)
+        return found, gap, jnp.linalg.norm(model.w) + scales[1] * jnp.linalg.norm(t), stacked, model.w
+
+    found, gap, size, stacked, w = jax.tree.map(np.asarray, terms(jax.random.split(jax.random.key(0), 10_000)))
+    tolerance = 1e-11 * (1.0 + size + np.abs(found.certificate)) / np.minimum(found.kernel_share, 1.0)
+    np.testing.assert_allclose(found.gap, gap, rtol=1e-9, atol=1e-9)
+    assert (found.gap <= found.certificate + tolerance).all()
+    assert (np.abs(found.gradient_form - found.certificate) <= 100 * tolerance).all()
+    assert (found.certificate <= found.norm_bound + tolerance).all()
+    assert (found.certificate <= found.near_identity_bound + tolerance).all()
+    np.testing.assert_allclose(
+        found.stationarity_term + found.block_terms.sum(axis=1), found.certificate, rtol=1e-8, atol=1e-9
+    )
+    assert (found.kernel_dimension == D - (L - 1) * 2).all()
+    # The kernel's share of w by another way: what least squares on the U_l leaves of w.
+    for i in range(0, 10_000, 1000):
+        rest = w[i] - stacked[i].T @ np.linalg.lstsq(stacked[i].T, w[i], rcond=None)[0]
+        np.testing.assert_allclose(found.kernel_share[i], np.linalg.norm(rest) / np.linalg.norm(w[i]), rtol=1e-7)
+
+
+def test_certificate_ceases_to_exist_where_the_inner_matrices_span_everything():
+    X, y = data(jax.random.key(0))
+    fit = fit_linear_predictor(np.asarray(X), np.asarray(y), ridge=0.1)
+    found = deep_gap_certificate(network(jax.random.key(1), inner=3), X, y, loss="logistic", linear_fit=fit)
+    assert found.kernel_dimension == 0
+    assert found.kernel_share == 0
+    assert np.isnan(found.gradient_form)
+    assert np.isinf(found.norm_bound)
+    assert found.gap <= found.certificate <= found.near_identity_bound
+
+
+def test_one_block_is_a_residual_unit_with_its_certificate():
+    from resflow.certificate import gap_certificate
+
+    X, y = data(jax.random.key(0))
+    fit = fit_linear_predictor(np.asarray(X), np.asarray(y), ridge=0.1)
+    model = network(jax.random.key(1), blocks=1)
+    deep = deep_gap_certificate(model, X, y, loss="logistic", linear_fit=fit)
+    features = jax.vmap(model.feature_maps[0])(X)
+    unit = gap_certificate(model.w, model.V[0], features, X, y, loss="logistic", linear_fit=fit)
+    assert deep.kernel_dimension == D
+    np.testing.assert_allclose(
+        [deep.certificate, deep.gradient_form, deep.norm_bound, deep.partial_grad_norm],
+        [unit.certificate, unit.certificate, unit.frobenius_bound, unit.partial_grad_norm],
+        rtol=1e-11,
+    )
+
+
+def test_conditions_of_yun_are_those_of_the_representations():
+    X, y = data(jax.random.key(3))
+    fit = fit_linear_predictor(np.asarray(X), np.asarray(y), ridge=0.1)
+    model = network(jax.random.key(4))
+    found = deep_gap_certificate(model, X, y, loss="logistic", linear_fit=fit)
+    h = np.asarray(model.representations(X)[-1])
+    curvature = np.asarray(Logistic().second_derivative(np.asarray(model(X)), np.asarray(y)))
+    expected = np.linalg.eigvalsh((h.T * curvature) @ h / N)
+    np.testing.assert_allclose(found.smallest_representation_curvature, expected[0], rtol=1e-9)
+    assert found.representation_rank == D
+    few = deep_gap_certificate(model, X[:3], y[:3], loss="logistic", linear_fit=fit)
+    assert few.representation_rank == 3
+
+
+def test_blind_direction_has_the_curvature_of_the_formula():
+    """With wᵀv = 0: along (a, v bᵀ) in (w, V_l) it is mean ℓ''(aᵀh_L)² + 2(aᵀv) bᵀ mean ℓ'φ_l."""
+    X, y = data(jax.random.key(5))
+    model = network(jax.random.key(6))
+    v = np.linalg.svd(np.concatenate(model.U))[2][-1]
+    model = eqx.tree_at(lambda model: model.w, model, model.w - v * (v @ model.w))
+    representations, features = model.forward(X)
+    slope, second = Logistic().derivative(model(X), y), Logistic().second_derivative(model(X), y)
+    a, b = jax.random.normal(jax.random.key(7), (D,)), jax.random.normal(jax.random.key(8), (K,))
+    for block in range(L):
+
+        def along(s, block=block):
+            moved = eqx.tree_at(
+                lambda m: (m.w, m.V[block]), model, (model.w + s * a, model.V[block] + s * jnp.outer(v, b))
+            )
+            return MeanLoss(Logistic())(moved, X, y)
+
+        expected = jnp.mean(second * (representations[-1] @ a) ** 2) + 2 * (a @ v) * (b @ (slope @ features[block] / N))
+        np.testing.assert_allclose(jax.grad(jax.grad(along))(0.0), expected, rtol=1e-9)
+
+
+def test_smallest_eigenvalue_of_the_full_hessian_is_within_its_residual_of_the_dense_one():
+    X, y = data(jax.random.key(9))
+    objective = MeanLoss(Logistic())
+    model = network(jax.random.key(0), blocks=2)
+    found = smallest_hessian_eigenvalue(objective, model, X, y)
+    moving, fixed = eqx.partition(model, eqx.is_inexact_array)
+    flat, unravel = ravel_pytree(moving)
+    dense = np.linalg.eigvalsh(jax.jit(jax.hessian(lambda x: objective(eqx.combine(unravel(x), fixed), X, y)))(flat))
+    assert found.converged
+    assert found.residual <= 1e-7 * np.abs(dense).max()
+    assert abs(found.value - dense[0]) <= found.residual + 1e-13
+    assert dense[0] < 0
+
+
+@pytest.mark.parametrize("scale", [0.05, 0.3, 1.0])
+def test_near_identity_bound_covers_networks_that_are_stationary_in_w(scale):
+    X, y = data(jax.random.key(0))
+    X, y = np.asarray(X), np.asarray(y)
+    linear = fit_linear_predictor(X, y, max_norm=2.0)
+    model = network(jax.random.key(1), scale=scale)
+    best = fit_linear_predictor(np.asarray(model.representations(X)[-1]), y, max_norm=2.0)
+    found = deep_gap_certificate(
+        eqx.tree_at(lambda model: model.w, model, jnp.asarray(best.w)), X, y, loss="logistic", linear_fit=linear
+    )
+    # In the ball w is stationary up to its multiplier, which pulls towards t: −μ wᵀ(w − t) ≤ 0.
+    assert found.stationarity_term <= 1e-10
+    assert found.gap <= found.near_identity_bound + 1e-10
+    bound = np.linalg.norm(linear.w) * (np.prod(1 + np.asarray(found.block_ratios)) - 1)
+    assert found.gap <= bound * np.mean(np.linalg.norm(X, axis=1)) + 1e-10  # |ℓ'| ≤ 1
+
+
+def test_data_that_does_not_fit_gets_one_clear_line():
+    X, y = data(jax.random.key(0))
+    fit = fit_linear_predictor(np.asarray(X), np.asarray(y), ridge=0.1)
+    with pytest.raises(InvalidInputError, match="but the network takes 5 inputs"):
+        deep_gap_certificate(network(jax.random.key(1)), X[:, :4], y, loss="logistic", linear_fit=fit)

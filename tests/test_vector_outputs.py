@@ -1,0 +1,258 @@
+"""Vector-valued outputs: losses, the exact linear fit, the certificate at any rank, and the exact spectrum."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris, load_wine
+from sklearn.linear_model import LogisticRegression
+from vector_problems import VectorPoint, random_points, reference_objective
+
+from resflow.architectures import build_model
+from resflow.errors import InvalidInputError
+from resflow.feature_maps import mlp
+from resflow.measures import VectorGapMeasure
+from resflow.train import TrainingOptions, train
+from resflow.vector_certificate import vector_gap_certificate, vector_gap_certificate_terms
+from resflow.vector_linear import VectorLinearFit, fit_vector_linear_predictor
+from resflow.vector_losses import VECTOR_LOSSES, as_vector_loss, one_hot
+from resflow.vector_spectrum import vector_partial_spectrum
+
+LOSSES = tuple(VECTOR_LOSSES)
+N, D, K, M = 12, 5, 6, 3
+KEY = jax.random.key(0)
+
+
+def point(seed, loss="softmax", rank=M, n=N, d=D, k=K, m=M):
+    return VectorPoint(*(array[0] for array in random_points(seed, 1, n, d, k, m, loss, rank)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_derivatives_are_those_of_automatic_differentiation(loss):
+    function, (p, y) = as_vector_loss(loss), (np.array([[0.3, -2.0, 1.0], [40.0, 0.0, -5.0]]), np.array([2.0, 0.0]))
+    y = y if function.class_labels else one_hot(y, 3)
+    value = lambda p, y: function.value(p[None], y[None])[0]  # noqa: E731
+    for derivative, order in ((function.derivative, jax.grad), (function.second_derivative, jax.hessian)):
+        expected = jax.vmap(order(value))(jnp.asarray(p), jnp.asarray(y))
+        np.testing.assert_allclose(derivative(p, y), expected, rtol=1e-12, atol=1e-16)
+        np.testing.assert_allclose(derivative(jnp.asarray(p), jnp.asarray(y)), expected, rtol=1e-12, atol=1e-16)
+
+
+def test_softmax_of_two_classes_is_the_logistic_loss_far_into_its_tails():
+    margins = np.array([-800.0, -1.0, 0.0, 30.0, 700.0])
+    p = np.column_stack([margins, np.zeros(5)])
+    tail = np.where(margins > 30, np.exp(-np.maximum(margins, 0)), np.logaddexp(0.0, -margins))
+    np.testing.assert_allclose(as_vector_loss("softmax").value(p, np.zeros(5)), tail, rtol=1e-12)
+    slope = as_vector_loss("softmax").derivative(p, np.zeros(5))
+    np.testing.assert_allclose(slope[4], [-np.exp(-700.0), np.exp(-700.0)], rtol=1e-12)
+
+
+def table(name, noise=0.0):
+    X, y = {"wine": load_wine, "iris": load_iris}[name](return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    if noise:
+        y = np.where(np.random.default_rng(0).random(len(y)) < noise, (y + 1) % 3, y)
+    return np.column_stack([X, np.ones(len(y))]), y
+
+
+@pytest.mark.parametrize("name", ["wine", "iris"])
+@pytest.mark.parametrize(("ridge", "noise"), [(1e-2, 0.0), (1e-4, 0.0), (0.0, 0.2)])
+def test_softmax_regression_equals_that_of_scikit_learn(name, ridge, noise):
+    X, y = table(name, noise)
+    fit = fit_vector_linear_predictor(X, y, ridge=ridge)
+    C = 1.0 / (ridge * len(y)) if ridge else np.inf
+    reference = LogisticRegression(C=C, solver="newton-cholesky", fit_intercept=False, tol=1e-13, max_iter=300)
+    W = reference.fit(X, y).coef_
+    W = W - W.mean(axis=0)
+    np.testing.assert_allclose(fit.W, W, atol=2e-7 * np.abs(W).max())
+    assert fit.converged
+    assert fit.grad_norm < 1e-13
+    if not ridge:
+        assert fit.separable is False
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_fit_in_a_ball_meets_the_optimality_conditions(loss):
+    X, y = table("iris")
+    Y = y if loss == "softmax" else one_hot(y, 3)
+    fit = fit_vector_linear_predictor(X, Y, loss=loss, max_norm=0.3)
+    assert fit.converged
+    np.testing.assert_allclose(np.linalg.norm(fit.W), 0.3, rtol=1e-12)
+    gradient = as_vector_loss(loss).derivative(X @ fit.W.T, Y).T @ X / len(X)
+    np.testing.assert_allclose(gradient, -fit.multiplier * fit.W, atol=1e-12)
+    assert fit.multiplier > 0
+    # Lagrange: it is the minimiser with the multiplier as ridge, too
+    np.testing.assert_allclose(fit.W, fit_vector_linear_predictor(X, Y, loss=loss, ridge=fit.multiplier).W, atol=1e-11)
+
+
+def test_squared_loss_is_least_squares_also_of_deficient_rank():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.standard_normal((30, 4)), np.zeros(30)])
+    X[:, 3] = X[:, 0] - 2 * X[:, 1]
+    Y = rng.standard_normal((30, 3))
+    fit = fit_vector_linear_predictor(X, Y, loss="multioutput_squared")
+    assert fit.rank == 3
+    np.testing.assert_allclose(fit.W, np.linalg.lstsq(X, Y, rcond=None)[0].T, atol=1e-13)
+
+
+def separable(kind):
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((60, 3))
+    y = np.argmax(X @ rng.standard_normal((3, 4)), axis=1)
+    if kind == "quasi":  # samples of two classes at one place: no W ranks them apart
+        X, y = np.vstack([X, [[1.0, 0.0, 0.0]] * 2]), np.append(y, [0, 1])
+        X = np.column_stack([X, np.r_[np.zeros(60), 1.0, 1.0]])
+    return X, y
+
+
+@pytest.mark.parametrize("kind", ["complete", "quasi"])
+def test_separable_classes_are_refused_unless_bounded(kind):
+    X, y = separable(kind)
+    with pytest.raises(InvalidInputError, match="linearly separable, so the softmax objective has no minimiser"):
+        fit_vector_linear_predictor(X, y)
+    assert fit_vector_linear_predictor(X, y, max_norm=10.0).converged
+    assert fit_vector_linear_predictor(X, y, ridge=1e-6).converged
+
+
+@pytest.mark.parametrize(
+    ("Y", "options", "message"),
+    [
+        (np.zeros(4), {}, r"Y has shape \(4,\)"),
+        (np.full(6, 0.5), {}, "Y has the label 0.5 in row 0"),
+        (np.zeros(6), {"ridge": -1.0}, "ridge=-1.0"),
+        (np.zeros(6), {"max_norm": 0.0}, "max_norm=0.0"),
+        (np.zeros(6), {"loss": "softmin"}, "nearest is 'softmax'"),
+        (np.zeros(6), {"loss": "multioutput_squared"}, r"needs \(6, m\)"),
+        (np.full(6, np.nan), {}, "6 values that are not finite"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(Y, options, message, unchecked_types):
+    with pytest.raises(InvalidInputError, match=message):
+        fit_vector_linear_predictor(np.ones((6, 2)), Y, **options)
+
+
+@pytest.mark.parametrize(("loss", "m", "count"), [("softmax", 3, 10_000), ("multioutput_squared", 7, 10_000)])
+def test_certificate_bounds_the_gap_at_random_points_of_every_rank(loss, m, count):
+    """m > d among them: then no W has full row rank."""
+    ranks = np.arange(count) % (min(m, D) + 1)
+    at = random_points(m, count, N, D, K, m, loss, ranks)
+    linear_W = np.random.default_rng(0).standard_normal((count, m, D))
+
+    def terms(at, linear_W):
+        linear_objective = jnp.mean(as_vector_loss(loss).value(at.X @ linear_W.T, at.Y))
+        gap = reference_objective(*at, loss=loss) - linear_objective
+        gradients = jax.grad(partial(reference_objective, loss=loss), argnums=(0, 1))(*at)
+        return vector_gap_certificate_terms(*at, linear_W, linear_objective, loss=as_vector_loss(loss)), gap, gradients
+
+    found, gap, gradients = jax.tree.map(np.asarray, jax.jit(jax.vmap(terms))(VectorPoint(*at), linear_W))
+    pulled = at.W @ (np.linalg.pinv(at.W, rcond=1e-12) @ linear_W @ at.V)
+    G = at.W - linear_W, np.linalg.pinv(at.W, rcond=1e-12) @ linear_W @ at.V
+    product = sum(np.sum(a * b, axis=(1, 2)) for a, b in zip(G, gradients, strict=True))
+    rounding = 1e-12 * (1.0 + np.abs(found.certificate) + np.abs(found.rank_term) + np.linalg.norm(pulled, axis=(1, 2)))
+    assert (found.rank == ranks).all()
+    np.testing.assert_allclose(found.gap, gap, rtol=1e-11, atol=1e-11)
+    assert (found.gap <= found.certificate + rounding).all()
+    assert (np.abs(found.gradient_term + found.rank_term - found.certificate) <= rounding).all()
+    some = ranks > 0
+    np.testing.assert_allclose(found.gradient_term[some], product[some], rtol=1e-6, atol=1e-9)
+    assert (found.certificate[some] <= found.norm_bound[some] * (1 + 1e-12) + rounding[some]).all()
+    norms = np.sqrt(sum(np.sum(g**2, axis=(1, 2)) for g in gradients))
+    np.testing.assert_allclose(found.partial_grad_norm, norms, rtol=1e-9)
+    full = ranks == m
+    assert (np.abs(found.rank_term[full]) <= rounding[full]).all()
+    assert (found.smallest_singular_value[full] > 0).all()
+    assert (np.abs(found.rank_term[~full]) > 1e-6).mean() > 0.9  # so that it is needed
+
+
+def test_softmax_needs_one_rank_less():
+    """ℓ' sums to 0: a W whose columns sum to 0 and of rank m − 1 leaves no rank term."""
+    at = point(0)
+    at = at._replace(W=at.W - at.W.mean(axis=0))
+    linear_W = np.random.default_rng(0).standard_normal((M, D))
+    fit = VectorLinearFit(linear_W, 0.0, *[None] * 10)
+    found = vector_gap_certificate(*at, loss="softmax", linear_fit=fit)
+    assert found.rank == M - 1
+    assert abs(found.rank_term) < 1e-14
+
+
+SHAPES = {
+    "wide": {"n": 20, "d": 5, "k": 7, "m": 3},
+    "narrow": {"n": 20, "d": 6, "k": 2, "m": 3},
+    "more outputs than inputs": {"n": 20, "d": 3, "k": 4, "m": 5},
+    "one output": {"n": 20, "d": 4, "k": 3, "m": 1},
+    "few samples": {"n": 2, "d": 4, "k": 6, "m": 3},
+}
+
+
+@partial(jax.jit, static_argnums=1)
+def dense_hessian(at, loss):
+    m, d = at.W.shape
+
+    def objective(flat):
+        W, V = flat[: m * d].reshape(m, d), flat[m * d :].reshape(at.V.shape)
+        return reference_objective(W, V, at.features, at.X, at.Y, loss)
+
+    return jax.hessian(objective)(jnp.concatenate([at.W.ravel(), at.V.ravel()]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "loss"),
+    [
+        ("wide", "softmax"),
+        ("narrow", "multioutput_squared"),
+        ("more outputs than inputs", "softmax"),
+        ("one output", "multioutput_squared"),
+        ("few samples", "softmax"),
+    ],
+)
+def test_spectrum_equals_that_of_the_dense_hessian_at_every_rank(shape, loss):
+    sizes = SHAPES[shape]
+    full = min(sizes["m"], sizes["d"])
+    for seed, rank in enumerate(range(full + 1)):
+        at = point(seed, loss, rank, **sizes)
+        H = np.asarray(dense_hessian(at, loss))
+        found = vector_partial_spectrum(*at, loss=loss)
+        expected = np.linalg.eigvalsh(H)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found.eigenvalues, expected, atol=1e-12 * scale)
+        R = as_vector_loss(loss).derivative((at.X + at.features @ at.V.T) @ at.W.T, at.Y).T @ at.features
+        m, d, k = sizes["m"], sizes["d"], sizes["k"]
+        assert found.order == m * d + rank * k + (d - rank) * np.linalg.matrix_rank(R)
+        assert found.order + found.kernel_dimension == m * d + d * k
+        v = np.concatenate([found.direction_W.ravel(), found.direction_V.ravel()])
+        np.testing.assert_allclose(np.linalg.norm(v), 1.0, rtol=1e-12)
+        np.testing.assert_allclose(np.linalg.norm(H @ v - found.lambda_min * v), found.residual, atol=1e-12 * scale)
+        assert found.residual <= 1e-11 * scale
+
+
+def test_point_whose_shapes_disagree_gets_one_clear_line(unchecked_types):
+    at = point(0)
+    with pytest.raises(InvalidInputError, match=r"V has shape \(6, 5\), but must be \(5, 6\)"):
+        vector_partial_spectrum(*at._replace(V=at.V.T), loss="softmax")
+    with pytest.raises(InvalidInputError, match="Y is for 4 outputs, but W has shape"):
+        vector_partial_spectrum(*at._replace(Y=np.full(N, 3.0)), loss="softmax")
+
+
+def test_training_records_the_certificate_of_what_it_trains():
+    X, y = table("iris")
+    fit = fit_vector_linear_predictor(X, y, ridge=1e-2)
+    model = build_model(
+        "vector_output", 5, mlp(5, width=4, depth=1, activation="tanh", key=jax.random.key(0)), key=KEY, outputs=3
+    )
+    options = TrainingOptions(steps=200, learning_rate=0.02, log_every=50)
+    measure = VectorGapMeasure.against(fit, "softmax")
+    result = train(model, X, y, loss="softmax", options=options, key=KEY, measure=measure)
+    history = result.history
+    assert history["linear_predictor_gap"][-1] < 0 < history["linear_predictor_gap"][0]
+    assert (history["linear_predictor_gap"] <= history["gap_certificate"] + 1e-12).all()
+    end = vector_gap_certificate(
+        *map(np.asarray, (result.model.W, result.model.V, result.model.features(X), X, y)),
+        loss="softmax", linear_fit=fit,
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        [history[name][-1] for name in ("linear_predictor_gap", "gap_certificate", "rank_term", "norm_bound")],
+        [end.gap, end.certificate, end.rank_term, end.norm_bound],
+        rtol=1e-9, atol=1e-13,
+    )  # fmt: skip
