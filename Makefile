@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo test bench lint format ui lab lock clean
+.PHONY: help install demo notebooks test bench lint format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
@@ -29,6 +29,10 @@ install: $(READY)  ## create .venv and install the locked dependencies
 
 demo: $(READY)  ## run the main job on real data, and say where to look
 	$(BIN)/resflow run notebooks/train_residual_unit.ipynb
+
+notebooks: $(READY)  ## run every notebook at its default parameters, the comparison of runs last
+	@set -e; for notebook in $$(ls notebooks/*.ipynb | grep -v compare_runs) notebooks/compare_runs.ipynb; do \
+		echo "== $$notebook"; $(BIN)/resflow run $$notebook; done
 
 test: $(READY)  ## run the whole suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -84,6 +84,34 @@ def test_training_run_keeps_its_notebook_its_report_and_its_figures(project, two
     assert figures == {"figures/objective.png", "figures/gap.png", "figures/held_out.png"}
 
 
+CLAIMS = {
+    "vector_outputs": (
+        {"dataset": "wine:all", "steps": 60, "width": 6, "dense_limit": 150},
+        "vector_certificate_bounds_gap",
+        {"figures/gap.png", "figures/ranks.png", "figures/curvature.png"},
+    ),
+    "deep_residual_networks": (
+        {"blocks": 3, "inner": 2, "wider_inner": 6, "steps": 40, "log_every": 10, "checkpoints": 3},
+        "deep_certificate_bounds_gap",
+        {"figures/gap.png", "figures/curvature.png", "figures/blocks.png", "figures/near_identity.png"},
+    ),
+}
+
+
+@pytest.mark.parametrize("notebook", CLAIMS)
+def test_notebook_tests_its_claim_and_says_how_it_came_out(project, notebook):
+    parameters, claim, figures = CLAIMS[notebook]
+    done = resflow_run(project, f"notebooks/{notebook}.ipynb", **parameters)
+    assert done.returncode == 0, done.stderr
+    (run,) = (run for run in runs_of(project) if run.data.tags.get("claim") == claim)
+    assert run.data.tags["claim_holds"] == "true"
+    assert run.data.metrics["claim_margin"] > -1e-9
+    assert run.info.status == "FINISHED"
+    assert f"claim   {claim} holds" in done.stdout
+    kept = {artifact.path for artifact in client_of(project).list_artifacts(run.info.run_id, "figures")}
+    assert kept == figures
+
+
 def test_same_parameters_and_seed_give_bit_identical_metrics(project, two_equal_runs):
     client = client_of(project)
     first, second = (
