@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from resflow._plots_style import LINEAR as _LINEAR
+from resflow._plots_style import PALETTE as _PALETTE
+from resflow._plots_style import one_axes as _axes
 
 __all__ = ["plot_gap", "plot_held_out", "plot_objective"]
 
-_PALETTE = sns.color_palette("colorblind")
-_LINEAR: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.4}
 _CURVES: Mapping[str, dict[str, Any]] = {
     "linear_predictor_gap": {"label": "gap", "color": _PALETTE[0], "linestyle": "-", "linewidth": 2.2},
     "gap_certificate": {"label": "certificate ⟨G, ∇F⟩", "color": _PALETTE[1], "linestyle": "--", "linewidth": 1.7},
@@ -90,13 +90,3 @@ def plot_held_out(frame: pd.DataFrame, *, title: str) -> Figure:
     axes.set(xlabel="set", ylabel="mean loss per sample\n(bars: one standard error)")
     axes.legend()
     return figure
-
-
-def _axes(title: str) -> tuple[Figure, Axes]:
-    with sns.axes_style("ticks"):
-        figure, axes = plt.subplots(figsize=(6.8, 4.0), layout="constrained")
-    sns.despine(figure)
-    axes.grid(axis="y", color="0.9")
-    axes.set_title(title, loc="left", fontsize=11)
-    plt.close(figure)
-    return figure, axes

@@ -158,3 +158,14 @@ def test_bad_input_gets_one_clear_line_and_leaves_nothing_running(project, param
     assert "Traceback" not in done.stderr
     assert {run.info.status for run in runs_of(project)} <= {"FINISHED", "FAILED"}
     assert not list(project.glob("*.ipynb"))
+
+
+def test_norm_and_regularization_finds_the_minima_of_shamirs_figure_and_bounds_every_end(project):
+    quick = {"most_inputs": 1, "ridges": 2, "starts": 16, "steps": 200, "width": 4}
+    done = resflow_run(project, "notebooks/norm_and_regularization.ipynb", **quick)
+    assert done.returncode == 0, done.stderr
+    (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("ridge_certificate"))
+    assert run.data.tags["claim_holds"] == "true"
+    np.testing.assert_allclose(run.data.metrics["ridge_spurious_value"], 0.52491385, atol=1e-8)
+    np.testing.assert_allclose(run.data.metrics["circle_spurious_value"], 0.0343174257, atol=1e-9)
+    np.testing.assert_allclose(run.data.metrics["flattest_lambda_min"], -1e-6, rtol=1e-6)
