@@ -25,7 +25,7 @@ FLOORS = [
     ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
     ["vector_certificate", "vector_spectrum", "deep_certificate"],
     ["stationarity", "model_stationarity", "escape", "newton", "search", "measures", "atlas"],
-    ["scalar_example", "ridge_minima"],
+    ["scalar_example", "ridge_minima", "projected_sgd"],
     ["ensemble", "population_problem"],
     ["plots", "plots_bounds", "plots_population", "plots_comparison", "findings", "ridge_plots"],
 ]
