@@ -18,6 +18,7 @@ from resflow.linear import LinearFit
 from resflow.losses import Loss, as_loss
 from resflow.model import ResidualUnit, trainable
 from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.theorems import implied_epsilon, lipschitz_constants_terms, theorem2_terms, theorem3_terms
 from resflow.vector_certificate import vector_gap_certificate_terms
 from resflow.vector_linear import VectorLinearFit
 from resflow.vector_losses import VectorLoss, as_vector_loss
@@ -90,7 +91,11 @@ class ModelGapMeasure(eqx.Module):
 
 
 class StationarityMeasure(eqx.Module):
-    """What `GapMeasure` records, and the smallest eigenvalue of the partial Hessian with its evidence.
+    """What `GapMeasure` records, the smallest eigenvalue of the partial Hessian with its evidence, and two theorems.
+
+    Theorem 3 is taken at the smallest ε for which the point is an ε-SOPSP, in the ball max{‖w‖, ‖V‖} that it lies on:
+    `linear_predictor_gap` ≤ `theorem3_bound`. Theorem 2 is taken at (0, V, θ), as it speaks of points with w = 0:
+    `theorem2_slack` ≥ 0. Both up to rounding.
 
     Attributes:
         gap: The measurements of the gap.
@@ -104,13 +109,23 @@ class StationarityMeasure(eqx.Module):
         return cls(GapMeasure.against(linear_fit, loss))
 
     def __call__(self, model: ResidualUnit, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
-        arrays = (jnp.asarray(array, dtype=float) for array in (model.w, model.V, model.features(X), X, y))
-        smallest = smallest_partial_eigenvalue(*arrays, loss=self.gap.loss)
-        return self.gap(model, X, y) | {
+        arrays = (model.w, model.V, model.features(X), X, y)
+        w, V, features, samples, labels = (jnp.asarray(array, dtype=float) for array in arrays)
+        loss, linear_w = self.gap.loss, self.gap.linear_w
+        measured = self.gap(model, X, y)
+        smallest = smallest_partial_eigenvalue(w, V, features, samples, labels, loss=loss)
+        radius = jnp.maximum(measured["w_norm"], measured["V_norm"])
+        constants = lipschitz_constants_terms(features, samples, labels, radius, loss=loss)
+        epsilon = implied_epsilon(measured["partial_grad_norm"], smallest.lower, constants.mu2)
+        theorem2 = theorem2_terms(V, features, samples, labels, linear_w, self.gap.linear_objective, loss=loss)
+        return measured | {
             "lambda_min": smallest.value,
             "lambda_min_lower": smallest.lower,
+            "lambda_min_upper": smallest.upper,
             "lambda_min_residual": smallest.residual,
             "lambda_min_converged": smallest.converged.astype(float),
+            "theorem2_slack": theorem2.slack,
+            "theorem3_bound": theorem3_terms(epsilon, jnp.linalg.norm(linear_w), *constants).bound,
         }
 
 

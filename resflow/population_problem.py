@@ -107,7 +107,8 @@ def population_outcomes(
 
     Returns:
         One row a member: best_linear_objective, linear_fit_grad_norm, linear_fit_converged, test_linear_predictor_gap,
-        test_linear_predictor_gap_error; and for residual units lambda_min and verdict.
+        test_linear_predictor_gap_error; and for residual units lambda_min, lambda_min_residual
+        and verdict.
     """
     loss = as_loss(loss)
     sets = problem.data_sets[np.asarray(members)]
@@ -128,10 +129,14 @@ def population_outcomes(
     if isinstance(models, ResidualUnit):
         evidence = [(fit.w, fit.objective, fit.suboptimality, fit.converged) for fit in fits]
         linear = [jnp.asarray(np.stack(column)) for column in zip(*evidence, strict=True)]
-        lambda_min, codes = _verdicts(
+        lambda_min, residual, codes = _verdicts(
             models, jnp.asarray(problem.X), jnp.asarray(problem.y), jnp.asarray(sets), linear, epsilon, loss
         )
-        outcomes |= {"lambda_min": np.asarray(lambda_min), "verdict": [VERDICTS[code] for code in np.asarray(codes)]}
+        outcomes |= {
+            "lambda_min": np.asarray(lambda_min),
+            "lambda_min_residual": np.asarray(residual),
+            "verdict": [VERDICTS[code] for code in np.asarray(codes)],
+        }
     return pd.DataFrame(outcomes, index=pd.Index(members, name="member"))
 
 
@@ -142,7 +147,7 @@ def _predictions(models, X, sets):
 
 @eqx.filter_jit
 def _verdicts(models, X, y, sets, linear, epsilon, loss):
-    """λ_min and the code of the verdict; one after another, which for matrices this small is faster than abreast."""
+    """λ_min, its residual and the verdict's code; one after another: for matrices this small faster than abreast."""
     arrays, static = eqx.partition(models, eqx.is_array)
 
     def one(member):
@@ -150,6 +155,6 @@ def _verdicts(models, X, y, sets, linear, epsilon, loss):
         model = eqx.combine(model, static)
         point = (model.w, model.V, model.features(X[place]), X[place], y[place])
         terms = stationarity_terms(*(jnp.asarray(array, float) for array in (*point, *fit, epsilon)), loss=loss)
-        return terms.lambda_min, terms.verdict
+        return terms.lambda_min, terms.residual, terms.verdict
 
     return jax.lax.map(one, (arrays, sets, linear))

@@ -87,6 +87,17 @@ class StationarityReport:
     def __str__(self) -> str:
         return self.explanation
 
+    def metrics(self) -> dict[str, float]:
+        """λ_min with its evidence, and what the verdict compared it and the gap with, by their names in MLflow."""
+        return {
+            "lambda_min": self.lambda_min,
+            "lambda_min_lower": self.lambda_lower,
+            "lambda_min_upper": self.lambda_upper,
+            "lambda_min_residual": self.residual,
+            "curvature_tolerance": self.curvature_tolerance,
+            "gap_allowed": self.gap_allowed,
+        }
+
 
 def analyze_point(
     w: Real[Array, "d"],

@@ -23,11 +23,12 @@ FLOORS = [
     ["architectures"],
     ["linear", "multinomial_separation", "vector_linear", "train", "population", "partial_hessian"],
     ["certificate", "spectrum", "smallest_eigenvalue", "lanczos", "theorems", "objectives", "regularization"],
+    ["saddles"],
     ["vector_certificate", "vector_spectrum", "deep_certificate"],
     ["stationarity", "model_stationarity", "escape", "newton", "search", "measures", "atlas"],
     ["scalar_example", "ridge_minima", "projected_sgd"],
     ["ensemble", "population_problem"],
-    ["plots", "plots_bounds", "plots_population", "plots_comparison", "findings", "ridge_plots"],
+    ["plots", "plots_atlas", "plots_bounds", "plots_population", "plots_comparison", "findings", "ridge_plots"],
 ]
 
 

@@ -8,6 +8,7 @@ from resflow.linear import fit_linear_predictor
 from resflow.measures import Checkpoints, GapMeasure, StationarityMeasure
 from resflow.model import residual_unit
 from resflow.spectrum import partial_spectrum
+from resflow.theorems import theorem2_bound
 from resflow.train import TrainingOptions, train
 
 rng = np.random.default_rng(0)
@@ -39,8 +40,12 @@ def test_smallest_eigenvalue_along_training_is_that_of_the_spectrum_at_every_mea
         eigenvalues = partial_spectrum(*map(np.asarray, (w, V, features)), X, Y, loss=loss).eigenvalues
         scale = np.abs(eigenvalues).max()
         np.testing.assert_allclose(history["lambda_min"][i], eigenvalues[0], atol=1e-12 * scale)
-        assert history["lambda_min_lower"][i] <= history["lambda_min"][i]
+        assert history["lambda_min_lower"][i] <= history["lambda_min"][i] <= history["lambda_min_upper"][i]
+        bound = theorem2_bound(V, features, X, Y, loss=loss, linear_fit=fit)
+        np.testing.assert_allclose(history["theorem2_slack"][i], bound.slack, rtol=1e-10)
     assert np.all(history["lambda_min_converged"] == 1)
+    assert np.all(history["theorem2_slack"] > 0)
+    assert np.all(history["linear_predictor_gap"] < history["theorem3_bound"])
     assert set(GapMeasure.against(fit, loss)(unit, X, Y)) < set(history)
 
 

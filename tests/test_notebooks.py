@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from small_notebooks import resflow_here
 
+from resflow.stationarity import VERDICTS
+from resflow.workflow.comparison import load_comparison
+
 ROOT = Path(__file__).parents[1]
 TRAIN = "notebooks/train_residual_unit.ipynb"
 QUICK = {"steps": 400, "width": 16, "learning_rate": 0.01}
@@ -64,11 +67,17 @@ def test_training_run_records_its_gap_its_bounds_and_its_inputs(project, two_equ
         "theorem1_bound",
         "partial_grad_norm",
         "w_norm",
+        "lambda_min",
+        "lambda_min_residual",
     ):
         assert [point.step for point in curves[name]] == list(range(0, 401, 20)), name
     for gap, certificate in zip(curves["linear_predictor_gap"], curves["gap_certificate"], strict=True):
         assert gap.value <= certificate.value + 1e-10
-    assert {"V_norm", "test_linear_predictor_gap"} <= set(metrics)
+    for gap, bound in zip(curves["linear_predictor_gap"], curves["theorem3_bound"], strict=True):
+        assert gap.value <= bound.value
+    assert all(point.value >= 0 for point in curves["theorem2_slack"])
+    assert all(0 <= point.value <= 1e-8 for point in curves["lambda_min_residual"])
+    assert {"V_norm", "test_linear_predictor_gap", "gap_allowed", "curvature_tolerance"} <= set(metrics)
     assert run.data.params["width"] == "16"
     assert run.data.params["dataset"] == "breast_cancer:mean"
     assert run.data.params["batch_size"] == "None"
@@ -81,7 +90,22 @@ def test_training_run_keeps_its_notebook_its_report_and_its_figures(project, two
     kept = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert {"train_residual_unit.ipynb", "train_residual_unit.html", "figures"} <= kept
     figures = {artifact.path for artifact in client.list_artifacts(run_id, "figures")}
-    assert figures == {"figures/objective.png", "figures/gap.png", "figures/held_out.png"}
+    assert figures == {f"figures/{name}.png" for name in ("objective", "gap", "curvature", "held_out")}
+
+
+def test_runs_are_found_by_their_verdict(project, two_equal_runs, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
+    verdict = two_equal_runs[0].data.tags["verdict"]
+    assert verdict in VERDICTS
+    found = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.verdict = '{verdict}'")
+    assert {run.info.run_id for run in two_equal_runs} <= set(found["run_id"])
+    assert (found["metrics.lambda_min"] <= 0).all()
+    others = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.verdict != '{verdict}'")
+    assert not set(others["run_id"]) & set(found["run_id"])
+    points = load_comparison(client_of(project), "train_residual_unit").points.set_index("run_id")
+    assert points.loc[two_equal_runs[0].info.run_id, "verdict"] == verdict
 
 
 CLAIMS = {

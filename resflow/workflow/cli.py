@@ -196,9 +196,11 @@ def _report(run_id: str, stem: str) -> None:
     for name in SHOWN:
         if name in run.data.metrics:
             click.echo(f"  {name:<28} {run.data.metrics[name]:+.6g}")
+    if verdict := run.data.tags.get("verdict"):
+        click.echo(f"verdict {verdict}")
     if "claim_margin" in run.data.metrics:
-        verdict = "holds" if run.data.tags.get("claim_holds") == "true" else "FAILS"
-        click.echo(f"claim   {run.data.tags.get('claim')} {verdict}, margin {run.data.metrics['claim_margin']:+.3g}")
+        outcome = "holds" if run.data.tags.get("claim_holds") == "true" else "FAILS"
+        click.echo(f"claim   {run.data.tags.get('claim')} {outcome}, margin {run.data.metrics['claim_margin']:+.3g}")
     folder = _local(run.info.artifact_uri)
     click.echo(f"report  {folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow")
 
