@@ -193,3 +193,14 @@ def test_norm_and_regularization_finds_the_minima_of_shamirs_figure_and_bounds_e
     np.testing.assert_allclose(run.data.metrics["ridge_spurious_value"], 0.52491385, atol=1e-8)
     np.testing.assert_allclose(run.data.metrics["circle_spurious_value"], 0.0343174257, atol=1e-9)
     np.testing.assert_allclose(run.data.metrics["flattest_lambda_min"], -1e-6, rtol=1e-6)
+
+
+def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_some_for_a_control(project):
+    quick = {"steps": 30, "width": 3, "starts": 60, "ridge_starts": 130, "atlas_width": 2, "atlas_samples": 20}
+    done = resflow_run(project, "notebooks/stationary_points.ipynb", **quick)
+    assert done.returncode == 0, done.stderr
+    (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("no_stationary_point"))
+    assert run.data.tags["claim_holds"] == run.data.tags["newton_converged"].lower() == "true"
+    assert run.data.metrics["counterexamples"] == 0 < run.data.metrics["stuck_with_ridge"]
+    assert run.data.metrics["newton_grad_norm"] <= 1e-10
+    assert run.data.metrics["smallest_slack"] >= -1e-10
