@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from resflow._plots_style import PALETTE as _PALETTE
+
 __all__ = ["plot_atlas"]
 
-_PALETTE = sns.color_palette("colorblind")
 _STUCK = _PALETTE[3]
 _KINDS = (("o", "#0b3c6f", "minimum or flat: no negative eigenvalue"), ("o", "#7fb2dd", "saddle"))
 _LINEAR_WITHIN = 1e-2

@@ -11,9 +11,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from resflow._plots_style import PALETTE as _PALETTE
+
 __all__ = ["plot_lines"]
 
-_PALETTE = sns.color_palette("colorblind")
 _STYLES: tuple[dict[str, Any], ...] = (
     {"color": _PALETTE[0], "linestyle": "-", "linewidth": 2.2, "marker": "o"},
     {"color": _PALETTE[1], "linestyle": "--", "linewidth": 1.7, "marker": "s"},

@@ -17,11 +17,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from resflow._plots_style import LINEAR as _LINEAR
 from resflow.ensemble import label_of, value_name
 
 __all__ = ["plot_curves", "plot_gap_against", "plot_parallel_coordinates", "plot_verdicts"]
 
-_LINEAR: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.4}
 _DASHES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LABELS = {
