@@ -5,18 +5,36 @@ network from any framework; the rest builds and trains residual units in JAX. Th
 Are ResNets Provably Better than Linear Predictors?, NeurIPS 2018, arXiv:1804.06739.
 """
 
-from resflow.architectures import ARCHITECTURES, build_model
-from resflow.certificate import GapCertificate, HeldOutGap, gap_certificate, held_out_gap
-from resflow.data import Dataset, Standardization
-from resflow.datasets import check_dataset_name, load_dataset, teacher
-from resflow.deep_certificate import DeepGapCertificate, deep_gap_certificate
-from resflow.deep_network import DeepResidualNetwork, deep_residual_network
+from resflow.certificates.deep import DeepGapCertificate, deep_gap_certificate
+from resflow.certificates.gap import GapCertificate, HeldOutGap, gap_certificate, held_out_gap
+from resflow.certificates.vector import VectorGapCertificate, vector_gap_certificate
+from resflow.data.catalog import check_dataset_name, load_dataset, teacher
+from resflow.data.dataset import Dataset, Standardization
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
-from resflow.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
-from resflow.linear import LinearFit, fit_linear_predictor
-from resflow.losses import Logistic, Loss, PseudoHuber, Squared
-from resflow.measures import (
+from resflow.linear.predictor import LinearFit, fit_linear_predictor
+from resflow.linear.vector import VectorLinearFit, fit_vector_linear_predictor
+from resflow.losses.scalar import Logistic, Loss, PseudoHuber, Squared
+from resflow.losses.vector import MultiOutputSquared, Softmax, VectorLoss, one_hot
+from resflow.models.architectures import ARCHITECTURES, build_model
+from resflow.models.deep_network import DeepResidualNetwork, deep_residual_network
+from resflow.models.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
+from resflow.models.residual_unit import (
+    NoSkipNetwork,
+    OutputSkipNetwork,
+    ResidualUnit,
+    no_skip,
+    output_skip,
+    residual_unit,
+)
+from resflow.models.vector_unit import VectorResidualUnit, vector_output
+from resflow.search.objectives import MeanLoss
+from resflow.spectrum.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
+from resflow.spectrum.partial import PartialSpectrum, partial_spectrum
+from resflow.spectrum.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
+from resflow.spectrum.vector import VectorSpectrum, vector_partial_spectrum
+from resflow.stationarity.any_model import analyze_model
+from resflow.stationarity.report import StationarityReport, analyze_point
+from resflow.studies.measures import (
     Checkpoints,
     DeepGapMeasure,
     GapMeasure,
@@ -24,20 +42,9 @@ from resflow.measures import (
     StationarityMeasure,
     VectorGapMeasure,
 )
-from resflow.model import NoSkipNetwork, OutputSkipNetwork, ResidualUnit, no_skip, output_skip, residual_unit
-from resflow.model_stationarity import analyze_model
-from resflow.objectives import MeanLoss
-from resflow.population import PopulationResult, one_device_per_core, train_population
-from resflow.population_problem import PopulationProblem, population_outcomes, population_problem
-from resflow.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
-from resflow.spectrum import PartialSpectrum, partial_spectrum
-from resflow.stationarity import StationarityReport, analyze_point
-from resflow.train import TrainingOptions, TrainResult, train
-from resflow.vector_certificate import VectorGapCertificate, vector_gap_certificate
-from resflow.vector_linear import VectorLinearFit, fit_vector_linear_predictor
-from resflow.vector_losses import MultiOutputSquared, Softmax, VectorLoss, one_hot
-from resflow.vector_spectrum import VectorSpectrum, vector_partial_spectrum
-from resflow.vector_unit import VectorResidualUnit, vector_output
+from resflow.studies.population_problem import PopulationProblem, population_outcomes, population_problem
+from resflow.training.population import PopulationResult, one_device_per_core, train_population
+from resflow.training.train import TrainingOptions, TrainResult, train
 
 __version__ = "0.1.0"
 

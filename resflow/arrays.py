@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resflow.errors import InvalidInputError
-from resflow.losses import Loss
+from resflow.losses.scalar import Loss
 
 __all__ = ["Array", "analyse", "check_labels", "check_point", "is_traced"]
 

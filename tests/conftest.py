@@ -26,7 +26,9 @@ jax.config.update("jax_enable_x64", True)
 
 # The library's modules, one by one: the workflow below it has no arrays to check.
 _LIBRARY = [
-    f"resflow.{path.stem}" for path in (ROOT / "resflow").glob("*.py") if path.stem not in ("__init__", "__main__")
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "resflow").rglob("*.py")
+    if path.stem != "__init__" and "workflow" not in path.relative_to(ROOT).parts
 ]
 _hook = jaxtyping.install_import_hook(_LIBRARY, "beartype.beartype")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resflow.losses import as_loss
+from resflow.losses.scalar import as_loss
 
 LOSSES = ("squared", "logistic", "pseudo_huber")
 

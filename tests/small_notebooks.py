@@ -19,7 +19,7 @@ from resflow.workflow.cli import main
 BIN = Path(sys.executable).parent
 
 PARAMETERS = "width: int = 32  # units\nrate: float = 0.5\nnote: str | None = None  # anything"
-START = "from resflow.workflow.tracking import start_run\nrun = start_run(globals(), notebook='{name}')"
+START = "from resflow.workflow.session import start_run\nrun = start_run(globals(), notebook='{name}')"
 RECORD = """history = {step: {"objective": 1 / (1 + step), "linear_predictor_gap": -step / width} for step in range(5)}
 run.log_history(history)
 run.log_metrics({"best_linear_objective": rate})

@@ -8,11 +8,11 @@ import optax
 import pytest
 from flax import linen, nnx
 
-from resflow.architectures import ARCHITECTURES, build_model
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
-from resflow.model import trainable
-from resflow.train import TrainingOptions, train
+from resflow.models.architectures import ARCHITECTURES, build_model
+from resflow.models.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
+from resflow.models.residual_unit import trainable
+from resflow.training.train import TrainingOptions, train
 
 D, K, N, Q, M = 4, 6, 30, 2, 3
 X = jax.random.normal(jax.random.key(0), (N, D))

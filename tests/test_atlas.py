@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from resflow.atlas import RIDGES, chart_networks, chart_shamirs_example
 from resflow.errors import InvalidInputError
-from resflow.linear import fit_linear_predictor
-from resflow.search import STATUSES, SearchOptions
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.search.atlas import RIDGES, chart_networks, chart_shamirs_example
+from resflow.search.stationary_points import STATUSES, SearchOptions
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((50, 1))

@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.certificate import gap_certificate, gap_certificate_terms, held_out_gap
+from resflow.certificates.gap import gap_certificate, gap_certificate_terms, held_out_gap
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
-from resflow.linear import LinearFit, fit_linear_predictor
-from resflow.losses import Logistic, PseudoHuber, Squared
-from resflow.measures import GapMeasure
-from resflow.model import residual_unit
-from resflow.train import TrainingOptions, train
+from resflow.linear.predictor import LinearFit, fit_linear_predictor
+from resflow.losses.scalar import Logistic, PseudoHuber, Squared
+from resflow.models.feature_maps import feature_map
+from resflow.models.residual_unit import residual_unit
+from resflow.studies.measures import GapMeasure
+from resflow.training.train import TrainingOptions, train
 
 LOSSES = [Squared(), Logistic(), PseudoHuber(0.5)]
 SHAPES = [(1, 1, 5), (8, 3, 4), (5, 12, 40)]  # d, k, n

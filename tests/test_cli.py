@@ -32,7 +32,7 @@ def project(tmp_path_factory):
         )
     )
     claim = "start_run(globals(), notebook='tiny').log_claim('size_is_small', holds=size < 2, margin=2.0 - size)"
-    cells.append(nbformat.v4.new_code_cell(f"from resflow.workflow.tracking import start_run\n{claim}"))
+    cells.append(nbformat.v4.new_code_cell(f"from resflow.workflow.session import start_run\n{claim}"))
     kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / "tiny.ipynb")
     (folder / "text.ipynb").write_text("not a notebook")

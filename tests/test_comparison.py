@@ -10,9 +10,9 @@ from bs4 import BeautifulSoup
 from fabricated_runs import LEVEL, STEPS, fabricate
 
 from resflow.errors import InvalidInputError
-from resflow.workflow import overview
 from resflow.workflow.cli import main
-from resflow.workflow.comparison import load_comparison, read_histories
+from resflow.workflow.reports import overview
+from resflow.workflow.reports.comparison import load_comparison, read_histories
 
 ROOT = Path(__file__).parents[1]
 RESFLOW = Path(sys.executable).parent / "resflow"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from resflow.data import Dataset, Standardization
+from resflow.data.dataset import Dataset, Standardization
 from resflow.errors import InvalidInputError
 
 

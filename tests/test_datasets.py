@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn import datasets as bundled
 
-from resflow.datasets import DATASETS, check_dataset_name, load_dataset, teacher
+from resflow.data.catalog import DATASETS, check_dataset_name, load_dataset, teacher
 from resflow.errors import InvalidInputError
 
 

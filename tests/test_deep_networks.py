@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from resflow.architectures import build_model
-from resflow.deep_certificate import deep_gap_certificate, deep_gap_certificate_terms
+from resflow.certificates.deep import deep_gap_certificate, deep_gap_certificate_terms
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import mlp
-from resflow.lanczos import smallest_hessian_eigenvalue
-from resflow.linear import fit_linear_predictor
-from resflow.losses import Logistic, as_loss
-from resflow.objectives import MeanLoss
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import Logistic, as_loss
+from resflow.models.architectures import build_model
+from resflow.models.feature_maps import mlp
+from resflow.search.objectives import MeanLoss
+from resflow.spectrum.lanczos import smallest_hessian_eigenvalue
 
 D, K, N, L = 5, 4, 15, 3
 
@@ -80,7 +80,7 @@ def test_certificate_ceases_to_exist_where_the_inner_matrices_span_everything():
 
 
 def test_one_block_is_a_residual_unit_with_its_certificate():
-    from resflow.certificate import gap_certificate
+    from resflow.certificates.gap import gap_certificate
 
     X, y = data(jax.random.key(0))
     fit = fit_linear_predictor(np.asarray(X), np.asarray(y), ridge=0.1)

@@ -26,11 +26,12 @@ from small_notebooks import (
     write_recording_notebook,
 )
 
-from resflow.workflow import report, tracking
+from resflow.workflow import tracking
 from resflow.workflow.engine import AttachmentError
 from resflow.workflow.interruption import Interruptions, Terminated
 from resflow.workflow.outcome import Outcome, outcome_of
 from resflow.workflow.provenance import notebook_digest, provenance_tags
+from resflow.workflow.reports import notebook_html as report
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")

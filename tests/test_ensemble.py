@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from resflow.ensemble import (
+from resflow.plots.findings import coordinates_finding, curves_finding, share_finding, spread_finding, verdicts_finding
+from resflow.studies.ensemble import (
     above_linear,
     best_runs,
     level_axis,
@@ -14,7 +15,6 @@ from resflow.ensemble import (
     second_axis,
     spread,
 )
-from resflow.findings import coordinates_finding, curves_finding, share_finding, spread_finding, verdicts_finding
 
 GAP = "linear_predictor_gap"
 

@@ -9,9 +9,9 @@ import problems
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.escape import escape
-from resflow.losses import as_loss
-from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.losses.scalar import as_loss
+from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.stationarity.escape import escape
 
 
 def objective(w, V, features, X, y, loss):

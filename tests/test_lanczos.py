@@ -10,13 +10,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
-from resflow.lanczos import smallest_hessian_eigenvalue, smallest_operator_eigenvalue
-from resflow.losses import as_loss
-from resflow.model import NoSkipNetwork, residual_unit, trainable
-from resflow.objectives import MeanLoss
-from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
-from resflow.stationarity import stationarity_verdict
+from resflow.losses.scalar import as_loss
+from resflow.models.feature_maps import feature_map
+from resflow.models.residual_unit import NoSkipNetwork, residual_unit, trainable
+from resflow.search.objectives import MeanLoss
+from resflow.spectrum.lanczos import smallest_hessian_eigenvalue, smallest_operator_eigenvalue
+from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.stationarity.report import stationarity_verdict
 
 LOGISTIC = MeanLoss(as_loss("logistic"))
 

@@ -10,12 +10,13 @@ import pytest
 from scipy.optimize import NonlinearConstraint, linprog, minimize
 from sklearn.linear_model import LogisticRegression
 
-from resflow import _linear_algebra, _linear_newton
-from resflow.data import Standardization
-from resflow.datasets import load_dataset
+from resflow.data.catalog import load_dataset
+from resflow.data.dataset import Standardization
 from resflow.errors import InvalidInputError
-from resflow.linear import fit_linear_predictor
-from resflow.losses import Logistic, Loss, PseudoHuber, as_loss
+from resflow.linear import _algebra as _linear_algebra
+from resflow.linear import _newton as _linear_newton
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import Logistic, Loss, PseudoHuber, as_loss
 
 LOSSES = ["squared", "logistic", "pseudo_huber"]
 SEPARABLE = ["breast_cancer", *(f"wine:{label}" for label in range(3)), *(f"digits:{label}" for label in range(8))]
@@ -268,7 +269,7 @@ def test_verdict_agrees_with_linear_programme_on_small_integer_data():
 
 
 def test_feature_of_one_class_only_is_found_separable_without_a_linear_programme(monkeypatch):
-    monkeypatch.setattr("resflow._linear_separation.linprog", None)
+    monkeypatch.setattr("resflow.linear._separation.linprog", None)
     rng = np.random.default_rng(7)
     X = np.column_stack([rng.standard_normal((3000, 4)), np.ones(3000), np.zeros(3000)])
     y = labels(rng, X[:, :5], "logistic")

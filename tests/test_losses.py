@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.losses import LOSSES, Logistic, PseudoHuber, Squared, as_loss
+from resflow.losses.scalar import LOSSES, Logistic, PseudoHuber, Squared, as_loss
 
 EVERY_LOSS = [Squared(), Logistic(), PseudoHuber(), PseudoHuber(delta=0.3)]
 PREDICTIONS = np.concatenate([np.linspace(-40, 40, 801), [-1e4, -800.0, 0.0, 1e-9, 800.0, 1e4]])

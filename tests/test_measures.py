@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.feature_maps import feature_map
-from resflow.linear import fit_linear_predictor
-from resflow.measures import Checkpoints, GapMeasure, StationarityMeasure
-from resflow.model import residual_unit
-from resflow.spectrum import partial_spectrum
-from resflow.theorems import theorem2_bound
-from resflow.train import TrainingOptions, train
+from resflow.certificates.theorems import theorem2_bound
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.models.feature_maps import feature_map
+from resflow.models.residual_unit import residual_unit
+from resflow.spectrum.partial import partial_spectrum
+from resflow.studies.measures import Checkpoints, GapMeasure, StationarityMeasure
+from resflow.training.train import TrainingOptions, train
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((60, 4))

@@ -6,8 +6,8 @@ import pytest
 from scipy.signal import correlate2d
 
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import ACTIVATIONS, FEATURE_MAPS, RandomFourierFeatures, feature_map, mlp
-from resflow.model import ResidualUnit, residual_unit, trainable
+from resflow.models.feature_maps import ACTIVATIONS, FEATURE_MAPS, RandomFourierFeatures, feature_map, mlp
+from resflow.models.residual_unit import ResidualUnit, residual_unit, trainable
 
 D, K, N = 9, 7, 11
 X = jax.random.normal(jax.random.key(0), (N, D))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.linear import fit_linear_predictor
-from resflow.losses import as_loss
-from resflow.model import NoSkipNetwork
-from resflow.model_stationarity import analyze_model
-from resflow.objectives import MeanLoss
-from resflow.stationarity import analyze_point
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import as_loss
+from resflow.models.residual_unit import NoSkipNetwork
+from resflow.search.objectives import MeanLoss
+from resflow.stationarity.any_model import analyze_model
+from resflow.stationarity.report import analyze_point
 from tests.test_lanczos import data, unit
 
 SQUARED = MeanLoss(as_loss("squared"))

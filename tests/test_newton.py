@@ -8,14 +8,14 @@ import numpy as np
 import problems
 import pytest
 
-from resflow._newton_step import ReducedModel, mean_decrease, trust_region_step
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import mlp
-from resflow.linear import fit_linear_predictor
-from resflow.losses import as_loss
-from resflow.model import residual_unit
-from resflow.newton import STEPS, NewtonOptions, solve_partial, solve_residual_unit
-from resflow.spectrum import partial_spectrum
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import as_loss
+from resflow.models.feature_maps import mlp
+from resflow.models.residual_unit import residual_unit
+from resflow.spectrum.partial import partial_spectrum
+from resflow.stationarity._newton_step import ReducedModel, mean_decrease, trust_region_step
+from resflow.stationarity.newton import STEPS, NewtonOptions, solve_partial, solve_residual_unit
 
 WIDE = (60, 5, 8)
 CASES = {

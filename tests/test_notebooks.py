@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_notebooks import resflow_here
 
-from resflow.stationarity import VERDICTS
-from resflow.workflow.comparison import load_comparison
+from resflow.stationarity.report import VERDICTS
+from resflow.workflow.reports.comparison import load_comparison
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "notebooks/train_residual_unit.ipynb"

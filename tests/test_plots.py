@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from resflow.plots import plot_gap, plot_held_out, plot_objective
+from resflow.plots.curves import plot_gap, plot_held_out, plot_objective
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from resflow._population_layout import population_layout
-from resflow.architectures import build_model
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
-from resflow.linear import fit_linear_predictor
-from resflow.losses import as_loss
-from resflow.measures import GapMeasure, ModelGapMeasure, StationarityMeasure
-from resflow.model import trainable
-from resflow.population import PopulationLayout, train_population
-from resflow.train import TrainingOptions, train
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import as_loss
+from resflow.models.architectures import build_model
+from resflow.models.feature_maps import feature_map
+from resflow.models.residual_unit import trainable
+from resflow.studies.measures import GapMeasure, ModelGapMeasure, StationarityMeasure
+from resflow.training._layout import population_layout
+from resflow.training.population import PopulationLayout, train_population
+from resflow.training.train import TrainingOptions, train
 
 M, N, D, K = 7, 60, 4, 6
 rng = np.random.default_rng(0)

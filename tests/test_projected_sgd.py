@@ -5,10 +5,16 @@ import numpy as np
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
-from resflow.linear import fit_linear_predictor
-from resflow.losses import LOSSES
-from resflow.projected_sgd import Bootstrap, TeacherStream, loss_constants, projected_sgd_excess, theorem4_bound
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import LOSSES
+from resflow.models.feature_maps import feature_map
+from resflow.training.projected_sgd import (
+    Bootstrap,
+    TeacherStream,
+    loss_constants,
+    projected_sgd_excess,
+    theorem4_bound,
+)
 
 RADIUS, DELTA, SEEDS = 3.0, 0.05, 20
 

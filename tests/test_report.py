@@ -11,8 +11,8 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from resflow.workflow.mathml import UnsupportedLatexError, latex_to_mathml
-from resflow.workflow.report import notebook_to_html
+from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
+from resflow.workflow.reports.notebook_html import notebook_to_html
 
 PIXEL = base64.b64encode(b"\x89PNG not really").decode()
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"

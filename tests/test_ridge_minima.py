@@ -5,8 +5,8 @@ import pytest
 from scipy.optimize import minimize
 
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
-from resflow.ridge_minima import find_ridge_minima
+from resflow.models.feature_maps import feature_map
+from resflow.studies.ridge_minima import find_ridge_minima
 
 RIDGES = np.array([0.0, 0.003, 0.3])
 

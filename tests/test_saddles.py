@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.linear import fit_linear_predictor
-from resflow.losses import as_loss
-from resflow.saddles import saddle_at_zero
-from resflow.stationarity import analyze_point
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import as_loss
+from resflow.search.saddles import saddle_at_zero
+from resflow.stationarity.report import analyze_point
 from tests.problems import LOSSES, point
 
 

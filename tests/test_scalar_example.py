@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.losses import Squared
-from resflow.model import ResidualUnit
-from resflow.objectives import MeanLoss
-from resflow.scalar_example import ScalarExample, disc_minima, flat_saddles, landscape
+from resflow.losses.scalar import Squared
+from resflow.models.residual_unit import ResidualUnit
+from resflow.search.objectives import MeanLoss
+from resflow.studies.scalar_example import ScalarExample, disc_minima, flat_saddles, landscape
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 0.3])

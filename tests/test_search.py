@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import mlp
-from resflow.linear import fit_linear_predictor
-from resflow.losses import Logistic, Loss, PseudoHuber, Squared
-from resflow.model import NoSkipNetwork, ResidualUnit, residual_unit
-from resflow.objectives import MeanLoss, RidgeLoss, descent_starts, random_starts
-from resflow.search import STATUSES, SearchOptions, find_stationary_points
-from resflow.spectrum import partial_spectrum
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import Logistic, Loss, PseudoHuber, Squared
+from resflow.models.feature_maps import mlp
+from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit
+from resflow.search.objectives import MeanLoss, RidgeLoss, descent_starts, random_starts
+from resflow.search.stationary_points import STATUSES, SearchOptions, find_stationary_points
+from resflow.spectrum.partial import partial_spectrum
 
 LOSSES = (Squared(), Logistic(), PseudoHuber())
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow import partial_hessian as partial_hessian_module
-from resflow.losses import as_loss
-from resflow.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
-from resflow.spectrum import partial_spectrum
+from resflow.losses.scalar import as_loss
+from resflow.spectrum import partial_hessian as partial_hessian_module
+from resflow.spectrum.partial import partial_spectrum
+from resflow.spectrum.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from tests.problems import LOSSES, SHAPES, SPECIAL, Point, dense_hessians, objective, point
 from tests.test_spectrum import run_on_eight_devices
 
@@ -254,7 +254,7 @@ SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 jax.config.update("jax_enable_x64", True)
-from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
 from tests.problems import point
 arrays = point(0, 64, 5, 6, "logistic")
 expected = smallest_partial_eigenvalue(*arrays, loss="logistic")

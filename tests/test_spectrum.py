@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow import partial_hessian as partial_hessian_module
 from resflow.errors import InvalidInputError
-from resflow.losses import as_loss
-from resflow.partial_hessian import hessian_vector_product
-from resflow.spectrum import partial_spectrum
+from resflow.losses.scalar import as_loss
+from resflow.spectrum import partial_hessian as partial_hessian_module
+from resflow.spectrum.partial import partial_spectrum
+from resflow.spectrum.partial_hessian import hessian_vector_product
 from tests.problems import LOSSES, SHAPES, SPECIAL, Point, dense_hessians, point
 
 
@@ -111,7 +111,7 @@ SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 jax.config.update("jax_enable_x64", True)
-from resflow.spectrum import partial_spectrum
+from resflow.spectrum.partial import partial_spectrum
 from tests.problems import point
 assert jax.device_count() == 8
 for n, axis_type in ((64, AxisType.Auto), (4096, AxisType.Auto), (64, AxisType.Explicit)):

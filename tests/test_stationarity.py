@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from resflow.certificates.regularization import ridge_gap_certificate, ridge_gap_certificate_terms
+from resflow.certificates.theorems import lipschitz_constants
 from resflow.errors import InvalidInputError
-from resflow.linear import fit_linear_predictor
-from resflow.losses import Loss, as_loss
-from resflow.regularization import ridge_gap_certificate, ridge_gap_certificate_terms
-from resflow.stationarity import VERDICTS, analyze_point, stationarity_terms, stationarity_verdict, verdict_codes
-from resflow.theorems import lipschitz_constants
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import Loss, as_loss
+from resflow.stationarity.report import VERDICTS, analyze_point, stationarity_terms, stationarity_verdict, verdict_codes
 from tests.problems import LOSSES, SHAPES, Point, dense_hessians, objective, point
 
 ONE = np.ones(1)

@@ -8,8 +8,8 @@ import pytest
 from small_notebooks import write_notebook
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweep_file import read_sweep_file
-from resflow.workflow.sweep_plan import Planner
+from resflow.workflow.sweeps.file import read_sweep_file
+from resflow.workflow.sweeps.plan import Planner
 
 PARAMETERS = """width: int = 32
 depth: int = 1

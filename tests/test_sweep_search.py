@@ -8,9 +8,9 @@ import pytest
 from small_notebooks import write_notebook
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweep_file import read_sweep_file
-from resflow.workflow.sweep_plan import Planner
-from resflow.workflow.sweep_source import SearchSource
+from resflow.workflow.sweeps.file import read_sweep_file
+from resflow.workflow.sweeps.plan import Planner
+from resflow.workflow.sweeps.source import SearchSource
 
 PARAMETERS = "width: int = 32\nrate: float = 0.5\nkind: str = 'a'\nseed: int = 0\npopulation: list | None = None"
 AXES = "width: {from: 1, to: 64}\n  rate: {from: 1e-4, to: 1.0, scale: log}\n  kind: [a, b]"

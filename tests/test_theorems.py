@@ -9,12 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
-from resflow.linear import LinearFit, fit_linear_predictor
-from resflow.losses import Logistic, Loss, PseudoHuber, Squared, as_loss
-from resflow.model import residual_unit
-from resflow.theorems import (
+from resflow.certificates.theorems import (
     LipschitzConstants,
     implied_epsilon,
     lipschitz_constants,
@@ -24,7 +19,12 @@ from resflow.theorems import (
     theorem3_bound,
     theorem3_terms,
 )
-from resflow.train import TrainingOptions, train
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import LinearFit, fit_linear_predictor
+from resflow.losses.scalar import Logistic, Loss, PseudoHuber, Squared, as_loss
+from resflow.models.feature_maps import feature_map
+from resflow.models.residual_unit import residual_unit
+from resflow.training.train import TrainingOptions, train
 from tests.problems import LOSSES, SHAPES, dense_hessians, objective, point
 
 INSTANCES = [Squared(), Logistic(), PseudoHuber(0.5)]

@@ -36,7 +36,7 @@ CELLS = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
 shell.run_cell("width: int = 32")
-shell.run_cell("from resflow.workflow.tracking import start_run")
+shell.run_cell("from resflow.workflow.session import start_run")
 shell.run_cell("run = start_run(globals(), notebook='cells')")
 shell.run_cell("first = run.id")
 shell.run_cell("width: int = 48")
@@ -78,7 +78,7 @@ def executed(project, client):
     for name in ("engine", "plain", "jupyter"):
         write_recording_notebook(project / f"{name}.ipynb")
     write_recording_notebook(project / "raising.ipynb", "x = 1", "raise ValueError('no\\nsuch luck')")
-    start_cell = "from resflow.workflow.tracking import start_run\nrun = start_run(globals(), notebook='unfinished')"
+    start_cell = "from resflow.workflow.session import start_run\nrun = start_run(globals(), notebook='unfinished')"
     write_notebook(project / "unfinished.ipynb", start_cell)
     (project / "cells.py").write_text(CELLS)
     cells = start(project, "python", "cells.py")
@@ -145,7 +145,7 @@ def test_cells_mended_and_run_again_finish_their_run(executed, client):
 def test_run_handed_over_must_exist(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(InvalidInputError, match="names no run"):
-        tracking.start_run({}, notebook="x")
+        session.start_run({}, notebook="x")
 
 
 def test_history_of_thousands_of_values_comes_back_in_order(run, client):

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import feature_map
-from resflow.losses import Logistic
-from resflow.model import residual_unit, trainable
-from resflow.train import OPTIMIZERS, TrainingOptions, train
+from resflow.losses.scalar import Logistic
+from resflow.models.feature_maps import feature_map
+from resflow.models.residual_unit import residual_unit, trainable
+from resflow.training.train import OPTIMIZERS, TrainingOptions, train
 
 N, D = 60, 4
 rng = np.random.default_rng(0)

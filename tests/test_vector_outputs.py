@@ -10,15 +10,15 @@ from sklearn.datasets import load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from vector_problems import VectorPoint, random_points, reference_objective
 
-from resflow.architectures import build_model
+from resflow.certificates.vector import vector_gap_certificate, vector_gap_certificate_terms
 from resflow.errors import InvalidInputError
-from resflow.feature_maps import mlp
-from resflow.measures import VectorGapMeasure
-from resflow.train import TrainingOptions, train
-from resflow.vector_certificate import vector_gap_certificate, vector_gap_certificate_terms
-from resflow.vector_linear import VectorLinearFit, fit_vector_linear_predictor
-from resflow.vector_losses import VECTOR_LOSSES, as_vector_loss, one_hot
-from resflow.vector_spectrum import vector_partial_spectrum
+from resflow.linear.vector import VectorLinearFit, fit_vector_linear_predictor
+from resflow.losses.vector import VECTOR_LOSSES, as_vector_loss, one_hot
+from resflow.models.architectures import build_model
+from resflow.models.feature_maps import mlp
+from resflow.spectrum.vector import vector_partial_spectrum
+from resflow.studies.measures import VectorGapMeasure
+from resflow.training.train import TrainingOptions, train
 
 LOSSES = tuple(VECTOR_LOSSES)
 N, D, K, M = 12, 5, 6, 3

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resflow.vector_losses import as_vector_loss
+from resflow.losses.vector import as_vector_loss
 
 
 class VectorPoint(NamedTuple):

@@ -15,7 +15,7 @@ except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweep_command import sweep
+from resflow.workflow.sweeps.command import sweep
 
 __all__ = ["cli", "main"]
 
@@ -73,7 +73,7 @@ def report(sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...]) 
 
     SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
     """
-    from resflow.workflow import comparison_report
+    from resflow.workflow.reports import comparison_report
     from resflow.workflow.tracking import open_client
 
     if output is not None:
@@ -163,7 +163,7 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
 def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> int:
     from papermill.exceptions import PapermillExecutionError
 
-    from resflow.workflow.comparison_report import REPORT, write_report
+    from resflow.workflow.reports.comparison_report import REPORT, write_report
 
     try:
         comparison, text = write_report(client, sweep, values)

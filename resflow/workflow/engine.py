@@ -105,7 +105,7 @@ def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
         run.log_text(nbformat.writes(nb), f"{notebook}.ipynb")
 
     def attach_html() -> None:
-        from resflow.workflow.report import notebook_to_html
+        from resflow.workflow.reports.notebook_html import notebook_to_html
 
         failure = outcome.error if failed_cell(nb) is None else ""
         run.log_text(notebook_to_html(nb, title=notebook, failure=failure), f"{notebook}.html")

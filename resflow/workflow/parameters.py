@@ -206,8 +206,8 @@ def _fraction(name: str, value: Any) -> None:
 
 
 def _loss(name: str, value: Any) -> None:
-    from resflow.losses import as_loss
-    from resflow.vector_losses import VECTOR_LOSSES
+    from resflow.losses.scalar import as_loss
+    from resflow.losses.vector import VECTOR_LOSSES
 
     if value not in VECTOR_LOSSES:
         as_loss(value)
@@ -223,19 +223,19 @@ def _library(check: Callable[[], Callable[[str], None]]) -> Callable[[str, Any],
 
 
 def _dataset_check() -> Callable[[str], None]:
-    from resflow.datasets import check_dataset_name
+    from resflow.data.catalog import check_dataset_name
 
     return check_dataset_name
 
 
 def _activation_check() -> Callable[[str], None]:
-    from resflow.feature_maps import check_activation
+    from resflow.models.feature_maps import check_activation
 
     return check_activation
 
 
 def _architecture_check() -> Callable[[str], None]:
-    from resflow.architectures import check_architecture
+    from resflow.models.architectures import check_architecture
 
     return check_architecture
 

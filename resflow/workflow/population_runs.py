@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
-from resflow.population import PopulationResult
-from resflow.population_problem import PopulationProblem
+from resflow.studies.population_problem import PopulationProblem
+from resflow.training.population import PopulationResult
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.tracking import Run, dataset_input, record_run
 

@@ -1,4 +1,4 @@
-"""A notebook that nobody runs but its reader: the run it opens for itself, and how its status is kept true."""
+"""The run that a notebook records to: its runner's, or one it opens for itself and whose status it keeps true."""
 
 from __future__ import annotations
 
@@ -10,14 +10,46 @@ from typing import Any
 
 import nbformat
 
+from resflow.errors import InvalidInputError
 from resflow.workflow.declared_types import as_declared
 from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
 from resflow.workflow.provenance import provenance_tags
+from resflow.workflow.store import tracking_uri
 from resflow.workflow.tracking import Run, create_run, open_client, run_name
 
-__all__ = ["open_run"]
+__all__ = ["open_run", "start_run"]
 
 _current: _Session | None = None
+
+
+def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
+    """The run that a notebook records to, to be called once its parameters are set.
+
+    Under resflow's papermill engine it is the engine's run (MLFLOW_RUN_ID names it) and the engine answers for its
+    status. Anywhere else, as in Jupyter, the notebook opens a run of its own: a cell that raises makes it FAILED,
+    `Run.finish` FINISHED, and a kernel that ends without either KILLED.
+
+    Args:
+        namespace: The notebook's `globals()`.
+        notebook: The notebook's name: that of its file, without .ipynb.
+
+    Raises:
+        InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
+    """
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        uri = tracking_uri()
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        run = Run(MlflowClient(tracking_uri=uri), run_id)
+        try:
+            run.name  # noqa: B018 (asks the store)
+        except MlflowException as error:
+            raise InvalidInputError(f"MLFLOW_RUN_ID={run_id} names no run of {uri}: {error.message}") from None
+    else:
+        run = open_run(namespace, notebook)
+    run.tag_precision()
+    return run
 
 
 def open_run(namespace: dict[str, Any], notebook: str) -> Run:

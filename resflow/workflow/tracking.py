@@ -30,7 +30,6 @@ __all__ = [
     "patiently",
     "record_run",
     "run_name",
-    "start_run",
 ]
 
 BATCH = 1000
@@ -102,38 +101,6 @@ def run_name(notebook: str, values: Mapping[str, Any], parameters: Iterable[Para
         f"{key}={brief(value)}" for key, value in values.items() if key not in defaults or defaults[key] != value
     ]
     return " ".join([notebook, *changed])[:250]
-
-
-def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
-    """The run that a notebook records to, to be called once its parameters are set.
-
-    Under resflow's papermill engine it is the engine's run (MLFLOW_RUN_ID names it) and the engine answers for its
-    status. Anywhere else, as in Jupyter, the notebook opens a run of its own: a cell that raises makes it FAILED,
-    `Run.finish` FINISHED, and a kernel that ends without either KILLED.
-
-    Args:
-        namespace: The notebook's `globals()`.
-        notebook: The notebook's name: that of its file, without .ipynb.
-
-    Raises:
-        InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
-    """
-    if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        uri = tracking_uri()
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
-
-        run = Run(MlflowClient(tracking_uri=uri), run_id)
-        try:
-            run.name  # noqa: B018 (asks the store)
-        except MlflowException as error:
-            raise InvalidInputError(f"MLFLOW_RUN_ID={run_id} names no run of {uri}: {error.message}") from None
-    else:
-        from resflow.workflow import session
-
-        run = session.open_run(namespace, notebook)
-    run.tag_precision()
-    return run
 
 
 class Run:

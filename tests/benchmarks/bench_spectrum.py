@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resflow.smallest_eigenvalue import smallest_partial_eigenvalue
-from resflow.spectrum import partial_spectrum
+from resflow.spectrum.partial import partial_spectrum
+from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
 from tests.benchmarks import peers
 from tests.benchmarks.measure import in_new_process, keep, product_rate, timed
 from tests.benchmarks.table import write_table

@@ -1,0 +1,179 @@
+"""Bounds on the linear-predictor gap of a deep residual network, and the two conditions of Yun (2019) as numbers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, Real
+
+from resflow.arrays import Array, check_labels
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import LinearFit
+from resflow.losses.scalar import Loss, as_loss
+from resflow.models.deep_network import DeepResidualNetwork
+
+__all__ = ["DeepGapCertificate", "deep_gap_certificate", "deep_gap_certificate_terms"]
+
+
+class DeepGapCertificate(NamedTuple):
+    """The linear-predictor gap of one point of a deep residual network, with upper bounds and what they rest on.
+
+    At every point, up to rounding: gap ≤ certificate ≤ norm_bound and certificate ≤ near_identity_bound, t being the
+    linear predictor. v is the direction of w's projection onto the common kernel of U_2, ..., U_L, which no block but
+    the first sees. All bounds are in the units of the mean loss per sample.
+
+    Attributes:
+        gap: F − F_lin(t). Negative: better than the linear predictor.
+        certificate: mean ℓ'_i (p_i − tᵀx_i), by convexity.
+        gradient_form: The same as ⟨w − t, ∇_w F⟩ + Σ_l tᵀV_l (∇_{V_l}F)ᵀv / (wᵀv), which vanishes at stationary
+            points; not a number where the U_l leave no such v.
+        norm_bound: ‖∇F‖ sqrt(‖w − t‖² + Σ_l ‖V_lᵀt‖² / (wᵀv)²), the gradient in w and all V_l; infinite without v.
+        near_identity_bound: ⟨w − t, ∇_w F⟩ + ‖t‖ (Π_l (1 + ρ_l) − 1) mean |ℓ'_i| ‖x_i‖.
+        stationarity_term: ⟨w − t, ∇_w F⟩; certificate = stationarity_term + the sum of block_terms.
+        block_terms: mean ℓ'_i tᵀ(h_l(x_i) − h_{l−1}(x_i)) of every block, shape (L,).
+        block_ratios: ρ_l, the largest ‖h_l − h_{l−1}‖ / ‖h_{l−1}‖ of any sample, shape (L,).
+        smallest_representation_curvature: The smallest eigenvalue of mean ℓ''_i h_L h_Lᵀ: positive is Yun's first
+            condition.
+        representation_rank: How many of its eigenvalues exceed rounding; d is Yun's first condition.
+        kernel_dimension: Of the common kernel of U_2, ..., U_L: positive is Yun's second condition; d for L = 1.
+        kernel_share: wᵀv / ‖w‖, the share of w that no later block sees; 0 without v.
+        partial_grad_norm: ‖∇F‖ in w and all V_l.
+        objective: F, the mean loss per sample.
+        w_norm: ‖w‖.
+    """
+
+    gap: Float[Array, ""]
+    certificate: Float[Array, ""]
+    gradient_form: Float[Array, ""]
+    norm_bound: Float[Array, ""]
+    near_identity_bound: Float[Array, ""]
+    stationarity_term: Float[Array, ""]
+    block_terms: Float[Array, "L"]
+    block_ratios: Float[Array, "L"]
+    smallest_representation_curvature: Float[Array, ""]
+    representation_rank: Int[Array, ""]
+    kernel_dimension: Int[Array, ""]
+    kernel_share: Float[Array, ""]
+    partial_grad_norm: Float[Array, ""]
+    objective: Float[Array, ""]
+    w_norm: Float[Array, ""]
+
+
+def deep_gap_certificate(
+    model: DeepResidualNetwork,
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    linear_fit: LinearFit,
+) -> DeepGapCertificate:
+    """The linear-predictor gap of a deep residual network and its certificates, for the cost of one gradient.
+
+    In the precision of the model. Moving any V_l along v bᵀ moves p by (wᵀv) bᵀφ_l and nothing else, for every later
+    block is blind to v: (∇_{V_l}F)ᵀv = (wᵀv) mean ℓ'_i φ_l(i).
+
+    Args:
+        model: The network.
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,): −1 or +1 for the logistic loss.
+        loss: A loss or its name.
+        linear_fit: The linear predictor t to compare with, of `fit_linear_predictor` on the same data and loss.
+
+    Raises:
+        InvalidInputError: If X does not fit the model or labels do not suit the loss.
+
+    References:
+        Yun 2019 (arXiv:1907.03922), for the two conditions and critical points; the pointwise form is this project's.
+    """
+    loss = as_loss(loss)
+    check_labels(y, loss)
+    if np.shape(X)[1:] != np.shape(model.w):
+        raise InvalidInputError(f"X has shape {np.shape(X)}, but the network takes {len(model.w)} inputs a sample")
+    arrays = (jnp.asarray(array, model.w.dtype) for array in (X, y, linear_fit.w, linear_fit.objective))
+    return deep_gap_certificate_terms(model, *arrays, loss=loss)
+
+
+@eqx.filter_jit
+def deep_gap_certificate_terms(
+    model: DeepResidualNetwork,
+    X: Float[Array, "n d"],
+    y: Real[Array, "n"],
+    linear_w: Float[Array, "d"],
+    linear_objective: float | Float[Array, ""],
+    *,
+    loss: Loss,
+) -> DeepGapCertificate:
+    """`deep_gap_certificate` against the linear predictor `linear_w` of that mean loss, unchecked."""
+    w, n = jnp.asarray(model.w), X.shape[0]
+
+    def objective_of(outer):
+        moved = eqx.tree_at(lambda model: (model.w, model.V), model, outer)
+        representations, _ = moved.forward(X)
+        p = representations[-1] @ outer[0]
+        return jnp.mean(loss.value(p, y)), (p, representations)
+
+    (objective, (p, representations)), (grad_w, grad_V) = jax.value_and_grad(objective_of, has_aux=True)((w, model.V))
+    slope = loss.derivative(p, y)
+    grad_norm = jnp.sqrt(sum(jnp.sum(gradient**2) for gradient in (grad_w, *grad_V)))
+
+    unseen, kernel_dimension = _projection_onto_common_kernel(model, w)
+    length = jnp.linalg.norm(unseen)
+    exists = (kernel_dimension > 0) & (length > 0)
+    v = unseen / jnp.where(exists, length, 1.0)
+    wv = jnp.where(exists, length, jnp.nan)  # wᵀv, v being w's own direction within the kernel
+    pulled = [linear_w @ V for V in model.V]
+    stationarity_term = (w - linear_w) @ grad_w
+    along_V = sum(left @ (gradient.T @ v) for left, gradient in zip(pulled, grad_V, strict=True)) / wv
+    direction = jnp.sqrt(jnp.sum((w - linear_w) ** 2) + sum(jnp.sum(left**2) for left in pulled) / wv**2)
+
+    steps = [after - before for before, after in itertools.pairwise(representations)]
+    block_terms = jnp.stack([jnp.mean(slope * (step @ linear_w)) for step in steps])
+    ratios = jnp.stack(
+        [
+            jnp.max(jnp.linalg.norm(step, axis=1) / jnp.linalg.norm(before, axis=1))
+            for step, before in zip(steps, representations[:-1], strict=True)
+        ]
+    )
+    moved = jnp.expm1(jnp.sum(jnp.log1p(ratios)))
+    slope_size = jnp.mean(jnp.abs(slope) * jnp.linalg.norm(X, axis=1))
+
+    top = representations[-1] * jnp.sqrt(loss.second_derivative(p, y) / n)[:, None]
+    curvature = jnp.linalg.eigvalsh(top.T @ top)
+    rounding = max(top.shape) * jnp.finfo(w.dtype).eps
+    w_norm = jnp.linalg.norm(w)
+    return DeepGapCertificate(
+        gap=objective - linear_objective,
+        certificate=jnp.mean(slope * (p - X @ linear_w)),
+        gradient_form=stationarity_term + along_V,
+        norm_bound=jnp.where(exists, grad_norm * direction, jnp.inf),
+        near_identity_bound=stationarity_term + jnp.linalg.norm(linear_w) * moved * slope_size,
+        stationarity_term=stationarity_term,
+        block_terms=block_terms,
+        block_ratios=ratios,
+        smallest_representation_curvature=curvature[0],
+        representation_rank=jnp.sum(curvature > rounding * curvature[-1]),
+        kernel_dimension=kernel_dimension,
+        kernel_share=jnp.where(exists, length / jnp.where(w_norm > 0, w_norm, 1.0), 0.0),
+        partial_grad_norm=grad_norm,
+        objective=objective,
+        w_norm=w_norm,
+    )
+
+
+def _projection_onto_common_kernel(model: DeepResidualNetwork, w: Array) -> tuple[Array, Array]:
+    """w's projection onto the vectors that every U_l maps to 0, and the dimension of their space."""
+    d = len(w)
+    if not model.U:
+        return w, jnp.asarray(d)
+    # Each U_l to the same size: the kernel is of directions, whatever the scale of a block
+    stacked = jnp.concatenate([U / jnp.maximum(jnp.linalg.norm(U), jnp.finfo(w.dtype).tiny) for U in model.U])
+    _, singular, Vt = jnp.linalg.svd(stacked, full_matrices=False)
+    seen = singular > max(stacked.shape) * jnp.finfo(w.dtype).eps * singular[0]
+    rows = jnp.where(seen[:, None], Vt, 0.0)
+    unseen = w - rows.T @ (rows @ w)
+    return unseen - rows.T @ (rows @ unseen), d - jnp.sum(seen)

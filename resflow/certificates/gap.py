@@ -1,0 +1,178 @@
+"""Bounds on the linear-predictor gap of a residual unit that a point can evaluate about itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Real
+
+from resflow.arrays import Array, analyse, check_labels, check_point
+from resflow.linear.predictor import LinearFit
+from resflow.losses.scalar import Loss, as_loss
+
+__all__ = ["GapCertificate", "HeldOutGap", "gap_certificate", "gap_certificate_terms", "held_out_gap"]
+
+
+class GapCertificate(NamedTuple):
+    """The linear-predictor gap of one point (w, V, θ), and three upper bounds on it.
+
+    At every point, up to rounding: gap ≤ certificate ≤ frobenius_bound ≤ theorem1_bound.
+    All are in the units of the mean loss per sample. The last two are infinite at w = 0.
+
+    Attributes:
+        gap: F(w, V, θ) − F_lin(w*). Negative: better than the best linear predictor w*.
+        certificate: ⟨G, ∇F⟩ = mean ℓ'_i (p_i − w*ᵀx_i), with G = (w − w*, w w*ᵀV / ‖w‖²).
+        frobenius_bound: ‖G‖_F ‖∇F‖_F.
+        theorem1_bound: ‖∇F‖_F sqrt(2‖w‖² + ‖w*‖² (2 + ‖V‖²/‖w‖²)), ‖V‖ the spectral norm.
+        partial_grad_norm: ‖∇F‖_F with respect to (w, V), θ held fixed.
+        objective: F(w, V, θ), the mean loss per sample.
+        w_norm: ‖w‖.
+        V_norm: ‖V‖, the spectral norm.
+    """
+
+    gap: Float[Array, ""]
+    certificate: Float[Array, ""]
+    frobenius_bound: Float[Array, ""]
+    theorem1_bound: Float[Array, ""]
+    partial_grad_norm: Float[Array, ""]
+    objective: Float[Array, ""]
+    w_norm: Float[Array, ""]
+    V_norm: Float[Array, ""]
+
+
+def gap_certificate(
+    w: Real[Array, "d"],
+    V: Real[Array, "d k"],
+    features: Real[Array, "n k"],
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    linear_fit: LinearFit,
+) -> GapCertificate:
+    """The linear-predictor gap of p(x) = wᵀ(x + V f(x)) and its certificates, for the cost of one gradient.
+
+    NumPy arrays are analysed in float64, JAX arrays in their own precision; works under jit and vmap.
+
+    Args:
+        w: Output weights, shape (d,).
+        V: Mixing matrix, shape (d, k).
+        features: f_θ(x_i) as rows, shape (n, k).
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,): −1 or +1 for the logistic loss.
+        loss: A loss or its name.
+        linear_fit: The linear predictor to compare with, of `fit_linear_predictor` on the same X, y and loss.
+
+    Returns:
+        The gap and its upper bounds, mean loss per sample.
+
+    Raises:
+        InvalidInputError: If shapes disagree or labels do not suit the loss.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Theorem 1 and its proof.
+    """
+    loss = as_loss(loss)
+    check_point(w, V, features, X, y, loss)
+    return analyse(gap_certificate_terms, w, V, features, X, y, linear_fit.w, linear_fit.objective, loss=loss)
+
+
+@partial(jax.jit, static_argnames="loss")
+def gap_certificate_terms(
+    w: Float[Array, "d"],
+    V: Float[Array, "d k"],
+    features: Float[Array, "n k"],
+    X: Float[Array, "n d"],
+    y: Real[Array, "n"],
+    linear_w: Float[Array, "d"],
+    linear_objective: float | Float[Array, ""],
+    *,
+    loss: Loss,
+) -> GapCertificate:
+    """`gap_certificate` against the linear predictor `linear_w` of mean loss `linear_objective`, unchecked."""
+    n = X.shape[0]
+    V_features = features @ V.T
+    p = (X + V_features) @ w
+    slope = loss.derivative(p, y)
+    objective = jnp.mean(loss.value(p, y))
+
+    # The mean of ℓ'(p − w*ᵀx) is <G, ∇F> wherever w ≠ 0, and bounds the gap, by convexity alone, also at w = 0.
+    certificate = jnp.mean(slope * (p - X @ linear_w))
+
+    grad_w = slope @ (X + V_features) / n
+    g = slope @ features / n
+    w_norm, linear_norm, V_norm = jnp.linalg.norm(w), jnp.linalg.norm(linear_w), jnp.linalg.norm(V, 2)
+    partial_grad_norm = jnp.hypot(jnp.linalg.norm(grad_w), w_norm * jnp.linalg.norm(g))
+
+    at_zero = w_norm == 0
+    safe_norm = jnp.where(at_zero, 1.0, w_norm)
+    frobenius = jnp.hypot(jnp.linalg.norm(w - linear_w), jnp.linalg.norm(linear_w @ V) / safe_norm)
+    spectral = jnp.hypot(jnp.sqrt(2.0) * w_norm, linear_norm * jnp.hypot(jnp.sqrt(2.0), V_norm / safe_norm))
+    return GapCertificate(
+        gap=objective - linear_objective,
+        certificate=certificate,
+        frobenius_bound=jnp.where(at_zero, jnp.inf, frobenius * partial_grad_norm),
+        theorem1_bound=jnp.where(at_zero, jnp.inf, spectral * partial_grad_norm),
+        partial_grad_norm=partial_grad_norm,
+        objective=objective,
+        w_norm=w_norm,
+        V_norm=V_norm,
+    )
+
+
+class HeldOutGap(NamedTuple):
+    """How a model compares with a linear predictor on samples that neither was fitted to.
+
+    Attributes:
+        gap: Mean loss of the model minus that of the linear predictor. Negative: the model is better.
+        standard_error: Of the gap, from the n differences sample by sample.
+        objective: Mean loss of the model.
+        objective_error: Its standard error.
+        linear_objective: Mean loss of the linear predictor.
+        linear_objective_error: Its standard error.
+    """
+
+    gap: float
+    standard_error: float
+    objective: float
+    objective_error: float
+    linear_objective: float
+    linear_objective_error: float
+
+
+def held_out_gap(
+    predictions: Real[Array, "n"],
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    linear_fit: LinearFit,
+) -> HeldOutGap:
+    """The gap of a model's predictions to a linear predictor fitted on other samples, with its standard error.
+
+    Unlike the gap on the training set it has no certificate: the theory bounds the training objective only.
+
+    Args:
+        predictions: The model's p(x_i), shape (n,).
+        X: Samples as rows, shape (n, d), in the units that the linear predictor was fitted in.
+        y: Labels, shape (n,).
+        loss: A loss or its name.
+        linear_fit: The linear predictor, of `fit_linear_predictor` on the training set.
+
+    Raises:
+        InvalidInputError: If labels do not suit the loss.
+    """
+    loss = as_loss(loss)
+    check_labels(y, loss)
+    X, y = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
+    model = loss.value(np.asarray(predictions, dtype=float), y)
+    linear = loss.value(X @ np.asarray(linear_fit.w), y)
+
+    def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
+
+    return HeldOutGap(*mean_and_error(model - linear), *mean_and_error(model), *mean_and_error(linear))

@@ -1,0 +1,171 @@
+"""Data sets as arrays with names and a digest: loading, labels, splitting, standardisation and the intercept."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from resflow.errors import InvalidInputError
+from resflow.losses.scalar import Loss, as_loss
+
+__all__ = ["INTERCEPT", "Dataset", "Standardization"]
+
+INTERCEPT = "intercept"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """n samples of d features, with one label each.
+
+    Every step returns a new data set: `labelled_for`, `split`, `with_intercept`, `Standardization.apply`.
+
+    Attributes:
+        name: Where the data comes from, e.g. "breast_cancer:mean" or a file's path.
+        X: Samples as rows, float64, shape (n, d).
+        y: Labels, float64, shape (n,).
+        feature_names: The d names of the columns of X.
+        target: What y is.
+        classes: The names of the classes coded −1 and +1, or 0, ..., m − 1; None where y is a real number.
+    """
+
+    name: str
+    X: Float[np.ndarray, "n d"]
+    y: Float[np.ndarray, "n"]
+    feature_names: tuple[str, ...]
+    target: str = "y"
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.X.ndim != 2 or self.y.shape != self.X.shape[:1] or 0 in self.X.shape:
+            raise InvalidInputError(
+                f"{self.name}: X has shape {self.X.shape} and y {self.y.shape}, but they must be (n, d) and (n,), "
+                "with at least one sample and one feature"
+            )
+        if len(self.feature_names) != self.X.shape[1]:
+            raise InvalidInputError(
+                f"{self.name}: {len(self.feature_names)} feature names for {self.X.shape[1]} features"
+            )
+        self._check_finite()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, shape, X and y, in hexadecimal: equal exactly when the data is."""
+        digest = hashlib.sha256(repr((self.feature_names, self.target, self.classes, self.X.shape)).encode())
+        digest.update(np.ascontiguousarray(self.X).data)
+        digest.update(np.ascontiguousarray(self.y).data)
+        return digest.hexdigest()
+
+    def labelled_for(self, loss: str | Loss) -> Dataset:
+        """The same data with labels that suit the loss: −1 and +1 for a binary one, the numbers as they are otherwise.
+
+        Two distinct labels are coded −1 (the smaller) and +1 (the larger).
+
+        Raises:
+            InvalidInputError: If the loss is for two classes and y has another number of distinct values.
+        """
+        loss = as_loss(loss)
+        if not loss.binary_labels or (self.classes is not None and len(self.classes) == 2):
+            return self
+        values = np.unique(self.y)
+        if len(values) != 2:
+            shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
+            raise InvalidInputError(
+                f"{self.name}: target {self.target!r} has {len(values)} distinct values ({shown}), but the {loss.name} "
+                "loss needs exactly two classes: choose one class against the rest, or loss squared or pseudo_huber"
+            )
+        y = np.where(self.y == values[1], 1.0, -1.0)
+        return replace(self, y=y, classes=(f"{values[0]:g}", f"{values[1]:g}"))
+
+    def with_class_indices(self) -> Dataset:
+        """The same data with labels 0, ..., m − 1 for its m distinct labels in ascending order.
+
+        Raises:
+            InvalidInputError: If there is one label only, or there are more than 100, which are hardly classes.
+        """
+        values, indices = np.unique(self.y, return_inverse=True)
+        if not 2 <= len(values) <= 100:
+            raise InvalidInputError(
+                f"{self.name}: target {self.target!r} has {len(values)} distinct values, but classes must be 2 to 100"
+            )
+        names = self.classes or tuple(f"{value:g}" for value in values)
+        return replace(self, y=indices.astype(float), classes=names)
+
+    def split(self, test_fraction: float, *, seed: int) -> tuple[Dataset, Dataset]:
+        """Disjoint training and test sets, drawn at random; classes keep their shares.
+
+        Raises:
+            InvalidInputError: If test_fraction is not strictly between 0 and 1, or leaves a set without samples.
+        """
+        from sklearn.model_selection import train_test_split
+
+        if not 0.0 < test_fraction < 1.0:
+            raise InvalidInputError(f"test_fraction={test_fraction} must lie strictly between 0 and 1, e.g. 0.25")
+        n, smallest = len(self.y), 2 if self.classes else 1
+        n_test = round(n * test_fraction)
+        if min(n_test, n - n_test) < smallest:
+            raise InvalidInputError(
+                f"test_fraction={test_fraction} splits the {n} samples of {self.name} into {n - n_test} and {n_test}: "
+                f"each set needs at least {smallest}"
+            )
+        stratify = self.y if self.classes and min(np.unique(self.y, return_counts=True)[1]) >= 2 else None
+        rows = train_test_split(np.arange(n), test_size=n_test, random_state=seed, stratify=stratify)
+        train, test = (replace(self, X=self.X[np.sort(part)], y=self.y[np.sort(part)]) for part in rows)
+        return train, test
+
+    def with_intercept(self) -> Dataset:
+        """The same data with a last feature that is constantly 1, so that wᵀx has an intercept.
+
+        Linear predictor and residual unit are both functions of x alone; this column is what lets them shift.
+
+        Raises:
+            InvalidInputError: If there is a feature of that name already.
+        """
+        if INTERCEPT in self.feature_names:
+            raise InvalidInputError(
+                f"{self.name} has a feature {INTERCEPT!r} already: add the constant column once only"
+            )
+        X = np.column_stack([self.X, np.ones(len(self.y))])
+        return replace(self, X=X, feature_names=(*self.feature_names, INTERCEPT))
+
+    def _check_finite(self) -> None:
+        table, names = np.column_stack([self.X, self.y]), (*self.feature_names, self.target)
+        bad = ~np.isfinite(table)
+        if bad.any():
+            rows, columns = np.nonzero(bad)
+            raise InvalidInputError(
+                f"{self.name}: {len(rows)} values are missing or not finite, the first in column "
+                f"{names[columns[0]]!r}, row {rows[0]} (counted from 0): fill them in or drop those rows"
+            )
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """Shift and scale features to mean 0 and standard deviation 1, fitted on one data set, applied to any.
+
+    A constant feature is shifted to 0 and left at scale 1. Real-valued labels are shifted and scaled too, so that
+    objectives are in units of the target's variance; class labels stay −1 and +1.
+    """
+
+    mean: Float[np.ndarray, "d"]
+    scale: Float[np.ndarray, "d"]
+    target_mean: float
+    target_scale: float
+
+    @classmethod
+    def fit(cls, dataset: Dataset) -> Standardization:
+        """Mean and population standard deviation of the features, and of the labels unless they are classes."""
+        X, y = dataset.X, dataset.y
+        center, spread = X.mean(axis=0), X.std(axis=0)
+        constant = spread <= 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny)
+        if dataset.classes is not None:
+            return cls(center, np.where(constant, 1.0, spread), 0.0, 1.0)
+        return cls(center, np.where(constant, 1.0, spread), float(y.mean()), float(y.std()) or 1.0)
+
+    def apply(self, dataset: Dataset) -> Dataset:
+        """The data set in standardised units."""
+        X = (dataset.X - self.mean) / self.scale
+        return replace(dataset, X=X, y=(dataset.y - self.target_mean) / self.target_scale)

@@ -1,0 +1,1 @@
+"""The best linear predictor, which every network is held against."""

@@ -1,0 +1,286 @@
+"""Damped Newton's method for the best linear predictor, over a ball or over all of space, and its line search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from resflow.linear._algebra import BallStep, Rows, Solver, add_gram, ball_step, cholesky_solver
+from resflow.losses.scalar import Logistic, Loss
+
+TOLERANCE = 1e-12
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class Problem(NamedTuple):
+    """mean_i ℓ(zᵀx_i; y_i) + ½ ridge |z|² over |z| ≤ radius, in the coordinates of `rows`.
+
+    Attributes:
+        rows: The x_i.
+        y: Labels, shape (n,).
+        loss: ℓ.
+        ridge: At least 0.
+        radius: Positive, np.inf for none.
+        objective_scale: The mean loss at z = 0, which suboptimality is judged by.
+        gradient_scale: sqrt(mean |x|² · mean ℓ'(0; y)²), which the KKT residual is judged by.
+    """
+
+    rows: Rows
+    y: np.ndarray
+    loss: Loss
+    ridge: float
+    radius: float
+    objective_scale: float
+    gradient_scale: float
+
+
+class Evaluation(NamedTuple):
+    """One pass over the samples at z. `hessian` is None if it was not asked for; only its lower triangle is filled."""
+
+    objective: float
+    gradient: np.ndarray
+    hessian: np.ndarray | None
+    predictions: np.ndarray
+
+
+class Iterate(NamedTuple):
+    """A point of the ball and the evidence of how good it is.
+
+    Attributes:
+        z: The point, |z| ≤ radius.
+        objective: The mean loss, without the ridge term.
+        multiplier: μ ≥ 0 that makes the KKT residual least, 0 in the ball's interior.
+        residual: |∇(mean loss) + ridge z + μ z|.
+        suboptimality: By how much the objective can still fall within the ball, as in `LinearFit`.
+        solver: Of the Hessian with ridge, here or at a point not far away.
+        iterations: Newton steps taken so far.
+    """
+
+    z: np.ndarray
+    objective: float
+    multiplier: float
+    residual: float
+    suboptimality: float
+    solver: Solver
+    iterations: int
+
+
+class Newton(NamedTuple):
+    """What `newton` shows of each iteration.
+
+    Attributes:
+        iterate: The point.
+        step: The next full step, shape (r,).
+        change: What it would change the predictions by, shape (n,).
+        predictions: zᵀx_i, shape (n,).
+        hessian: The Hessian at z if the step is the exact, unbounded Newton step; None otherwise.
+    """
+
+    iterate: Iterate
+    step: np.ndarray
+    change: np.ndarray
+    predictions: np.ndarray
+    hessian: np.ndarray | None
+
+
+def newton(
+    problem: Problem,
+    z: np.ndarray,
+    first: Evaluation,
+    *,
+    max_iterations: int,
+    enough: float = 0.0,
+    watch: Callable[[Newton], None] | None = None,
+) -> Iterate:
+    """Minimise the problem until the rounding errors of float64 stop all progress, or it is solved.
+
+    Each step minimises the second-order model over the ball exactly, then searches along the segment, which stays in
+    the ball. Once a step reduces the residual a hundredfold the Hessian is kept for the next: it is nearly all the
+    cost of a pass, and the method then still gains two digits a step.
+
+    Args:
+        problem: What to minimise.
+        z: Where to start, shape (r,), |z| ≤ radius.
+        first: The evaluation there, with the Hessian.
+        max_iterations: Newton steps at most.
+        enough: A suboptimality at which to stop.
+        watch: Is shown every iterate; may raise.
+    """
+    here, ridge = first, problem.ridge
+    solver = _solver(first, ridge)
+    best: Iterate | None = None
+    guess, stalled, previous_residual = 0.0, 0, 0.0
+    for iteration in range(max_iterations + 1):
+        if here.hessian is not None:
+            solver = _solver(here, ridge)
+        total = here.gradient + ridge * z
+        model = ball_step(solver, total, z, problem.radius, start=guess)
+        iterate = describe(problem, z, here, total, model, solver, iteration)
+        if here.hessian is None and iterate.residual > 0.1 * previous_residual and not _solved(problem, iterate):
+            here = evaluate(problem, z, hessian=True)  # the old Hessian has served its time
+            solver = _solver(here, ridge)
+            model = ball_step(solver, total, z, problem.radius, start=guess)
+            iterate = describe(problem, z, here, total, model, solver, iteration)
+        guess = model.multiplier
+
+        change = problem.rows.times(model.step)
+        if watch is not None:
+            unbounded = model.exact and model.multiplier == 0.0 and ridge == 0.0
+            watch(Newton(iterate, model.step, change, here.predictions, here.hessian if unbounded else None))
+        if best is None or _progress(problem, iterate, best):
+            best, stalled = iterate, 0
+        else:
+            stalled = 0 if iterate.residual <= 0.5 * best.residual else stalled + 1
+            best = iterate if iterate.residual <= best.residual else best
+        if _solved(problem, iterate) or iterate.suboptimality <= enough or stalled >= 4:
+            break
+        t = _line_search(problem, z, here, change, model)
+        if t == 0.0:
+            break
+        z = into_ball(z + t * model.step, problem.radius)
+        contracted = iterate.residual <= 0.01 * previous_residual
+        previous_residual = iterate.residual
+        here = evaluate(problem, z, hessian=not (contracted and t == 1.0))
+    assert best is not None
+    return best._replace(iterations=iteration)
+
+
+def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
+    """Mean loss, its gradient and, if asked for, its Hessian at z, in one pass over the rows."""
+    rows, y, n = problem.rows, problem.y, problem.rows.n
+    H = np.zeros((rows.width, rows.width), order="F") if hessian else None
+    gradient, totals, predictions = np.zeros(rows.width), [], np.empty(n)
+    for part, block in rows.blocks():
+        p = np.matmul(block, z, out=predictions[part])
+        value, slope, curvature = loss_terms(problem.loss, p, y[part])
+        totals.append(float(np.sum(value)))
+        gradient += slope @ block
+        if H is not None:
+            add_gram(H, block * np.sqrt(curvature)[:, None])
+    return Evaluation(math.fsum(totals) / n, gradient / n, None if H is None else H / n, predictions)
+
+
+def loss_terms(loss: Loss, p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ℓ, ℓ' and ℓ'' at once; the logistic loss shares one exponential among them."""
+    if type(loss) is not Logistic:
+        return loss.value(p, y), loss.derivative(p, y), loss.second_derivative(p, y)
+    margin = y * p
+    tail = np.exp(-np.abs(margin))
+    sigmoid = 1.0 / (1.0 + tail)
+    value = np.maximum(-margin, 0.0) + np.log1p(tail)
+    return value, -y * np.where(margin >= 0, tail, 1.0) * sigmoid, tail * sigmoid * sigmoid
+
+
+def describe(
+    problem: Problem,
+    z: np.ndarray,
+    here: Evaluation,
+    total: np.ndarray,
+    model: BallStep,
+    solver: Solver,
+    iterations: int,
+) -> Iterate:
+    """The evidence at z.
+
+    Args:
+        problem: Whose mean loss, ridge and radius are meant.
+        z: A point of the ball.
+        here: The evaluation at z.
+        total: Gradient of mean loss and ridge term at z.
+        model: The step that minimises the second-order model at z.
+        solver: Of that model's Hessian.
+        iterations: To be passed on.
+    """
+    length, radius = float(np.linalg.norm(z)), problem.radius
+    multiplier = 0.0
+    if length > 0.0 and length >= radius * (1.0 - 8.0 * _EPS):
+        multiplier = max(-float(total @ (z / length)) / length, 0.0)
+    suboptimality = model.decrease if model.exact else np.inf
+    if math.isfinite(radius):
+        # F(z) − F(u) ≤ <∇F(z), z − u> ≤ <∇F(z), z> + radius |∇F(z)| for every u in the ball, and what rounding may hide
+        steepest = radius * float(np.linalg.norm(total))
+        suboptimality = min(suboptimality, max(float(total @ z) + steepest, 0.0) + 16.0 * _EPS * steepest)
+    return Iterate(
+        z=z,
+        objective=here.objective,
+        multiplier=multiplier,
+        residual=float(np.linalg.norm(total + multiplier * z)),
+        suboptimality=suboptimality,
+        solver=solver,
+        iterations=iterations,
+    )
+
+
+def into_ball(z: np.ndarray, radius: float) -> np.ndarray:
+    """z, shortened to the radius if it is longer."""
+    length = float(np.linalg.norm(z))
+    return z * (radius / length) if length > radius else z
+
+
+def _solver(here: Evaluation, ridge: float) -> Solver:
+    assert here.hessian is not None
+    H = here.hessian + ridge * np.eye(len(here.hessian)) if ridge else here.hessian
+    return cholesky_solver(H)
+
+
+def _solved(problem: Problem, iterate: Iterate) -> bool:
+    """True well below what `LinearFit.converged` asks for, in absolute terms too."""
+    goal = 0.1 * TOLERANCE
+    return iterate.residual <= goal * min(problem.gradient_scale, 1.0) and iterate.suboptimality <= goal * min(
+        problem.objective_scale, 1.0
+    )
+
+
+def _progress(problem: Problem, iterate: Iterate, best: Iterate) -> bool:
+    """True if the objective with its ridge term is less by more than rounding."""
+    new, old = (it.objective + 0.5 * problem.ridge * float(it.z @ it.z) for it in (iterate, best))
+    return new < old - 64.0 * _EPS * abs(old)
+
+
+def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: np.ndarray, model: BallStep) -> float:
+    """A step length t with φ(t) ≤ φ(0) and |φ'(t)| ≤ ½|φ'(0)|, φ(t) the objective at z + t·step; 0 if none is found.
+
+    It works on the n predictions alone. t = 1 is tried first and nearly always taken. φ is convex, so the sign of φ'
+    brackets its minimum.
+    """
+    loss, y, p, ridge, step = problem.loss, problem.y, here.predictions, problem.ridge, model.step
+    zz, zs, ss = float(z @ z), float(z @ step), float(step @ step)
+
+    def phi(t: float) -> tuple[float, float]:
+        value, slope, _ = loss_terms(loss, p + t * change, y)
+        return float(np.mean(value)) + 0.5 * ridge * (zz + t * (2.0 * zs + t * ss)), float(
+            np.mean(slope * change)
+        ) + ridge * (zs + t * ss)
+
+    start, slope = here.objective + 0.5 * ridge * zz, model.slope
+    slack = 64.0 * _EPS * abs(start)
+    if model.decrease <= slack:
+        return 1.0  # below what φ resolves; on the sphere rounding in |z + s| alone outweighs φ' there
+    if not slope < 0.0:
+        return 0.0
+    longest = 1024.0
+    if math.isfinite(problem.radius):
+        # the larger root of |z + t step| = radius, at least 1 up to rounding since z + step lies in the ball
+        inside = max(problem.radius**2 - zz, 0.0)
+        longest = max((math.sqrt(zs**2 + ss * inside) - zs) / ss, 1.0) if model.multiplier == 0.0 else 1.0
+
+    low, low_slope, high, high_slope, t = 0.0, slope, None, 0.0, 1.0
+    for _ in range(60):
+        value, derivative = phi(t)
+        falls = value <= start + slack
+        if falls and (abs(derivative) <= 0.5 * abs(slope) or (derivative < 0.0 and t >= longest)):
+            return t
+        if derivative < 0.0:
+            low, low_slope = t, derivative
+        else:
+            high, high_slope = t, derivative
+        if high is None:
+            t = min(4.0 * t, longest)
+        else:
+            secant = low + (high - low) * low_slope / (low_slope - high_slope)
+            width = high - low
+            t = min(max(secant, low + 0.1 * width), high - 0.1 * width)
+    return low

@@ -1,0 +1,1 @@
+"""Convex losses of one output and of several, with their derivatives and constants."""

@@ -1,0 +1,78 @@
+"""Figures of a gap beneath its bounds, drawn from data frames; nothing is computed here."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from resflow.plots._style import PALETTE as _PALETTE
+
+__all__ = ["plot_lines"]
+
+_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": _PALETTE[0], "linestyle": "-", "linewidth": 2.2, "marker": "o"},
+    {"color": _PALETTE[1], "linestyle": "--", "linewidth": 1.7, "marker": "s"},
+    {"color": _PALETTE[7], "linestyle": ":", "linewidth": 1.9, "marker": "^"},
+    {"color": _PALETTE[2], "linestyle": "-.", "linewidth": 1.7, "marker": "D"},
+    {"color": _PALETTE[4], "linestyle": (0, (3, 1, 1, 1, 1, 1)), "linewidth": 1.7, "marker": "v"},
+    {"color": _PALETTE[3], "linestyle": (0, (8, 2)), "linewidth": 1.7, "marker": "P"},
+)
+
+
+def plot_lines(
+    frame: pd.DataFrame,
+    x: str,
+    curves: Mapping[str, str],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    level: float | None = None,
+    level_label: str = "best linear predictor",
+    linear_within: float | None = None,
+    markers: bool = False,
+    log_x: bool = False,
+) -> Figure:
+    """Columns of a data frame as lines; values that are not finite are left out.
+
+    Args:
+        frame: With columns `x` and those named by `curves`.
+        x: What is drawn along the horizontal axis.
+        curves: Up to six columns, each with its label, in the order of the legend.
+        title: What the figure shows.
+        xlabel: Label of the horizontal axis.
+        ylabel: Label of the vertical axis, with its unit.
+        level: Where a horizontal line is drawn.
+        level_label: What that line is.
+        linear_within: The vertical scale is linear within ± this value and logarithmic outside; linear if None.
+        markers: Mark the points, for few of them.
+        log_x: Whether the horizontal axis is logarithmic.
+    """
+    with sns.axes_style("ticks"):
+        figure, axes = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
+    sns.despine(figure)
+    axes.grid(axis="y", color="0.9")
+    axes.set_title(textwrap.fill(title, 84), loc="left", fontsize=11)
+    # Scales first: limits are chosen as curves are drawn, with a margin that depends on the scale.
+    if linear_within is not None:
+        axes.set_yscale("symlog", linthresh=linear_within)
+    if log_x:
+        axes.set_xscale("log")
+    for (column, label), style in zip(curves.items(), _STYLES, strict=False):
+        values = frame[[x, column]].replace([float("inf"), float("-inf")], float("nan")).dropna()
+        style = style if markers else style | {"marker": ""}
+        axes.plot(values[x], values[column], label=label, **style)
+    if level is not None:
+        axes.axhline(level, label=level_label, color="black", linestyle=(0, (5, 2)), linewidth=1.4)
+    if markers and not log_x and frame[x].nunique() <= 16 and (frame[x] % 1 == 0).all():
+        axes.set_xticks(sorted(frame[x].unique()))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+    plt.close(figure)
+    return figure

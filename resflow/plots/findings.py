@@ -1,0 +1,115 @@
+"""What figures of many runs show, in one sentence each: computed, and so true of these runs and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from resflow.studies.ensemble import above_linear, best_runs, is_replicate, label_of, value_name
+
+__all__ = ["coordinates_finding", "curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
+
+
+def share_finding(points: pd.DataFrame, gap: str = "linear_predictor_gap", *, by: str | None = None) -> str:
+    """How many runs end above the best linear predictor, apart for up to three values of `by`."""
+    table = above_linear(points, gap, by=by)
+    runs, above = int(table["runs"].sum()), int(table["above"].sum())
+    if above == 0:
+        return f"all {runs} runs end at or below the best linear predictor"
+    if by is None or len(table) > 3:
+        return f"{above} of {runs} runs end above the best linear predictor"
+    rows = zip(table[by], table["above"], table["runs"], strict=True)
+    return "above the best linear predictor at the end: " + ", ".join(
+        f"{above} of {runs} with {value_name(value)}" for value, above, runs in rows
+    )
+
+
+def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
+    """Where along an axis the median is lowest and where it is highest.
+
+    Args:
+        summary: Of `resflow.ensemble.spread` along that axis, with nothing kept apart.
+        axis: The axis.
+        metric: What was summarised.
+    """
+    what = {"linear_predictor_gap": "median gap"}.get(metric, f"median {label_of(metric)}")
+    if len(summary) == 1:
+        row = summary.iloc[0]
+        return f"{what} {_signed(row['median'])}, from {_signed(row['low'])} to {_signed(row['high'])}"
+    best, worst = (summary.loc[place] for place in (summary["median"].idxmin(), summary["median"].idxmax()))
+    if best["median"] == worst["median"]:
+        return f"{what} is {_signed(best['median'])} whatever the {label_of(axis)}"
+    return (
+        f"{what} lowest at {label_of(axis)} {value_name(best[axis])} ({_signed(best['median'])}), "
+        f"highest at {value_name(worst[axis])} ({_signed(worst['median'])})"
+    )
+
+
+def curves_finding(histories: pd.DataFrame, metric: str, levels: pd.Series) -> str:
+    """By which step half of the runs are below their best linear predictor, and how many are at the end.
+
+    Args:
+        histories: Columns run_id, step, value.
+        metric: What the curves show: the objective or the gap.
+        levels: The best linear predictor's level of every run, indexed by run_id.
+    """
+    below = histories.assign(below=histories["value"] < histories["run_id"].map(levels))
+    last = below.groupby("run_id")["below"].last()
+    ever_since = below[~below["below"]].groupby("run_id")["step"].max()
+    steps = below.groupby("run_id")["step"].apply(np.array)
+    passed = sorted(float(at[at > ever_since.get(run, -1)].min()) for run, at in steps.items() if last[run])
+    done = f"{len(passed)} of {len(last)} curves end below the best linear predictor"
+    if 2 * len(passed) < len(last) or not passed:
+        return done
+    return f"{done}; half of them all are from step {passed[(len(last) + 1) // 2 - 1]:.0f} on"
+
+
+def verdicts_finding(counts: pd.DataFrame) -> str:
+    """How many runs have which verdict, the commonest first.
+
+    Args:
+        counts: Columns verdict and runs.
+    """
+    totals = counts.groupby("verdict", sort=False)["runs"].sum().sort_values(ascending=False)
+    parts = [f"{runs} {_VERDICTS.get(str(name), label_of(str(name)))}" for name, runs in totals.items()]
+    return f"of {totals.sum()} runs " + ", ".join(parts)
+
+
+_VERDICTS = {
+    "not_stationary": "not stationary yet",
+    "strict_saddle": "at a strict saddle",
+    "sopsp_at_or_below_linear": "second-order stationary at or below the linear predictor",
+    "sopsp_above_linear": "second-order stationary above it",
+    "none recorded": "without a verdict",
+}
+
+
+def coordinates_finding(points: pd.DataFrame, axes: Iterable[str], metric: str) -> str:
+    """What the best tenth of the runs (at least three) have in common that not all runs have."""
+    count = max(3, round(len(points) / 10))
+    best = best_runs(points, metric, count)
+    shared = []
+    for axis in axes:
+        if is_replicate(axis) or points[axis].nunique(dropna=False) < 2:
+            continue
+        values, known = best[axis].unique(), points[axis].unique()
+        if pd.api.types.is_numeric_dtype(points[axis]):
+            low, high = best[axis].min(), best[axis].max()
+            if (low, high) != (points[axis].min(), points[axis].max()):
+                between = value_name(low) if low == high else f"{value_name(low)} to {value_name(high)}"
+                shared.append(f"{label_of(axis)} {between}")
+        elif len(values) < len(known):
+            shared.append(f"{label_of(axis)} {' or '.join(map(value_name, values))}")
+    what = f"the best {min(count, len(points))} of {len(points)} runs"
+    return f"{what} have {', '.join(shared)}" if shared else f"{what} are found all over the {_axes(axes)}"
+
+
+def _axes(axes: Iterable[str]) -> str:
+    named = [label_of(axis) for axis in axes if not is_replicate(axis)]
+    return f"range of {', '.join(named)}" if named else "seeds"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−") if np.isfinite(value) else "not finite"

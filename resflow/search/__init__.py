@@ -1,0 +1,1 @@
+"""Stationary points of every index, found from thousands of starting points at once."""

@@ -1,0 +1,214 @@
+"""The picture of the theorem: stationary points of a model in the plane of linear-predictor gap and curvature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray, Real
+
+from resflow.arrays import Array
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import LinearFit
+from resflow.losses.scalar import Loss, Squared, as_loss
+from resflow.models.feature_maps import mlp
+from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit
+from resflow.search.objectives import MeanLoss, descent_starts, random_starts
+from resflow.search.stationary_points import SearchCounts, SearchOptions, find_stationary_points
+
+__all__ = ["RIDGES", "Atlas", "chart_networks", "chart_shamirs_example", "chart_stationary_points"]
+
+RIDGES = tuple(sorted({0.25, *(round(0.5 * step / 25, 3) for step in range(1, 26))}))
+"""Ridge strengths at which `chart_shamirs_example` searches; 1/4 is that of Shamir's figure."""
+
+
+class Atlas(NamedTuple):
+    """The m distinct stationary points that a search found, in the plane (gap, λ_min).
+
+    Attributes:
+        gap: F minus the linear predictor's objective, shape (m,).
+        lambda_min: The smallest eigenvalue of ∇²F in all of the model's parameters, shape (m,).
+        index: The number of negative eigenvalues, shape (m,): 0 at a minimum.
+        grad_norm: ‖∇F‖, shape (m,).
+        points: The models, their trainable arrays with a leading axis of length m.
+        counts: What became of the starts.
+        stuck: Which points are above the linear predictor though no curvature leads down, shape (m,).
+        tolerance: What counts as above: gap > tolerance; and as no curvature down: λ_min ≥ −tolerance.
+    """
+
+    gap: Float[np.ndarray, "m"]
+    lambda_min: Float[np.ndarray, "m"]
+    index: Int[np.ndarray, "m"]  # type: ignore[assignment]  # a field hides tuple's method
+    grad_norm: Float[np.ndarray, "m"]
+    points: Any
+    counts: SearchCounts
+    stuck: np.ndarray
+    tolerance: float
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """One array a quantity, each of length m: the columns of a table of the points."""
+        return {name: getattr(self, name) for name in ("gap", "lambda_min", "index", "grad_norm", "stuck")}
+
+    def summary(self) -> dict[str, int]:
+        """What became of the starts, and how many points are above the linear predictor, and stuck there."""
+        above = self.gap > self.tolerance
+        return {**self.counts._asdict(), "above_linear": int(above.sum()), "stuck_above": int(self.stuck.sum())}
+
+
+def chart_networks(
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    linear_fit: LinearFit,
+    width: int,
+    starts: int,
+    key: PRNGKeyArray,
+    options: SearchOptions | None = None,
+) -> tuple[Atlas, Atlas]:
+    """Atlases of a ReLU network f_θ(x) = max(0, Ax + b) with and without a skip connection around it.
+
+    With: p(x) = wᵀ(x + V f_θ(x)), of which the theorem speaks. Without: p(x) = vᵀf_θ(x), the control, which is stuck
+    where every ReLU is dead. All parameters are searched, θ included.
+
+    Args:
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        loss: A loss or its name.
+        linear_fit: The best linear predictor on the same X, y and loss, from which gaps are counted.
+        width: k, the number of ReLUs.
+        starts: Starting points of each search, at least 2.
+        key: Random key.
+        options: How to search.
+
+    Raises:
+        InvalidInputError: If width is below 1, or there are fewer than 2 starts.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Corollary 1.
+    """
+    d = np.shape(X)[1]
+    map_key, unit_key, *keys = jax.random.split(key, 4)
+    feature_map = mlp(d, width=width, depth=1, activation="relu", key=map_key)
+    models = residual_unit(d, feature_map, key=unit_key), NoSkipNetwork(jnp.zeros(width), feature_map)
+    objective, level = MeanLoss(as_loss(loss)), float(linear_fit.objective)
+    unit, control = (
+        chart_stationary_points(
+            objective, model, X, y, linear_objective=level, starts=starts, key=model_key, options=options
+        )
+        for model, model_key in zip(models, keys, strict=True)
+    )
+    return unit, control
+
+
+def chart_shamirs_example(
+    *, starts: int, key: PRNGKeyArray, ridges: Sequence[float] = RIDGES, options: SearchOptions | None = None
+) -> dict[float, Atlas]:
+    """Atlases of F(w, v) = ½ (w (1 + v) − 1)² + (ridge/2) (w² + v²), one a ridge strength.
+
+    The residual unit of one sample x = y = 1 with f(x) = x. At ridge = 1/4 it has the spurious local minimum
+    (−0.98280626, −1.60268226) of value 0.52491385. Gaps are counted from min_u F(u, 0) = ridge / (2 (1 + ridge)).
+
+    Args:
+        starts: Starting points of all searches together, shared out evenly: at least 2 a ridge strength.
+        key: Random key.
+        ridges: Ridge strengths, positive.
+        options: How to search.
+
+    Raises:
+        InvalidInputError: If a ridge strength is not positive, or there are too few starts.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), section 4 and panel (b) of its figure.
+    """
+    for ridge in ridges:
+        if not (np.isfinite(ridge) and ridge > 0):
+            raise InvalidInputError(f"ridge={ridge} must be a positive finite number, e.g. 0.25")
+    unit = ResidualUnit(jnp.zeros(1), jnp.zeros((1, 1)), _identity)
+    shares = np.diff(np.linspace(0, starts, len(ridges) + 1).astype(int))
+    return {
+        ridge: chart_stationary_points(
+            _example,
+            unit,
+            np.array([[1.0]]),
+            np.array([ridge]),
+            linear_objective=0.5 * ridge / (1.0 + ridge),
+            starts=int(share),
+            key=ridge_key,
+            options=options,
+        )
+        for ridge, share, ridge_key in zip(ridges, shares, jax.random.split(key, len(ridges)), strict=True)
+    }
+
+
+def chart_stationary_points(
+    objective: Callable[..., Any],
+    model: Any,
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    linear_objective: float,
+    starts: int,
+    key: PRNGKeyArray,
+    tolerance: float = 1e-8,
+    options: SearchOptions | None = None,
+) -> Atlas:
+    """Stationary points of F(model, X, y) in all trainable parameters, from `starts` random starting points.
+
+    Half of the starts are random points, which lead to saddles mostly; the other half are points on the way down from
+    random points, which lead to minima.
+
+    Args:
+        objective: F, e.g. `MeanLoss`.
+        model: Any model; its trainable arrays give the shapes.
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        linear_objective: The linear predictor's objective, from which gaps are counted.
+        starts: How many starting points, at least 2.
+        key: Random key for the starts.
+        tolerance: A point is stuck where gap > tolerance and λ_min ≥ −tolerance.
+        options: How to search.
+
+    Raises:
+        InvalidInputError: If there are fewer than 2 starts.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Corollary 1: no local minimum of a residual unit has a positive gap.
+    """
+    if starts < 2:
+        raise InvalidInputError(f"starts={starts} must be at least 2: half are random, half are on a way down")
+    draw_key, step_key = jax.random.split(key)
+    with jax.enable_x64(True):
+        X, y = jnp.asarray(X, float), jnp.asarray(y, float)
+        drawn = random_starts(model, starts, key=draw_key)
+        moving, fixed = eqx.partition(drawn, eqx.is_inexact_array)
+        upper, lower = (
+            eqx.combine(jax.tree.map(lambda leaf, rows=rows: leaf[rows], moving), fixed)
+            for rows in (slice(None, starts // 2), slice(starts // 2, None))
+        )
+        lower = descent_starts(objective, lower, X, y, key=step_key)
+        together = jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if eqx.is_inexact_array(a) else a, upper, lower)
+        found = find_stationary_points(objective, together, X, y, options=options)
+    return Atlas(
+        gap=found.objective - linear_objective,
+        lambda_min=found.lambda_min,
+        index=found.index,
+        grad_norm=found.grad_norm,
+        points=found.points,
+        counts=found.counts,
+        stuck=found.spurious(linear_objective, tolerance),
+        tolerance=tolerance,
+    )
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+def _example(unit: ResidualUnit, X: Any, ridge: Any) -> Any:
+    """F + (ridge/2)(w² + v²), the ridge as data: one compiled program serves every strength."""
+    return MeanLoss(Squared())(unit, X, jnp.ones(1)) + 0.5 * ridge[0] * (jnp.sum(unit.w**2) + jnp.sum(unit.V**2))

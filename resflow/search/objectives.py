@@ -1,0 +1,136 @@
+"""What a search for stationary points needs to be given: objectives of a whole model, and diverse starting points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, Real
+
+from resflow.errors import InvalidInputError
+from resflow.losses.scalar import Loss
+from resflow.models.residual_unit import trainable
+from resflow.parallel import in_threads
+
+__all__ = ["MeanLoss", "RidgeLoss", "descent_starts", "random_starts"]
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """F = mean_i ℓ(model(X)_i; y_i), of any model that maps X to predictions.
+
+    Attributes:
+        loss: ℓ.
+    """
+
+    loss: Loss
+
+    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n"]) -> Float[Array, ""]:
+        return jnp.mean(self.loss.value(model(X), y))
+
+
+@dataclass(frozen=True)
+class RidgeLoss:
+    """F + (ridge/2) ‖weights‖²: with it the theory's guarantee is gone.
+
+    Attributes:
+        loss: ℓ, in F = mean_i ℓ(model(X)_i; y_i).
+        ridge: Strength, in units of the mean loss per squared unit of the weights.
+        weights: Which of the model's arrays, a function at module level: of a model to a pytree, e.g. (w, V).
+    """
+
+    loss: Loss
+    ridge: float
+    weights: Callable[[Any], Any]
+
+    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n"]) -> Float[Array, ""]:
+        squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(self.weights(model))]
+        return MeanLoss(self.loss)(model, X, y) + 0.5 * self.ridge * sum(squares)
+
+
+def random_starts(model: Any, count: int, *, key: PRNGKeyArray, scales: tuple[float, float] = (0.03, 3.0)) -> Any:
+    """`count` copies of a model with every trainable array drawn anew, normally distributed.
+
+    Each array of each copy has a standard deviation of its own, log-uniform between the two scales: starts near
+    w = 0 with a large V are among them, and starts with everything large.
+
+    Args:
+        model: Any pytree; its trainable arrays give shapes and precision.
+        count: S ≥ 1.
+        key: Random key.
+        scales: Smallest and largest standard deviation.
+
+    Returns:
+        The model with a leading axis of length S on every trainable array.
+
+    Raises:
+        InvalidInputError: If count is below 1 or the scales are not positive and ascending.
+    """
+    if count < 1:
+        raise InvalidInputError(f"count={count} must be at least 1: the number of starts")
+    if not 0 < scales[0] <= scales[1]:
+        raise InvalidInputError(f"scales={scales} must be positive and ascending, e.g. (0.03, 3.0)")
+    moving, fixed = eqx.partition(model, trainable(model))
+    leaves, structure = jax.tree.flatten(moving)
+    drawn = []
+    for leaf, leaf_key in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
+        scale_key, value_key = jax.random.split(leaf_key)
+        low, high = jnp.log(scales[0]), jnp.log(scales[1])
+        scale = jnp.exp(jax.random.uniform(scale_key, (count,) + (1,) * leaf.ndim, minval=low, maxval=high))
+        drawn.append((scale * jax.random.normal(value_key, (count, *leaf.shape))).astype(leaf.dtype))
+    return eqx.combine(jax.tree.unflatten(structure, drawn), fixed)
+
+
+def descent_starts(
+    objective: Callable[..., Any],
+    starts: Any,
+    *data: Any,
+    key: PRNGKeyArray,
+    max_steps: int = 500,
+    learning_rate: float = 0.05,
+) -> Any:
+    """The starts after 0 to max_steps Adam steps each: points on the way down, from where a search finds minima.
+
+    Random points lead a search to saddles almost only; points of a descent lead it to what training meets.
+
+    Args:
+        objective: F(model, *data).
+        starts: As `random_starts` gives them.
+        data: What the objective takes besides the model.
+        key: Random key for the number of steps, uniform.
+        max_steps: The largest number of steps.
+        learning_rate: Of Adam.
+
+    References:
+        Frye 2019 (arXiv:1901.10603), which starts from points of training runs.
+    """
+    moving, fixed = eqx.partition(starts, trainable(starts))
+    count = len(jax.tree.leaves(moving)[0])
+    steps = jax.random.randint(key, (count,), 0, max_steps + 1)
+
+    def descend(share: Any) -> Any:
+        return _descend(objective, share[0], fixed, data, share[1], learning_rate)
+
+    return eqx.combine(in_threads(descend, (moving, steps)), fixed)
+
+
+@eqx.filter_jit
+def _descend(objective, moving, fixed, data, steps, learning_rate):
+    adam = optax.adam(learning_rate)
+    gradient = jax.grad(lambda point: objective(eqx.combine(point, fixed), *data))
+
+    def update(_, carry):
+        point, state = carry
+        change, state = adam.update(gradient(point), state, point)
+        return optax.apply_updates(point, change), state
+
+    def run(arguments):
+        point, count = arguments
+        return jax.lax.fori_loop(0, count, update, (point, adam.init(point)))[0]
+
+    return jax.lax.map(run, (moving, steps))

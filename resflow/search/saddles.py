@@ -1,0 +1,64 @@
+"""The strict saddles of a residual unit above the linear predictor, written down."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Real
+
+from resflow.arrays import Array, analyse, check_point, is_traced
+from resflow.errors import InvalidInputError
+from resflow.losses.scalar import Loss, as_loss
+
+__all__ = ["saddle_at_zero"]
+
+
+def saddle_at_zero(
+    features: Real[Array, "n k"], X: Real[Array, "n d"], y: Real[Array, "n"], *, loss: str | Loss
+) -> tuple[Float[Array, "d"], Float[Array, "d k"]]:
+    """The point w = 0, V = −(mean ℓ'_i x_i) gᵀ / ‖g‖² with g = mean ℓ'_i f_i and ℓ'_i = ℓ'(0; y_i).
+
+    There ∇_w F = mean ℓ'_i (x_i + V f_i) = 0 and ∇_V F = w gᵀ = 0, and ∂F/∂θ has the factor Vᵀw = 0: the point is
+    stationary in every parameter, its objective is F_lin(0), and as g ≠ 0 its partial Hessian has a negative
+    eigenvalue. Every stationary point above the best linear predictor has w = 0 and this value; of those with the
+    same features, it is the one of least ‖V‖_F.
+
+    NumPy arrays are analysed in float64, JAX arrays in their own precision; works under jit and vmap.
+
+    Args:
+        features: f_θ(x_i) as rows, shape (n, k).
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,): −1 or +1 for the logistic loss.
+        loss: A loss or its name.
+
+    Returns:
+        w and V.
+
+    Raises:
+        InvalidInputError: If shapes disagree, labels do not suit the loss, or g = 0 so that there is no such point.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Theorems 1 and 2, which leave no room for others.
+    """
+    loss = as_loss(loss)
+    d, k = np.shape(X)[1], np.shape(features)[1]
+    check_point(np.zeros(d), np.zeros((d, k)), features, X, y, loss)
+    V, g_norm = analyse(_mixing_matrix, features, X, y, loss=loss)
+    if not is_traced(g_norm) and not g_norm > 0:
+        raise InvalidInputError(
+            f"mean ℓ'(0; y_i) f_i has norm {float(g_norm):g}, but must not vanish: features that tell nothing of the "
+            "labels have no saddle at w = 0"
+        )
+    return 0.0 * V[:, 0], V
+
+
+@partial(jax.jit, static_argnames="loss")
+def _mixing_matrix(features, X, y, *, loss: Loss):
+    slope = loss.derivative(jnp.zeros_like(y), y) / len(y)
+    g = slope @ features
+    size = jnp.linalg.norm(g)
+    g_unit = g / size
+    return -jnp.outer(slope @ X, g_unit) / size, size

@@ -1,0 +1,1 @@
+"""Eigenvalues of Hessians: exact for a residual unit in (w, V), by Lanczos for everything else."""

@@ -1,0 +1,141 @@
+"""One trust-region step in the coordinates outside which a partial Hessian is zero, and what it gains."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resflow.losses.scalar import Loss
+from resflow.spectrum.partial_hessian import PartialHessian
+
+__all__ = ["ReducedModel", "decrease", "mean_decrease", "reduced_model", "trust_region_step"]
+
+_NODES, _WEIGHTS = (0.5 * np.asarray(part) for part in np.polynomial.legendre.leggauss(4))
+_NODES = _NODES + 0.5
+
+
+class ReducedModel(NamedTuple):
+    """F + gᵀs + ½ sᵀMs in coordinates s along the directions (a, ŵcᵀ + Quĝᵀ), where (a, c, u) = scale · s.
+
+    Attributes:
+        gradient: scale · (∇_w F, ‖w‖g, 0), where ∇_V F = wgᵀ.
+        eigenvalues: Of M, ascending, shape (2d + k − 1,).
+        eigenvectors: As columns.
+        scale: A length for a, and another for c and u, shape (2d + k − 1,).
+        w_unit: ŵ.
+        g_unit: ĝ.
+        complement: Q, an orthonormal basis of ŵ's complement, shape (d, d−1).
+    """
+
+    gradient: jax.Array
+    eigenvalues: jax.Array
+    eigenvectors: jax.Array
+    scale: jax.Array
+    w_unit: jax.Array
+    g_unit: jax.Array
+    complement: jax.Array
+
+    def directions(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The change of (w, V) that the coordinates stand for."""
+        d, k = self.w_unit.shape[0], self.g_unit.shape[0]
+        a, c, u = jnp.split(self.scale * s, [d, d + k])
+        return a, jnp.outer(self.w_unit, c) + jnp.outer(self.complement @ u, self.g_unit)
+
+    def apply(self, s: jax.Array) -> jax.Array:
+        """Ms."""
+        return self.eigenvectors @ (self.eigenvalues * (self.eigenvectors.T @ s))
+
+    def newton_step_norm(self) -> jax.Array:
+        """The length in (w, V) of M⁺g, over the eigenvalues that are positive beyond rounding."""
+        h, q = self.eigenvalues, self.eigenvectors.T @ self.gradient
+        positive = h > len(h) * jnp.finfo(h.dtype).eps * jnp.max(jnp.abs(h))
+        s = self.eigenvectors @ jnp.where(positive, q / jnp.where(positive, h, 1.0), 0.0)
+        return jnp.linalg.norm(self.scale * s)
+
+
+def reduced_model(hessian: PartialHessian, gradient_w: jax.Array, V_norm: jax.Array) -> ReducedModel:
+    """The model at a point, from its partial Hessian, ∇_w F and ‖V‖.
+
+    w and V are measured in units of their own size: F depends on the product Vᵀw, and minima with a small w and a
+    large V lie in valleys that a ball in (w, V) is far too narrow for. Near w = 0 the unit is what V makes of it.
+    """
+    d, k = hessian.w_unit.shape[0], hessian.g.shape[0]
+    order = 2 * d + k - 1
+    # A Householder reflection sends the first unit vector to ∓ŵ and the others to a basis of its complement.
+    axis = hessian.w_unit.at[0].add(jnp.where(hessian.w_unit[0] < 0, -1.0, 1.0))
+    complement = (jnp.eye(d) - 2.0 * jnp.outer(axis, axis) / (axis @ axis))[:, 1:]
+    gamma = jnp.linalg.norm(hessian.g)
+    g_unit = hessian.g / jnp.where(gamma > 0, gamma, 1.0)
+    g_unit = jnp.where(gamma > 0, g_unit, jnp.zeros_like(g_unit).at[0].set(1.0))
+    M = jnp.zeros((order, order)).at[: d + k, : d + k].set(hessian.K)
+    M = M.at[:d, d + k :].set(gamma * complement).at[d + k :, :d].set(gamma * complement.T)
+    gradient = jnp.concatenate([gradient_w, hessian.w_norm * hessian.g, jnp.zeros(d - 1)])
+    V_scale = 1.0 + V_norm
+    scale = jnp.where(jnp.arange(order) < d, jnp.maximum(hessian.w_norm, 1.0 / V_scale), V_scale)
+    eigenvalues, eigenvectors = jnp.linalg.eigh(scale[:, None] * M * scale)
+    return ReducedModel(scale * gradient, eigenvalues, eigenvectors, scale, hessian.w_unit, g_unit, complement)
+
+
+def trust_region_step(model: ReducedModel, radius: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The minimiser of gᵀs + ½ sᵀMs over ‖s‖ ≤ radius, exactly, what it promises, and whether it lies inside.
+
+    With M's eigenvalues h_i and q = Qᵀg the step is −q_i / (h_i + μ), μ ≥ max(0, −h_1) the root of the secular
+    equation ‖s(μ)‖ = radius, found by bisection in the logarithm of μ + h_1. In the hard case, where q has nothing
+    along h_1's eigenvector and the others do not reach the boundary, that eigenvector makes up the length.
+    """
+    h, Q = model.eigenvalues, model.eigenvectors
+    q = Q.T @ model.gradient
+    eps, tiny = jnp.finfo(h.dtype).eps, jnp.finfo(h.dtype).tiny
+    size = jnp.max(jnp.abs(h))
+    flat = jnp.abs(h) <= len(h) * eps * size
+    # Where the Hessian is zero but for rounding so is the gradient: minima of residual units form manifolds.
+    h = jnp.where(flat, 0.0, h)
+    idle = flat & (jnp.abs(q) <= jnp.sqrt(eps) * jnp.linalg.norm(q))
+    q = jnp.where(idle, 0.0, q)
+    lowest = jnp.minimum(h[0], 0.0)
+
+    def coordinates(shift):  # shift = μ + lowest ≥ 0, so that h + μ = (h − lowest) + shift loses no digits
+        denominator = (h - lowest) + shift
+        return -q / jnp.where(denominator > 0, denominator, jnp.inf)
+
+    free = coordinates(0.0)
+    reachable = jnp.all((h - lowest > 0) | (q == 0))  # otherwise ‖s(0)‖ is infinite
+    interior = reachable & (lowest == 0) & (jnp.linalg.norm(free) <= radius)
+
+    upper = jnp.linalg.norm(q) / radius
+    low, high = jnp.log(jnp.maximum(upper, tiny)) - 80.0, jnp.log(jnp.maximum(upper, tiny))
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        long = jnp.linalg.norm(coordinates(jnp.exp(middle))) > radius
+        return jnp.where(long, middle, low), jnp.where(long, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
+    boundary = coordinates(jnp.exp(high))
+    s = jnp.where(interior, free, boundary)
+    # The hard case, exact or all but: what is missing to the boundary is made up along the lowest eigenvector.
+    missing = jnp.sqrt(jnp.maximum(radius**2 - s @ s, 0.0))
+    hard = (lowest < 0) & (jnp.linalg.norm(s) < (1.0 - 1e-8) * radius)
+    along = jnp.where(s[0] != 0, s[0], jnp.where(q[0] > 0, -1.0, 1.0))
+    s = jnp.where(hard, s.at[0].set(jnp.sign(along) * jnp.hypot(s[0], missing)), s)
+    predicted = -(q @ s + 0.5 * s @ (h * s))
+    return Q @ s, predicted, interior
+
+
+def decrease(loss: Loss, w, V, a, B, features, X, y) -> Any:
+    """F(w, V) − F(w + a, V + B), accurate even where it is far below the rounding of F."""
+    x = X + features @ V.T
+    # δ_i as it stands: the difference of two predictions would have lost it.
+    return mean_decrease(loss, x @ w, x @ a + features @ (B.T @ (w + a)), y)
+
+
+def mean_decrease(loss: Loss, p, delta, y) -> Any:
+    """mean ℓ(p_i; y_i) − mean ℓ(p_i + δ_i; y_i); if small, the integral of −ℓ' along the way, by Gauss's rule."""
+    values = loss.value(p, y)
+    difference = jnp.mean(values) - jnp.mean(loss.value(p + delta, y))
+    slope = sum(weight * loss.derivative(p + node * delta, y) for node, weight in zip(_NODES, _WEIGHTS, strict=True))
+    return jnp.where(jnp.abs(difference) > 1e-6 * jnp.mean(jnp.abs(values)), difference, -jnp.mean(slope * delta))

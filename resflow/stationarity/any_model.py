@@ -1,0 +1,89 @@
+"""The verdict on a point of any model: from its gradient, and from a Lanczos iteration on its Hessian."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PRNGKeyArray
+
+from resflow.linear.predictor import LinearFit
+from resflow.spectrum.lanczos import smallest_hessian_eigenvalue, split_parameters
+from resflow.stationarity.report import StationarityReport, stationarity_verdict
+
+__all__ = ["analyze_model"]
+
+_ROUNDINGS = 8.0
+
+
+def analyze_model(
+    objective: Callable[..., Any],
+    model: Any,
+    *data: Any,
+    linear_fit: LinearFit,
+    epsilon: float,
+    mu2: float = 1.0,
+    key: PRNGKeyArray | None = None,
+    steps: int = 96,
+    max_restarts: int = 20,
+    tolerance: float | None = None,
+    block: Callable[[Any], Any] | None = None,
+) -> StationarityReport:
+    """Whether ‖∇F‖ ≤ ε and λ_min(∇²F) ≥ −sqrt(μ₂ε) in all parameters of a model, and whether F exceeds F_lin.
+
+    For deep networks and models without a skip connection, of which `analyze_point` cannot speak. The verdicts are the
+    same. They rest on the interval [λ − residual, λ + residual] of `smallest_hessian_eigenvalue`: one that straddles
+    the threshold leaves the point `inconclusive`, and so does an iteration that did not converge, unless it has found
+    negative curvature beyond the threshold. Its lower end is then −∞, as λ_min may lie anywhere below.
+
+    Args:
+        objective: F(model, *data) → scalar, twice differentiable by JAX; hashable.
+        model: Any pytree; its trainable arrays are the parameters.
+        data: What the objective takes besides the model, e.g. X and y.
+        linear_fit: The linear predictor to compare with, of `fit_linear_predictor` on the same data and loss.
+        epsilon: ε ≥ 0, in the units of the gradient; 0 means to working precision.
+        mu2: Lipschitz constant μ₂ of the Hessian. Where none is known the default makes the threshold −sqrt(ε), in the
+            units of the Hessian.
+        key: Random key of the Lanczos iteration.
+        steps: Its length between restarts.
+        max_restarts: How often it may restart.
+        tolerance: Its largest residual relative to the largest modulus of an eigenvalue.
+        block: Which parameters to take gradient and Hessian in, all others held fixed; by default all.
+
+    Raises:
+        InvalidInputError: If epsilon, mu2 or an option of the iteration is out of range, or there are no parameters.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Definition 1, with all parameters in place of (w, V).
+    """
+    options: dict[str, Any] = {"key": key, "steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
+    smallest = smallest_hessian_eigenvalue(objective, model, *data, **options, block=block)
+    moving, fixed = split_parameters(model, block)
+    value, gradient, size = (float(number) for number in _value_and_gradient(objective, moving, fixed, data))
+    unit = _ROUNDINGS * float(jnp.finfo(smallest.value.dtype).eps)
+    lower = float(smallest.lower) if smallest.converged else -math.inf
+    report = stationarity_verdict(
+        objective=value,
+        gap=value - linear_fit.objective,
+        gap_error=linear_fit.suboptimality + unit * (abs(value) + abs(linear_fit.objective)),
+        grad_norm=gradient,
+        # what a change of every parameter by rounding does to the gradient
+        grad_error=unit * float(smallest.largest) * size,
+        lambda_interval=(lower, float(smallest.upper)),
+        lambda_error=float(smallest.rounding),
+        epsilon=epsilon,
+        mu2=mu2,
+        linear_converged=linear_fit.converged,
+    )
+    return dataclasses.replace(report, lambda_min=float(smallest.value), residual=float(smallest.residual))
+
+
+@eqx.filter_jit
+def _value_and_gradient(objective, moving, fixed, data):
+    value, gradient = eqx.filter_value_and_grad(lambda moving: objective(eqx.combine(moving, fixed), *data))(moving)
+    return value, jnp.linalg.norm(ravel_pytree(gradient)[0]), jnp.linalg.norm(ravel_pytree(moving)[0])

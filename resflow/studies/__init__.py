@@ -1,0 +1,1 @@
+"""What the notebooks study: measures along training, worked examples, and many runs in few numbers."""

@@ -1,0 +1,160 @@
+"""What the members of a population are trained on and compared with, and how they came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from resflow.certificates.gap import held_out_gap
+from resflow.data.dataset import Dataset, Standardization
+from resflow.linear.predictor import LinearFit, fit_linear_predictor
+from resflow.losses.scalar import Loss, as_loss
+from resflow.models.residual_unit import ResidualUnit
+from resflow.stationarity.terms import VERDICTS, stationarity_terms
+
+__all__ = ["PopulationProblem", "population_outcomes", "population_problem"]
+
+
+@dataclass(frozen=True)
+class PopulationProblem:
+    """The data and the best linear predictors of m members; those with the same seed share their data.
+
+    Attributes:
+        train: The distinct training sets, all of one shape.
+        test: Their test sets.
+        data_sets: Which of them each member has, shape (m,).
+        linear_fits: The best linear predictor of each member on its training set.
+    """
+
+    train: tuple[Dataset, ...]
+    test: tuple[Dataset, ...]
+    data_sets: np.ndarray
+    linear_fits: tuple[LinearFit, ...]
+
+    @cached_property
+    def X(self) -> np.ndarray:
+        """The training samples, shape (sets, n, d)."""
+        return np.stack([part.X for part in self.train])
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """The training labels, shape (sets, n)."""
+        return np.stack([part.y for part in self.train])
+
+
+def population_problem(
+    data: Dataset,
+    members: Sequence[Mapping[str, Any]],
+    *,
+    test_fraction: float,
+    standardize: bool,
+    intercept: bool,
+    loss: str | Loss,
+) -> PopulationProblem:
+    """Split, standardise and fit for each member what differs between them, and that once only.
+
+    Args:
+        data: All samples, labelled for the loss.
+        members: The seed of each one's split, and the max_norm and ridge of its linear fit.
+        test_fraction: Share of the samples held out.
+        standardize: Whether to standardise, by the training set.
+        intercept: Whether to add a constant feature.
+        loss: The loss of the linear fits.
+    """
+    splits: dict[int, tuple[Dataset, Dataset]] = {}
+    fits: dict[tuple[Any, ...], LinearFit] = {}
+    for member in members:
+        seed = member["seed"]
+        if seed not in splits:
+            train, test = data.split(test_fraction, seed=seed)
+            if standardize:
+                scaling = Standardization.fit(train)
+                train, test = scaling.apply(train), scaling.apply(test)
+            splits[seed] = (train.with_intercept(), test.with_intercept()) if intercept else (train, test)
+        options = {"max_norm": member["max_norm"], "ridge": member["ridge"]}
+        if (key := (seed, *options.values())) not in fits:
+            train = splits[seed][0]
+            fits[key] = fit_linear_predictor(train.X, train.y, loss=loss, **options)
+    train_sets, test_sets = zip(*splits.values(), strict=True)
+    places = {seed: place for place, seed in enumerate(splits)}
+    return PopulationProblem(
+        train_sets,
+        test_sets,
+        np.array([places[member["seed"]] for member in members]),
+        tuple(fits[member["seed"], member["max_norm"], member["ridge"]] for member in members),
+    )
+
+
+def population_outcomes(
+    problem: PopulationProblem, models: Any, members: Sequence[int], *, loss: str | Loss, epsilon: float
+) -> pd.DataFrame:
+    """How members came out: on test samples, against the linear predictor, and by the verdict on their last point.
+
+    Args:
+        problem: Their data and linear fits.
+        models: The trained models of these members, stacked.
+        members: Which members these are.
+        loss: The loss.
+        epsilon: Of the verdict, see `analyze_point`.
+
+    Returns:
+        One row a member: best_linear_objective, linear_fit_grad_norm, linear_fit_converged, test_linear_predictor_gap,
+        test_linear_predictor_gap_error; and for residual units lambda_min, lambda_min_residual
+        and verdict.
+    """
+    loss = as_loss(loss)
+    sets = problem.data_sets[np.asarray(members)]
+    fits = [problem.linear_fits[member] for member in members]
+    X_test = np.stack([part.X for part in problem.test])
+    predictions = np.asarray(_predictions(models, jnp.asarray(X_test), jnp.asarray(sets)))
+    gaps = [
+        held_out_gap(p, problem.test[place].X, problem.test[place].y, loss=loss, linear_fit=fit)
+        for p, place, fit in zip(predictions, sets, fits, strict=True)
+    ]
+    outcomes = {
+        "best_linear_objective": [fit.objective for fit in fits],
+        "linear_fit_grad_norm": [fit.grad_norm for fit in fits],
+        "linear_fit_converged": [fit.converged for fit in fits],
+        "test_linear_predictor_gap": [gap.gap for gap in gaps],
+        "test_linear_predictor_gap_error": [gap.standard_error for gap in gaps],
+    }
+    if isinstance(models, ResidualUnit):
+        evidence = [(fit.w, fit.objective, fit.suboptimality, fit.converged) for fit in fits]
+        linear = [jnp.asarray(np.stack(column)) for column in zip(*evidence, strict=True)]
+        lambda_min, residual, codes = _verdicts(
+            models, jnp.asarray(problem.X), jnp.asarray(problem.y), jnp.asarray(sets), linear, epsilon, loss
+        )
+        outcomes |= {
+            "lambda_min": np.asarray(lambda_min),
+            "lambda_min_residual": np.asarray(residual),
+            "verdict": [VERDICTS[code] for code in np.asarray(codes)],
+        }
+    return pd.DataFrame(outcomes, index=pd.Index(members, name="member"))
+
+
+@eqx.filter_jit
+def _predictions(models, X, sets):
+    return eqx.filter_vmap(lambda model, place: model(X[place]))(models, sets)
+
+
+@eqx.filter_jit
+def _verdicts(models, X, y, sets, linear, epsilon, loss):
+    """λ_min, its residual and the verdict's code; one after another: for matrices this small faster than abreast."""
+    arrays, static = eqx.partition(models, eqx.is_array)
+
+    def one(member):
+        model, place, fit = member
+        model = eqx.combine(model, static)
+        point = (model.w, model.V, model.features(X[place]), X[place], y[place])
+        terms = stationarity_terms(*(jnp.asarray(array, float) for array in (*point, *fit, epsilon)), loss=loss)
+        return terms.lambda_min, terms.residual, terms.verdict
+
+    return jax.lax.map(one, (arrays, sets, linear))

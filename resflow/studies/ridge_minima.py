@@ -1,0 +1,212 @@
+"""Where training with a ridge term ends from many starts: which ends are minima above the linear predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Bool, Float, PRNGKeyArray, Real
+
+from resflow.arrays import Array, check_labels
+from resflow.certificates.regularization import RidgeGapCertificate, check_ridge, ridge_gap_certificate_terms
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses.scalar import Loss, as_loss
+from resflow.models.residual_unit import residual_unit, trainable
+from resflow.search.objectives import random_starts
+
+__all__ = ["RidgeMinima", "find_ridge_minima"]
+
+
+class RidgeMinima(NamedTuple):
+    """Ends of training F + ½ ridge (‖w‖² + ‖V‖_F²), one row a ridge strength (m) and one column a start (S).
+
+    Attributes:
+        ridge: The strengths, shape (m,).
+        linear_objective: min_u F_lin(u) + ½ ridge ‖u‖², the regularised linear predictor's objective, shape (m,).
+        w: Output weights at the ends, shape (m, S, d).
+        V: Mixing matrices there, shape (m, S, d, k).
+        certificate: The gap at each end with its certificate, every field of shape (m, S).
+        grad_norm: ‖∇(F + R)‖ in all parameters that were trained, shape (m, S).
+        lambda_min: The smallest eigenvalue of ∇²(F + R) in those, shape (m, S).
+        minimum: Which ends are minima to second order: grad_norm ≤ tolerance and λ_min ≥ −tolerance, shape (m, S).
+        spurious: Which of these lie above the regularised linear predictor by more than tolerance, shape (m, S).
+    """
+
+    ridge: Float[np.ndarray, "m"]
+    linear_objective: Float[np.ndarray, "m"]
+    w: Float[np.ndarray, "m S d"]
+    V: Float[np.ndarray, "m S d k"]
+    certificate: RidgeGapCertificate
+    grad_norm: Float[np.ndarray, "m S"]
+    lambda_min: Float[np.ndarray, "m S"]
+    minimum: Bool[np.ndarray, "m S"]
+    spurious: Bool[np.ndarray, "m S"]
+
+    def summary(self) -> pd.DataFrame:
+        """One row a ridge strength.
+
+        Returns:
+            Columns ridge; minimum_share and spurious_share of the starts, the latter's standard error; and, among the
+            spurious minima (NaN where there are none): largest_gap, its certificate, both of the regularised
+            objective, and the ridge term −⟨G, ∇R⟩ there.
+        """
+        share = self.spurious.mean(axis=1)
+        gap = np.where(self.spurious, self.certificate.regularized_gap, -np.inf)
+        rows, highest = np.arange(len(gap)), gap.argmax(axis=1)
+
+        def there(values: np.ndarray) -> np.ndarray:
+            return np.where(self.spurious.any(axis=1), values[rows, highest], np.nan)
+
+        return pd.DataFrame(
+            {
+                "ridge": self.ridge,
+                "minimum_share": self.minimum.mean(axis=1),
+                "spurious_share": share,
+                "spurious_share_error": np.sqrt(share * (1.0 - share) / gap.shape[1]),
+                "largest_gap": there(gap),
+                "largest_certificate": there(np.asarray(self.certificate.regularized_certificate)),
+                "largest_ridge_term": there(np.asarray(self.certificate.ridge_term)),
+            }
+        )
+
+
+def find_ridge_minima(
+    feature_map: Callable[[Any], Any],
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    ridges: Real[Array, "m"],
+    starts: int,
+    key: PRNGKeyArray,
+    steps: int = 500,
+    learning_rate: float = 0.03,
+    tolerance: float = 1e-7,
+) -> RidgeMinima:
+    """Train residual units with each ridge strength from the same random starts, and look at where they end.
+
+    Adam, then steps −Q |Λ|⁻¹ Qᵀ∇ with the dense Hessian Q Λ Qᵀ of F + R for as long as they lower F + R or ‖∇(F + R)‖,
+    which end at rounding level. Always in float64; meant for up to about 50 parameters.
+
+    Args:
+        feature_map: f_θ, from (d,) to (k,). θ is drawn and trained too, unless the map is `fixed`.
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        loss: A loss or its name.
+        ridges: Ridge strengths, per mean loss.
+        starts: How many starting points.
+        key: Random key for the starts.
+        steps: Of Adam.
+        learning_rate: Of Adam.
+        tolerance: In the units of the objective, and for gradient and curvature.
+
+    Raises:
+        InvalidInputError: If labels do not suit the loss, a ridge strength is negative, or there are no starts.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), section 4: one scalar example of a minimum that ridge makes spurious.
+    """
+    loss = as_loss(loss)
+    check_labels(y, loss)
+    ridges = np.asarray(ridges, float)
+    for ridge in ridges:
+        check_ridge(float(ridge), float(ridge))
+    if starts < 1:
+        raise InvalidInputError(f"starts={starts} must be at least 1")
+    X, y = np.asarray(X, float), np.asarray(y, float)
+    fits = [fit_linear_predictor(X, y, loss=loss, ridge=float(ridge)) for ridge in ridges]
+    with jax.enable_x64(True):
+        model = residual_unit(X.shape[1], feature_map, key=key)
+        drawn = random_starts(model, starts, key=key, scales=(0.3, 3.0))
+        moving, fixed = eqx.partition(drawn, trainable(drawn))
+        linear = jnp.stack([fit.w for fit in fits]), jnp.asarray([fit.objective for fit in fits])
+        samples = jnp.asarray(X), jnp.asarray(y)
+        ends = _ends(moving, fixed, jnp.asarray(ridges), *linear, *samples, loss, steps, learning_rate)
+        w, V, certificate, grad_norm, lambda_min = jax.tree.map(np.asarray, ends)
+    minimum = (grad_norm <= tolerance) & (lambda_min >= -tolerance)
+    return RidgeMinima(
+        ridge=ridges,
+        linear_objective=np.array([fit.objective + 0.5 * fit.ridge * fit.w @ fit.w for fit in fits]),
+        w=w,
+        V=V,
+        certificate=certificate,
+        grad_norm=grad_norm,
+        lambda_min=lambda_min,
+        minimum=minimum,
+        spurious=minimum & (certificate.regularized_gap > tolerance),
+    )
+
+
+@eqx.filter_jit
+def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, learning_rate):
+    one = jax.tree.map(lambda leaf: leaf[0], moving)
+    _, unravel = ravel_pytree(one)
+    flat = jax.vmap(lambda model: ravel_pytree(model)[0])(moving)
+    adam = optax.adam(learning_rate)
+
+    def end(arguments):
+        start, ridge, linear_w, linear_objective = arguments
+
+        def objective(x):
+            unit = eqx.combine(unravel(x), fixed)
+            ridge_term = 0.5 * ridge * (jnp.sum(unit.w**2) + jnp.sum(unit.V**2))
+            return jnp.mean(loss.value(unit(X), y)) + ridge_term
+
+        def descend(_, carry):
+            x, state = carry
+            change, state = adam.update(jax.grad(objective)(x), state)
+            return optax.apply_updates(x, change), state
+
+        x, _ = jax.lax.fori_loop(0, steps, descend, (start, adam.init(start)))
+        x, gradient, eigenvalues = _polish(objective, x)
+        unit = eqx.combine(unravel(x), fixed)
+        terms = ridge_gap_certificate_terms(
+            unit.w, unit.V, unit.features(X), X, y, linear_w, linear_objective, ridge, ridge, loss=loss
+        )
+        return unit.w, unit.V, terms, jnp.linalg.norm(gradient), eigenvalues[0]
+
+    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, len(flat), axis=0), (ridges, linear_w, linear_objective))
+    ends = jax.lax.map(end, (jnp.tile(flat, (len(ridges), 1)), *rows), batch_size=_CHUNK)
+    return jax.tree.map(lambda leaf: leaf.reshape(len(ridges), len(flat), *leaf.shape[1:]), ends)
+
+
+_CHUNK = 32
+"""Starts advanced together: with so few samples and parameters one start alone costs mostly dispatch."""
+
+
+def _polish(objective, x):
+    """Newton's method with the moduli of the eigenvalues, so that saddles repel, while it gets anywhere."""
+
+    def spectrum(x):
+        H = jax.hessian(objective)(x)
+        return jnp.linalg.eigh(jnp.where(jnp.all(jnp.isfinite(H)), H, jnp.zeros_like(H)))
+
+    def step(carry):
+        x, gradient, count, _ = carry
+        eigenvalues, Q = spectrum(x)
+        size = jnp.abs(eigenvalues)
+        size = jnp.where(size > 1e-12 * jnp.max(size), size, jnp.inf)
+        change = -Q @ ((Q.T @ gradient) / size)
+        trials = x + jnp.asarray([1.0, 0.25, 0.02])[:, None] * change
+        values = jax.vmap(objective)(trials)
+        gradients = jax.vmap(jax.grad(objective))(trials)
+        norms = jnp.linalg.norm(gradients, axis=1)
+        value, norm = objective(x), jnp.linalg.norm(gradient)
+        rounding = 1e-14 * jnp.abs(value)
+        better = (values < value - rounding) | ((values <= value + rounding) & (norms < 0.9 * norm))
+        chosen = jnp.argmax(better)
+        moved = better[chosen]
+        x, gradient = jnp.where(moved, trials[chosen], x), jnp.where(moved, gradients[chosen], gradient)
+        return x, gradient, count + 1, moved
+
+    carry = (x, jax.grad(objective)(x), jnp.asarray(0), jnp.asarray(True))
+    x, gradient, _, _ = jax.lax.while_loop(lambda carry: carry[-1] & (carry[2] < 100), step, carry)
+    return x, gradient, spectrum(x)[0]

@@ -1,0 +1,134 @@
+"""How a population is laid out on the devices there are: what was measured, as a rule."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from resflow.losses.scalar import Loss
+
+__all__ = ["PopulationLayout", "one_device_per_core", "population_layout"]
+
+_CPU_BYTES = 6 << 20
+"""What a chunk may keep for its gradients at each step on a CPU.
+
+On two cores with 2 MB of cache each, chunks of 4 to 5.5 MB were as fast as any smaller ones, chunks of 9 to 11 MB a
+quarter slower. Members one by one took up to three times as long: matrix products as small as these are no work for
+the library that XLA calls, and it writes better code itself for several of them.
+"""
+
+_CPU_CHUNK = 32  # beyond which nothing was gained
+_GPU_CHUNK = 16_384
+_CALL = 32  # chunks in one call: enough for the call to cost nothing, few enough to be told of soon
+
+
+def one_device_per_core() -> int:
+    """Ask JAX for one CPU device a core, on which a population trains side by side; returns how many.
+
+    To be called before JAX computes anything. Cores that this process may not use do not count, and OMP_NUM_THREADS,
+    where it is set, is a limit: several processes that share a machine set it. The devices that XLA_FLAGS asks for,
+    if it does, are left as they are.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return len(jax.devices("cpu"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    cores = min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
+    jax.config.update("jax_num_cpu_devices", cores)
+    return cores
+
+
+@dataclass(frozen=True)
+class PopulationLayout:
+    """How members are laid out.
+
+    Attributes:
+        devices: Where they are trained, each device a share of every block.
+        chunk: Members side by side on one device (`vmap`); at 1 the program is that of a single model.
+        chunks: Chunks one after another on each device (`lax.map`) in one call of the program.
+    """
+
+    devices: tuple[jax.Device, ...]
+    chunk: int
+    chunks: int
+
+    @property
+    def block(self) -> int:
+        """Members in one call of the program."""
+        return len(self.devices) * self.chunk * self.chunks
+
+
+def population_layout(
+    dynamic: Any, frozen: Any, static: Any, X: Any, y: Any, *, loss: Loss, batch_size: int | None, exact: bool = False
+) -> PopulationLayout:
+    """The layout for members of these shapes on the devices of JAX's default backend.
+
+    On a CPU every device (ask JAX for one a core, by `jax_num_cpu_devices`) goes through its members one chunk after
+    another, each as wide as the cache allows. On a GPU all members stand side by side, as far as memory goes.
+
+    Args:
+        dynamic: The trainable arrays, with an axis of members in front.
+        frozen: The model's other arrays, likewise.
+        static: What of the model is no array.
+        X: Samples, (n, d) or (sets, n, d).
+        y: Labels.
+        loss: The loss.
+        batch_size: Samples a step, or None for all.
+        exact: On a CPU, one member at a time on each device.
+    """
+    devices = tuple(jax.devices())
+    m = jax.tree.leaves((dynamic, frozen))[0].shape[0]
+    activations, memory = _footprint(dynamic, frozen, static, X, y, loss, batch_size)
+    widest = min(_CPU_CHUNK, _CPU_BYTES // activations) if devices[0].platform == "cpu" else _GPU_CHUNK
+    if exact and devices[0].platform == "cpu":
+        widest = 1
+    widest = max(1, min(widest, _free_memory(devices) // memory))
+    share = -(-m // len(devices))
+    # The widest of those that leave the fewest places of the last chunk empty, which takes as long as a full one.
+    widths = range(min(widest, share), max(widest // 2, 0), -1)
+    chunk = min(widths, key=lambda width: -(-share // width) * width) if share >= widest else share
+    rounds = -(-share // chunk)
+    calls = -(-rounds // max(1, _CALL // chunk))
+    return PopulationLayout(devices, chunk, -(-rounds // calls))
+
+
+def _footprint(dynamic, frozen, static, X, y, loss, batch_size) -> tuple[int, int]:
+    """Bytes that one member keeps for its gradient at each step, and bytes that it takes in all."""
+
+    def one(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+    rows, d = X.shape[-2:]
+    dynamic, frozen = jax.tree.map(one, (dynamic, frozen))
+
+    def kept(rows: int) -> int:
+        sample = jax.ShapeDtypeStruct((rows, d), X.dtype), jax.ShapeDtypeStruct((rows,), y.dtype)
+
+        def backward(dynamic, frozen, X, y):
+            def objective(dynamic):
+                return jnp.mean(loss.value(eqx.combine(dynamic, frozen, static)(X), y))
+
+            return jax.vjp(objective, dynamic)[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(backward, dynamic, frozen, *sample))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((dynamic, frozen)))
+    samples = rows * (d + 2) * X.dtype.itemsize
+    activations = kept(batch_size or rows)
+    # Twice the activations: forward and backward; a whole data set is measured as well.
+    memory = 8 * parameters + samples + 2 * activations + 2 * kept(rows)
+    return max(1, activations), memory
+
+
+def _free_memory(devices: tuple[jax.Device, ...]) -> int:
+    """Bytes on each device that a population may use."""
+    if statistics := devices[0].memory_stats():
+        return int(0.5 * (statistics["bytes_limit"] - statistics["bytes_in_use"]))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**30
+    return int(0.25 * free) // len(devices)

@@ -1,0 +1,182 @@
+"""Training of one model: Optax under one scan, with measurements at a chosen interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, PRNGKeyArray, Real
+from tqdm import tqdm
+
+from resflow.arrays import Array
+from resflow.errors import InvalidInputError, nearest
+from resflow.losses.scalar import Loss, as_loss
+from resflow.losses.vector import VECTOR_LOSSES, VectorLoss, as_vector_loss
+from resflow.models.residual_unit import trainable
+from resflow.training._program import MeanLoss, Setting, training_program
+
+__all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
+
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "momentum": lambda learning_rate: optax.sgd(learning_rate, momentum=0.9),
+    "nesterov": lambda learning_rate: optax.sgd(learning_rate, momentum=0.9, nesterov=True),
+    "rmsprop": optax.rmsprop,
+    "sgd": optax.sgd,
+}
+"""Optimisers that can be named, each a function of the learning rate."""
+
+Measure = Callable[[Any, Any, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        steps: Number of optimiser steps.
+        learning_rate: Step size of the optimiser.
+        optimizer: A name of `OPTIMIZERS`, or any Optax gradient transformation (learning_rate is then its own affair).
+        batch_size: Samples a step, drawn without replacement within an epoch, whose last incomplete batch is left
+            out; None for all samples in every step.
+        log_every: Steps between two measurements; the first and the last point are always measured.
+
+    Raises:
+        InvalidInputError: If a value is out of range or the optimiser unknown.
+    """
+
+    steps: int = 2000
+    learning_rate: float = 0.01
+    optimizer: str | optax.GradientTransformation = "adam"
+    batch_size: int | None = None
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InvalidInputError(f"steps={self.steps} must be at least 0")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InvalidInputError(f"learning_rate={self.learning_rate} must be a positive finite number, e.g. 0.01")
+        if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
+            raise InvalidInputError(
+                f"optimizer={self.optimizer!r} is unknown: nearest is {nearest(self.optimizer, OPTIMIZERS, 1)[0]!r}; "
+                f"choose one of {', '.join(OPTIMIZERS)}"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InvalidInputError(f"batch_size={self.batch_size} must be at least 1, or None for all samples")
+        if self.log_every < 1:
+            raise InvalidInputError(f"log_every={self.log_every} must be at least 1")
+
+    def transformation(self, learning_rate: Any = None) -> optax.GradientTransformation:
+        """The Optax gradient transformation, of another learning rate than this one's if it is given."""
+        if isinstance(self.optimizer, str):
+            return OPTIMIZERS[self.optimizer](self.learning_rate if learning_rate is None else learning_rate)
+        return self.optimizer
+
+
+class TrainResult(NamedTuple):
+    """A trained model and what was measured on the way.
+
+    Attributes:
+        model: The model after the last step; after the last finite one if training diverged.
+        history: One array a measurement, each of length m, and "step": how many steps came before it.
+        diverged_at: The number of steps that went well before objective or parameters were no longer finite, or None;
+            the last row of the history is measured there.
+    """
+
+    model: Any
+    history: dict[str, np.ndarray]
+    diverged_at: int | None
+
+
+def train(
+    model: Any,
+    X: Float[Array, "n d"],
+    y: Real[Array, "n ..."],
+    *,
+    loss: str | Loss | VectorLoss,
+    options: TrainingOptions,
+    key: PRNGKeyArray,
+    measure: Measure | None = None,
+    progress: bool = False,
+) -> TrainResult:
+    """Minimise mean_i ℓ(model(X)_i; y_i) over the model's trainable arrays, as one compiled program.
+
+    Args:
+        model: Any pytree that maps X to predictions (n,), e.g. a `ResidualUnit`, or to (n, m) under a loss of
+            vector-valued predictions. Its arrays' precision is kept.
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,), or what a loss of vector-valued predictions takes.
+        loss: A loss or its name.
+        options: How to train.
+        key: Random key for the minibatches; full-batch training does not use it.
+        measure: What to record: a function (or Equinox module) of model, X and y to a dict of scalars or arrays,
+            evaluated on the whole of X inside the compiled program. The mean loss, as "objective", if None.
+        progress: Show a progress bar, advanced at every measurement. When off, the program contains no trace of it.
+
+    Returns:
+        The trained model and its history. A run that diverges stops there and says so in `diverged_at`.
+
+    Raises:
+        InvalidInputError: If batch_size exceeds the number of samples.
+    """
+    loss = as_vector_loss(loss) if isinstance(loss, VectorLoss) or loss in VECTOR_LOSSES else as_loss(loss)
+    if options.batch_size is not None and options.batch_size > len(y):
+        raise InvalidInputError(
+            f"batch_size={options.batch_size} must be at most the number of training samples, {len(y)}, or None for all"
+        )
+    dynamic, rest = eqx.partition(model, trainable(model))
+    frozen, static = eqx.partition(rest, eqx.is_array)
+    measured, measure = eqx.partition(MeanLoss(loss) if measure is None else measure, eqx.is_array)
+    rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
+    setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, measured, jnp.asarray(True))
+    # The program is given the learning rate as a value: one compilation serves all.
+    options = replace(options, learning_rate=1.0)
+    with tqdm(total=options.steps, unit="step", disable=not progress) as bar:
+        _progress_bars.append(bar)
+        try:
+            final, diverged_at, reached, history = _program(dynamic, setting, static, measure, loss, options, progress)
+            jax.block_until_ready(final)
+        finally:
+            _progress_bars.pop()
+    return TrainResult(
+        eqx.combine(final, frozen, static), recorded(reached, history), None if diverged_at < 0 else int(diverged_at)
+    )
+
+
+def recorded(reached: Array, history: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The history of one run: rows measured at a point that was measured before are left out.
+
+    Args:
+        reached: The number of steps before each measurement; a run that diverged stays where it was.
+        history: What was measured.
+    """
+    steps, rows = np.unique(np.asarray(reached), return_index=True)
+    return {"step": steps} | {name: np.asarray(column)[rows] for name, column in history.items()}
+
+
+def precision_of(dynamic: Any) -> Any:
+    """The precision that a learning rate needs so as not to change that of the trainable arrays."""
+    leaves = jax.tree.leaves(dynamic)
+    return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+
+
+@eqx.filter_jit
+def _program(dynamic, setting, static, measure, loss, options, progress):
+    report = _advance if progress else None
+    return training_program(dynamic, setting, static=static, measure=measure, loss=loss, options=options, report=report)
+
+
+_progress_bars: list[tqdm] = []
+
+
+def _advance(step: Any) -> None:
+    bar = _progress_bars[-1]
+    bar.update(int(step) - bar.n)

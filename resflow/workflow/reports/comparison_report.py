@@ -1,0 +1,95 @@
+"""A sweep's report: the comparing notebook executed, as one HTML file, attached to the sweep's parent run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.reports.comparison import NOTEBOOK, Comparison, load_comparison
+from resflow.workflow.reports.overview import check_metric
+from resflow.workflow.store import project_root
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["REPORT", "comparing_notebook", "write_report"]
+
+REPORT = "report.html"
+"""What the report is called among the artifacts of a sweep's parent run."""
+
+
+def comparing_notebook() -> Path:
+    """The project's own notebooks/compare_runs.ipynb, or else the one of the source tree that resflow runs from.
+
+    Raises:
+        InvalidInputError: If there is neither.
+    """
+    places = [root / "notebooks" / f"{NOTEBOOK}.ipynb" for root in (project_root(), Path(__file__).parents[3])]
+    for place in places:
+        if place.is_file():
+            return place
+    raise InvalidInputError(f"{places[0]}: there is no such notebook: copy it there from resflow's source")
+
+
+def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> tuple[Comparison, str]:
+    """Execute the comparing notebook for the sweep or experiment of that name, and render it.
+
+    It is executed in no run of its own, so that comparing leaves no trace among what is compared. A sweep's parent run
+    gets the report as its artifact `report.html`.
+
+    Args:
+        client: A client of the store.
+        name: The sweep or experiment.
+        values: Parameters of the notebook beside its `source`.
+
+    Returns:
+        What was compared, and the HTML text.
+
+    Raises:
+        InvalidInputError: If there is nothing of that name, or nothing in it that finished with the metric asked for.
+        PapermillExecutionError: If a cell of the notebook raises.
+    """
+    from resflow.workflow.reports.notebook_html import notebook_to_html
+    from resflow.workflow.tracking import Run
+
+    comparison = load_comparison(client, name)
+    if "metric" in values:
+        check_metric(comparison, values["metric"])
+    executed = _execute(comparing_notebook(), {**values, "source": comparison.name})
+    text = notebook_to_html(executed, title=f"{comparison.kind} {comparison.name}")
+    if comparison.parent_id:
+        Run(client, comparison.parent_id).log_text(text, REPORT)
+    return comparison, text
+
+
+def _execute(notebook: Path, values: dict[str, Any]) -> Any:
+    import papermill
+
+    from resflow.workflow.execution import encrypted_transport
+
+    # What papermill has to say of parameters the command has checked already, and better.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    options = {"progress_bar": sys.stderr.isatty(), "config": encrypted_transport()}
+    with tempfile.TemporaryDirectory(prefix="resflow-") as folder, _unset(*_UNWANTED):
+        return papermill.execute_notebook(str(notebook), str(Path(folder) / notebook.name), values, **options)
+
+
+_UNWANTED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MPLBACKEND")
+"""What a kernel must not inherit: a run that this process is part of, and a backend that shows figures elsewhere."""
+
+
+@contextmanager
+def _unset(*names: str) -> Iterator[None]:
+    """Hide environment variables from the processes started within."""
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

@@ -1,0 +1,290 @@
+"""An executed notebook as one HTML file that reads offline, on paper and on a telephone, and runs nothing."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bs4 import BeautifulSoup, Comment, Tag
+from markupsafe import Markup, escape
+from nbconvert.exporters.html import HTMLExporter
+from nbconvert.filters.ansi import ansi2html, strip_ansi
+from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
+from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
+
+__all__ = ["notebook_to_html"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PAPERMILL_MARKER = "papermill-error-cell-tag"
+
+
+def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "") -> str:
+    """One self-contained HTML file of the executed notebook `nb`.
+
+    Equations become MathML, code is folded away, parameters and errors stand at the top. The file asks no other
+    host or file for anything and contains no script: scripts, frames and event handlers in HTML outputs are
+    left out, and a content security policy in the page forbids whatever might have escaped that.
+
+    Args:
+        nb: The notebook with its outputs; it is not changed.
+        title: Title of the page, as plain text.
+        failure: Why the run ended, where the notebook cannot tell: a signal, a cell that took too long.
+
+    Returns:
+        The HTML text, the same bytes for the same arguments.
+    """
+    nb = copy.deepcopy(nb)
+    nb.cells = [cell for cell in nb.cells if _PAPERMILL_MARKER not in _tags(cell)]
+    failures = _failures(nb)
+    report = {
+        "title": title,
+        "heading": _take_heading(nb),
+        "executed": _executed(nb),
+        "failure": _printable(failure),
+        "failures": failures,
+        "failed_cells": [entry.place for entry in failures],
+        "parameters": _parameters(nb),
+    }
+    html, _ = _ReportExporter().from_notebook_node(nb, resources={"report": report})
+    return html
+
+
+class _ReportExporter(HTMLExporter):
+    """nbconvert's exporter with this package's template, and nothing taken from the user's configuration."""
+
+    def __init__(self) -> None:
+        richest_first = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg"]
+        super().__init__(
+            config=Config(
+                {
+                    "NbConvertBase": {"display_data_priority": [*richest_first, "text/plain"]},
+                    "CoalesceStreamsPreprocessor": {"enabled": True},  # of a progress bar, the last state
+                }
+            ),
+            template_name="report",
+            extra_template_basedirs=[str(_TEMPLATES)],
+        )
+
+    def default_filters(self) -> Any:
+        yield from super().default_filters()
+        yield "markdown", _markdown
+        yield "sanitised", _sanitised
+        yield "terminal", _terminal
+        yield "summary_line", _summary_line
+        yield "alternative_text", _alternative_text
+
+
+# --- what stands at the top ------------------------------------------------------------------------------------------
+
+
+class _Failure(NamedTuple):
+    place: int
+    number: int | None
+    line: str
+    error: str
+    message: str
+
+
+class _Parameter(NamedTuple):
+    name: str
+    value: str
+    default: str
+    changed: bool
+    comment: str
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _take_heading(nb: NotebookNode) -> str:
+    """Cut the notebook's own first-level heading off its first cell, so that the page can open with it."""
+    first = nb.cells[0] if nb.cells else None
+    match = re.match(r"\s*#[ \t]+([^\n]+?)[ \t#]*(?:\n|$)", first.source) if first else None
+    if not first or not match or first.cell_type != "markdown":
+        return ""
+    first.source = first.source[match.end() :]
+    return match[1]
+
+
+def _executed(nb: NotebookNode) -> str:
+    record = nb.metadata.get("papermill", {})
+    start, duration = record.get("start_time"), record.get("duration")
+    parts = [str(start)[:16].replace("T", " ") + " UTC"] if start else []
+    return ", ".join(parts + ([f"{duration:.1f} s"] if isinstance(duration, int | float) else []))
+
+
+def _failures(nb: NotebookNode) -> list[_Failure]:
+    """The cells whose error ended the run, in order; `sys.exit(0)` is not an error to papermill either."""
+    failures = []
+    for index, cell in enumerate(nb.cells):
+        errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        errors = [
+            error for error in errors if (error.ename, error.evalue) not in {("SystemExit", ""), ("SystemExit", "0")}
+        ]
+        named = [(error.ename, error.evalue) for error in errors[:1]]
+        if not named and cell.metadata.get("papermill", {}).get("exception") is True:
+            named = [("Error", "the cell did not finish")]
+        for name, message in named:
+            message = _printable(message).strip()
+            shown = message if len(message) <= 1000 else message[:1000].rstrip() + " …"
+            failures.append(
+                _Failure(index, cell.get("execution_count"), _summary_line(cell)[1], _printable(name), shown)
+            )
+    return failures
+
+
+def _parameters(nb: NotebookNode) -> list[_Parameter]:
+    """The parameters in effect: those that the notebook declares, overruled by those that papermill injected."""
+    try:
+        declared, values = declared_in_notebook(nb), effective_values(nb)
+    except InvalidInputError:  # not Python, so there is no table: the cell itself still shows what it says
+        return []
+    table = []
+    for entry in declared:
+        value = _shown(values.pop(entry.name))
+        default = _shown(as_declared(entry.default, entry.annotation))
+        table.append(_Parameter(entry.name, value, default, value != default, entry.help))
+    undeclared = "not among the notebook's declared parameters"
+    return table + [_Parameter(name, _shown(value), "", True, undeclared) for name, value in values.items()]
+
+
+def _shown(value: Any) -> str:
+    return brief(value) if isinstance(value, SourceText | list) else repr(value)
+
+
+# --- filters of the template -----------------------------------------------------------------------------------------
+
+
+def _summary_line(cell: NotebookNode) -> tuple[bool, str]:
+    """Whether the cell opens with code, and its first comment or line, which stands for it while it is folded."""
+    lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+    line = lines[0] if lines else ""
+    comment = line.lstrip("#").removeprefix(" %%").strip() if line.startswith("#") else ""
+    return not comment, _printable(comment or line)
+
+
+def _alternative_text(output: NotebookNode, mime: str, cell: NotebookNode) -> str:
+    """What a figure shows: its own `alt`, or else the line that stands for the cell which drew it."""
+    metadata = output.get("metadata", {})
+    own = metadata.get(mime, {}).get("alt") if isinstance(metadata.get(mime), dict) else None
+    is_code, line = _summary_line(cell)
+    return str(
+        own
+        or metadata.get("alt")
+        or (f"Figure drawn by the cell that begins: {line}" if is_code else f"Figure: {line}")
+    )
+
+
+def _printable(text: str) -> str:
+    """`text` without colours and other control characters."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", strip_ansi(str(text)))
+
+
+def _terminal(text: str) -> Markup:
+    """Terminal output, escaped, its colours as spans."""
+    return Markup(re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", ansi2html(text)))
+
+
+def _markdown(source: str, attachments: dict[str, Any] | None = None) -> Markup:
+    renderer = _Renderer(escape=False, attachments=attachments or {}, exclude_anchor_links=True)
+    return _sanitised(MarkdownWithMath(renderer=renderer).render(source))
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown with its mathematics as MathML, or as code where that cannot be."""
+
+    def inline_math(self, body: str) -> str:
+        return self._math(body, display=False)
+
+    def block_math(self, body: str) -> str:
+        return self._math(body, display=True)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self._math(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
+
+    def block_mermaidjs(self, code: str) -> str:
+        return f"<pre>{escape(code.strip())}</pre>"
+
+    def _embed_image_or_attachment(self, src: str) -> str:
+        try:
+            return super()._embed_image_or_attachment(src)
+        except InvalidNotebook:  # a missing attachment: the page says so in the image's place
+            return src
+
+    def _math(self, body: str, *, display: bool) -> str:
+        try:
+            math = latex_to_mathml(body, display=display)
+        except UnsupportedLatexError as error:
+            math = f'<code class="latex" title="{escape(error)}">{escape(body.strip())}</code>'
+        return f'<span class="display" tabindex="0">{math}</span>' if display else math
+
+
+_UNWANTED = [
+    "script", "iframe", "frame", "frameset", "object", "embed", "applet", "link", "meta", "base", "template",
+    "noscript", "audio", "video",
+]  # fmt: skip
+_LOADING = frozenset(
+    ["src", "srcset", "poster", "background", "data", "action", "formaction", "ping", "xlink:href", "href"]
+)
+
+
+def _sanitised(html: str) -> Markup:
+    """A fragment that is well formed, loads nothing and runs nothing, its tables and wide things scrollable.
+
+    A notebook's own HTML is trusted for what it shows, so styles stay; what it would fetch or run does not.
+    """
+    soup = BeautifulSoup(str(html), "html.parser")
+    for comment in soup.find_all(string=lambda text: isinstance(text, Comment)):
+        comment.extract()
+    had_script = bool(soup.find_all(["script", "iframe", "object", "embed"]))
+    for element in soup.find_all(_UNWANTED):
+        element.decompose()
+    for style in soup.find_all("style"):
+        style.string = _without_urls(style.get_text())
+    for element in soup.find_all(True):
+        _sanitise_attributes(element)
+    for image in soup.find_all("img"):
+        if not image.get("src"):
+            note = f"[image not included: {image.get('alt') or 'no description'}]"
+            image.replace_with(_new(soup, "span", "note", note))
+    for table in soup.find_all("table"):
+        if table.find_parent("table") is None:
+            columns = max((len(row.find_all(["th", "td"], recursive=False)) for row in table.find_all("tr")), default=0)
+            table.wrap(_new(soup, "div", "scroll wide" if columns > 9 else "scroll", tabindex="0"))
+    if had_script:
+        soup.append(
+            _new(soup, "p", "note", "An interactive part of this output was left out: this report runs no scripts.")
+        )
+    return Markup(str(soup))
+
+
+def _sanitise_attributes(element: Tag) -> None:
+    for name, value in list(element.attrs.items()):
+        text = " ".join(value) if isinstance(value, list) else str(value)
+        target = re.sub(r"[\x00-\x20]", "", text).lower()
+        link = name == "href" and element.name in ("a", "area")
+        allowed = ("#", "http://", "https://", "mailto:") if link else ("#", "data:image/")
+        if name.startswith("on") or (name in _LOADING and not target.startswith(allowed)):
+            del element.attrs[name]
+        elif name == "style":
+            element.attrs[name] = _without_urls(text)
+
+
+def _without_urls(css: str) -> str:
+    css = re.sub(r"@import[^;]*(;|$)", "", css, flags=re.IGNORECASE)
+    return re.sub(r"url\(\s*['\"]?(?!\s*(?:data:image/|#))[^)]*\)", "none", css, flags=re.IGNORECASE)
+
+
+def _new(soup: BeautifulSoup, name: str, css_class: str, text: str = "", **attributes: str) -> Tag:
+    element = soup.new_tag(name, attrs={"class": css_class, **attributes})
+    if text:
+        element.string = text
+    return element

@@ -1,0 +1,251 @@
+"""The figures and the table that a comparison consists of, for its notebook and for a sweep's parent run."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from resflow.errors import InvalidInputError, nearest
+from resflow.plots.comparison import plot_curves, plot_gap_against, plot_parallel_coordinates, plot_verdicts
+from resflow.plots.findings import coordinates_finding, curves_finding, share_finding, spread_finding, verdicts_finding
+from resflow.studies.ensemble import (
+    best_runs,
+    is_replicate,
+    label_of,
+    level_axis,
+    median_curves,
+    representative_runs,
+    second_axis,
+    spread,
+    value_name,
+)
+from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow.tracking import MlflowClient
+
+__all__ = [
+    "attach_overview",
+    "axes_table",
+    "best_table",
+    "check_metric",
+    "coordinates_figure",
+    "curves_figure",
+    "spread_figures",
+    "summary",
+    "verdicts_figure",
+]
+
+GAP = "linear_predictor_gap"
+LEVEL = "best_linear_objective"
+SHOWN_AXES = 6
+"""More axes than these make a comparison nobody reads: those with most values are shown."""
+
+
+def check_metric(comparison: Comparison, metric: str) -> None:
+    """Check that finished runs of the comparison recorded a metric.
+
+    Raises:
+        InvalidInputError: If there are none, or none that did.
+    """
+    points = comparison.points
+    if points.empty:
+        counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items()) or "no runs"
+        raise InvalidInputError(
+            f"{comparison.kind} {comparison.name!r} has no finished runs yet ({counts}): there is nothing to compare"
+        )
+    if metric not in points or points[metric].isna().all():
+        known = [name for name in comparison.metrics if comparison.metrics[name].notna().any()]
+        raise InvalidInputError(
+            f"metric={metric!r} was recorded by no finished run of {comparison.name!r}: "
+            f"nearest are {', '.join(nearest(metric, known)) or 'none: they recorded nothing'}"
+        )
+
+
+def summary(comparison: Comparison, metric: str = GAP) -> str:
+    """What was compared, how many runs it is, and the smallest value, as a sentence in Markdown."""
+    points, counts = comparison.points, comparison.statuses
+    best = best_runs(points, metric, 1).iloc[0]
+    others = {
+        "FAILED": "failed",
+        "KILLED": "cut off and not done again",
+        "RUNNING": "still running",
+        "SCHEDULED": "scheduled",
+        "superseded": "superseded by a later run of the same point",
+    }
+    rest = [f"{counts[status]} {words}" for status, words in others.items() if counts.get(status)]
+    value = f"`{metric}` {best[metric]:.5g}" if np.isfinite(best[metric]) else f"no finite `{metric}`"
+    return (
+        f"The {comparison.kind} **{comparison.name}** has **{len(points)} finished runs**"
+        f"{' (not counted: ' + ', '.join(rest) + ')' if rest else ''}. The best of them has {value}."
+    )
+
+
+def axes_table(comparison: Comparison) -> pd.DataFrame:
+    """What varies: every axis with its number of values, and the values themselves or their range."""
+    points = comparison.points
+    rows = {}
+    for axis in comparison.axes:
+        values = list(dict.fromkeys(points[axis]))
+        if pd.api.types.is_numeric_dtype(points[axis]):
+            values.sort()
+        shown = ", ".join(map(value_name, values))
+        if len(values) > 8 or len(shown) > 100:
+            shown = f"{value_name(values[0])} to {value_name(values[-1])}"
+        rows[label_of(axis)] = {"values": len(values), "which": shown}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["values", "which"]).rename_axis("axis")
+
+
+def spread_figures(comparison: Comparison, metric: str = GAP) -> dict[str, Figure]:
+    """The metric against each axis but seeds, by the axis's name; against nothing, if seeds are all that varies."""
+    points = comparison.points
+    axes = shown_axes(comparison) or ["runs"]
+    points = points if axes != ["runs"] else points.assign(runs="all")
+    figures = {}
+    for axis in axes:
+        by = second_axis(points, comparison.axes, besides=[axis])
+        title = spread_finding(spread(points, axis, metric), axis, metric)
+        if metric == GAP:
+            few_texts = not pd.api.types.is_numeric_dtype(points[axis]) and points[axis].nunique(dropna=False) <= 3
+            title += "\n" + share_finding(points, by=axis if few_texts else None)
+        summary = spread(points, axis, metric, by=by)
+        figures[axis] = plot_gap_against(points, summary, axis, metric, title=_sentence(title), by=by)
+    return figures
+
+
+def curves_figure(
+    client: MlflowClient, comparison: Comparison, metric: str = GAP, *, curve: str = "objective", count: int = 200
+) -> Figure | None:
+    """Training curves with the linear predictor's level, of at most `count` runs; None if no run has such curves.
+
+    The runs are spread evenly over the ranks of their final `metric`, so that few curves show what many would.
+    """
+    points = comparison.points
+    if curve == "objective" and LEVEL not in points:
+        return None
+    panel = level_axis(points, comparison.axes) if curve == "objective" else None
+    by = second_axis(points, comparison.axes, besides=[panel])
+    chosen = representative_runs(points, metric, count, by=[panel, by])
+    histories = read_histories(client, chosen["run_id"], curve)
+    if histories.groupby("run_id").size().max() in (1, np.nan) or histories.empty:
+        return None
+    keys = [key for key in (panel, by) if key is not None]
+    histories = histories.merge(chosen[["run_id", *keys]], on="run_id")
+    levels = chosen.set_index("run_id")[LEVEL] if curve == "objective" else pd.Series(0.0, index=chosen["run_id"])
+    ranges = {"": (levels.min(), levels.max())}
+    if panel:
+        grouped = levels.groupby(chosen.set_index("run_id")[panel].map(value_name))
+        ranges = {str(name): (values.min(), values.max()) for name, values in grouped}
+    title = curves_finding(histories, curve, levels)
+    if len(chosen) < len(points):
+        title += f"\n({len(chosen)} of {len(points)} runs drawn, spread over the ranks of the final {label_of(metric)})"
+    return plot_curves(
+        histories, median_curves(histories, keys), ranges, curve, title=_sentence(title), by=by, panel=panel
+    )
+
+
+def verdicts_figure(comparison: Comparison) -> Figure | None:
+    """How many runs have each verdict; None if none has any."""
+    points = comparison.points
+    if points["verdict"].isna().all():
+        return None
+    by = second_axis(points, comparison.axes)
+    points = points.assign(verdict=points["verdict"].fillna("none recorded"))
+    keys = ["verdict"] + ([by] if by else [])
+    counts = points.groupby(keys, dropna=False, sort=False).size().rename("runs").reset_index()
+    order = counts.groupby("verdict")["runs"].transform("sum")
+    counts = counts.assign(_order=-order).sort_values("_order", kind="stable").drop(columns="_order")
+    return plot_verdicts(counts, title=_sentence(verdicts_finding(counts)), by=by)
+
+
+def coordinates_figure(comparison: Comparison, metric: str = GAP) -> Figure | None:
+    """Parallel coordinates of the runs whose values are finite; None if fewer than two are, or only seeds vary."""
+    points = comparison.points
+    axes = shown_axes(comparison)
+    beside = [
+        name
+        for name in ("partial_grad_norm", "test_linear_predictor_gap")
+        if name in points and name != metric and points[name].nunique() > 1
+    ]
+    numbers = [*(axis for axis in axes if pd.api.types.is_numeric_dtype(points[axis])), *beside, metric]
+    finite = points[np.isfinite(points[numbers]).all(axis="columns")]
+    if len(finite) < 2 or not axes:
+        return None
+    title = coordinates_finding(points, axes, metric)
+    if len(finite) < len(points):
+        title += f"\n({len(points) - len(finite)} of them left out of the picture: values missing or not finite)"
+    return plot_parallel_coordinates(finite, [*axes, *beside, metric], metric, title=_sentence(title))
+
+
+def shown_axes(comparison: Comparison) -> list[str]:
+    """The axes that figures go along: not seeds, not constants, and of too many those with most values."""
+    points = comparison.points
+    counts = {axis: points[axis].nunique(dropna=False) for axis in comparison.axes if not is_replicate(axis)}
+    several = [axis for axis, count in counts.items() if count > 1]
+    kept = sorted(several, key=lambda axis: -counts[axis])[:SHOWN_AXES]
+    return [axis for axis in several if axis in kept]
+
+
+def best_table(comparison: Comparison, metric: str = GAP, *, count: int = 10, address: str = "") -> str:
+    """The best runs as an HTML table whose names lead to their pages in MLflow's UI.
+
+    Args:
+        comparison: What is compared.
+        metric: By which they are ranked, the smallest first.
+        count: How many.
+        address: The UI's address, as http://127.0.0.1:5000; "" makes links relative to the UI.
+    """
+    best = best_runs(comparison.points, metric, count)
+    extras = [GAP, "objective", "gap_certificate", "test_linear_predictor_gap", "partial_grad_norm"]
+    verdict = ["verdict"] if best["verdict"].notna().any() else []
+    columns = [*comparison.axes, metric, *verdict, *(name for name in extras if name in best and name != metric)]
+    head = "".join(f"<th>{html.escape(label_of(name))}</th>" for name in ["run", *columns])
+    rows = []
+    for _, run in best.iterrows():
+        place = f"{address.rstrip('/')}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
+        place = place if address else place[1:]
+        link = f'<a href="{html.escape(place)}" target="_blank">{html.escape(run["run_id"][:8])}</a>'
+        cells = "".join(f"<td>{html.escape(_cell(run[name]))}</td>" for name in columns)
+        rows.append(f"<tr><td>{link}</td>{cells}</tr>")
+    body = "".join(rows)
+    return f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def attach_overview(client: MlflowClient, parent_id: str, metric: str = GAP) -> list[str]:
+    """Attach the overview figures of a sweep to its parent run.
+
+    Returns:
+        The names of the figures; none while no run has finished with that metric.
+    """
+    from resflow.workflow.tracking import Run
+
+    comparison = load_sweep(client, client.get_run(parent_id))
+    try:
+        check_metric(comparison, metric)
+    except InvalidInputError:  # of a sweep without results there is nothing to draw
+        return []
+    figures: dict[str, Figure | None] = {
+        f"{metric}_against_{axis}": figure for axis, figure in spread_figures(comparison, metric).items()
+    }
+    figures["curves"] = curves_figure(client, comparison, metric)
+    figures["verdicts"] = verdicts_figure(comparison)
+    figures["parallel_coordinates"] = coordinates_figure(comparison, metric)
+    parent = Run(client, parent_id)
+    drawn = {name: figure for name, figure in figures.items() if figure is not None}
+    for name, figure in drawn.items():
+        parent.log_figure(figure, name)
+    return list(drawn)
+
+
+def _sentence(text: str) -> str:
+    return "\n".join(line[:1].upper() + line[1:] for line in text.splitlines())
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "none"
+    return f"{value:.5g}" if isinstance(value, float) else label_of(value) if isinstance(value, str) else str(value)

@@ -1,0 +1,183 @@
+"""What a worker does with one execution of a sweep: see whether it is needed, run it in a process that can be ended.
+
+Dask runs a task at least once: one whose worker dies is given to another. So the store is asked before each attempt,
+and each attempt has a process, a folder and a tag of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resflow.workflow.sweeps.fingerprint import library_digest
+from resflow.workflow.sweeps.point_server import PointServer
+from resflow.workflow.sweeps.runs import finished_points, search, tagged
+from resflow.workflow.tracking import Run
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["ATTEMPT", "EXECUTION", "SESSION", "Outcome", "execute"]
+
+ATTEMPT = "resflow.attempt"
+EXECUTION = "resflow.execution"
+SESSION = "resflow.session"
+
+
+class Outcome(NamedTuple):
+    """What became of an execution.
+
+    Attributes:
+        status: FINISHED, FAILED (the notebook's own fault), KILLED (the time limit, or no longer wanted) or LOST (its
+            process died more often than retries allow).
+        run_id: Its last run; "" if none was made.
+        error: Why it is not FINISHED, in one line.
+        seconds: What the last attempt took.
+        attempts: How many there were.
+    """
+
+    status: str
+    run_id: str = ""
+    error: str = ""
+    seconds: float = 0.0
+    attempts: int = 1
+
+
+def execute(job: dict[str, Any], report: Callable[[dict[str, Any]], None] | None = None) -> Outcome:
+    """Execute a job until it is finished, failed, or lost too often; on a Dask worker, until it is no longer wanted.
+
+    Args:
+        job: What `sweep_jobs.job_of` describes.
+        report: Told of each attempt as it starts; on a Dask worker its log of events by default.
+    """
+    from mlflow.tracking import MlflowClient
+
+    if library_digest() != job["library"]:
+        return Outcome("FAILED", error=f"{_host()} has another version of resflow than the driver: install the same")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    client = MlflowClient(tracking_uri=job["tracking_uri"])
+    is_wanted, report = _connection(job["session"], report)
+    last, without_run = None, 0
+    while True:
+        earlier = _earlier_runs(client, job)
+        if (run_id := _finished(client, job)) is not None:
+            return Outcome("FINISHED", run_id, attempts=len(earlier))
+        attempt = len(earlier) + without_run + 1
+        if attempt > job["retries"] + 1:
+            return last or Outcome("LOST", earlier[-1].info.run_id, "its worker died", attempts=len(earlier))
+        report({"event": "started", "execution": job["id"], "attempt": attempt, "host": _host()})
+        last = _attempt(client, job, is_wanted)._replace(attempts=attempt)
+        if last.status != "LOST":
+            return last
+        without_run += not last.run_id
+
+
+def _connection(
+    session: str, report: Callable[[dict[str, Any]], None] | None
+) -> tuple[Callable[[], bool], Callable[[dict[str, Any]], None]]:
+    """Whether the task this thread works on is still wanted, and where to tell what it does."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:  # called directly
+        return (lambda: True), (report or (lambda event: None))
+    key = worker.get_current_task()
+
+    def is_wanted() -> bool:
+        # A task is forgotten or cancelled when its client takes it back or is gone; its thread is left running.
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state not in ("cancelled", "released", "forgotten")
+
+    return is_wanted, report or (lambda event: worker.log_event(f"resflow-{session}", event))
+
+
+def _earlier_runs(client: MlflowClient, job: dict[str, Any]) -> list[StoredRun]:
+    """The attempts that were made since the driver started; what died under way is brought to its end."""
+    found = search(
+        client, job["experiment_id"], f"{tagged(SESSION, job['session'])} AND {tagged(EXECUTION, job['id'])}"
+    )
+    runs = []
+    for run in found:
+        if run.info.status == "RUNNING":  # of a worker that is gone: this one has the task now
+            Run(client, run.info.run_id).end("KILLED", error="cut off: the worker that ran it is gone")
+        runs.append(run)
+    return runs
+
+
+def _finished(client: MlflowClient, job: dict[str, Any]) -> str | None:
+    """The run in which the job is finished, or None; `job` then says what is left to do of it."""
+    if job["population"] is None:
+        finished = finished_points(client, job["experiment_id"], [job["id"]])
+        return finished[job["id"]].info.run_id if finished else None
+    finished = finished_points(client, job["experiment_id"], [point["fingerprint"] for point in job["population"]])
+    job["population"] = [point for point in job["population"] if point["fingerprint"] not in finished]
+    return None if job["population"] else ""
+
+
+def _attempt(client: MlflowClient, job: dict[str, Any], is_wanted: Callable[[], bool]) -> Outcome:
+    """One attempt, in a process of its own."""
+    attempt = uuid.uuid4().hex
+    started = time.monotonic()
+
+    def reason_to_stop() -> str:
+        if job["time_limit"] and time.monotonic() - started > job["time_limit"]:
+            return f"it took longer than the time limit of {job['time_limit']:g} s"
+        return "" if is_wanted() else "the sweep was stopped"
+
+    with tempfile.TemporaryDirectory(prefix="resflow-", ignore_cleanup_errors=True) as folder:
+        log = Path(folder) / "log.txt"
+        own = {"folder": folder, "log": str(log), "environment": _environment(job, attempt)}
+        code, reason = PointServer.here().execute(job | own, reason_to_stop)
+        said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    run = next(search(client, job["experiment_id"], tagged(ATTEMPT, attempt)), None)
+    outcome = _judge(client, run, reason, code, said[-1] if said else "")
+    return outcome._replace(seconds=time.monotonic() - started)
+
+
+def _judge(client: MlflowClient, run: StoredRun | None, reason: str, code: int, said: str) -> Outcome:
+    """What an attempt came to, by its run and, where there is none, by how the process ended."""
+    how = f"its process died with signal {-code}" if code < 0 else f"its process ended with exit code {code}: {said}"
+    if run is None:
+        if reason:
+            return Outcome("KILLED", error=reason)
+        return Outcome("LOST" if code < 0 else "FAILED", error=how)
+    status, error = run.info.status, run.data.tags.get("resflow.error", "")
+    if status == "RUNNING":
+        Run(client, run.info.run_id).end("KILLED", error=reason or how)
+    elif status == "KILLED" and reason:
+        Run(client, run.info.run_id).set_tags({"resflow.error": f"{reason} ({error})"})
+    if status in ("RUNNING", "KILLED"):
+        outcome = Outcome("KILLED", error=reason) if reason else Outcome("LOST", error=error or how)
+    elif status == "FAILED" and error.startswith("DeadKernelError"):
+        outcome = Outcome("LOST", error=error)
+    else:
+        outcome = Outcome(status, error=error)
+    return outcome._replace(run_id=run.info.run_id)
+
+
+def _environment(job: dict[str, Any], attempt: str) -> dict[str, str]:
+    """The environment of the process: where to record, as what, and on how many threads."""
+    removed = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
+    environment = {key: value for key, value in os.environ.items() if key not in removed}
+    environment |= {
+        "MLFLOW_TRACKING_URI": job["tracking_uri"],
+        "MLFLOW_EXPERIMENT_NAME": job["experiment"],
+        "RESFLOW_RUN_TAGS": json.dumps(job["tags"] | {ATTEMPT: attempt, SESSION: job["session"], EXECUTION: job["id"]}),
+    }
+    if threads := job["threads"]:
+        # NPROC is what XLA sizes its pool by; the others are of the BLAS libraries that NumPy and SciPy may use.
+        names = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+        environment |= dict.fromkeys(names, str(threads))
+    return environment
+
+
+def _host() -> str:
+    return f"{os.uname().nodename}:{os.getpid()}"

@@ -1,0 +1,142 @@
+"""The command `resflow sweep`: plan, run, and say in the last lines what failed and where its notebook is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import click
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.interruption import Terminated
+
+if TYPE_CHECKING:
+    from resflow.workflow.sweeps.sweep import Result, Sweep
+
+__all__ = ["sweep"]
+
+FAILURES_SHOWN = 20
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Show the plan and what of it is finished, and run nothing.")
+@click.option("--again", is_flag=True, help="Repeat what is finished, too.")
+@click.option(
+    "--retries", type=click.IntRange(0, 100), default=2, show_default=True, metavar="N",
+    help="Repeat a run up to N times whose process, kernel or worker died; never one whose notebook raised.",
+)  # fmt: skip
+@click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="S", help="End a run after S seconds.")
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes on this machine.")
+@click.option("--scheduler", metavar="ADDRESS", help="Use the running Dask cluster at tcp://HOST:PORT instead.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line, for machines.")
+def sweep(
+    file: Path,
+    dry_run: bool,
+    again: bool,
+    retries: int,
+    time_limit: float | None,
+    workers: int | None,
+    scheduler: str | None,
+    as_json: bool,
+) -> int:
+    """Run what is missing of the sweep that FILE describes; the same command goes on after any interruption."""
+    if scheduler and workers:
+        raise InvalidInputError("--workers is for this machine, and a --scheduler has its own: leave one out")
+    from resflow.workflow.sweeps.file import read_sweep_file
+    from resflow.workflow.sweeps.progress import JsonDisplay, LineDisplay, LiveDisplay, Tally
+    from resflow.workflow.sweeps.run import run_sweep
+    from resflow.workflow.sweeps.sweep import Options, Sweep
+    from resflow.workflow.tracking import open_client
+
+    content = read_sweep_file(file)  # before a store is made for a file that is at fault
+    planned = Sweep(content, open_client())
+    if dry_run:
+        _show_plan(planned, as_json)
+        return 0
+    kind = JsonDisplay if as_json else LiveDisplay if sys.stdout.isatty() else LineDisplay
+    options = Options(again, retries, time_limit or 0.0, workers or 0, scheduler or "")
+    display = kind(Tally())
+    started = time.monotonic()
+    try:
+        results = run_sweep(planned, options, display)
+    except (KeyboardInterrupt, Terminated) as stop:
+        click.echo("resflow: stopped: the same command goes on from here", err=True)
+        sys.exit(stop.code if isinstance(stop, Terminated) else 130)
+    return _conclude(planned, results, time.monotonic() - started, as_json)
+
+
+def _show_plan(planned: Sweep, as_json: bool) -> None:
+    from resflow.workflow.sweeps.tables import plan_table
+
+    table = plan_table(planned)
+    if as_json:
+        for row in table.to_dict("records"):
+            click.echo(json.dumps(row, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    finished = sum(point.fingerprint in planned.finished for point in planned.points)
+    shown = Table(box=None, header_style="bold")
+    for name in [*(axis.name for axis in planned.file.axes), "execution", "state", "run"]:
+        shown.add_column(name, justify="left" if name in ("state", "run") else "right", no_wrap=True)
+    for row in table.to_dict("records"):
+        values = [str(row[axis.name]) for axis in planned.file.axes]
+        shown.add_row(*values, str(row["execution"]), row["state"], row["run_id"][:8])
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 500)
+    if len(table):
+        console.print(shown, soft_wrap=True)
+    count = len(planned.points)
+    text = f"{planned.file.name}: {count} points in {len(planned.executions)} executions, {finished} finished"
+    if planned.is_search:
+        text = (
+            f"{planned.file.name}: {planned.file.strategy.count} trials, each chosen by Optuna from those before it; "
+            f"{len(planned.executions)} finished"
+        )
+    click.echo(text)
+
+
+def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json: bool) -> int:
+    """Say what came of it; the exit code."""
+    from resflow.workflow.sweeps.progress import duration, label
+
+    failed = [result for result in results if result.state != "FINISHED"]
+    if as_json:
+        for result in failed:
+            fields = {"values": result.point.values, "status": result.state, "run_id": result.run_id}
+            notebook = _notebook(planned, result)
+            click.echo(json.dumps({"event": "point_failed", **fields, "error": result.error, "notebook": notebook}))
+        counts = {"points": len(results), "finished": len(results) - len(failed), "failed": len(failed)}
+        click.echo(json.dumps({"event": "ended", **counts, "seconds": round(seconds, 3)}))
+        return int(bool(failed))
+    finished = f"{len(results) - len(failed)} of {len(results)} points finished"
+    click.echo(f"{planned.file.name}: {finished}, {len(failed)} failed, in {duration(seconds)}")
+    told: set[str] = set()
+    for result in failed:
+        if result.run_id in told and result.run_id:
+            continue  # another point of an execution that failed
+        told.add(result.run_id)
+        if len(told) > FAILURES_SHOWN:
+            click.echo(f"        … tables/results.csv of the sweep's run has all {len(failed)}")
+            break
+        click.echo(f"failed  {label(result.point.values)}: {result.state}: {result.error}")
+        if result.run_id:
+            click.echo(f"        {_notebook(planned, result)} (run {result.run_id})")
+    click.echo("look    resflow ui   (make ui) opens all runs in MLflow")
+    return int(bool(failed))
+
+
+def _notebook(planned: Sweep, result: Result) -> str:
+    """Where the executed notebook of a point is."""
+    if not result.run_id:
+        return ""
+    artifacts = planned.client.get_run(result.run_id).info.artifact_uri
+    address = urlsplit(artifacts)
+    folder = unquote(address.path) if address.scheme in ("", "file") else artifacts
+    return f"{folder}/{planned.file.notebook.name}"

@@ -1,0 +1,107 @@
+"""The run that stands for a whole sweep: one a sweep, held by one driver at a time, with everything below it nested."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.provenance import owner_is_gone, provenance_tags
+from resflow.workflow.store import is_embedded, project_root
+from resflow.workflow.sweeps.file import SweepFile
+from resflow.workflow.sweeps.runs import AXES, ROLE, SWEEP, find_parent
+from resflow.workflow.tracking import Run, experiment_id_of, patiently
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["Parent", "held", "open_parent"]
+
+SEEN = "resflow.driver_seen"
+SEEN_EVERY = 20.0
+GONE_AFTER = 90.0
+"""Seconds without a sign of life after which a driver on another machine is given up."""
+
+
+class Parent:
+    """A sweep's parent run, and the sign of life that its driver gives in it."""
+
+    def __init__(self, run: Run, experiment_id: str) -> None:
+        self.run = run
+        self.experiment_id = experiment_id
+        self._seen = 0.0
+
+    def show_life(self) -> None:
+        """Say in the store, every now and then, that the driver is at work."""
+        if time.monotonic() - self._seen > SEEN_EVERY:
+            self.run.set_tags({SEEN: f"{time.time():.0f}"})
+            self._seen = time.monotonic()
+
+
+@contextmanager
+def held(client: MlflowClient, sweep: SweepFile) -> Iterator[None]:
+    """Keep every other driver away from the sweep while this is entered.
+
+    Raises:
+        InvalidInputError: If another process drives it.
+    """
+    root = project_root()
+    folder = root / "mlruns" if is_embedded(client.tracking_uri, root) else Path(tempfile.gettempdir())
+    digest = hashlib.sha256(json.dumps([client.tracking_uri, sweep.experiment, sweep.name]).encode()).hexdigest()
+    try:
+        with FileLock(folder / f"resflow-sweep-{digest[:16]}.lock", timeout=0):
+            yield
+    except Timeout:
+        raise InvalidInputError(_taken(sweep, "another process on this machine")) from None
+
+
+def open_parent(client: MlflowClient, sweep: SweepFile) -> Parent:
+    """The sweep's parent run, made if there is none, RUNNING and owned by this process; the caller holds the sweep.
+
+    Raises:
+        InvalidInputError: If a driver on another machine is at work.
+    """
+    experiment = experiment_id_of(client, sweep.experiment)
+    stored = find_parent(client, experiment, sweep.name)
+    if stored is not None and (owner := _driver_at_work(stored)):
+        raise InvalidInputError(_taken(sweep, owner))
+    tags: dict[str, Any] = provenance_tags(sweep.path) | sweep.tags
+    tags |= {SWEEP: sweep.name, ROLE: "sweep", AXES: json.dumps([axis.name for axis in sweep.axes])}
+    tags |= {"mlflow.source.type": "JOB", SEEN: f"{time.time():.0f}", "resflow.notebook": sweep.notebook.stem}
+    if stored is None:
+        created = patiently(client.create_run, experiment, tags=tags, run_name=f"sweep {sweep.name}")
+        run = Run(client, created.info.run_id)
+    else:
+        run = Run(client, stored.info.run_id)
+        run.set_tags(tags)
+        patiently(client.update_run, run.id, status="RUNNING")
+    if sweep.description:
+        run.describe(sweep.description)
+    run.log_text(sweep.text, "sweep.yaml")
+    return Parent(run, experiment)
+
+
+def _driver_at_work(stored: StoredRun) -> str:
+    """Who drives the sweep, if it seems that somebody does."""
+    owner = stored.data.tags.get("resflow.owner", "")
+    if stored.info.status != "RUNNING" or not owner or owner_is_gone(owner):
+        return ""
+    host, pid, _ = owner.rsplit("/", 2)
+    if host == socket.gethostname():
+        return f"process {pid}"
+    age = time.time() - float(stored.data.tags.get(SEEN, 0))
+    return f"process {pid} on {host}, seen {age:.0f} s ago" if age < GONE_AFTER else ""
+
+
+def _taken(sweep: SweepFile, who: str) -> str:
+    return f"the sweep {sweep.name!r} is being run by {who}: wait for it, or stop it first"

@@ -1,0 +1,155 @@
+"""From a sweep file to what has to be executed: points, their fingerprints, and which execution trains which."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import nbformat
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.sweeps.axes import MOST_VALUES
+from resflow.workflow.sweeps.file import SweepFile
+from resflow.workflow.sweeps.fingerprint import code_digest, fingerprint, with_files_found
+
+__all__ = ["Execution", "Planner", "Point"]
+
+DRAWS_PER_POINT = 1000
+"""How often a combination is drawn for each one wanted before conditions count as too narrow."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of the axes' values.
+
+    Attributes:
+        values: The axes' values.
+        fingerprint: What makes it the same as any other run that computes the same.
+    """
+
+    values: dict[str, Any]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution of the notebook.
+
+    Attributes:
+        parameters: What is injected, but for the population.
+        points: What it computes: one point, or with population axes all of theirs.
+        is_population: True if it trains its points in one program.
+    """
+
+    parameters: dict[str, Any]
+    points: tuple[Point, ...]
+    is_population: bool
+
+    @cached_property
+    def id(self) -> str:
+        """What makes it the same execution when the sweep is started again."""
+        if not self.is_population:
+            return self.points[0].fingerprint
+        return hashlib.sha256("".join(point.fingerprint for point in self.points).encode()).hexdigest()
+
+
+class Planner:
+    """Makes executions of a sweep's notebook for values of its axes."""
+
+    def __init__(self, sweep: SweepFile) -> None:
+        self.sweep = sweep
+        self._code = code_digest(nbformat.reads(sweep.notebook_text, as_version=4))
+        self._populations = [axis for axis in sweep.axes if axis.population]
+
+    def executions(self) -> list[Execution]:
+        """All executions of a grid or of random draws, in the order of the axes.
+
+        Raises:
+            InvalidInputError: If there are too many combinations, or none or too few meet the conditions.
+        """
+        strategy = self.sweep.strategy
+        chosen = self._grid() if strategy.kind == "grid" else self._draws(strategy.count, strategy.seed)
+        return self._grouped(chosen)
+
+    def trial(self, notebook_values: Mapping[str, Any]) -> Execution | None:
+        """The execution for values of the notebook axes, with a grid of the population axes; None if none is kept."""
+        names = [axis.name for axis in self._populations]
+        combinations = itertools.product(*(axis.values or () for axis in self._populations))
+        chosen = [dict(notebook_values) | dict(zip(names, values, strict=True)) for values in combinations]
+        executions = self._grouped(values for values in chosen if self.sweep.keeps(values))
+        return executions[0] if executions else None
+
+    def _grid(self) -> list[dict[str, Any]]:
+        chosen = self._kept(self._combinations())
+        if not chosen:
+            raise InvalidInputError(f"{self.sweep.path.name}: no combination of the axes meets the conditions")
+        return chosen
+
+    def _draws(self, count: int, seed: int) -> list[dict[str, Any]]:
+        rng = random.Random(seed)
+        axes = self.sweep.axes
+        if all(axis.values is not None for axis in axes) and self._size() <= MOST_VALUES:
+            kept = self._kept(self._combinations())
+            found = rng.sample(kept, min(count, len(kept)))
+        else:
+            distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
+            for _ in range(DRAWS_PER_POINT * count):
+                values = {axis.name: axis.draw(rng) for axis in axes}
+                if self.sweep.keeps(values):
+                    distinct.setdefault(tuple(values.items()), values)
+                if len(distinct) == count:
+                    break
+            found = list(distinct.values())
+        if len(found) < count:
+            raise InvalidInputError(
+                f"{self.sweep.path.name}: strategy.count={count}, but only {len(found)} distinct combinations "
+                "meet the conditions: lower the count, or widen axes or conditions"
+            )
+        return found
+
+    def _size(self) -> int:
+        return math.prod(len(axis.values or ()) for axis in self.sweep.axes)
+
+    def _combinations(self) -> Iterator[dict[str, Any]]:
+        if (size := self._size()) > MOST_VALUES:
+            raise InvalidInputError(
+                f"{self.sweep.path.name}: the axes make {size} combinations, more than {MOST_VALUES}: "
+                "shorten them, or use strategy random"
+            )
+        names = [axis.name for axis in self.sweep.axes]
+        for values in itertools.product(*(axis.values or () for axis in self.sweep.axes)):
+            yield dict(zip(names, values, strict=True))
+
+    def _kept(self, combinations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            return [values for values in combinations if self.sweep.keeps(values)]
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{self.sweep.path.name}: the condition {error}") from None
+
+    def _grouped(self, chosen: Iterable[dict[str, Any]]) -> list[Execution]:
+        """Executions for the combinations: those that differ in population axes only share one."""
+        within = {axis.name for axis in self._populations}
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for values in chosen:
+            key = repr([value for name, value in values.items() if name not in within])
+            groups.setdefault(key, []).append(values)
+        return [
+            Execution(
+                parameters=with_files_found(
+                    self.sweep.parameters | {name: value for name, value in members[0].items() if name not in within},
+                    self.sweep.folder,
+                ),
+                points=tuple(Point(values, self._fingerprint(values)) for values in members),
+                is_population=bool(within),
+            )
+            for members in groups.values()
+        ]
+
+    def _fingerprint(self, values: dict[str, Any]) -> str:
+        return fingerprint(self._code, with_files_found(self.sweep.effective(values), self.sweep.folder))

@@ -1,0 +1,135 @@
+"""Processes that execute one notebook each, forked from one that has imported all of it, and gone with whoever asked.
+
+A worker starts `python -m resflow.workflow.sweeps.point_process` once. For every job, a line of JSON on standard input,
+that process forks a child, which executes the notebook; it answers with the child's process id, and with its exit code
+when it ends. Importing papermill and MLflow takes longer than a small notebook, and is thus paid once a worker.
+
+Every child watches a pipe that its server holds open. When that closes, because the server or the worker above it is
+gone, by kill -9 too, the execution is ended as by SIGTERM: the run is KILLED and its kernel gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+__all__ = ["GRACE_SECONDS", "main"]
+
+GRACE_SECONDS = 20.0
+"""How long a run may take to say that it was killed."""
+
+POLL_SECONDS = 0.05
+
+
+def main() -> None:
+    """Execute jobs until standard input is closed."""
+    # jsonschema would parse a grammar of internationalised addresses, which takes a second and no notebook has.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    _import_all()
+    for line in iter(sys.stdin.readline, ""):
+        held, watched = _pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(held)
+            os._exit(_child(json.loads(line), watched))
+        os.close(watched)
+        _say(pid)
+        if (code := _wait(pid)) is None:
+            return  # the worker is gone: so is the pipe in a moment, and the child sees it
+        os.close(held)
+        _say(code)
+
+
+def _import_all() -> None:
+    """What an execution needs. Nothing may be connected, computed or started here: it would not survive the fork."""
+    import papermill  # noqa: F401
+
+    from resflow.workflow import engine, execution, tracking  # noqa: F401
+    from resflow.workflow.reports import notebook_html as report  # noqa: F401
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe's writing and reading end."""
+    reading, writing = os.pipe()
+    return writing, reading
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def _wait(pid: int) -> int | None:
+    """The child's exit code, or minus the signal that killed it; None if standard input is closed before."""
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
+        if readable:  # nothing is sent while a job is at work
+            return None
+
+
+def _child(job: dict[str, Any], watched: int) -> int:
+    """Execute a job in this process, which is a fork; its exit code, 0 if the notebook ran through."""
+    try:
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(job["environment"])
+        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for own, standard in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(own, standard)
+        threading.Thread(target=_end_when_closed, args=(watched,), daemon=True).start()
+        return _execute(job)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _end_when_closed(watched: int) -> None:
+    os.read(watched, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os._exit(1)  # the kernel notices on its own
+
+
+def _execute(job: dict[str, Any]) -> int:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    notebook = Path(job["folder"]) / job["notebook_name"]
+    notebook.write_text(job["notebook"], encoding="utf-8")
+    parameters = dict(job["parameters"])
+    if job["population"] is not None:
+        parameters["population"] = job["population"]
+    executed = str(notebook.with_suffix(".executed.ipynb"))
+    try:
+        papermill.execute_notebook(str(notebook), executed, parameters, engine_name="resflow", progress_bar=False)
+    except PapermillExecutionError as error:
+        print(f"{error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    with warnings.catch_warnings():
+        # Forking is safe here: no thread has been started, and JAX, which warns of it, has computed nothing.
+        warnings.simplefilter("ignore")
+        main()

@@ -1,0 +1,106 @@
+"""The worker's side of `point_process`: one server a worker, one notebook at a time, each in a process to be ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from resflow.workflow.sweeps.point_process import GRACE_SECONDS
+
+__all__ = ["PointServer"]
+
+POLL_SECONDS = 0.1
+
+
+class PointServer:
+    """Executes jobs one after another, each in a process of its own."""
+
+    _here: PointServer | None = None
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "resflow.workflow.sweeps.point_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C in a terminal is for the driver, which ends the rest in order
+        )
+
+    @classmethod
+    def here(cls) -> PointServer:
+        """The server of this process, started if there is none or it died."""
+        with cls._lock:
+            if cls._here is None or cls._here._process.poll() is not None:
+                cls._here = cls()
+            return cls._here
+
+    def execute(self, job: dict[str, Any], reason_to_stop: Callable[[], str]) -> tuple[int, str]:
+        """Execute a job.
+
+        Args:
+            job: What `point_process` needs.
+            reason_to_stop: Asked several times a second; anything but "" ends the process.
+
+        Returns:
+            Its exit code, minus the signal if one killed it, and why it was stopped; "" if it was not.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        answers: list[int] = []
+        reader = threading.Thread(target=self._read, args=(answers,), daemon=True)
+        try:
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return -signal.SIGKILL, ""
+        reader.start()
+        reason = ""
+        stopped_at = 0.0
+        family: list[psutil.Process] = []
+        while reader.is_alive():
+            reader.join(POLL_SECONDS)
+            if answers and not reason and (reason := reason_to_stop()):
+                family = _family(answers[0])
+                _send(answers[0], signal.SIGTERM)
+                stopped_at = time.monotonic()
+            if stopped_at and time.monotonic() - stopped_at > GRACE_SECONDS:
+                _send(answers[0], signal.SIGKILL)
+        for survivor in psutil.wait_procs(family, timeout=2)[1]:
+            survivor.kill()
+        return (answers[1] if len(answers) > 1 else -signal.SIGKILL), reason
+
+    def _read(self, answers: list[int]) -> None:
+        """Two lines, the process id and the exit code; fewer if the server dies."""
+        assert self._process.stdout is not None
+        for _ in range(2):
+            if not (line := self._process.stdout.readline()):
+                return
+            answers.append(int(line))
+
+    def close(self) -> None:
+        """End the server; a process it has at work is ended too."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
