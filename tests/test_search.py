@@ -211,6 +211,14 @@ def test_index_multiplicity_and_merging_on_a_function_whose_stationary_points_ar
     assert len(unmerged.objective) == unmerged.counts.converged
 
 
+def test_starts_that_are_stationary_already_converge_where_they_are():
+    starts = 2 * jax.random.normal(jax.random.key(0), (60, 2))
+    first = find_stationary_points(four_wells, starts)
+    again = find_stationary_points(four_wells, jnp.asarray(first.points + 1e-16))
+    assert again.counts.converged == first.counts.distinct
+    np.testing.assert_allclose(again.points, first.points, atol=1e-12)
+
+
 def test_chunks_find_what_single_starts_find():
     starts = jax.random.normal(jax.random.key(0), (30, 2))
     single, chunks = (

@@ -35,9 +35,9 @@ class SearchOptions:
     """How to search.
 
     Attributes:
-        tolerance: A start has converged where ‖∇F‖ ≤ tolerance × scale, the scale being the median of the non-zero
-            gradient norms at the starts, and where the next step fails to halve ‖∇F‖ (or was the last): at rounding
-            level, mostly.
+        tolerance: A start has converged where ‖∇F‖ ≤ tolerance × scale and the next step fails to halve ‖∇F‖ (or was
+            the last): at rounding level, mostly. The scale is the median of the non-zero gradient norms at the starts,
+            or of 10⁻⁴ ‖∇²F‖ ‖x‖ where that is larger.
         max_steps: Steps after which a start has diverged if its norm grew by a tenth in the second half of them, as it
             does on the way to a limit at infinity, and has otherwise not converged.
         max_norm: A start whose parameters exceed this norm (and 10 times their norm at the start) has diverged.
@@ -244,15 +244,27 @@ class _State(NamedTuple):
 
 @eqx.filter_jit
 def _typical_gradient(objective, moving, fixed, data):
-    """The median of the non-zero gradient norms at the starts; 1 if there are none."""
+    """The median of the non-zero gradient norms at the starts, or of ‖∇²F‖ ‖x‖ / 10⁴ if that is larger; 1 if all are 0.
 
-    def norm(point):
-        gradient = jax.grad(lambda point: objective(eqx.combine(point, fixed), *data))(point)
-        return jnp.linalg.norm(ravel_pytree(gradient)[0])
+    The second is there for starts that are stationary already, whose gradients are rounding: about 10⁻¹⁶ ‖∇²F‖ ‖x‖.
+    """
 
-    norms = jax.lax.map(norm, moving)
-    scale = jnp.nanmedian(jnp.where(norms > 0, norms, jnp.nan))
-    return jnp.where(jnp.isfinite(scale), scale, 1.0)
+    def norms(arguments):
+        point, key = arguments
+        x, unravel = ravel_pytree(point)
+        gradient = jax.grad(lambda x: objective(eqx.combine(unravel(x), fixed), *data))
+        # For z standard normal, ‖∇²F z‖ is ‖∇²F‖ in the Frobenius norm on average.
+        g, change = jax.jvp(gradient, (x,), (jax.random.normal(key, x.shape, x.dtype),))
+        return jnp.linalg.norm(g), 1e-4 * jnp.linalg.norm(change) * jnp.linalg.norm(x)
+
+    def median(sizes):
+        middle = jnp.nanmedian(jnp.where((sizes > 0) & jnp.isfinite(sizes), sizes, jnp.nan))
+        return jnp.where(jnp.isfinite(middle), middle, 0.0)
+
+    count = len(jax.tree.leaves(moving)[0])
+    sizes, floors = jax.lax.map(norms, (moving, jax.random.split(jax.random.key(0), count)))
+    scale = jnp.maximum(median(sizes), median(floors))
+    return jnp.where(scale > 0, scale, 1.0)
 
 
 @eqx.filter_jit
