@@ -58,8 +58,11 @@ def test_commands_run_as_they_stand(command, project):
     assert done.returncode == 0, done.stderr
 
 
-def test_example_prints_its_bounds_in_order(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    exec(example, {})
+def test_examples_print_bounds_in_order_and_a_verdict(capsys):
+    names = {}
+    bounds, ridge = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(bounds, names)
     gap, certificate, bound = map(float, re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
     assert gap <= certificate <= bound
+    exec(ridge, names)
+    assert capsys.readouterr().out.startswith("not_stationary")
