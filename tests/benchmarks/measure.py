@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-RESULTS = Path(__file__).parents[2] / ".benchmarks" / "spectrum"
-"""Where every benchmark leaves its numbers, for the table to be written from: it may be run in parts."""
+RESULTS = Path(__file__).parents[2] / ".benchmarks"
+"""Where every benchmark leaves its numbers, a folder a subject, for the page to be written from: it may be run in parts."""
 
 
 class Measured(NamedTuple):
@@ -64,10 +64,10 @@ def product_rate(size: int = 1500) -> float:
     return 2.0 * size**3 / min(timed(lambda: multiply(A, A), 1).seconds for _ in range(10))
 
 
-def keep(name: str, numbers: dict[str, Any]) -> None:
-    """Leave numbers for the table."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(numbers | {"machine": machine()}, indent=1))
+def keep(name: str, numbers: dict[str, Any], subject: str = "spectrum") -> None:
+    """Leave numbers for the section on a subject."""
+    (RESULTS / subject).mkdir(parents=True, exist_ok=True)
+    (RESULTS / subject / f"{name}.json").write_text(json.dumps(numbers | {"machine": machine()}, indent=1))
 
 
 def machine() -> str:

@@ -1,14 +1,12 @@
-"""docs/benchmarks.md, from the numbers that the benchmarks left."""
+"""The section on the smallest eigenvalue in docs/benchmarks.md, from the numbers that the benchmarks left."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.measure import RESULTS
-
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+from tests.benchmarks.page import put_section
 
 PEERS = (
     "all eigenvalues of the reduced matrix",
@@ -33,7 +31,7 @@ Ratios are to `smallest_partial_eigenvalue` in the same run.
 
 def write_table() -> None:
     """Render what numbers there are."""
-    kept = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    kept = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "spectrum").glob("*.json"))}
     machines = sorted({numbers["machine"] for numbers in kept.values()})
     parts = [HEAD.format(machine="; ".join(machines))]
     random = sorted((numbers for name, numbers in kept.items() if name.startswith("random")), key=_size)
@@ -46,7 +44,7 @@ def write_table() -> None:
             f"## Near a stationary point, ‖g‖ = {numbers['gamma']:g}, n = {numbers['n']:,}\n\n" + _rows([numbers])
         )
     parts.append("## Otherwise\n\n" + "\n".join(_otherwise(kept)) + "\n")
-    PAGE.write_text("\n".join(parts))
+    put_section("\n".join(parts))
 
 
 def _size(numbers: dict[str, Any]) -> int:
