@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_notebooks import resflow_here
+from warm_kernels import warm_kernels
 
 from resflow.stationarity.report import VERDICTS
 from resflow.workflow.reports.comparison import load_comparison
@@ -16,7 +17,16 @@ QUICK = {"steps": 400, "width": 16, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def kernels(tmp_path_factory):
+    """Kernels that have imported everything already, for all notebooks of this module."""
+    with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, kernels):
     folder = tmp_path_factory.mktemp("project")
     (folder / "pyproject.toml").touch()
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
@@ -29,7 +39,7 @@ def project(tmp_path_factory):
 
 def resflow_run(project, notebook=TRAIN, *, afresh=False, **parameters):
     pairs = [text for name, value in parameters.items() for text in ("-p", name, str(value))]
-    environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if afresh else {}
+    environment = {"JAX_ENABLE_COMPILATION_CACHE": "false", "JUPYTER_PATH": ""} if afresh else {}
     return resflow_here(project, "run", notebook, *pairs, **environment)
 
 
@@ -46,8 +56,8 @@ def runs_of(project):
 
 @pytest.fixture(scope="module")
 def two_equal_runs(project):
-    for _ in range(2):
-        done = resflow_run(project, afresh=True, **QUICK)  # each run compiles its programs itself
+    for afresh in (True, False):  # in a new kernel that compiles by itself, and in one that takes what others compiled
+        done = resflow_run(project, afresh=afresh, **QUICK)
         assert done.returncode == 0, done.stderr
     return [run for run in runs_of(project) if run.info.status == "FINISHED"]
 

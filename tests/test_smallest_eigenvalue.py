@@ -147,7 +147,7 @@ def test_bracket_closes_all_along_a_training_run(loss):
         return jax.lax.fori_loop(0, 100, lambda _, W: W - 0.3 * slope(W, start.features, start.X, start.y, loss), W)
 
     points = []
-    for _ in range(20):
+    for _ in range(len(GAMMAS) * 3):  # as many as above, of the same shape: the same program
         points.append(start._replace(w=np.asarray(W[:12]), V=np.asarray(W[12:]).reshape(12, 20)))
         W = hundred_steps(W)
     found = at_points(points, loss)

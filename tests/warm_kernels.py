@@ -1,0 +1,146 @@
+"""Real kernels that start in a moment: forked from a process that has imported what notebooks import.
+
+Importing takes a kernel longer than a small notebook does. `warm_kernels` starts a server that imports once, and writes
+a kernel specification whose command, this file again, has the server fork a kernel and lives as long as that does: what
+ends the one ends the other. JAX is imported but not started before the fork: such a kernel computes as any other does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_IMPORTED = (
+    "IPython.display",
+    "equinox",
+    "ipykernel.kernelapp",
+    "jax.numpy",
+    "matplotlib.pyplot",
+    "mlflow.data",
+    "mlflow.tracking",
+    "optax",
+    "resflow.workflow.reports.comparison",
+    "resflow.workflow.session",
+    "scipy.optimize",
+    "seaborn",
+    "sklearn.datasets",
+)
+
+
+@contextmanager
+def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment variables under which the kernel `python3` is one of these.
+
+    Args:
+        folder: An empty folder, for the server's socket and the kernel specification.
+    """
+    import subprocess
+
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    address = str(folder / "socket")
+    spec = KernelSpecManager().get_kernel_spec("python3").to_dict()
+    # without site-packages, for speed
+    spec["argv"] = [sys.executable, "-I", "-S", __file__, "ask", address, "-f", "{connection_file}"]
+    place = folder / "share" / "kernels" / "python3"
+    place.mkdir(parents=True)
+    (place / "kernel.json").write_text(json.dumps(spec))
+    server = subprocess.Popen([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, cwd=ROOT)
+    try:
+        yield {"JUPYTER_PATH": str(folder / "share")}
+    finally:
+        server.communicate()  # it ends with its standard input
+
+
+def ask(address: str, *options: str) -> None:
+    """Have a kernel forked with these options, hand on what signals come for it, and end with it."""
+    server = socket.socket(socket.AF_UNIX)
+    while True:  # it may still be importing; whoever wants the kernel has a time limit
+        with suppress(FileNotFoundError, ConnectionRefusedError):
+            server.connect(address)
+            break
+        time.sleep(0.05)
+    wanted = {"environment": dict(os.environ), "folder": os.getcwd(), "options": options}
+    text = json.dumps(wanted).encode()
+    for number in _FORWARDED:
+        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
+    socket.send_fds(server, [len(text).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(text)
+    server.recv(1)
+
+
+def serve(address: str) -> None:
+    """Fork a kernel for everyone who asks, until standard input is closed."""
+    import importlib
+
+    sys.path[0] = str(ROOT)
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # a kernel sets it before it is imported
+    for path in sorted((ROOT / "resflow").rglob("[a-z]*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if not name.startswith("resflow.workflow"):
+            importlib.import_module(name)
+    for name in _IMPORTED:
+        importlib.import_module(name)
+    from jax._src import xla_bridge
+
+    assert not xla_bridge.backends_are_initialized(), "a module computes while it is imported: no fork would survive it"
+    sys.path.pop(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which end this
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen()
+        while sys.stdin not in (ready := select.select([sys.stdin, listening], [], [])[0]):
+            assert listening in ready
+            connection = listening.accept()[0]
+            if os.fork() == 0:
+                listening.close()
+                become_kernel(connection)
+                return
+            connection.close()
+
+
+def become_kernel(connection: socket.socket) -> None:
+    """Be the kernel that is asked for at the other end, until it is shut down."""
+    server = os.getppid()
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    size, standard, *_ = socket.recv_fds(connection, 8, 3)
+    text = b""
+    while len(text) < int.from_bytes(size, "big"):
+        text += connection.recv(1 << 16)
+    for own, given in enumerate(standard):
+        os.dup2(given, own)
+        os.close(given)
+    wanted = json.loads(text)
+    os.environ.clear()
+    os.environ.update(wanted["environment"])
+    os.chdir(wanted["folder"])
+    threading.Thread(target=follow, args=(connection,), daemon=True).start()
+
+    from ipykernel import kernelapp
+
+    kernelapp.launch_new_instance(argv=[*wanted["options"], f"--IPKernelApp.parent_handle={server}"])
+
+
+def follow(connection: socket.socket) -> None:
+    """Get the signals that were sent to the process at the other end, and end when that is gone."""
+    while number := connection.recv(1):
+        os.kill(os.getpid(), number[0])
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    {"ask": ask, "serve": serve}[sys.argv[1]](*sys.argv[2:])
