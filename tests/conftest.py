@@ -41,9 +41,25 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-LONGEST = ("test_notebooks.py", "test_readme.py", "test_sweep.py", "test_engine.py", "test_cli.py")
-"""Files that start kernels: a worker that began one of them last would keep all others waiting."""
+LONGEST = (
+    "test_sweep.py",
+    "test_notebooks.py",
+    "test_engine.py",
+    "test_smallest_eigenvalue.py",
+    "test_readme.py",
+    "test_population.py",
+    "test_stationarity.py",
+    "test_tracking.py",
+    "test_cli.py",
+    "test_crowd.py",
+    "test_newton.py",
+    "test_theorems.py",
+    "test_deep_networks.py",
+    "test_atlas.py",
+)
+"""Files from the longest on: a worker that began one of them last would keep all others waiting."""
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
