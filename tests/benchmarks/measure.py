@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 RESULTS = Path(__file__).parents[2] / ".benchmarks"
-"""Where every benchmark leaves its numbers, a folder a subject, for the page to be written from: it may be run in parts."""
+"""Where every benchmark leaves its numbers, a folder a subject, for the page to be written from in parts."""
 
 
 class Measured(NamedTuple):
