@@ -12,8 +12,9 @@ import pandas as pd
 from resflow.errors import InvalidInputError, nearest
 from resflow.studies.population_problem import PopulationProblem
 from resflow.training.population import PopulationResult
+from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
-from resflow.workflow.tracking import Run, dataset_input, record_run
+from resflow.workflow.tracking import Run, record_run
 
 __all__ = ["VARYING", "MemberRuns", "check_points", "population_points"]
 

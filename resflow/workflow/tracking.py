@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.logged_values import as_metrics, dataset_input, loggable, not_finite, rows_of
 from resflow.workflow.parameters import Parameter, brief
 from resflow.workflow.provenance import owner_is_gone
 from resflow.workflow.store import artifact_root, is_embedded, project_root, tracking_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.entities import DatasetInput, Metric
+    from mlflow.entities import DatasetInput
     from mlflow.tracking import MlflowClient
     from pandas import DataFrame
 
 __all__ = [
     "Run",
     "create_run",
-    "dataset_input",
     "experiment_id_of",
     "mark_cut_off_runs",
     "open_client",
@@ -143,7 +143,7 @@ class Run:
                 database would replace by ±1.8e308, is left out, except at a metric's last step; the tag
                 `resflow.not_finite` tells.
         """
-        values, notes = _loggable(_rows(history))
+        values, notes = loggable(rows_of(history))
         self._note_not_finite(notes)
         self._log_metrics(values)
 
@@ -151,7 +151,7 @@ class Run:
         """Log values of the whole run, or of one step."""
         values = [(key, step or 0, float(value)) for key, value in metrics.items() if value is not None]
         for key, at, value in values:
-            self._note_not_finite(_not_finite(key, [(at, value)]))
+            self._note_not_finite(not_finite(key, [(at, value)]))
         self._log_metrics(values)
 
     def log_claim(self, name: str, *, holds: bool, margin: float) -> None:
@@ -242,7 +242,7 @@ class Run:
         patiently(self.client.set_terminated, self.id, status)
 
     def _log_metrics(self, values: Iterable[tuple[str, int, float]]) -> None:
-        metrics = _metrics(values)
+        metrics = as_metrics(values)
         for start in range(0, len(metrics), BATCH):
             patiently(self.client.log_batch, self.id, metrics=metrics[start : start + BATCH])
 
@@ -283,101 +283,20 @@ def record_run(
     """
     from mlflow.entities import Param
 
-    values, notes = _loggable(_rows(history))
+    values, notes = loggable(rows_of(history))
     for key, value in metrics.items():
         values.append((key, 0, float(value)))
-        notes |= _not_finite(key, [(0, float(value))])
+        notes |= not_finite(key, [(0, float(value))])
     tags = {key: value[:TAG_LENGTH] for key, value in tags.items()}
     if notes:
         tags["resflow.not_finite"] = "; ".join(notes.values())[:TAG_LENGTH]
     created = patiently(client.create_run, experiment_id, start_time=since, tags=tags, run_name=name[:250])
     run_id = created.info.run_id
     logged = [Param(key, brief(value)) for key, value in parameters.items()]
-    patiently(client.log_batch, run_id, metrics=_metrics(values), params=logged)
+    patiently(client.log_batch, run_id, metrics=as_metrics(values), params=logged)
     patiently(client.log_inputs, run_id, datasets=inputs)
     patiently(client.set_terminated, run_id, "FINISHED")
     return run_id
-
-
-def _metrics(values: Iterable[tuple[str, int, float]]) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    now = int(time.time() * 1000)
-    return [Metric(key, value, now, step) for key, step, value in values]
-
-
-def _loggable(rows: list[tuple[int, dict[str, float]]]) -> tuple[list[tuple[str, int, float]], dict[str, str]]:
-    """The values that a database of finite numbers can tell, and what is to be said of the others."""
-    points: dict[str, list[tuple[int, float]]] = {}
-    for step, metrics in rows:
-        for key, value in metrics.items():
-            points.setdefault(key, []).append((step, value))
-    notes: dict[str, str] = {}
-    for key, values in points.items():
-        notes |= _not_finite(key, values)
-    told = [
-        (key, step, value)
-        for key, values in points.items()
-        for step, value in values
-        if abs(value) != float("inf") or step == values[-1][0]
-    ]
-    return told, notes
-
-
-def _not_finite(key: str, values: list[tuple[int, float]]) -> dict[str, str]:
-    """What is to be said of a metric's values that are not finite; nothing if there are none."""
-    steps = [(step, value) for step, value in values if value != value or abs(value) == float("inf")]
-    if not steps:
-        return {}
-    kinds = "/".join(sorted({str(value) for _, value in steps}))
-    return {key: f"{key} is {kinds} at {len(steps)} of {len(values)} steps, first at {steps[0][0]}"}
-
-
-def _rows(history: Any) -> list[tuple[int, dict[str, float]]]:
-    """A history as (step, metrics) in the order of steps, with missing values left out."""
-    import pandas as pd
-
-    if isinstance(history, pd.DataFrame):
-        if "step" in history.columns:
-            history = history.set_index("step")
-        history = {step: row for step, row in zip(history.index, history.to_dict("records"), strict=True)}
-    return sorted(
-        (
-            int(step),
-            {str(key): float(value) for key, value in metrics.items() if value is not None and value is not pd.NA},
-        )
-        for step, metrics in history.items()
-    )
-
-
-def dataset_input(
-    name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None, context: str
-) -> DatasetInput:
-    """A data set as the input of a run; the arguments are those of `Run.log_dataset`."""
-    from mlflow.entities import DatasetInput, InputTag
-
-    dataset = _dataset(name, X, y, digest, feature_names)
-    return DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
-
-
-def _dataset(name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None) -> Any:
-    import numpy as np
-    from mlflow.data.code_dataset_source import CodeDatasetSource
-    from mlflow.data.numpy_dataset import NumpyDataset
-    from mlflow.data.pandas_dataset import PandasDataset
-    from pandas import DataFrame
-
-    source = CodeDatasetSource(tags={"mlflow.source.type": "NOTEBOOK"})
-    digest = digest[:36] if digest else None  # MLflow's limit; the tag has all of it
-    X, y = np.asarray(X), None if y is None else np.asarray(y)
-    if feature_names is None:
-        return NumpyDataset(X, source, targets=y, name=name, digest=digest)
-    frame = DataFrame(X, columns=list(feature_names))
-    target = "y" if "y" not in frame.columns else "target of the prediction"
-    if y is not None:
-        frame[target] = y
-    floats = {column: float for column in frame.select_dtypes("integer").columns}  # MLflow warns of integers: no NaN
-    return PandasDataset(frame.astype(floats), source, targets=None if y is None else target, name=name, digest=digest)
 
 
 def experiment_id_of(client: MlflowClient, name: str) -> str:
