@@ -129,6 +129,11 @@ CLAIMS = {
         "deep_certificate_bounds_gap",
         {"figures/gap.png", "figures/curvature.png", "figures/blocks.png", "figures/near_identity.png"},
     ),
+    "skip_or_not": (
+        {"seeds": 12, "widths": [2], "steps": 120, "log_every": 40, "epsilon": 0.1},
+        "no_second_order_residual_unit_above_linear",
+        {"figures/ends.png", "figures/shares.png", "figures/stationary.png"},
+    ),
 }
 
 

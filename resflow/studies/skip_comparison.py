@@ -1,0 +1,225 @@
+"""The same feature map with a skip connection and without, trained from many seeds, and what their ends are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jaxtyping import Real
+
+from resflow.arrays import Array, check_labels
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import LinearFit
+from resflow.losses.scalar import Loss, as_loss
+from resflow.models.architectures import build_model
+from resflow.models.feature_maps import feature_map as named_feature_map
+from resflow.models.residual_unit import ResidualUnit
+from resflow.stationarity.terms import VERDICTS, stationarity_terms, verdict_codes
+from resflow.studies.measures import ModelGapMeasure
+from resflow.training.population import PopulationResult, train_population
+from resflow.training.train import TrainingOptions
+
+__all__ = ["COMPARED", "starting_models", "train_from", "training_ends"]
+
+COMPARED = ("residual_unit", "output_skip", "no_skip")
+"""The architectures that are compared: models with one output over one feature map."""
+
+_ROUNDINGS = 8.0
+
+
+def starting_models(
+    architecture: str,
+    d: int,
+    seeds: Sequence[int],
+    *,
+    feature_map: str = "mlp",
+    width: int,
+    depth: int = 1,
+    activation: str = "relu",
+    init_scale: float = 1.0,
+) -> Any:
+    """The models that training starts from, one a seed, stacked: every array has an axis of length m in front.
+
+    A seed gives f_θ the same initial θ whatever the architecture.
+
+    Args:
+        architecture: A name of `COMPARED`.
+        d: Number of inputs.
+        seeds: m seeds.
+        feature_map: A name of `resflow.models.feature_maps.FEATURE_MAPS`.
+        width: k, the number of features.
+        depth: Layers of the feature map.
+        activation: A name of `resflow.models.feature_maps.ACTIVATIONS`.
+        init_scale: Scale of the random weights around f_θ.
+
+    Raises:
+        InvalidInputError: If the architecture is not one of `COMPARED`, there are no seeds, or an option is out of
+            range.
+    """
+    if architecture not in COMPARED:
+        raise InvalidInputError(f"architecture={architecture!r} must be one of {', '.join(COMPARED)}")
+    if len(seeds) < 1:
+        raise InvalidInputError("seeds is empty: there must be at least one")
+
+    def build(seed):
+        model_key, theta_key = jax.random.split(jax.random.key(seed))
+        f = named_feature_map(feature_map, d, width=width, depth=depth, activation=activation, key=theta_key)
+        return build_model(architecture, d, f, key=model_key, scale=init_scale)
+
+    return eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
+
+
+def train_from(
+    models: Any,
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    linear_fit: LinearFit,
+    steps: int = 1000,
+    learning_rate: float = 0.1,
+    log_every: int = 20,
+) -> PopulationResult:
+    """Train a population as one compiled program: Adam on all samples, its learning rate going to 0.
+
+    The learning rate falls along half a cosine, so that a run that ends above the linear predictor does so because it
+    settled, not because it still bounces about.
+
+    Args:
+        models: As `starting_models` gives them.
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        loss: A loss or its name.
+        linear_fit: The best linear predictor of X and y.
+        steps: Of Adam.
+        learning_rate: Adam's at the start.
+        log_every: Steps between two measurements.
+
+    Returns:
+        The trained population, with objective and linear_predictor_gap along training.
+
+    Raises:
+        InvalidInputError: If labels do not suit the loss or an option is out of range.
+    """
+    loss = as_loss(loss)
+    check_labels(y, loss)
+    options = TrainingOptions(steps=steps, learning_rate=learning_rate, log_every=log_every)
+    falling = optax.cosine_decay_schedule(learning_rate, max(1, steps))
+    m = len(jax.tree.leaves(eqx.filter(models, eqx.is_array))[0])
+    return train_population(
+        models,
+        jnp.asarray(X, float),
+        jnp.asarray(y, float),
+        loss=loss,
+        options=replace(options, optimizer=optax.adam(falling)),
+        keys=jax.random.split(jax.random.key(0), m),  # of minibatches, of which there are none
+        measure=ModelGapMeasure.against(linear_fit, loss),
+        exact=False,  # a run may end elsewhere if one bit changes: it is their distribution that is looked at
+    )
+
+
+def training_ends(
+    models: Any,
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    linear_fit: LinearFit,
+    epsilon: float,
+) -> pd.DataFrame:
+    """What kind of point each member of a population ended at, in its weights around f_θ, θ held fixed.
+
+    These weights are (w, V) of a residual unit, (w, v) of an output skip and v of a network without skip connection.
+    In the last two F is convex, so that λ_min ≥ 0 always and a small gradient alone makes an ε-SOPSP.
+
+    With p_i the predictions of any model and u the best linear predictor, gap ≤ mean_i ℓ'_i (p_i − uᵀx_i) by convexity
+    (`certificate`). For both skip connections that vanishes where the point is stationary in its weights; without one
+    it need not. `gap_allowed` is what follows for an ε-SOPSP: Theorem 3's bound for a residual unit,
+    ε ‖(w − u, v)‖ for an output skip, and nothing (NaN) without a skip connection.
+
+    Args:
+        models: Models of one of the architectures `COMPARED`, stacked: every array with an axis of length m in front.
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        loss: A loss or its name; with finite constants for residual units.
+        linear_fit: The best linear predictor of X and y.
+        epsilon: ε > 0 of the ε-SOPSP.
+
+    Returns:
+        One row a member: objective, linear_predictor_gap, certificate, partial_grad_norm, lambda_lower (no eigenvalue
+        of the partial Hessian lies below), gap_allowed, verdict (one of `resflow.stationarity.terms.VERDICTS`), and
+        dead_units: how many features are 0 on every sample.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Definition 1 and Theorem 3.
+    """
+    if not epsilon > 0:
+        raise InvalidInputError(f"epsilon={epsilon} must be positive: the gradient norm that counts as stationary")
+    evidence = (linear_fit.w, linear_fit.objective, linear_fit.suboptimality, linear_fit.converged)
+    linear = tuple(jnp.asarray(value) for value in evidence)
+    columns = _ends(models, jnp.asarray(X, float), jnp.asarray(y, float), linear, float(epsilon), as_loss(loss))
+    frame = pd.DataFrame({name: np.asarray(column) for name, column in columns.items()})
+    return frame.assign(verdict=[VERDICTS[code] for code in frame["verdict"]]).rename_axis("member")
+
+
+@eqx.filter_jit
+def _ends(models, X, y, linear, epsilon, loss):
+    arrays, static = eqx.partition(models, eqx.is_array)
+    describe = _residual_unit_end if isinstance(models, ResidualUnit) else _convex_end
+
+    def one(arrays):
+        model = eqx.combine(arrays, static)
+        features = model.features(X)
+        dead = jnp.sum(jnp.all(features == 0.0, axis=0))
+        return describe(model, features, X, y, linear, epsilon, loss) | {"dead_units": dead}
+
+    # One after another: for matrices this small faster than abreast.
+    return jax.lax.map(one, arrays)
+
+
+def _residual_unit_end(model, features, X, y, linear, epsilon, loss):
+    arrays = (model.w, model.V, features, X, y, *linear, epsilon)
+    terms = stationarity_terms(*arrays, loss=loss)
+    return {
+        "objective": terms.objective,
+        "linear_predictor_gap": terms.gap,
+        "certificate": terms.certificate,
+        "partial_grad_norm": terms.grad_norm,
+        "lambda_lower": terms.lambda_lower,
+        "gap_allowed": terms.gap_allowed,
+        "verdict": terms.verdict,
+    }
+
+
+def _convex_end(model, features, X, y, linear, epsilon, loss):
+    linear_w, linear_objective, suboptimality, converged = linear
+    skips = hasattr(model, "w")
+    inputs = jnp.concatenate([X, features], axis=1) if skips else features
+    weights = jnp.concatenate([model.w, model.v]) if skips else model.v
+    p, u = inputs @ weights, X @ linear_w
+    slope, values = loss.derivative(p, y), loss.value(p, y)
+    gradient = slope @ inputs / len(y)
+    gap = jnp.mean(values) - linear_objective
+    unit = _ROUNDINGS * jnp.finfo(X.dtype).eps
+    grad_error = unit * jnp.mean(jnp.abs(slope) * jnp.linalg.norm(inputs, axis=1))
+    gap_error = suboptimality + unit * (jnp.mean(values) + jnp.abs(linear_objective))
+    distance = jnp.linalg.norm(weights - jnp.concatenate([linear_w, jnp.zeros_like(model.v)])) if skips else jnp.nan
+    grad_norm, zero = jnp.linalg.norm(gradient), jnp.zeros(())
+    return {
+        "objective": jnp.mean(values),
+        "linear_predictor_gap": gap,
+        "certificate": jnp.mean(slope * (p - u)),
+        "partial_grad_norm": grad_norm,
+        "lambda_lower": zero,
+        "gap_allowed": epsilon * distance,
+        "verdict": verdict_codes(
+            gap, gap_error, grad_norm, grad_error, zero, zero, zero, epsilon, jnp.sqrt(epsilon), converged
+        ),
+    }
