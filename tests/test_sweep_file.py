@@ -8,6 +8,7 @@ import pytest
 from small_notebooks import write_notebook
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.sweeps import attempt, fingerprint
 from resflow.workflow.sweeps.file import read_sweep_file
 from resflow.workflow.sweeps.plan import Planner
 
@@ -130,25 +131,36 @@ def test_population_axes_share_one_execution_for_each_combination_of_the_others(
 def test_fingerprint_changes_with_code_parameters_and_data_and_with_nothing_else(read, folder):
     text = "notebook: {}\nparameters: {{dataset: table.csv, target: y, width: {}}}\naxes: {{seed: [0]}}"
 
-    def fingerprint(notebook="work.ipynb", width=8):
+    def of(notebook="work.ipynb", width=8):
         (execution,) = Planner(read(text.format(notebook, width))).executions()
         return execution.id
 
-    first = fingerprint()
-    assert fingerprint() == first
-    assert fingerprint(width=9) != first
+    first = of()
+    assert of() == first
+    assert of(width=9) != first
     write_notebook(folder / "same.ipynb", "x = 1", parameters=PARAMETERS)
     write_notebook(folder / "other.ipynb", "x = 2", parameters=PARAMETERS)
-    assert fingerprint("same.ipynb") == first
-    assert fingerprint("other.ipynb") != first
+    assert of("same.ipynb") == first
+    assert of("other.ipynb") != first
     (folder / "copy").mkdir()
     (folder / "table.csv").write_text("a,y\n1,3\n")
-    assert fingerprint() != first
+    assert of() != first
     (folder / "table.csv").write_text("a,y\n1,2\n")
-    assert fingerprint() == first
+    assert of() == first
 
 
 GOOD = "notebook: work.ipynb\naxes:\n  width: [1, 2]\n"
+
+def test_worker_refuses_a_point_once_the_sources_of_the_library_were_edited(tmp_path, monkeypatch):
+    planned = fingerprint.library_digest()
+    assert fingerprint.sources_digest() == planned
+    (tmp_path / "__init__.py").write_text("")
+    monkeypatch.setattr(fingerprint.resflow, "__file__", str(tmp_path / "__init__.py"))
+    assert fingerprint.library_digest() == planned  # of when the sweep was planned
+    outcome = attempt.execute({"library": planned})
+    assert outcome.status == "FAILED"
+    assert "has other sources of resflow than the driver had at its start" in outcome.error
+
 
 MALFORMED = {
     "empty": ("", r"sweep.yaml:1: the file is empty"),

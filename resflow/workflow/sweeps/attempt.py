@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from resflow.workflow.sweeps.fingerprint import library_digest
+from resflow.workflow.sweeps.fingerprint import sources_digest
 from resflow.workflow.sweeps.point_server import PointServer
 from resflow.workflow.sweeps.runs import finished_points, search, tagged
 from resflow.workflow.tracking import Run
@@ -59,8 +59,13 @@ def execute(job: dict[str, Any], report: Callable[[dict[str, Any]], None] | None
     """
     from mlflow.tracking import MlflowClient
 
-    if library_digest() != job["library"]:
-        return Outcome("FAILED", error=f"{_host()} has another version of resflow than the driver: install the same")
+    # A kernel reads the sources anew: of others than those in its fingerprint no run may be made.
+    if sources_digest() != job["library"]:
+        return Outcome(
+            "FAILED",
+            error=f"{_host()} has other sources of resflow than the driver had at its start: install the same, "
+            "or, if they were edited, start the sweep again",
+        )
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     client = MlflowClient(tracking_uri=job["tracking_uri"])
     is_wanted, report = _connection(job["session"], report)

@@ -12,7 +12,7 @@ from typing import Any
 import resflow
 from resflow.data.files import is_file_name
 
-__all__ = ["code_digest", "fingerprint", "library_digest", "with_files_found"]
+__all__ = ["code_digest", "fingerprint", "library_digest", "sources_digest", "with_files_found"]
 
 
 def fingerprint(code: str, parameters: Mapping[str, Any]) -> str:
@@ -39,7 +39,12 @@ def code_digest(notebook: Any) -> str:
 
 @cache
 def library_digest() -> str:
-    """The SHA-256 of the library's version and sources, those of the workflow left out: it computes nothing."""
+    """The `sources_digest` of when this process asked first."""
+    return sources_digest()
+
+
+def sources_digest() -> str:
+    """The SHA-256 of the library's version and sources as they are now, the workflow's left out: it computes nothing."""
     digest = hashlib.sha256(resflow.__version__.encode())
     library = Path(resflow.__file__).parent
     for path in sorted(library.rglob("*.py")):
