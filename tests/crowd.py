@@ -1,6 +1,6 @@
 """Many processes that record runs at once: `python crowd.py PROCESSES RUNS` in a project; exits with the failures.
 
-Each run is what a notebook records: parameters, a history, final metrics, tags, a text, a status.
+Each run is what a notebook records: parameters, a history, final metrics, tags, a data set, a text, a status.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import sys
 import time
 import traceback
 
+import numpy as np
+from mlflow.data import pandas_dataset  # noqa: F401
 from mlflow.store.tracking import sqlalchemy_store  # noqa: F401 (imported once, before the fork)
 from mlflow.tracking import MlflowClient  # noqa: F401
 
@@ -30,6 +32,7 @@ def record(number: int, runs: int) -> None:
         )
         run.log_history({step: {"a": step, "b": -step} for step in range(STEPS)})
         run.log_metrics({"final": each})
+        run.log_dataset(f"data {each}", np.full((3, 1), each), digest=f"{each}")  # that others log at the same time
         run.log_text(name, "note.txt")
         run.end("FINISHED")
         slowest = max(slowest, time.monotonic() - started)

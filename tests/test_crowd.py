@@ -40,6 +40,8 @@ def assert_nothing_is_lost(project: Path, uri: str | None, runs_each: int) -> No
     assert all(run.info.status == "FINISHED" for run in runs)
     assert all(run.data.params["n"] == run.info.run_name for run in runs)
     assert all(run.data.metrics["b"] == 1 - STEPS for run in runs)
+    assert {len(run.inputs.dataset_inputs) for run in runs} == {1}
+    assert len({each.dataset.name for run in runs for each in run.inputs.dataset_inputs}) == runs_each
     for run in runs[::PROCESSES]:
         assert len(client.get_metric_history(run.info.run_id, "a")) == STEPS
         assert Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text() == run.info.run_name

@@ -321,14 +321,19 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
 
 
 def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a writing method of the client, again if the database was busy for longer than MLflow waits (20 s)."""
+    """Call a writing method of the client, again if another process was in its way.
+
+    The database may have been busy for longer than MLflow waits (20 s). Or another process wrote the same row after
+    MLflow had looked for it, as when several runs log one data set at once: then it is found the next time.
+    """
     from mlflow.exceptions import MlflowException
 
     for pause in (0.5, 1.0, 2.0, 4.0):
         try:
             return write(*arguments, **options)
         except MlflowException as error:
-            if error.error_code != "TEMPORARILY_UNAVAILABLE":
+            outrun = any(name in str(error) for name in ("IntegrityError", "UniqueViolation"))
+            if error.error_code != "TEMPORARILY_UNAVAILABLE" and not outrun:
                 raise
         time.sleep(pause)
     return write(*arguments, **options)
