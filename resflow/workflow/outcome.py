@@ -30,13 +30,11 @@ def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
         if isinstance(error, KeyboardInterrupt | Terminated):
             name = "SIGINT" if isinstance(error, KeyboardInterrupt) else error.signal.name
             return Outcome("KILLED", f"{name} in cell {place}" if place else f"{name} before the first cell")
-        first_line = next(iter(str(error).strip().splitlines()), "")
-        return Outcome("FAILED", f"{type(error).__name__}: {first_line}", place)
+        return Outcome("FAILED", f"{type(error).__name__}: {_first_line(str(error))}", place)
     if (index := failed_cell(nb)) is not None:
         output = next((each for each in nb.cells[index].outputs if each.output_type == "error"), None)
-        return Outcome(
-            "FAILED", f"{output.ename}: {output.evalue}" if output else "CellExecutionError", _place(nb, index)
-        )
+        said = f"{output.ename}: {_first_line(output.evalue)}" if output else "CellExecutionError"
+        return Outcome("FAILED", said, _place(nb, index))
     return Outcome("FINISHED")
 
 
@@ -61,4 +59,8 @@ def _place(nb: Any, index: int | None) -> str:
     """A cell by its number in the executed notebook, from 1, and its first line."""
     if index is None:
         return ""
-    return f"{index + 1}: {next(iter(nb.cells[index].source.strip().splitlines()), '')}"
+    return f"{index + 1}: {_first_line(nb.cells[index].source)}"
+
+
+def _first_line(text: str) -> str:
+    return next(iter(text.strip().splitlines()), "")
