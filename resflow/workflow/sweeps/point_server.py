@@ -78,6 +78,8 @@ class PointServer:
                 _send(answers[0], signal.SIGKILL)
         for survivor in psutil.wait_procs(family, timeout=2)[1]:
             survivor.kill()
+        if len(answers) == 1:  # the server died, and what it had at work is still telling what became of it
+            _wait_until_gone(answers[0])
         return (answers[1] if len(answers) > 1 else -signal.SIGKILL), reason
 
     def _read(self, answers: list[int]) -> None:
@@ -99,6 +101,17 @@ def _family(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _wait_until_gone(pid: int) -> None:
+    """Wait for a process that is ending itself, and kill it if it takes too long."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                process.kill()
+            time.sleep(POLL_SECONDS)
 
 
 def _send(pid: int, number: int) -> None:
