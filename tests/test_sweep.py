@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from small_notebooks import artifacts_of, make_project, read_artifact, runs_of, start, write_notebook
+from small_notebooks import (
+    artifacts_of,
+    make_project,
+    read_artifact,
+    resflow_here,
+    runs_of,
+    start,
+    write_notebook,
+)
 
 from resflow.workflow import tracking
+from resflow.workflow.sweeps import cluster
+from resflow.workflow.sweeps.point_server import PointServer
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -112,10 +126,9 @@ def test_sweep_killed_with_its_driver_and_a_worker_goes_on_and_repeats_nothing_f
 
     again = sweep(project, "killed", "--workers", "2")
     wait_until(lambda: all(len(marks(project, "killed")[point]) == 2 for point in ("8-0", "8-1")), again)
-    refused = start(project, "resflow", "sweep", "killed.yaml")
-    _, message = refused.communicate(timeout=60)
+    refused = resflow_here(project, "sweep", "killed.yaml")
     assert refused.returncode == 2
-    assert "'killed' is being run by" in message
+    assert "'killed' is being run by" in refused.stderr
 
     victim = started_by(again, "multiprocessing.spawn")[-1]
     victim.kill()
@@ -176,16 +189,29 @@ def test_running_cluster_is_joined_and_points_of_another_sweep_are_shared(projec
             each.communicate(timeout=30)
     text = (project / "remote.yaml").read_text()
     (project / "other.yaml").write_text(text.replace("seeds: 2", "seeds: 1"))
-    (event, *_, ended) = events_of(sweep(project, "other"))
+    said = resflow_here(project, "sweep", "other.yaml", "--json").stdout
+    (event, *_, ended) = map(json.loads, said.splitlines())
     assert (event["cached"], event["executions"], ended["finished"]) == (1, 0, 1)
     shared = [run for run in below(client, "remote") if "resflow.also_in.other" in run.data.tags]
     assert [run.data.params["seed"] for run in shared] == ["0"]
 
 
-def test_scheduler_that_does_not_answer_is_said_in_one_line(project):
+def test_scheduler_that_does_not_answer_is_said_in_one_line(project, client, monkeypatch):
     write_sweep(project, "nowhere", "{width: [1]}")
-    process = sweep(project, "nowhere", "--scheduler", "tcp://127.0.0.1:1")
-    _, message = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert message.count("\n") == 1
-    assert "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there" in message
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.5)
+    said = resflow_here(project, "sweep", "nowhere.yaml", "--scheduler", "tcp://127.0.0.1:1")
+    assert said.returncode == 2
+    assert said.stderr.count("\n") == 1
+    assert "--scheduler tcp://127.0.0.1:1: no Dask scheduler answers there" in said.stderr
+    assert not [run for run in runs_of(client, "nowhere") if run.info.status == "RUNNING"]
+
+
+def test_attempt_is_over_only_when_its_process_is_gone_even_if_the_server_above_it_died():
+    work = ["sleep", f"1.{os.getpid()}"]
+    dies_at_once = f"import subprocess as s; input(); print(s.Popen({work}, stdout=s.DEVNULL).pid, flush=True)"
+    server = object.__new__(PointServer)
+    pipe = subprocess.PIPE
+    server._process = subprocess.Popen([sys.executable, "-c", dies_at_once], stdin=pipe, stdout=pipe, text=True)
+    assert server.execute({}, lambda: "") == (-signal.SIGKILL, "")
+    assert work not in [each.info["cmdline"] for each in psutil.process_iter(["cmdline"])]
+    server.close()

@@ -151,6 +151,7 @@ def test_fingerprint_changes_with_code_parameters_and_data_and_with_nothing_else
 
 GOOD = "notebook: work.ipynb\naxes:\n  width: [1, 2]\n"
 
+
 def test_worker_refuses_a_point_once_the_sources_of_the_library_were_edited(tmp_path, monkeypatch):
     planned = fingerprint.library_digest()
     assert fingerprint.sources_digest() == planned

@@ -13,9 +13,13 @@ from resflow.errors import InvalidInputError
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["cores", "local_cluster", "running_cluster"]
+__all__ = ["ClusterLostError", "cores", "local_cluster", "running_cluster"]
 
 CONNECT_SECONDS = 10
+
+
+class ClusterLostError(Exception):
+    """The cluster went away while it was used; what was finished on it is in the store."""
 
 
 def cores() -> int:
@@ -50,6 +54,7 @@ def local_cluster(workers: int, retries: int) -> Iterator[Client]:
             processes=True,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # 8787 may be another sweep's
             security=True,
             memory_limit=0,  # what takes memory are processes below the workers
         )

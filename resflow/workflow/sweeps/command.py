@@ -48,6 +48,7 @@ def sweep(
     """Run what is missing of the sweep that FILE describes; the same command goes on after any interruption."""
     if scheduler and workers:
         raise InvalidInputError("--workers is for this machine, and a --scheduler has its own: leave one out")
+    from resflow.workflow.sweeps.cluster import ClusterLostError
     from resflow.workflow.sweeps.file import read_sweep_file
     from resflow.workflow.sweeps.progress import JsonDisplay, LineDisplay, LiveDisplay, Tally
     from resflow.workflow.sweeps.run import run_sweep
@@ -68,6 +69,9 @@ def sweep(
     except (KeyboardInterrupt, Terminated) as stop:
         click.echo("resflow: stopped: the same command goes on from here", err=True)
         sys.exit(stop.code if isinstance(stop, Terminated) else 130)
+    except ClusterLostError as error:
+        click.echo(f"resflow: {error}: the same command goes on from here", err=True)
+        sys.exit(1)
     return _conclude(planned, results, time.monotonic() - started, as_json)
 
 

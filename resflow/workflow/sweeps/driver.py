@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.sweeps import attempt
-from resflow.workflow.sweeps.cluster import cores, local_cluster, running_cluster
+from resflow.workflow.sweeps.cluster import ClusterLostError, cores, local_cluster, running_cluster
 from resflow.workflow.sweeps.jobs import Limits, job_of
 from resflow.workflow.sweeps.parent import Parent
 from resflow.workflow.sweeps.plan import Execution, Point
@@ -108,7 +108,7 @@ class Driver:
         self._pending = pending
         waiting = False
         while True:
-            capacity = sum(dask.nthreads().values())
+            capacity = _capacity(dask)
             self.tally.capacity = max(1, capacity)
             for execution in source.take(max(0, capacity - len(pending))):
                 pending[self._submit(dask, execution, limits)] = execution
@@ -262,6 +262,14 @@ class Driver:
         return each
 
 
+def _capacity(dask: Client) -> int:
+    """How many tasks the cluster works on at once."""
+    try:
+        return sum(dask.nthreads().values())
+    except OSError as error:
+        raise ClusterLostError(f"the cluster no longer answers: {error}") from error
+
+
 def _outcome(future: Future) -> attempt.Outcome:
     """What a task came to; one that Dask gave up says so."""
     from distributed import CancelledError, KilledWorker
@@ -271,4 +279,4 @@ def _outcome(future: Future) -> attempt.Outcome:
     except KilledWorker as error:
         return attempt.Outcome("LOST", error=f"{error.allowed_failures + 1} workers that ran it died")
     except CancelledError as error:
-        raise ConnectionError(f"the cluster has lost the sweep's tasks: {error}") from None
+        raise ClusterLostError(f"the cluster has lost the sweep's tasks: {error}") from error

@@ -44,7 +44,7 @@ def library_digest() -> str:
 
 
 def sources_digest() -> str:
-    """The SHA-256 of the library's version and sources as they are now, the workflow's left out: it computes nothing."""
+    """The SHA-256 of the library's version and sources as they are; the workflow computes nothing and is left out."""
     digest = hashlib.sha256(resflow.__version__.encode())
     library = Path(resflow.__file__).parent
     for path in sorted(library.rglob("*.py")):
