@@ -17,6 +17,13 @@ def test_breast_cancer_groups_are_the_columns_of_the_bundled_table():
         assert data.classes == ("malignant", "benign")
 
 
+def test_breast_cancer_groups_are_joined_by_a_plus_sign_in_the_order_of_the_table():
+    whole, joined = load_dataset("breast_cancer"), load_dataset("breast_cancer:worst+mean")
+    np.testing.assert_array_equal(joined.X, np.column_stack([whole.X[:, :10], whole.X[:, 20:]]))
+    assert joined.feature_names == whole.feature_names[:10] + whole.feature_names[20:]
+    assert load_dataset("breast_cancer:mean+error+worst").digest == whole.digest
+
+
 @pytest.mark.parametrize(("name", "shape"), [("digits:3", (1797, 64)), ("wine:2", (178, 13))])
 def test_one_class_stands_against_the_rest(name, shape):
     data = load_dataset(name)
@@ -53,6 +60,9 @@ def test_teacher_takes_its_options_from_the_name():
         ("digits", r"dataset='digits' must name one of digits:0, digits:1"),
         ("wine:3", r"must name one of wine:0, wine:1, wine:2"),
         ("breast_cancer:means", r"must name one of breast_cancer:mean"),
+        ("breast_cancer:mean+", r"or different groups joined by \+, as in breast_cancer:mean\+worst"),
+        ("breast_cancer:mean+all", r"must name one of breast_cancer:mean"),
+        ("breast_cancer:mean+mean", r"different groups"),
         ("diabetes:x", r"must name one of diabetes:all"),
         ("teacher:nois=1", r"option 'nois' is unknown: nearest is 'noise'"),
         ("teacher:n=few", r"n=few must be of type int"),

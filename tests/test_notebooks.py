@@ -129,6 +129,11 @@ CLAIMS = {
         "deep_certificate_bounds_gap",
         {"figures/gap.png", "figures/curvature.png", "figures/blocks.png", "figures/near_identity.png"},
     ),
+    "modalities": (
+        {"modalities": ["mean", "worst"], "steps": 30, "seeds": 2, "width": 3},
+        "superset_best_linear_never_worse",
+        {"figures/objectives.png", "figures/gaps.png"},
+    ),
     "skip_or_not": (
         {"seeds": 12, "widths": [2], "steps": 120, "log_every": 40, "epsilon": 0.1},
         "no_second_order_residual_unit_above_linear",

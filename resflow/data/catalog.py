@@ -22,6 +22,7 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
     Names, with what may follow a colon:
 
     - `breast_cancer`, `breast_cancer:mean`, `:error`, `:worst`: all 30 features, or one group of ten; +1 is benign.
+      Groups are joined by a plus sign, as in `breast_cancer:mean+worst`.
     - `wine:0` to `wine:2`, `digits:0` to `digits:9`: one class, coded +1, against the rest.
     - `wine:all`, `digits:all`: every class, coded 0, 1, ..., for vector-valued outputs.
     - `diabetes`: a real-valued target.
@@ -100,12 +101,18 @@ def teacher(
 
 
 def _breast_cancer(name: str, options: list[str]) -> Dataset:
-    groups = {"mean": slice(0, 10), "error": slice(10, 20), "worst": slice(20, 30), "all": slice(0, 30)}
-    group = _choice(name, options, groups, default="all")
+    groups = ("mean", "error", "worst")
+    chosen = options[0].split("+") if options and options != ["all"] else list(groups)
+    if len(options) > 1 or len(set(chosen)) < len(chosen) or not set(chosen) <= set(groups):
+        raise InvalidInputError(
+            f"dataset={name!r} must name one of breast_cancer:mean, breast_cancer:error, breast_cancer:worst, "
+            "breast_cancer:all, or different groups joined by +, as in breast_cancer:mean+worst"
+        )
     table = _bundled("breast_cancer")
+    columns = np.concatenate([np.arange(10) + 10 * place for place, group in enumerate(groups) if group in chosen])
     y = np.where(table.target == 1, 1.0, -1.0)
-    names = tuple(str(feature) for feature in table.feature_names[groups[group]])
-    return Dataset(name, table.data[:, groups[group]], y, names, "diagnosis", ("malignant", "benign"))
+    names = tuple(str(feature) for feature in table.feature_names[columns])
+    return Dataset(name, table.data[:, columns], y, names, "diagnosis", ("malignant", "benign"))
 
 
 def _diabetes(name: str, options: list[str]) -> Dataset:
