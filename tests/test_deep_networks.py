@@ -15,6 +15,8 @@ from resflow.models.architectures import build_model
 from resflow.models.feature_maps import mlp
 from resflow.search.objectives import MeanLoss
 from resflow.spectrum.lanczos import smallest_hessian_eigenvalue
+from resflow.studies.measures import Checkpoints, DeepGapMeasure
+from resflow.training.train import TrainingOptions, train
 
 D, K, N, L = 5, 4, 15, 3
 
@@ -134,15 +136,55 @@ def test_blind_direction_has_the_curvature_of_the_formula():
 def test_smallest_eigenvalue_of_the_full_hessian_is_within_its_residual_of_the_dense_one():
     X, y = data(jax.random.key(9))
     objective = MeanLoss(Logistic())
-    model = network(jax.random.key(0), blocks=2)
-    found = smallest_hessian_eigenvalue(objective, model, X, y)
-    moving, fixed = eqx.partition(model, eqx.is_inexact_array)
-    flat, unravel = ravel_pytree(moving)
-    dense = np.linalg.eigvalsh(jax.jit(jax.hessian(lambda x: objective(eqx.combine(unravel(x), fixed), X, y)))(flat))
-    assert found.converged
-    assert found.residual <= 1e-7 * np.abs(dense).max()
-    assert abs(found.value - dense[0]) <= found.residual + 1e-13
-    assert dense[0] < 0
+    models = [network(jax.random.key(seed), scale=scale) for seed, scale in enumerate((1.0, 0.3, 2.0))]
+    flat, unravel, fixed = [], None, None
+    for model in models:
+        moving, fixed = eqx.partition(model, eqx.is_inexact_array)
+        leaves, unravel = ravel_pytree(moving)
+        flat.append(leaves)
+    hessian = jax.hessian(lambda x: objective(eqx.combine(unravel(x), fixed), X, y))
+    dense = np.linalg.eigvalsh(jax.jit(lambda points: jax.lax.map(hessian, points))(jnp.stack(flat)))
+    for model, eigenvalues in zip(models, dense, strict=True):
+        found = smallest_hessian_eigenvalue(objective, model, X, y)
+        assert found.converged
+        assert found.residual <= 1e-7 * np.abs(eigenvalues).max()
+        assert abs(found.value - eigenvalues[0]) <= found.residual + 1e-13 * np.abs(eigenvalues).max()
+        assert eigenvalues[0] < 0
+
+
+def test_near_identity_bound_holds_at_every_checkpoint_of_a_training_with_w_stationary():
+    X, y = data(jax.random.key(0))
+    linear = fit_linear_predictor(np.asarray(X), np.asarray(y), max_norm=2.0)
+    options = TrainingOptions(steps=150, learning_rate=0.02, log_every=10)
+    measure = Checkpoints(DeepGapMeasure.against(linear, "logistic"))
+    start = network(jax.random.key(1), scale=0.3)
+    result = train(start, X, y, loss="logistic", options=options, key=jax.random.key(2), measure=measure)
+    models = [Checkpoints.restore(start, weights) for weights in result.history["weights"]]
+    assert len(models) == 16
+    assert result.history["objective"][-1] < 0.5 * result.history["objective"][0]
+    at_best = []
+    for model in models:
+        best = fit_linear_predictor(np.asarray(model.representations(X)[-1]), np.asarray(y), max_norm=2.0)
+        assert best.converged
+        at_best.append(eqx.tree_at(lambda model: model.w, model, jnp.asarray(best.w)))
+    arrays, static = eqx.partition(at_best, eqx.is_array)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays)
+    found = jax.jit(
+        jax.vmap(
+            lambda model: deep_gap_certificate_terms(
+                eqx.combine(model, static[0]), X, y, jnp.asarray(linear.w), linear.objective, loss=Logistic()
+            )
+        )
+    )(stacked)
+    # In the ball w is stationary up to its multiplier, which pulls towards t: −μ wᵀ(w − t) ≤ 0.
+    assert (found.stationarity_term <= 1e-10).all()
+    moved = found.block_terms.sum(axis=1)
+    assert (found.gap <= moved + 1e-10).all()
+    assert (moved <= found.near_identity_bound + 1e-10).all()
+    ratios = np.prod(1.0 + np.asarray(found.block_ratios), axis=1) - 1.0
+    worst = np.linalg.norm(linear.w) * ratios * np.mean(np.linalg.norm(X, axis=1))  # |ℓ'| ≤ 1
+    assert (found.near_identity_bound <= worst + 1e-10).all()
+    assert ratios[-1] > 2.0 * ratios[0]  # training leaves the neighbourhood of the identity, and the bound still holds
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.3, 1.0])
