@@ -126,4 +126,4 @@ def test_curves_finding_counts_a_curve_from_the_step_it_stays_below():
     rows = [(run, 10 * step, value) for run, curve in values.items() for step, value in enumerate(curve)]
     histories = pd.DataFrame(rows, columns=["run_id", "step", "value"])
     finding = curves_finding(histories, GAP, pd.Series(0.0, index=list(values)))
-    assert finding == "3 of 4 curves end below the best linear predictor; half of them all are from step 10 on"
+    assert finding == "3 of 4 curves end below the best linear predictor, half of all curves from step 10 on"

@@ -192,7 +192,7 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
         hatch = ("", "///", "...", "xxx", "\\\\\\", "++")[place % 6]
         bars = axes.barh(at, heights, thick, color=color, label=name, hatch=hatch, edgecolor="white")
         axes.bar_label(bars, labels=[str(height) if height else "" for height in heights], padding=3, fontsize=9)
-    axes.set_yticks(range(len(verdicts)), [label_of(verdict) for verdict in verdicts])
+    axes.set_yticks(range(len(verdicts)), [_VERDICTS.get(verdict, label_of(verdict)) for verdict in verdicts])
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="runs")
@@ -200,6 +200,12 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
     if by is not None:
         _legend(axes, title=label_of(by))
     return figure
+
+
+_VERDICTS = {
+    "sopsp_at_or_below_linear": "second-order stationary,\nat or below linear",
+    "sopsp_above_linear": "second-order stationary,\nabove linear",
+}
 
 
 def plot_parallel_coordinates(points: pd.DataFrame, columns: Sequence[str], metric: str, *, title: str) -> Figure:
@@ -307,10 +313,11 @@ def _panel_of_curves(
 
 
 def _groups(frame: pd.DataFrame, by: str | None) -> dict[str, Any]:
-    """Colours by the values of a column, in ascending order if they are numbers."""
+    """Colours by the values of a column, in ascending order if they are numbers, in that of categories if there are."""
     if by is None:
         return {"all runs": sns.color_palette("colorblind")[0]}
-    values = list(frame[by].dropna().unique())
+    ordered = isinstance(frame[by].dtype, pd.CategoricalDtype)
+    values = list(frame[by].cat.categories if ordered else frame[by].dropna().unique())
     if pd.api.types.is_numeric_dtype(frame[by]):
         return {value_name(value): color for value, color in zip(sorted(values), _ordered(len(values)), strict=True)}
     return dict(zip(map(value_name, values), sns.color_palette("colorblind", len(values)), strict=True))

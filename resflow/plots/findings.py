@@ -63,7 +63,7 @@ def curves_finding(histories: pd.DataFrame, metric: str, levels: pd.Series) -> s
     done = f"{len(passed)} of {len(last)} curves end below the best linear predictor"
     if 2 * len(passed) < len(last) or not passed:
         return done
-    return f"{done}; half of them all are from step {passed[(len(last) + 1) // 2 - 1]:.0f} on"
+    return f"{done}, half of all curves from step {passed[(len(last) + 1) // 2 - 1]:.0f} on"
 
 
 def verdicts_finding(counts: pd.DataFrame) -> str:

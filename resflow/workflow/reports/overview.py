@@ -42,6 +42,9 @@ __all__ = [
 
 GAP = "linear_predictor_gap"
 LEVEL = "best_linear_objective"
+KNOWN = 0.9
+"""The share of runs that must have a metric for it to be drawn where runs without it are left out."""
+
 SHOWN_AXES = 6
 """More axes than these make a comparison nobody reads: those with most values are shown."""
 
@@ -155,8 +158,10 @@ def verdicts_figure(comparison: Comparison) -> Figure | None:
         return None
     by = second_axis(points, comparison.axes)
     points = points.assign(verdict=points["verdict"].fillna("none recorded"))
+    if by and not pd.api.types.is_numeric_dtype(points[by]):  # the colours that it has in the other figures
+        points[by] = pd.Categorical(points[by], points[by].dropna().unique())
     keys = ["verdict"] + ([by] if by else [])
-    counts = points.groupby(keys, dropna=False, sort=False).size().rename("runs").reset_index()
+    counts = points.groupby(keys, dropna=False, sort=False, observed=True).size().rename("runs").reset_index()
     order = counts.groupby("verdict")["runs"].transform("sum")
     counts = counts.assign(_order=-order).sort_values("_order", kind="stable").drop(columns="_order")
     return plot_verdicts(counts, title=_sentence(verdicts_finding(counts)), by=by)
@@ -169,7 +174,7 @@ def coordinates_figure(comparison: Comparison, metric: str = GAP) -> Figure | No
     beside = [
         name
         for name in ("partial_grad_norm", "test_linear_predictor_gap")
-        if name in points and name != metric and points[name].nunique() > 1
+        if name in points and name != metric and points[name].nunique() > 1 and points[name].notna().mean() > KNOWN
     ]
     numbers = [*(axis for axis in axes if pd.api.types.is_numeric_dtype(points[axis])), *beside, metric]
     finite = points[np.isfinite(points[numbers]).all(axis="columns")]
