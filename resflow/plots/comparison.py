@@ -156,6 +156,8 @@ def plot_curves(
             axes.yaxis.set_major_formatter("{x:g}")
             narrow = chosen["value"].max() < 12 * min(chosen["value"].min(), low)
             axes.yaxis.set_minor_formatter("{x:g}" if narrow else NullFormatter())
+            # Where a model separates the samples its objective goes to nothing, by any number of decades.
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], LEAST_SHOWN * low))
         level = value_name(low) if high <= low else f"{value_name(low)} to {value_name(high)}"
         axes.set_title(f"{name + ', ' if panel else ''}best linear predictor: {level}", loc="left", fontsize=9.5)
         axes.grid(axis="y", color="0.92")
@@ -201,6 +203,9 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
         _legend(axes, title=label_of(by))
     return figure
 
+
+LEAST_SHOWN = 1e-6
+"""Objectives are shown down to this share of the best linear predictor's."""
 
 _VERDICTS = {
     "sopsp_at_or_below_linear": "second-order stationary,\nat or below linear",
