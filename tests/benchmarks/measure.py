@@ -47,10 +47,15 @@ def _status(field: str) -> float:
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 2**20
 
 
-def in_new_process(script: str) -> dict[str, float]:
-    """What a script prints as JSON, in a process that has nothing compiled and no memory in hand."""
+def in_new_process(*arguments: str) -> dict[str, Any]:
+    """What Python prints as JSON, in a process that has nothing compiled and no memory in hand.
+
+    Args:
+        arguments: A script, or several arguments of the interpreter.
+    """
     root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    command = arguments if len(arguments) > 1 else ("-c", *arguments)
+    done = subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
