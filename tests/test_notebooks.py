@@ -139,6 +139,11 @@ CLAIMS = {
         "no_second_order_residual_unit_above_linear",
         {"figures/ends.png", "figures/shares.png", "figures/stationary.png"},
     ),
+    "sgd_output_skip": (
+        {"longest": 1000, "counts": 2, "parts": 10, "seeds": 4, "width": 4, "inputs": 3},
+        "theorem4_bound_holds_in_1_minus_delta_of_seeds",
+        {"figures/excess.png", "figures/slopes.png"},
+    ),
 }
 
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from resflow.plots.curves import plot_gap, plot_held_out, plot_objective
+from resflow.plots.sgd import plot_excess, plot_orders, plot_slopes
 
 
 @pytest.fixture
@@ -54,3 +55,25 @@ def test_held_out_sets_show_both_predictors_with_their_errors():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["training", "test"]
     assert texts(axes) == ["linear predictor", "residual unit"]
     np.testing.assert_allclose([list(bars.lines[0].get_ydata()) for bars in axes.containers], [[0.3, 0.4], [0.1, 0.5]])
+
+
+def test_excess_is_drawn_beneath_its_bound_and_missing_slopes_leave_a_gap():
+    rows = [("a", way, T, 1 / T, 0.5 / T, 2 / T, 9 / T) for way in ("alone", "hurt") for T in (10, 100)]
+    columns = ["source", "theta", "steps", "mean", "lowest", "highest", "bound"]
+    (axes,) = plot_excess(pd.DataFrame(rows, columns=columns), title="").axes
+    assert texts(axes) == ["bound of Theorem 4", "θ alone", "θ hurt", "slope −1/2"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.9, 0.09])
+    rows = [("a", "alone", "all T", -0.4, -0.5, -0.3), ("a", "hurt", "all T", np.nan, np.nan, np.nan)]
+    (axes,) = plot_slopes(pd.DataFrame(rows, columns=["source", "theta", "fit", "slope", "low", "high"]), title="").axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["θ alone", "θ hurt"]
+    (lines,) = axes.containers[0].lines[2]
+    np.testing.assert_allclose(lines.get_segments()[0][:, 0], [-0.5, -0.3])
+
+
+def test_orders_are_drawn_in_a_panel_a_learning_rate():
+    rows = [(rate, order, epoch, 1.0, 0.5, 2.0) for rate in (0.1, 0.2) for order in ("a", "grab") for epoch in (1, 2)]
+    frame = pd.DataFrame(rows, columns=["learning_rate", "order", "epoch", "mean", "low", "high"])
+    figure = plot_orders(frame, title="", ylabel="gap", level="best linear predictor", band="all seeds")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["learning rate 0.1", "learning rate 0.2"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "GraB", "best linear predictor"]

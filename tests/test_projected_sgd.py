@@ -46,7 +46,7 @@ def excess(data, maps, **changes):
         "keys": jax.random.split(jax.random.key(1), SEEDS),
         "parts": 20,
     }
-    return projected_sgd_excess(Bootstrap(jnp.asarray(X), jnp.asarray(y)), maps, data, **(options | changes))
+    return projected_sgd_excess(Bootstrap(jnp.asarray(X), jnp.asarray(y)), maps, **(options | changes))
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_one_run_equals_a_plain_numpy_version(data, maps):
     features = np.asarray(jax.vmap(maps_of_one)(jnp.asarray(X)))
     inputs, weights, values = np.column_stack([X, features]), np.zeros(9), []
     for key in jax.random.split(jax.random.split(jax.random.key(1), SEEDS)[0], parts):
-        sample_key, _ = jax.random.split(key)
-        row = int(jax.random.randint(jax.random.split(sample_key, 1)[0], (), 0, len(y)))
+        sample_key = jax.random.split(key, 3)[0]
+        row = int(jax.random.randint(jax.random.fold_in(sample_key, 0), (), 0, len(y)))
         values.append(np.mean(np.logaddexp(0.0, -y * (inputs @ weights))))
         slope = -y[row] / (1.0 + np.exp(y[row] * (inputs[row] @ weights)))
         weights = weights - result.step_size[0] * slope * inputs[row]
@@ -96,6 +96,7 @@ def test_best_step_size_gives_bl_over_root_T_and_the_slope_is_recovered(results)
     slope, low, high = results[0]._replace(steps=steps, mean_excess=scatter / np.sqrt(steps)[:, None]).slope()
     assert low < slope < high
     assert abs(slope + 0.5) < 0.02
+    assert np.isnan(results[0].slope(from_steps=2000.0)).all()  # one T has no slope
 
 
 @pytest.mark.parametrize("loss", ["squared", "logistic", "pseudo_huber"])
@@ -114,7 +115,8 @@ def test_constants_bound_loss_and_gradient_on_the_ball(loss):
 
 def test_stream_stays_in_its_ball_and_follows_its_teacher():
     stream = TeacherStream(jnp.eye(3)[0], jnp.eye(3)[1], 0.0, 2.0)
-    X, y = jax.vmap(stream.draw)(jax.random.split(jax.random.key(0), 20_000))
+    X, y = stream.sample(20_000, key=jax.random.key(0))
+    assert stream.population(jax.random.key(1))[0].shape == (500, 3)
     assert jnp.linalg.norm(X, axis=1).max() <= 2.0 + 1e-12
     right = jax.nn.sigmoid(4.0 * X[:, 0])
     error = (y + 1) / 2 - right

@@ -18,6 +18,8 @@ from resflow.models.residual_unit import OutputSkipNetwork, trainable
 
 __all__ = ["Bootstrap", "SGDExcess", "TeacherStream", "Theorem4Bound", "projected_sgd_excess", "theorem4_bound"]
 
+_BLOCK = 64  # samples drawn at once: one by one, drawing took longer than the steps
+
 
 class Bootstrap(eqx.Module):
     """Samples drawn with replacement from a data set, whose mean loss is then the population's.
@@ -35,6 +37,20 @@ class Bootstrap(eqx.Module):
         row = jax.random.randint(key, (), 0, self.y.shape[0])
         return self.X[row], self.y[row]
 
+    def population(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """X and y over which F is evaluated: the data set, whatever the key."""
+        return self.X, self.y
+
+    @property
+    def input_norm(self) -> float:
+        """A bound on ‖x‖."""
+        return float(jnp.max(jnp.linalg.norm(self.X, axis=1)))
+
+    @property
+    def labels(self) -> Real[np.ndarray, "m"]:
+        """All labels there are."""
+        return np.unique(self.y)
+
 
 class TeacherStream(eqx.Module):
     """Fresh samples without end: x standard normal, shortened to ‖x‖ ≤ R; y = +1 with probability σ(s), else −1.
@@ -47,12 +63,14 @@ class TeacherStream(eqx.Module):
         v: Unit vector, shape (d,).
         nonlinearity: Size of the part that no linear predictor can express.
         radius: R.
+        evaluated_on: Fresh samples that F is estimated by, each time.
     """
 
     u: Float[Array, "d"]
     v: Float[Array, "d"]
     nonlinearity: float
     radius: float
+    evaluated_on: int = eqx.field(static=True, default=500)
 
     def draw(self, key: PRNGKeyArray) -> tuple[Any, Any]:
         """One sample."""
@@ -61,6 +79,24 @@ class TeacherStream(eqx.Module):
         x = x * jnp.minimum(1.0, self.radius / jnp.linalg.norm(x))
         score = 4.0 * (self.u @ x + self.nonlinearity * ((self.v @ x) ** 2 - 1.0) / math.sqrt(2.0))
         return x, jnp.where(jax.random.uniform(y_key) < jax.nn.sigmoid(score), 1.0, -1.0)
+
+    def population(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """X and y by which F is estimated without bias: fresh samples."""
+        return self.sample(self.evaluated_on, key=key)
+
+    def sample(self, n: int, *, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """X and y of n samples."""
+        return jax.vmap(self.draw)(jax.random.split(key, n))
+
+    @property
+    def input_norm(self) -> float:
+        """A bound on ‖x‖."""
+        return self.radius
+
+    @property
+    def labels(self) -> Real[np.ndarray, "m"]:
+        """All labels there are."""
+        return np.array([-1.0, 1.0])
 
 
 class Theorem4Bound(NamedTuple):
@@ -128,7 +164,7 @@ class SGDExcess(NamedTuple):
         step_size: η = b/(l√T), shape (m,).
         mean_excess: mean_t F(w_t, v_t, θ_t) − F_lin(u), t drawn at random in each of many equal parts of the run: an
             unbiased estimate of the mean over all t, shape (m, S).
-        best_excess: The smallest excess of these iterates, shape (m, S).
+        best_excess: The smallest excess of these iterates, shape (m, S); of its estimates where F is estimated.
         bound: Of `theorem4_bound`, every field of shape (m,).
         lipschitz: l.
         loss_range: R_ℓ.
@@ -142,18 +178,23 @@ class SGDExcess(NamedTuple):
     lipschitz: float
     loss_range: float
 
-    def slope(self, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
+    def slope(self, *, from_steps: float = 0.0, resamples: int = 1000, seed: int = 0) -> tuple[float, float, float]:
         """The slope of log(mean over seeds of mean_excess) against log T by least squares, with a 95 % interval.
 
         The interval is a bootstrap's over seeds. NaN where some mean is not positive: then there is no such slope.
+
+        Args:
+            from_steps: The smallest T that is used.
+            resamples: Of the bootstrap.
+            seed: Of the bootstrap.
         """
-        rows = np.random.default_rng(seed).integers(
-            0, self.mean_excess.shape[1], (resamples, self.mean_excess.shape[1])
-        )
-        means = np.vstack([self.mean_excess.mean(axis=1), self.mean_excess[:, rows].mean(axis=2).T])
-        if len(self.steps) < 2 or (means <= 0).any():
+        kept = self.steps >= from_steps
+        steps, excess = self.steps[kept], self.mean_excess[kept]
+        rows = np.random.default_rng(seed).integers(0, excess.shape[1], (resamples, excess.shape[1]))
+        means = np.vstack([excess.mean(axis=1), excess[:, rows].mean(axis=2).T])
+        if len(steps) < 2 or (means <= 0).any():
             return math.nan, math.nan, math.nan
-        slopes = np.polyfit(np.log(self.steps), np.log(means).T, 1)[0]
+        slopes = np.polyfit(np.log(steps), np.log(means).T, 1)[0]
         low, high = np.quantile(slopes[1:], [0.025, 0.975])
         return float(slopes[0]), float(low), float(high)
 
@@ -161,7 +202,6 @@ class SGDExcess(NamedTuple):
 def projected_sgd_excess(
     source: Any,
     feature_maps: Any,
-    population: tuple[Real[Array, "N d"], Real[Array, "N"]],
     *,
     loss: str | Loss,
     radius: float,
@@ -176,14 +216,12 @@ def projected_sgd_excess(
     """Projected SGD from (w, v) = 0 with η = b/(l√T), for every T, seed and way of moving θ.
 
     Each step draws one sample, moves (w, v) down its gradient and back into ‖(w, v)‖ ≤ b, and moves θ by
-    −theta_rate · ∇_θ ℓ: down, not at all, or, to hurt, up. All seeds and rates run side by side under vmap; each T is
-    a compiled program of its own.
+    −theta_rate · ∇_θ ℓ: down, not at all, or, to hurt, up. All seeds and rates run side by side under vmap, and one
+    compiled program serves every T.
 
     Args:
         source: What samples come from, e.g. `Bootstrap` or `TeacherStream`.
         feature_maps: f_θ with a leading axis of length S on its arrays, one initial θ a seed.
-        population: Samples X, y over which F and F_lin are evaluated: a data set itself under `Bootstrap`; for a
-            stream a sample of its own.
         loss: A loss or its name.
         radius: b, the norm bound on (w, v).
         linear_w: u, the linear predictor to compare with, of norm at most b.
@@ -204,8 +242,7 @@ def projected_sgd_excess(
         Shamir 2018 (arXiv:1804.06739), Theorem 4.
     """
     loss = as_loss(loss)
-    X, y = (jnp.asarray(array, float) for array in population)
-    check_labels(y, loss)
+    check_labels(source.labels, loss)
     counts = np.asarray(steps, int)
     if parts < 1 or (counts < parts).any() or (counts % parts).any():
         raise InvalidInputError(f"steps={counts.tolist()} must be positive multiples of parts={parts}")
@@ -213,16 +250,18 @@ def projected_sgd_excess(
         raise InvalidInputError(
             f"radius={radius} must be at least the linear predictor's norm {np.linalg.norm(linear_w)}"
         )
-    bound_x = source.radius if isinstance(source, TeacherStream) else float(jnp.max(jnp.linalg.norm(source.X, axis=1)))
-    lipschitz, loss_range = loss_constants(loss, radius, math.hypot(bound_x, feature_norm), np.asarray(y))
+    lipschitz, loss_range = loss_constants(loss, radius, math.hypot(source.input_norm, feature_norm), source.labels)
     eta = radius / (lipschitz * np.sqrt(counts))
     moving, fixed = eqx.partition(feature_maps, trainable(feature_maps))
     rates = jnp.asarray(theta_rates, float)
+    linear_w = jnp.asarray(linear_w, float)
     runs = [
-        _run_all(source, moving, fixed, X, y, keys, int(count) // parts, step, rates, radius, loss, parts)
-        for count, step in zip(counts, eta, strict=True)
+        _run_all(
+            source, moving, fixed, keys, linear_w, jnp.asarray(length), jnp.asarray(step), rates, radius, loss, parts
+        )
+        for length, step in zip(counts // parts, eta, strict=True)
     ]
-    excess = np.asarray(jnp.stack(runs, axis=1)) - float(jnp.mean(loss.value(X @ jnp.asarray(linear_w), y)))
+    excess = np.asarray(jnp.stack(runs, axis=1))
     bound = theorem4_bound(
         counts,
         distance=float(np.linalg.norm(linear_w)),
@@ -249,11 +288,11 @@ def loss_constants(loss: Loss, radius: float, input_norm: float, y: Real[np.ndar
 
 
 @eqx.filter_jit
-def _run_all(source, moving, fixed, X, y, keys, length, eta, theta_rates, radius, loss, parts):
-    """F at one iterate of every part, shape (rates, S, parts); samples are drawn a part at a time."""
+def _run_all(source, moving, fixed, keys, linear_w, length, eta, theta_rates, radius, loss, parts):
+    """The excess at one iterate of every part, shape (rates, S, parts)."""
 
     def run(theta_rate, theta, key):
-        d, k = X.shape[1], jax.eval_shape(eqx.combine(theta, fixed), X[0]).shape[0]
+        d, k = linear_w.shape[0], jax.eval_shape(eqx.combine(theta, fixed), linear_w).shape[0]
 
         def network(weights, theta):
             return OutputSkipNetwork(w=weights[0], v=weights[1], feature_map=eqx.combine(theta, fixed))
@@ -270,18 +309,25 @@ def _run_all(source, moving, fixed, X, y, keys, length, eta, theta_rates, radius
             return (w * shrink, v * shrink), theta
 
         def part(carry, part_key):
-            sample_key, choice_key = jax.random.split(part_key)
-            samples = jax.vmap(source.draw)(jax.random.split(sample_key, length))
+            sample_key, choice_key, population_key = jax.random.split(part_key, 3)
             chosen = jax.random.randint(choice_key, (), 0, length)
 
-            def watched(carry, indexed):
-                index, sample = indexed
-                point, kept = carry
-                kept = jax.tree.map(lambda new, old: jnp.where(index == chosen, new, old), point, kept)
-                return (step(point, sample), kept), None
+            def block(number, carry):
+                first = number * _BLOCK
+                indices = first + jnp.arange(_BLOCK)
+                samples = jax.vmap(lambda index: source.draw(jax.random.fold_in(sample_key, index)))(indices)
 
-            (carry, kept), _ = jax.lax.scan(watched, (carry, carry), (jnp.arange(length), samples))
-            return carry, jnp.mean(loss.value(network(*kept)(X), y))
+                def watched(place, carry):
+                    point, kept = carry
+                    here = first + place == chosen
+                    kept = jax.tree.map(lambda new, old: jnp.where(here, new, old), point, kept)
+                    return step(point, jax.tree.map(lambda drawn: drawn[place], samples)), kept
+
+                return jax.lax.fori_loop(0, jnp.minimum(_BLOCK, length - first), watched, carry)
+
+            carry, kept = jax.lax.fori_loop(0, -(-length // _BLOCK), block, (carry, carry))
+            X, y = source.population(population_key)
+            return carry, jnp.mean(loss.value(network(*kept)(X), y) - loss.value(X @ linear_w, y))
 
         start = (jnp.zeros(d), jnp.zeros(k)), theta
         return jax.lax.scan(part, start, jax.random.split(key, parts))[1]
