@@ -144,6 +144,11 @@ CLAIMS = {
         "theorem4_bound_holds_in_1_minus_delta_of_seeds",
         {"figures/excess.png", "figures/slopes.png"},
     ),
+    "example_order": (
+        {"epochs": 8, "seeds": 12, "learning_rates": "[0.03]", "width": 4},
+        "grab_ends_below_random_reshuffling_at_small_steps",
+        {"figures/gap.png", "figures/paired.png", "figures/prefix_sums.png"},
+    ),
 }
 
 
