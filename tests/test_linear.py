@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import NonlinearConstraint, linprog, minimize
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from resflow.data.catalog import load_dataset
@@ -15,6 +16,7 @@ from resflow.data.dataset import Standardization
 from resflow.errors import InvalidInputError
 from resflow.linear import _algebra as _linear_algebra
 from resflow.linear import _newton as _linear_newton
+from resflow.linear import predictor as _linear_predictor
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses.scalar import Logistic, Loss, PseudoHuber, as_loss
 
@@ -109,6 +111,35 @@ def test_objective_is_least_to_1e12_whatever_the_condition(loss, condition, n, d
     assert fit.objective == pytest.approx(penalised(fit.w, X, y, loss), rel=0, abs=1e-14)
     assert fit.suboptimality <= 1e-12
     assert kkt_residual(fit, X, y, loss) <= 1e-12
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+@pytest.mark.parametrize("loss", ["logistic", "pseudo_huber"])
+def test_many_samples_need_no_hessian_to_be_as_exact(loss, condition, monkeypatch):
+    rng = np.random.default_rng(11)
+    X = features(rng, 4000, 10, condition)
+    y = labels(rng, X, loss)
+    monkeypatch.setattr(_linear_predictor, "quasi_newton", lambda *_, **__: None)
+    with_hessian = fit_linear_predictor(X, y, loss=loss)
+    monkeypatch.undo()
+    monkeypatch.setattr(_linear_predictor, "newton", None)
+    fit = fit_linear_predictor(X, y, loss=loss)
+    assert fit.converged
+    assert fit.separable == with_hessian.separable == (False if loss == "logistic" else None)
+    assert abs(penalised(fit.w, X, y, loss) - least_objective(X, y, loss)) <= 1e-13
+    assert kkt_residual(fit, X, y, loss) <= 1e-12
+    assert fit.suboptimality <= 1e-13
+
+
+def test_many_samples_of_very_different_curvature_are_left_to_newton():
+    """A few samples far out have nearly all of XᵀX, and hardly any of the Hessian."""
+    rng = np.random.default_rng(12)
+    X = rng.standard_normal((4000, 10)) * np.where(np.arange(4000) % 100 == 0, 300.0, 1.0)[:, None]
+    y = np.where(rng.random(4000) < expit(X @ rng.standard_normal(10)), 1.0, -1.0)
+    fit = fit_linear_predictor(X, y)
+    assert fit.converged
+    assert fit.separable is False
+    assert abs(penalised(fit.w, X, y, "logistic") - least_objective(X, y, "logistic")) <= 1e-13
 
 
 @pytest.mark.parametrize("loss", LOSSES)

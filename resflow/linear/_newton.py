@@ -119,7 +119,7 @@ def newton(
         total = here.gradient + ridge * z
         model = ball_step(solver, total, z, problem.radius, start=guess)
         iterate = describe(problem, z, here, total, model, solver, iteration)
-        if here.hessian is None and iterate.residual > 0.1 * previous_residual and not _solved(problem, iterate):
+        if here.hessian is None and iterate.residual > 0.1 * previous_residual and not solved(problem, iterate):
             here = evaluate(problem, z, hessian=True)  # the old Hessian has served its time
             solver = _solver(here, ridge)
             model = ball_step(solver, total, z, problem.radius, start=guess)
@@ -135,7 +135,7 @@ def newton(
         else:
             stalled = 0 if iterate.residual <= 0.5 * best.residual else stalled + 1
             best = iterate if iterate.residual <= best.residual else best
-        if _solved(problem, iterate) or iterate.suboptimality <= enough or stalled >= 4:
+        if solved(problem, iterate) or iterate.suboptimality <= enough or stalled >= 4:
             break
         t = _line_search(problem, z, here, change, model)
         if t == 0.0:
@@ -226,7 +226,7 @@ def _solver(here: Evaluation, ridge: float) -> Solver:
     return cholesky_solver(H)
 
 
-def _solved(problem: Problem, iterate: Iterate) -> bool:
+def solved(problem: Problem, iterate: Iterate) -> bool:
     """True well below what `LinearFit.converged` asks for, in absolute terms too."""
     goal = 0.1 * TOLERANCE
     return iterate.residual <= goal * min(problem.gradient_scale, 1.0) and iterate.suboptimality <= goal * min(

@@ -46,6 +46,16 @@ class Separation:
                 self.settle()
         self._refuse()
 
+    def judge_minimiser(self, predictions: np.ndarray, multiples: np.ndarray) -> None:
+        """See in a minimiser itself that the data is not separable.
+
+        Args:
+            predictions: zᵀx_i at z, shape (n,).
+            multiples: uᵀx_i, where XᵀX u = n∇F_lin(z). The β_i = σ_i + y_i uᵀx_i then have Σ β_i y_i x_i = 0.
+        """
+        if (np.abs(multiples) <= 0.5 / (1.0 + np.exp(self.problem.y * predictions))).all():
+            self.verdict = False
+
     def settle(self) -> None:
         """Have a verdict, if one is needed, by linear programming."""
         if self.verdict is None and self.needed:

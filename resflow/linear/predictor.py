@@ -33,6 +33,7 @@ from resflow.linear._newton import (
     loss_terms,
     newton,
 )
+from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._separation import WELL_CONDITIONED, Separation
 from resflow.losses.scalar import Logistic, Loss, Squared, as_loss
 
@@ -51,14 +52,15 @@ class LinearFit(NamedTuple):
         converged: True if grad_norm ≤ 1e-12 sqrt(mean‖x‖² · mean ℓ'(0; y)²) and suboptimality ≤ 1e-12 F_lin(0). Of
             features of condition beyond about 1e6, rounding in wᵀx can forbid the first: then it is False.
         suboptimality: By how much the objective with its ridge term can still fall within ‖w‖ ≤ max_norm: by its
-            second-order model at w (half the squared Newton decrement where the bound is inactive) or, if that is
-            less, by the bound ⟨∇F, w⟩ + max_norm ‖∇F‖, which convexity proves. Infinite if neither can be had.
+            second-order model at w (half the squared Newton decrement where the bound is inactive, or a bound on it
+            from XᵀX where no Hessian was formed) or, if that is less, by the bound ⟨∇F, w⟩ + max_norm ‖∇F‖, which
+            convexity proves. Infinite if neither can be had.
         multiplier: Of the bound ‖w‖ ≤ max_norm: 0 where it is inactive, infinite for max_norm = 0.
         separable: Logistic loss only. True: some hyperplane through 0 has no sample on its wrong side and not all of
             them on it, so that without bound or ridge there is no minimiser. False: there is none, and a minimiser
             exists. None: the fit did not need to know.
         rank: Of X: how many of the d directions the samples determine, in the units of each feature.
-        iterations: Newton steps, or steps of refinement for the squared loss.
+        iterations: Newton or quasi-Newton steps, or steps of refinement for the squared loss.
         max_norm: The bound on ‖w‖ that was asked for, or None.
         ridge: The coefficient of ½‖w‖² that was asked for.
         loss: Name of the loss.
@@ -94,7 +96,8 @@ def fit_linear_predictor(
     arrays made are of shape (d, d) and (n,).
 
     The squared loss is solved by a QR factorisation accumulated over the chunks and the singular values of its
-    factor, any other by Newton's method. The norm bound is met exactly, by its multiplier.
+    factor, any other by Newton's method, or by limited-memory BFGS in the metric of XᵀX where samples are many. The
+    norm bound is met exactly, by its multiplier.
 
     Args:
         X: Samples as rows, shape (n, d).
@@ -238,9 +241,14 @@ def _fit_by_newton(
     if rank == 0 or radius == 0.0:
         return _fit_of_zero(problem, rank, False if rank == 0 and isinstance(loss, Logistic) else None)
 
-    start, first = _start(problem, first)
     separation = Separation(problem) if isinstance(loss, Logistic) else None
-    best = newton(problem, start, first, max_iterations=max_iterations, watch=separation)
+    best = None
+    if problem.rows.basis is None and _is_free(problem) and n >= _MANY * d:
+        at_zero = Evaluation(problem.objective_scale, gradient / n, None, np.zeros(n))
+        best = _by_gram(problem, gram, at_zero, separation, max_iterations)
+    if best is None:
+        start, first = _start(problem, first)
+        best = newton(problem, start, first, max_iterations=max_iterations, watch=separation)
     if separation is not None:
         separation.settle()
     basis = problem.rows.basis
@@ -249,6 +257,24 @@ def _fit_by_newton(
             problem._replace(rows=rows), best.solver, basis, best.z, best.iterations, guess=best.multiplier
         )
     return _linear_fit(problem, best, rank=rank, separable=None if separation is None else separation.verdict)
+
+
+def _is_free(problem: Problem) -> bool:
+    return problem.ridge == 0.0 and math.isinf(problem.radius)
+
+
+def _by_gram(
+    problem: Problem, gram: np.ndarray, at_zero: Evaluation, separation: Separation | None, max_iterations: int
+) -> Iterate | None:
+    """The minimiser without a Hessian, where that is possible."""
+    found = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
+    if found is None:
+        return None
+    best, there = found
+    if separation is not None:
+        solve, _, _ = best.solver(0.0)
+        separation.judge_minimiser(there.predictions, problem.rows.times(solve(there.gradient)))
+    return best
 
 
 def _start(problem: Problem, at_zero: Evaluation | None) -> tuple[np.ndarray, Evaluation]:

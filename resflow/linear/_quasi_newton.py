@@ -1,0 +1,80 @@
+"""The best linear predictor of many samples by limited-memory BFGS in the metric of XᵀX, which forms no Hessian."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from resflow.linear._algebra import Solver, cholesky_solver
+from resflow.linear._newton import Evaluation, Iterate, Problem, evaluate, loss_terms, solved
+
+_PAIRS = 10
+_MOST = 30
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def quasi_newton(
+    problem: Problem, gram: np.ndarray, at_zero: Evaluation, *, max_iterations: int
+) -> tuple[Iterate, Evaluation] | None:
+    """Minimise the problem where every two steps at least halve the residual; None where that is not so.
+
+    In the metric of XᵀX the features' condition has no say, and a pass without Hessian costs a small part of one with
+    it. Where the curvatures ℓ'' of the samples differ much along some directions more than along others, Newton's
+    method is faster: then this gives up.
+
+    Args:
+        problem: Without ridge and bound.
+        gram: XᵀX, safely regular.
+        at_zero: The evaluation at z = 0.
+        max_iterations: Steps at most.
+
+    Returns:
+        The minimiser, and the evaluation there.
+    """
+    metric = cholesky_solver(gram / problem.rows.n)
+    solve, _, exact = metric(0.0)
+    if not exact:
+        return None
+    z, here = np.zeros(len(gram)), at_zero
+    curvatures = loss_terms(problem.loss, here.predictions, problem.y)[2]
+    pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_PAIRS)
+    residuals = [np.inf, float(np.linalg.norm(here.gradient))]
+    for iteration in range(1, min(_MOST, max_iterations) + 1):
+        step = _direction(here.gradient, pairs, solve, float(np.mean(curvatures)))
+        there = evaluate(problem, z + step, hessian=False)
+        slope, new_slope = float(here.gradient @ step), float(there.gradient @ step)
+        slack = 64.0 * _EPS * abs(here.objective)
+        falls = there.objective <= here.objective + 1e-4 * slope + slack and abs(new_slope) <= 0.9 * abs(slope)
+        residuals.append(float(np.linalg.norm(there.gradient)))
+        if not (falls and residuals[-1] <= 0.5 * residuals[-3]):
+            return None
+        pairs.append((step, there.gradient - here.gradient))
+        z, here = z + step, there
+        curvatures = loss_terms(problem.loss, here.predictions, problem.y)[2]
+        iterate = _describe(z, here, float(np.min(curvatures)), metric, iteration)
+        if solved(problem, iterate):
+            return iterate, here
+    return None
+
+
+def _direction(gradient: np.ndarray, pairs: deque, solve, curvature: float) -> np.ndarray:
+    """The two-loop recursion from the inverse of `curvature` XᵀX/n, the Hessian where ℓ'' does not depend on x.
+
+    Not scaled by the latest pair, as is usual: that is as often one along w, where the curvature is another.
+    """
+    q, weights = gradient, []
+    for step, change in reversed(pairs):
+        weights.append(float(step @ q) / float(step @ change))
+        q = q - weights[-1] * change
+    r = solve(q) / curvature
+    for (step, change), weight in zip(pairs, reversed(weights), strict=True):
+        r = r + (weight - float(change @ r) / float(step @ change)) * step
+    return -r
+
+
+def _describe(z: np.ndarray, here: Evaluation, least_curvature: float, metric: Solver, iterations: int) -> Iterate:
+    """The evidence at z. H is at least the least ℓ'' times XᵀX/n, so ½ gᵀH⁻¹g at most what that gives."""
+    _, quadratic, _ = metric(0.0)
+    suboptimality = 0.5 * quadratic(here.gradient) / least_curvature if least_curvature > 0.0 else np.inf
+    return Iterate(z, here.objective, 0.0, float(np.linalg.norm(here.gradient)), suboptimality, metric, iterations)
