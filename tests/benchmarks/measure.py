@@ -80,7 +80,7 @@ def machine() -> str:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     processor = models[0].split(":")[1].strip() if models else platform.machine()
     packages = []
-    for name in ("jax", "scipy", "matfree", "torch", "curvlinops-for-pytorch"):
+    for name in ("jax", "scipy", "scikit-learn", "matfree", "torch", "curvlinops-for-pytorch"):
         try:
             packages.append(f"{name} {version(name).split('+')[0]}")
         except PackageNotFoundError:
