@@ -40,8 +40,6 @@ def test_logistic_fit(condition, benchmark):
     seconds = timed(lambda: resflow.fit_linear_predictor(X, y), 9).seconds
     own = {"solver": "resflow", "seconds": seconds, "steps": fit.iterations}
     rows.append(own | {"excess": excess(fit.w, X, y, least)})
-        {"solver": "resflow", "seconds": seconds, "excess": excess(fit.w, X, y, least), "steps": fit.iterations}
-    )
     solvers = [("lbfgs", *limits) for limits in LBFGS] + [("newton-cholesky", 1e-10, 100)]
     for solver, tol, most in solvers:
         peer = LogisticRegression(C=np.inf, solver=solver, tol=tol, max_iter=most, fit_intercept=False)
