@@ -146,7 +146,7 @@ CLAIMS = {
     ),
     "example_order": (
         {"epochs": 8, "seeds": 12, "learning_rates": "[0.03]", "width": 4},
-        "grab_ends_below_random_reshuffling_at_small_steps",
+        "grab_ends_below_random_reshuffling",
         {"figures/gap.png", "figures/paired.png", "figures/prefix_sums.png"},
     ),
 }
