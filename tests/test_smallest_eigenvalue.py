@@ -61,8 +61,12 @@ def test_value_bracket_residual_and_direction_agree_with_dense_hessian(shape, lo
 
 
 def residual_bound(result, largest):
-    """‖Hv − ρv‖² ≤ (λ_max − ρ)(ρ − λ_min) for a unit v of Rayleigh quotient ρ (Bhatia and Davis), and rounding."""
-    return np.sqrt((largest - result.value) * (result.upper - result.lower)) + 1e-13 * largest
+    """‖Hv − ρv‖² ≤ (λ_max − ρ)(ρ − λ_min) for a unit v of Rayleigh quotient ρ (Bhatia and Davis), and rounding.
+
+    Rounding in the Hessian may have closed the bracket further than λ_min is known, by as much as `rounding` says.
+    """
+    width = result.upper - result.lower + result.rounding
+    return np.sqrt((largest - result.value) * width) + 1e-13 * largest
 
 
 GAMMAS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]
