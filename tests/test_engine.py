@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import papermill
@@ -28,6 +29,7 @@ from small_notebooks import (
 
 from resflow.workflow import tracking
 from resflow.workflow.engine import AttachmentError
+from resflow.workflow.execution import private_transport
 from resflow.workflow.interruption import Interruptions, Terminated
 from resflow.workflow.outcome import Outcome, outcome_of
 from resflow.workflow.provenance import notebook_digest, provenance_tags
@@ -68,6 +70,7 @@ def good(project, client):
     path = write_recording_notebook(
         project / "notebooks" / "good.ipynb",
         "import json, os, sys\nprint(json.dumps([sys.executable, run.owned, dict(os.environ)]))",
+        "from ipykernel import get_connection_info\nprint(get_connection_info())",
     )
     (project / "pyproject.toml").write_text("[project]\nname = 'changed'\n")
     executed = execute(path, parameters={"width": 64, "rate": 2})
@@ -93,6 +96,20 @@ def test_notebook_records_to_the_run_that_the_engine_made(good, client, project)
     history = client.get_metric_history(run.info.run_id, "objective")
     assert [(metric.step, metric.value) for metric in history] == [(step, 1 / (1 + step)) for step in range(5)]
     assert run.data.tags["mlflow.note.content"] == "A **small** run."
+
+
+def test_kernel_is_talked_to_through_files_of_this_user_that_are_gone_afterwards(good):
+    _, executed = good
+    connection = json.loads(executed.cells[5].outputs[0].text)
+    assert connection["transport"] == "ipc"
+    assert not Path(connection["ip"]).parent.exists()
+
+
+def test_ports_are_used_where_the_path_is_too_long_for_a_socket(tmp_path, monkeypatch):
+    (tmp_path / ("long" * 20)).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
+    with private_transport() as transport:
+        assert transport == {"KernelManager": {"transport_encryption": "auto"}}
 
 
 def test_run_says_where_it_comes_from(good, project):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -18,7 +21,10 @@ from resflow.workflow.interruption import Interruptions
 if TYPE_CHECKING:
     from resflow.workflow.tracking import Run
 
-__all__ = ["RunExecution", "encrypted_transport"]
+__all__ = ["RunExecution", "private_transport"]
+
+_LONGEST_FOLDER = 80
+"""Bytes, of the 104 to 108 that a system allows for a socket's path."""
 
 
 class RunExecution(NBClientEngine):
@@ -43,27 +49,28 @@ class RunExecution(NBClientEngine):
         options = {
             key: value for key, value in options.items() if key not in ("input_path", "timeout", "startup_timeout")
         }
-        client = PapermillNotebookClient(
-            nb_man,
-            timeout=execution_timeout,
-            startup_timeout=start_timeout,
-            kernel_name=kernel_name,
-            log=logger,
-            log_output=log_output,
-            stdout_file=stdout_file,
-            stderr_file=stderr_file,
-            kernel_manager_class=_PromptKernelManager,
-            **({"config": encrypted_transport()} | options),
-        )
-        # A kernel that is asked politely has five seconds; whoever sends signals waits less.
-        interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
-        try:
-            client.execute(env=_kernel_environment(run))
-        finally:
-            # nbclient cleans up after execution only: a signal may have come while the kernel was being started
-            if client.km is not None and client.km.has_kernel:
-                client.shutdown_kernel = "immediate"
-                client._cleanup_kernel()
+        with private_transport() as transport:
+            client = PapermillNotebookClient(
+                nb_man,
+                timeout=execution_timeout,
+                startup_timeout=start_timeout,
+                kernel_name=kernel_name,
+                log=logger,
+                log_output=log_output,
+                stdout_file=stdout_file,
+                stderr_file=stderr_file,
+                kernel_manager_class=_PromptKernelManager,
+                **({"config": transport} | options),
+            )
+            # A kernel that is asked politely has five seconds; whoever sends signals waits less.
+            interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
+            try:
+                client.execute(env=_kernel_environment(run))
+            finally:
+                # nbclient cleans up after execution only: a signal may have come while the kernel was being started
+                if client.km is not None and client.km.has_kernel:
+                    client.shutdown_kernel = "immediate"
+                    client._cleanup_kernel()
 
 
 class _PromptKernelManager(AsyncKernelManager):
@@ -96,7 +103,17 @@ def _kernel_environment(run: Run) -> dict[str, str]:
     }
 
 
-def encrypted_transport() -> Config:
-    """Encrypt what goes to and from the kernel where both sides can: else others on this machine may listen."""
-    able = hasattr(KernelManager, "transport_encryption") and zmq.has("curve")
-    return Config({"KernelManager": {"transport_encryption": "auto"}} if able else {})
+@contextmanager
+def private_transport() -> Iterator[Config]:
+    """Options by which kernel and client talk through sockets that are files in a folder of this user alone.
+
+    By default they would through ports: any user of the machine may connect to those, and a port found to be free may
+    be another kernel's before this one opens it, which then dies as it starts. Where paths are too long for sockets, or
+    on a system without them, ports it is, encrypted if both sides can.
+    """
+    with TemporaryDirectory(prefix="resflow-", ignore_cleanup_errors=True) as folder:
+        if os.name == "posix" and len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+            yield Config({"KernelManager": {"transport": "ipc", "ip": os.path.join(folder, "kernel")}})
+        else:
+            able = hasattr(KernelManager, "transport_encryption") and zmq.has("curve")
+            yield Config({"KernelManager": {"transport_encryption": "auto"}} if able else {})

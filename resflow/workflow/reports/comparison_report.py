@@ -72,12 +72,12 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
 def _execute(notebook: Path, values: dict[str, Any]) -> Any:
     import papermill
 
-    from resflow.workflow.execution import encrypted_transport
+    from resflow.workflow.execution import private_transport
 
     # What papermill has to say of parameters the command has checked already, and better.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    options = {"progress_bar": sys.stderr.isatty(), "config": encrypted_transport()}
-    with tempfile.TemporaryDirectory(prefix="resflow-") as folder, _unset(*_UNWANTED):
+    with tempfile.TemporaryDirectory(prefix="resflow-") as folder, private_transport() as transport, _unset(*_UNWANTED):
+        options = {"progress_bar": sys.stderr.isatty(), "config": transport}
         return papermill.execute_notebook(str(notebook), str(Path(folder) / notebook.name), values, **options)
 
 
