@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # A worker for every core: more threads would only wait for one another.
+    # The workers keep every core busy: more threads would only wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -58,6 +58,11 @@ LONGEST = (
     "test_atlas.py",
 )
 """Files from the longest on: a worker that began one of them last would keep all others waiting."""
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores, as the tests of sweeps and of the engine mostly wait for other processes."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items):
