@@ -1,5 +1,6 @@
 """Comparing runs: what is read from MLflow, what is drawn of it, and the report of a sweep."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,14 @@ def test_figures_show_every_run_with_the_linear_predictors_level(client, skip):
     assert sorted(bar.get_width() for bars in axes.containers for bar in bars) == [0, 4, 6, 6, 8, 12]
     lines = overview.coordinates_figure(skip).axes[0].collections[0]
     assert len(lines.get_segments()) == 36
+
+
+def test_one_run_alone_is_drawn_as_well(skip):
+    first = skip.points["run_id"].iloc[:1]
+    alone = dataclasses.replace(skip, axes=(), runs=skip.runs.loc[first], metrics=skip.metrics.loc[first])
+    (figure,) = overview.spread_figures(alone).values()
+    figure.canvas.draw()
+    assert figure.axes[0].get_title(loc="left").startswith("Median gap")
 
 
 def test_diverged_runs_are_drawn_and_said(client, width):

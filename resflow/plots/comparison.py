@@ -38,7 +38,7 @@ def plot_gap_against(
 
     Args:
         points: One row a run, with columns `axis`, `metric` and `by`.
-        summary: Of `resflow.ensemble.spread` with the same arguments.
+        summary: Of `resflow.studies.ensemble.spread` with the same arguments.
         axis: The column to go along: numbers at their place, logarithmic where they span decades, texts side by side.
         metric: The column to show.
         title: What the figure shows.
@@ -120,7 +120,7 @@ def plot_curves(
 
     Args:
         histories: Columns run_id, step, value, and those of `by` and `panel`.
-        medians: Of `resflow.ensemble.median_curves`, for the same columns.
+        medians: Of `resflow.studies.ensemble.median_curves`, for the same columns.
         levels: The smallest and the largest best linear objective for each panel's name ("" without panels).
         metric: What the curves show.
         title: What the figure shows.

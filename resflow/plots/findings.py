@@ -30,7 +30,7 @@ def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
     """Where along an axis the median is lowest and where it is highest.
 
     Args:
-        summary: Of `resflow.ensemble.spread` along that axis, with nothing kept apart.
+        summary: Of `resflow.studies.ensemble.spread` along that axis, with nothing kept apart.
         axis: The axis.
         metric: What was summarised.
     """

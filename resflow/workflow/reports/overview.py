@@ -106,8 +106,9 @@ def axes_table(comparison: Comparison) -> pd.DataFrame:
 def spread_figures(comparison: Comparison, metric: str = GAP) -> dict[str, Figure]:
     """The metric against each axis but seeds, by the axis's name; against nothing, if seeds are all that varies."""
     points = comparison.points
-    axes = shown_axes(comparison) or ["runs"]
-    points = points if axes != ["runs"] else points.assign(runs="all")
+    axes = shown_axes(comparison)
+    if not axes:
+        axes, points = ["compared"], points.assign(compared="all runs")
     figures = {}
     for axis in axes:
         by = second_axis(points, comparison.axes, besides=[axis])
