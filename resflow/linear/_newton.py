@@ -44,6 +44,7 @@ class Evaluation(NamedTuple):
     gradient: np.ndarray
     hessian: np.ndarray | None
     predictions: np.ndarray
+    curvatures: np.ndarray  # ℓ'' of each sample
 
 
 class Iterate(NamedTuple):
@@ -152,15 +153,16 @@ def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
     """Mean loss, its gradient and, if asked for, its Hessian at z, in one pass over the rows."""
     rows, y, n = problem.rows, problem.y, problem.rows.n
     H = np.zeros((rows.width, rows.width), order="F") if hessian else None
-    gradient, totals, predictions = np.zeros(rows.width), [], np.empty(n)
+    gradient, totals = np.zeros(rows.width), []
+    predictions, curvatures = np.empty(n), np.empty(n)
     for part, block in rows.blocks():
         p = np.matmul(block, z, out=predictions[part])
-        value, slope, curvature = loss_terms(problem.loss, p, y[part])
+        value, slope, curvatures[part] = loss_terms(problem.loss, p, y[part])
         totals.append(float(np.sum(value)))
         gradient += slope @ block
         if H is not None:
-            add_gram(H, block * np.sqrt(curvature)[:, None])
-    return Evaluation(math.fsum(totals) / n, gradient / n, None if H is None else H / n, predictions)
+            add_gram(H, block * np.sqrt(curvatures[part])[:, None])
+    return Evaluation(math.fsum(totals) / n, gradient / n, None if H is None else H / n, predictions, curvatures)
 
 
 def loss_terms(loss: Loss, p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ from collections import deque
 
 import numpy as np
 
-from resflow.linear._algebra import Solver, cholesky_solver
-from resflow.linear._newton import Evaluation, Iterate, Problem, evaluate, loss_terms, solved
+from resflow.linear._algebra import cholesky_solver
+from resflow.linear._newton import Evaluation, Iterate, Problem, evaluate, solved
 
 _PAIRS = 10
 _MOST = 30
@@ -33,15 +33,14 @@ def quasi_newton(
         The minimiser, and the evaluation there.
     """
     metric = cholesky_solver(gram / problem.rows.n)
-    solve, _, exact = metric(0.0)
+    solve, quadratic, exact = metric(0.0)
     if not exact:
         return None
     z, here = np.zeros(len(gram)), at_zero
-    curvatures = loss_terms(problem.loss, here.predictions, problem.y)[2]
     pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_PAIRS)
     residuals = [np.inf, float(np.linalg.norm(here.gradient))]
     for iteration in range(1, min(_MOST, max_iterations) + 1):
-        step = _direction(here.gradient, pairs, solve, float(np.mean(curvatures)))
+        step = _direction(here.gradient, pairs, solve, float(np.mean(here.curvatures)))
         there = evaluate(problem, z + step, hessian=False)
         slope, new_slope = float(here.gradient @ step), float(there.gradient @ step)
         slack = 64.0 * _EPS * abs(here.objective)
@@ -51,8 +50,10 @@ def quasi_newton(
             return None
         pairs.append((step, there.gradient - here.gradient))
         z, here = z + step, there
-        curvatures = loss_terms(problem.loss, here.predictions, problem.y)[2]
-        iterate = _describe(z, here, float(np.min(curvatures)), metric, iteration)
+        # H is at least the least ℓ'' times XᵀX/n, so ½ gᵀH⁻¹g at most what that gives.
+        least = float(np.min(here.curvatures))
+        suboptimality = 0.5 * quadratic(here.gradient) / least if least > 0.0 else np.inf
+        iterate = Iterate(z, here.objective, 0.0, residuals[-1], suboptimality, metric, iteration)
         if solved(problem, iterate):
             return iterate, here
     return None
@@ -71,10 +72,3 @@ def _direction(gradient: np.ndarray, pairs: deque, solve, curvature: float) -> n
     for (step, change), weight in zip(pairs, reversed(weights), strict=True):
         r = r + (weight - float(change @ r) / float(step @ change)) * step
     return -r
-
-
-def _describe(z: np.ndarray, here: Evaluation, least_curvature: float, metric: Solver, iterations: int) -> Iterate:
-    """The evidence at z. H is at least the least ℓ'' times XᵀX/n, so ½ gᵀH⁻¹g at most what that gives."""
-    _, quadratic, _ = metric(0.0)
-    suboptimality = 0.5 * quadratic(here.gradient) / least_curvature if least_curvature > 0.0 else np.inf
-    return Iterate(z, here.objective, 0.0, float(np.linalg.norm(here.gradient)), suboptimality, metric, iterations)

@@ -237,14 +237,14 @@ def _fit_by_newton(
         rank = len(space.singular_values)
         problem = problem._replace(rows=Rows(X, space.basis))
     elif np.ptp(curvatures) == 0.0:
-        first = Evaluation(problem.objective_scale, gradient / n, gram * (curvatures[0] / n), np.zeros(n))
+        first = Evaluation(problem.objective_scale, gradient / n, gram * (curvatures[0] / n), np.zeros(n), curvatures)
     if rank == 0 or radius == 0.0:
         return _fit_of_zero(problem, rank, False if rank == 0 and isinstance(loss, Logistic) else None)
 
     separation = Separation(problem) if isinstance(loss, Logistic) else None
     best = None
     if problem.rows.basis is None and _is_free(problem) and n >= _MANY * d:
-        at_zero = Evaluation(problem.objective_scale, gradient / n, None, np.zeros(n))
+        at_zero = Evaluation(problem.objective_scale, gradient / n, None, np.zeros(n), curvatures)
         best = _by_gram(problem, gram, at_zero, separation, max_iterations)
     if best is None:
         start, first = _start(problem, first)
