@@ -23,7 +23,7 @@ def plot_subset_objectives(table: pd.DataFrame, *, title: str) -> Figure:
         title: What the figure shows.
     """
     names = list(dict.fromkeys(table["subset"]))
-    figure, grid = several_axes(2, title=_wrapped(title), width=11.0, height=4.8, sharey=True)
+    figure, grid = several_axes(2, title=textwrap.fill(title, 105), width=11.0, height=4.8, sharey=True)
     columns = (("linear_objective", "objective"), ("test_linear_objective", "test_objective"))
     for axes, where, (linear, unit) in zip(grid, ("training set", "test set"), columns, strict=True):
         for column, label, marker, color, shift in (
@@ -48,7 +48,7 @@ def plot_subset_gaps(table: pd.DataFrame, *, title: str, linear_within: float = 
         linear_within: The scale is linear within ± this value and logarithmic outside.
     """
     names = list(dict.fromkeys(table["subset"]))
-    figure, (axes,) = several_axes(1, title=_wrapped(title, 84), width=7.2, height=4.6)
+    figure, (axes,) = several_axes(1, title=textwrap.fill(title, 84), width=7.2, height=4.6)
     axes.set_yscale("symlog", linthresh=linear_within)  # first: limits are chosen as points are drawn
     for column, label, marker, color, shift in (
         ("linear_predictor_gap", "training set", "o", PALETTE[0], -0.16),
@@ -71,7 +71,3 @@ def _points(axes, table, column, names, shift, *, label, marker, color) -> None:
     medians = table.groupby("subset")[column].median()
     for at, name in enumerate(names):
         axes.hlines(medians[name], at + shift - 0.13, at + shift + 0.13, color=color, linewidth=2.0)
-
-
-def _wrapped(title: str, width: int = 105) -> str:
-    return "\n".join(textwrap.wrap(title, width))

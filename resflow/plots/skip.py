@@ -32,7 +32,7 @@ def plot_end_gaps(ends: pd.DataFrame, shares: pd.DataFrame, *, title: str) -> Fi
     """
     names = list(dict.fromkeys(ends["architecture"]))
     widths = sorted(ends["width"].unique())
-    figure, (gaps, stuck) = several_axes(2, title="\n".join(textwrap.wrap(title, 120)), width=11.0, height=4.4)
+    figure, (gaps, stuck) = several_axes(2, title=textwrap.fill(title, 120), width=11.0, height=4.4)
     points: dict[str, Any] = {"dodge": True, "jitter": 0.28, "size": 2.6, "alpha": 0.55, "order": widths}
     colors = dict(zip(names, PALETTE, strict=False))
     shown = ends.assign(width=ends["width"].astype(int))
@@ -71,7 +71,7 @@ def plot_shares_along_training(shares: pd.DataFrame, *, title: str) -> Figure:
         shares: Columns architecture, step, share, low and high.
         title: What the figure shows.
     """
-    figure, axes = one_axes("\n".join(textwrap.wrap(title, 84)))
+    figure, axes = one_axes(textwrap.fill(title, 84))
     for number, (name, rows) in enumerate(shares.groupby("architecture", sort=False)):
         color = PALETTE[number]
         axes.fill_between(rows["step"], rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)
@@ -93,7 +93,7 @@ def plot_ends_by_gradient(ends: pd.DataFrame, *, epsilon: float, names: Sequence
         title: What the figure shows.
     """
     figure, grid = several_axes(
-        len(names), title="\n".join(textwrap.wrap(title, 120)), width=11.0, height=4.2, sharey=True, sharex=True
+        len(names), title=textwrap.fill(title, 120), width=11.0, height=4.2, sharey=True, sharex=True
     )
     norms = ends["partial_grad_norm"].clip(lower=_SMALLEST_GRADIENT)
     low, top = 0.5 * min(norms.min(), epsilon), ends["linear_predictor_gap"].max()
