@@ -13,7 +13,7 @@ __all__ = ["write_section"]
 HEAD = """# Speed of populations
 
 Training of many small residual units, (d, k) = (20, 32), n = 1,000, logistic loss, Adam: runs of 2,000 steps a second,
-compilation left out. Each method has a process to itself and takes turns with the others; medians of {rounds} round(s).
+compilation left out. Each method has a process to itself and takes turns with the others; medians of {rounds}.
 The ratio is that of `train_population` to the method. The load is the number of processes that wanted a core as the
 measurement began: where it is above 0, other work took part of the machine, and ratios are less sure.
 
@@ -38,7 +38,7 @@ def write_section() -> None:
         if same
         else ""
     )
-    parts = [HEAD.format(rounds=rounds, same=said, machine="; ".join(machines))]
+    parts = [HEAD.format(rounds=f"{rounds} round{'' if rounds == 1 else 's'}", same=said, machine="; ".join(machines))]
     parts += [_table(kept[name]) for name in tables]
     if "sweep" in kept:
         parts.append(_sweep(kept["sweep"]))
