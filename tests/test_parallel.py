@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401, whose threads are counted
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from resflow.parallel import in_threads
+from resflow.parallel import blas_on_one_thread, in_threads
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 200, 517])
@@ -45,3 +47,19 @@ def test_an_error_in_a_thread_is_raised():
 
     with pytest.raises(RuntimeError, match="no"):
         in_threads(program, np.arange(600.0), workers=2)
+
+
+def test_blas_keeps_to_one_thread_within_and_is_back_on_its_own_after_an_error():
+    def threads():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        with blas_on_one_thread():
+            assert threads() == {1}
+            with blas_on_one_thread():
+                pass
+            assert threads() == {1}
+        assert threads() == {2}
+        with pytest.raises(ZeroDivisionError), blas_on_one_thread():
+            _ = 1 / 0
+        assert threads() == {2}

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Real
 
-from resflow.arrays import Array, check_point
+from resflow.arrays import Array, check_point, is_traced
 from resflow.losses.scalar import Loss, as_loss
+from resflow.parallel import blas_on_one_thread
 from resflow.spectrum.partial_hessian import PartialHessian, analyse_samples, hessian_vector_product, partial_hessian
 
 __all__ = ["SmallestEigenvalue", "smallest_partial_eigenvalue"]
@@ -96,7 +97,11 @@ def smallest_partial_eigenvalue(
         single = any(array.dtype == jnp.float32 for array in (w, V) if isinstance(array, jax.Array))
         rtol = 1e-4 if single else 1e-10
     options: dict[str, Any] = {"loss": loss, "ridge_w": ridge_w, "ridge_V": ridge_V, "rtol": rtol}
-    return SmallestEigenvalue(*analyse_samples(_smallest, w, V, features, X, y, **options))
+    if is_traced(w, V, features, X, y):
+        return SmallestEigenvalue(*analyse_samples(_smallest, w, V, features, X, y, **options))
+    with blas_on_one_thread():
+        found = analyse_samples(_smallest, w, V, features, X, y, **options)
+        return SmallestEigenvalue(*jax.block_until_ready(found))
 
 
 def _smallest(w, V, features, X, y, *, loss: Loss, ridge_w, ridge_V, rtol) -> tuple:
