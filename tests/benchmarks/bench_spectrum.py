@@ -94,7 +94,7 @@ def _has_curvlinops() -> bool:
 
 
 def test_smallest_eigenvalue_near_stationarity(benchmark):
-    (d, k), gamma, most_products = (100, 256), 2e-3, 6000
+    (d, k), gamma, most_products = (100, 256), 2e-3, 30_000
     arrays = point(0, N, d, k, "logistic", gamma=gamma)
     here = on_device(arrays)
     ours(here)

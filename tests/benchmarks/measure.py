@@ -48,14 +48,15 @@ def _status(field: str) -> float:
 
 
 def in_new_process(*arguments: str) -> dict[str, Any]:
-    """What Python prints as JSON, in a process that has nothing compiled and no memory in hand.
+    """What Python prints as JSON, in a process that has nothing compiled, not on disk either, and no memory in hand.
 
     Args:
         arguments: A script, or several arguments of the interpreter.
     """
     root = Path(__file__).parents[2]
     command = arguments if len(arguments) > 1 else ("-c", *arguments)
-    done = subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True)
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
+    done = subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

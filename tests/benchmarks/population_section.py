@@ -18,8 +18,8 @@ The ratio is that of `train_population` to the method. The load is the number of
 measurement began: where it is above 0, other work took part of the machine, and ratios are less sure.
 
 `train_population` goes through its members chunk by chunk on one device a core. *Exact* gives each member the bits that
-it has by itself (one at a time on each device). The PyTorch loops are two processes of one thread each, which was
-faster than one process of two threads. {same}
+it has by itself (one at a time on each device). The PyTorch loop is one process on two threads, as
+it is by default; two processes have a thread each, and half of the members. {same}
 
 {machine}.
 """

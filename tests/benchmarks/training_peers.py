@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -220,5 +219,4 @@ def _torch_share(case: Case, members: list[int], barrier: Any, answers: Any) -> 
 METHODS = {"population": population, "vmap": vmap, "torch": torch_loop}
 
 if __name__ == "__main__":
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     print(json.dumps(METHODS[sys.argv[1]](Case(**json.loads(sys.argv[2])))))
