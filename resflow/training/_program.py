@@ -12,6 +12,7 @@ import optax
 
 from resflow.losses.scalar import Loss
 from resflow.losses.vector import VectorLoss
+from resflow.training._shuffle import random_order
 
 __all__ = ["MeanLoss", "Setting", "training_program"]
 
@@ -96,12 +97,12 @@ def training_program(
         return eqx.combine(dynamic, setting.frozen, static)
 
     def start(dynamic, setting, _):
-        order = jnp.arange(n if size else 0)
+        order = jnp.arange(n if size else 0, dtype=jnp.int32)
         begun = options.transformation(setting.learning_rate).init(dynamic)
         return _State(dynamic, begun, order, jnp.where(setting.active, -1, 0).astype(jnp.int32))
 
     def shuffle(order, setting, step):
-        return jax.random.permutation(jax.random.fold_in(setting.key, step // per_epoch), n)
+        return random_order(jax.random.fold_in(setting.key, step // per_epoch), n)
 
     def batch(order, setting, step):
         if size is None:
