@@ -1,6 +1,11 @@
 """A population is its members trained one by one, whatever the layout."""
 
+import os
+import subprocess
+import sys
+import textwrap
 from functools import cache
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -92,7 +97,7 @@ def test_members_are_what_they_would_be_alone(architecture, features, measure, o
             np.testing.assert_allclose(leaf, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_exact_members_are_bit_for_bit_what_they_would_be_alone_however_chaotic():
+def check_exact_members():
     models, keys = population()
     measures = [GapMeasure.against(FITS[which], "logistic") for which in WHICH]
     options = {"steps": 400, "log_every": 100, "optimizer": "adam"}
@@ -111,6 +116,20 @@ def test_exact_members_are_bit_for_bit_what_they_would_be_alone_however_chaotic(
     for i, alone in enumerate(one_by_one(models, keys, measures, **options)):
         for name, column in alone.history.items():
             np.testing.assert_array_equal(together.member(i).history[name], column, err_msg=name)
+
+
+def test_exact_members_are_bit_for_bit_what_they_would_be_alone_however_chaotic():
+    """As compiled by default, in a process of its own: without optimisation XLA rounds two programs differently."""
+    script = """
+        import jax
+        jax.config.update("jax_enable_x64", True)
+        from tests.test_population import check_exact_members
+        check_exact_members()
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
