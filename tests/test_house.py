@@ -146,3 +146,11 @@ def test_notebooks_are_committed_without_outputs():
         assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
         code = sum(len(cell.source.splitlines()) for cell in cells if cell.cell_type == "code")
         assert code < 200, f"{path.name} has {code} lines of code: a loop or a helper wants to move to the library"
+
+
+def test_papermill_reads_every_notebooks_parameters_without_complaint(caplog):
+    import papermill
+
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert papermill.inspect_notebook(str(path))
+        assert not caplog.records, f"{path.name}: {caplog.text}"
