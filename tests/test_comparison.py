@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from fabricated_runs import LEVEL, STEPS, fabricate
 
 from resflow.errors import InvalidInputError
+from resflow.plots.comparison import plot_curves
 from resflow.workflow.cli import main
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import load_comparison, read_histories
@@ -132,6 +134,23 @@ def test_diverged_runs_are_drawn_and_said(client, width):
     overview.curves_figure(client, width).canvas.draw()
 
 
+def test_legend_of_curves_names_what_any_panel_shows():
+    frame = pd.DataFrame(
+        {
+            "run_id": ["a", "a", "b", "b", "c", "c"],
+            "step": [0, 10] * 3,
+            "value": [1.0, 0.5] * 3,
+            "loss": ["logistic"] * 2 + ["squared"] * 4,
+            "dataset": ["one", "one", "two", "two", "three", "three"],
+        }
+    )
+    levels = dict.fromkeys(["one", "two", "three"], (0.7, 0.7))
+    figure = plot_curves(frame, frame, levels, "objective", title="Curves", by="loss", panel="dataset")
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["logistic", "squared", "best linear predictor"]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "optimiser step", "optimiser step", ""]
+
+
 def test_table_of_the_best_leads_to_their_pages(skip):
     soup = BeautifulSoup(overview.best_table(skip, count=3, address="http://127.0.0.1:5000"), "html.parser")
     links = [link["href"] for link in soup.find_all("a")]
@@ -139,6 +158,8 @@ def test_table_of_the_best_leads_to_their_pages(skip):
     assert links == [f"http://127.0.0.1:5000/#/experiments/1/runs/{run_id}" for run_id in best["run_id"]]
     relative = BeautifulSoup(overview.best_table(skip, count=1), "html.parser").a["href"]
     assert relative.startswith("#/experiments/1/runs/")
+    cells = [cell.get_text() for cell in soup.find_all("td")]
+    assert set(best["architecture"]) <= set(cells)  # as they are to be searched for
 
 
 def test_table_escapes_what_runs_say_of_themselves(skip):

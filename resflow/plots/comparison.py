@@ -86,7 +86,7 @@ def plot_gap_against(
             label=label,
             **style,
         )
-    axes.axhline(0.0, label="best linear predictor", **_LINEAR)
+    axes.axhline(0.0, label=_LEVEL, **_LINEAR)
     if not np.isfinite(points[metric]).all():
         axes.scatter([], [], s=28, color="0.3", marker="x", label="diverged: not finite")
     if numeric and _spans_decades(points[axis]):
@@ -148,7 +148,7 @@ def plot_curves(
         )
         _panel_of_curves(axes, chosen, middle, groups, by)
         low, high = levels[name]
-        axes.axhline(low, label="best linear predictor", zorder=4, **_LINEAR)
+        axes.axhline(low, label=_LEVEL, zorder=4, **_LINEAR)
         if high > low:
             axes.axhspan(low, high, color="black", alpha=0.12, linewidth=0)
         if metric == "objective" and min(chosen["value"].min(), low) > 0:
@@ -164,9 +164,11 @@ def plot_curves(
     for axes in list(grid.flat)[len(names) :]:
         axes.set_axis_off()
     sns.despine(figure)
-    _legend(grid.flat[0], title=label_of(by) if by else None)
-    for axes in grid[-1]:
+    drawn = list(grid.flat)[: len(names)]
+    _legend(*drawn, title=label_of(by) if by else None)
+    for axes in drawn[-columns:]:  # the lowest in each column
         axes.set_xlabel("optimiser step")
+        axes.tick_params(labelbottom=True)
     figure.supylabel(_LABELS.get(metric, label_of(metric)), fontsize=10)
     return figure
 
@@ -203,6 +205,8 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
         _legend(axes, title=label_of(by))
     return figure
 
+
+_LEVEL = "best linear predictor"
 
 LEAST_SHOWN = 1e-6
 """Objectives are shown down to this share of the best linear predictor's."""
@@ -371,10 +375,18 @@ def _wide_scale(axes: Axes, values: pd.Series) -> None:
         axes.set_yscale("symlog", linthresh=float(max(np.quantile(sizes, 0.05), 1e-12 * sizes.max())))
 
 
-def _legend(axes: Axes, *, title: str | None) -> None:
-    figure = axes.figure
+def _legend(*panels: Axes, title: str | None) -> None:
+    """Below the figure, what any of its panels has a label for, the best linear predictor last."""
+    figure = panels[0].figure
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if _LEVEL in handles:
+        handles[_LEVEL] = handles.pop(_LEVEL)
     figure.legend(
-        *axes.get_legend_handles_labels(),
+        handles.values(),
+        handles.keys(),
         title=title,
         loc="outside lower center",
         ncols=3,

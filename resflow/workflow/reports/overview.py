@@ -254,4 +254,4 @@ def _sentence(text: str) -> str:
 def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "none"
-    return f"{value:.5g}" if isinstance(value, float) else label_of(value) if isinstance(value, str) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
