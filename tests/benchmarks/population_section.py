@@ -30,7 +30,8 @@ def write_section() -> None:
     kept = {path.stem: json.loads(path.read_text()) for path in sorted((RESULTS / "population").glob("*.json"))}
     tables = [name for name in ("full float32", "full float64", "batches float32", "batches float64") if name in kept]
     rounds = len(next(iter(kept[tables[0]]["all_rates"].values()))) if tables else 0
-    machines = sorted({numbers["machine"] for numbers in kept.values()})
+    # The sweep has no peers, and so may have been measured without them installed.
+    machines = sorted({numbers["machine"] for name, numbers in kept.items() if name != "sweep"})
     same = kept.get("same")
     said = (
         f"After {same['steps']} steps\nof full batches in float64, {same['methods']} methods agree in the objective to "
