@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from fabricated_runs import LEVEL, STEPS, fabricate
+from mlflow.tracking import MlflowClient
 
 from resflow.errors import InvalidInputError
 from resflow.plots.comparison import plot_curves
@@ -77,6 +78,28 @@ def test_experiment_is_compared_by_the_parameters_that_differ(client):
     assert comparison.kind == "experiment"
     assert comparison.parent_id is None
     assert comparison.axes == ("width", "seed")
+
+
+def test_parameters_may_be_called_as_what_is_computed_of_them(tmp_path):
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment("named", artifact_location=str(tmp_path))
+    for place in range(8):
+        run = client.create_run(experiment).info.run_id
+        for name, value in {"median": place // 4, "runs": place // 2 % 2, "status": place % 2}.items():
+            client.log_param(run, name, value)
+        for step in (0, 10):
+            client.log_metric(run, "linear_predictor_gap", -place * step / 100, step=step)
+            client.log_metric(run, "objective", 1.0 - place * step / 100, step=step)
+        client.log_metric(run, "best_linear_objective", 1.0)
+        client.set_terminated(run)
+    comparison = load_comparison(client, "named")
+    assert comparison.axes == ("median (parameter)", "runs (parameter)", "status (parameter)")
+    assert comparison.statuses == {"FINISHED": 8}
+    assert list(overview.spread_figures(comparison)) == list(comparison.axes)
+    figures = (overview.curves_figure(client, comparison), overview.coordinates_figure(comparison))
+    for figure in figures:
+        figure.canvas.draw()
+    assert "<th>median (parameter)</th>" in overview.best_table(comparison)
 
 
 def test_without_a_name_the_latest_is_taken_and_a_comparing_run_is_not(client, project):

@@ -37,7 +37,8 @@ class Comparison:
         axes: The parameters that vary: those a sweep names, or those an experiment's runs differ in.
         runs: One row a run, earliest first, indexed by run_id: experiment_id, run_name, status, role, verdict (None
             without one), started, seconds, superseded (True if another row stands for the same point: it was repeated),
-            and a column for every parameter, a number where all its values are.
+            and a column for every parameter, a number where all its values are. One that is called as another column
+            here or in a summary, such as median, has " (parameter)" behind its name.
         metrics: The last value of every metric, with the same index.
     """
 
@@ -169,14 +170,21 @@ def _comparison(
     holders = {run.data.tags.get("mlflow.parentRunId") for run in found}
     kept = ~(info["role"].eq("population") & info.index.isin(list(holders)))
     parameters = pd.DataFrame(texts, index=index)[kept].dropna(axis="columns", how="all")
-    parameters = parameters.apply(_typed) if len(parameters) else parameters
+    parameters = (parameters.apply(_typed) if len(parameters) else parameters).rename(columns=_column)
     varying = [column for column in parameters if parameters[column].nunique(dropna=False) > 1]
-    named = [axis for axis in axes if axis in parameters]
-    runs = info[kept].join(parameters[[column for column in parameters if column not in info]])
+    named = [axis for axis in map(_column, axes) if axis in parameters]
+    runs = info[kept].join(parameters)
     return Comparison(name, kind, parent_id, experiment_id, tuple(named or varying), runs, metrics[kept])
 
 
 _INFO = ("experiment_id", "run_name", "status", "role", "verdict", "started", "seconds", "superseded")
+_COMPUTED = ("run_id", "step", "value", "run", "runs", "median", "first_quartile", "third_quartile", "low", "high")
+_COMPUTED += ("above", "not_finite", "share", "all")
+
+
+def _column(parameter: str) -> str:
+    """The column of a parameter, apart from those that say what became of the runs."""
+    return f"{parameter} (parameter)" if parameter in (*_INFO, *_COMPUTED) else parameter
 
 
 def _info(run: MlflowRun) -> dict[str, Any]:
