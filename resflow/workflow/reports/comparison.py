@@ -178,8 +178,10 @@ def _comparison(
 
 
 _INFO = ("experiment_id", "run_name", "status", "role", "verdict", "started", "seconds", "superseded")
-_COMPUTED = ("run_id", "step", "value", "run", "runs", "median", "first_quartile", "third_quartile", "low", "high")
-_COMPUTED += ("above", "not_finite", "share", "all")
+_COMPUTED = (
+    *("run_id", "step", "value", "run", "runs", "all", "above", "not_finite", "share"),
+    *("median", "first_quartile", "third_quartile", "low", "high"),
+)
 
 
 def _column(parameter: str) -> str:
