@@ -123,7 +123,7 @@ def write_section() -> None:
             limits = f"{row['tol']:g}, {row['max_iter']:,}" if "tol" in row else ""
             lines.append(
                 f"| {numbers['condition']:g} | {row['solver']} | {limits} | {row['steps']:,} "
-                f"| {1e3 * row['seconds']:,.0f} ms | {row['seconds'] / own:.2g} | {max(row['excess'], 0.0):.0e} |"
+                f"| {1e3 * row['seconds']:,.0f} ms | {_ratio(row['seconds'] / own)} | {max(row['excess'], 0.0):.0e} |"
             )
     if residuals:
         lines += ["", f"Under the bound of half the norm the KKT residual is {', '.join(residuals)}."]
@@ -136,3 +136,7 @@ def write_section() -> None:
             f"{numbers['gib']:.2f} GiB of memory besides the file's own pages.",
         ]
     put_section("\n".join(lines))
+
+
+def _ratio(value):
+    return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
