@@ -1,11 +1,7 @@
 """A population is its members trained one by one, whatever the layout."""
 
-import os
-import subprocess
-import sys
 import textwrap
 from functools import cache
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -24,6 +20,7 @@ from resflow.studies.measures import GapMeasure, ModelGapMeasure, StationarityMe
 from resflow.training._layout import population_layout
 from resflow.training.population import PopulationLayout, train_population
 from resflow.training.train import TrainingOptions, train
+from tests.new_process import python
 
 M, N, D, K = 7, 60, 4, 6
 rng = np.random.default_rng(0)
@@ -126,10 +123,7 @@ def test_exact_members_are_bit_for_bit_what_they_would_be_alone_however_chaotic(
         from tests.test_population import check_exact_members
         check_exact_members()
     """
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("-c", textwrap.dedent(script), XLA_FLAGS=None)
 
 
 @pytest.fixture(scope="module")

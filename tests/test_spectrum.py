@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ from resflow.losses.scalar import as_loss
 from resflow.spectrum import partial_hessian as partial_hessian_module
 from resflow.spectrum.partial import partial_spectrum
 from resflow.spectrum.partial_hessian import hessian_vector_product
+from tests.new_process import python
 from tests.problems import LOSSES, SHAPES, SPECIAL, Point, dense_hessians, point
 
 
@@ -129,10 +128,7 @@ for n, axis_type in ((64, AxisType.Auto), (4096, AxisType.Auto), (64, AxisType.E
 
 def run_on_eight_devices(script: str) -> None:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("-c", script, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
 
 
 def test_data_sharded_over_eight_devices_give_the_same_spectrum():

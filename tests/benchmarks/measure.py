@@ -7,8 +7,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from tests.new_process import python
 
 RESULTS = Path(__file__).parents[2] / ".benchmarks"
 """Where every benchmark leaves its numbers, a folder a subject, for the page to be written from in parts."""
@@ -53,12 +53,8 @@ def in_new_process(*arguments: str) -> dict[str, Any]:
     Args:
         arguments: A script, or several arguments of the interpreter.
     """
-    root = Path(__file__).parents[2]
     command = arguments if len(arguments) > 1 else ("-c", *arguments)
-    environment = {key: value for key, value in os.environ.items() if key != "JAX_COMPILATION_CACHE_DIR"}
-    done = subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(python(*command, JAX_COMPILATION_CACHE_DIR=None))
 
 
 def product_rate(size: int = 1500) -> float:
