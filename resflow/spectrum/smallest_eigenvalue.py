@@ -97,11 +97,11 @@ def smallest_partial_eigenvalue(
         single = any(array.dtype == jnp.float32 for array in (w, V) if isinstance(array, jax.Array))
         rtol = 1e-4 if single else 1e-10
     options: dict[str, Any] = {"loss": loss, "ridge_w": ridge_w, "ridge_V": ridge_V, "rtol": rtol}
+    search = partial(analyse_samples, _smallest, w, V, features, X, y, **options)
     if is_traced(w, V, features, X, y):
-        return SmallestEigenvalue(*analyse_samples(_smallest, w, V, features, X, y, **options))
+        return SmallestEigenvalue(*search())
     with blas_on_one_thread():
-        found = analyse_samples(_smallest, w, V, features, X, y, **options)
-        return SmallestEigenvalue(*jax.block_until_ready(found))
+        return SmallestEigenvalue(*jax.block_until_ready(search()))  # not before the factorisations are done
 
 
 def _smallest(w, V, features, X, y, *, loss: Loss, ridge_w, ridge_V, rtol) -> tuple:
