@@ -7,6 +7,7 @@ from scipy import stats
 
 from resflow.plots.findings import coordinates_finding, curves_finding, share_finding, spread_finding, verdicts_finding
 from resflow.studies.ensemble import (
+    SUMMARY_COLUMNS,
     above_linear,
     best_runs,
     level_axis,
@@ -127,3 +128,10 @@ def test_curves_finding_counts_a_curve_from_the_step_it_stays_below():
     histories = pd.DataFrame(rows, columns=["run_id", "step", "value"])
     finding = curves_finding(histories, GAP, pd.Series(0.0, index=list(values)))
     assert finding == "3 of 4 curves end below the best linear predictor, half of all curves from step 10 on"
+
+
+def test_columns_of_their_own_are_all_named(points):
+    histories = pd.DataFrame({"run_id": ["a"], "step": [0], "value": [1.0]})
+    tables = (spread(points, "width", GAP), above_linear(points, by="kind"), histories, median_curves(histories))
+    own = {name for table in tables for name in table} - {"width", "kind"}
+    assert own | {"all"} == SUMMARY_COLUMNS  # median_curves counts a group's runs in "all"

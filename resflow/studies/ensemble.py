@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 __all__ = [
+    "SUMMARY_COLUMNS",
     "above_linear",
     "best_runs",
     "is_replicate",
@@ -25,6 +26,11 @@ __all__ = [
     "value_name",
 ]
 
+SUMMARY_COLUMNS = frozenset(
+    {"run_id", "step", "value", "all", "runs", "above", "not_finite", "share"}
+    | {"median", "first_quartile", "third_quartile", "low", "high"}
+)
+"""What the tables here call their own columns: an axis of that name would be taken for one."""
 MANY_VALUES = 12
 """A numeric axis with more values than this was sampled, not gridded: runs are then grouped in bins of equal count."""
 BINS = 8

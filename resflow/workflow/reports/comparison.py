@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
+from resflow.studies.ensemble import SUMMARY_COLUMNS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -178,15 +179,11 @@ def _comparison(
 
 
 _INFO = ("experiment_id", "run_name", "status", "role", "verdict", "started", "seconds", "superseded")
-_COMPUTED = (
-    *("run_id", "step", "value", "run", "runs", "all", "above", "not_finite", "share"),
-    *("median", "first_quartile", "third_quartile", "low", "high"),
-)
 
 
 def _column(parameter: str) -> str:
-    """The column of a parameter, apart from those that say what became of the runs."""
-    return f"{parameter} (parameter)" if parameter in (*_INFO, *_COMPUTED) else parameter
+    """The column of a parameter, apart from those that say what became of the runs, and from that of links to them."""
+    return f"{parameter} (parameter)" if parameter in {*_INFO, *SUMMARY_COLUMNS, "run"} else parameter
 
 
 def _info(run: MlflowRun) -> dict[str, Any]:
