@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo notebooks test bench lint format ui lab lock clean
+.PHONY: help install demo notebooks test fuzz bench lint format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
@@ -36,6 +36,9 @@ notebooks: $(READY)  ## run every notebook at its default parameters, the compar
 
 test: $(READY)  ## run the whole suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(READY)  ## try a thousand seeded mutants of each kind of input
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --mutants 1000 tests/fuzz
 
 bench: $(READY)  ## time the library against its peers, side by side
 	$(BIN)/python -m pytest --numprocesses 0 --benchmark-columns=median,rounds tests/benchmarks/bench_*.py

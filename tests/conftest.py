@@ -34,6 +34,12 @@ _LIBRARY = [
 _hook = jaxtyping.install_import_hook(_LIBRARY, "beartype.beartype")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--mutants", type=int, default=100, metavar="N", help="how many mutants of each kind tests/fuzz tries"
+    )
+
+
 def pytest_configure(config):
     """Compile quickly, except what is to be timed.
 
