@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -48,10 +49,20 @@ def pytest_configure(config):
     """
     if any("benchmarks" in argument for argument in config.args):
         return
-    flags = ["--xla_backend_optimization_level=0"]
-    if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 12):
-        flags.append("--xla_cpu_use_fusion_emitters=false")  # later versions have no other code generator
-    os.environ.setdefault("XLA_FLAGS", " ".join(flags))
+    # The second is known to versions that have two code generators for CPUs.
+    flags = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
+    known = flags_known_to_jaxlib(list(flags))
+    os.environ.setdefault("XLA_FLAGS", " ".join(f"--{name}={flags[name]}" for name in known))
+
+
+def flags_known_to_jaxlib(names):
+    """Those of the flags that the installed build of XLA has, which ends the process on any other."""
+    folder = Path(find_spec("jaxlib").submodule_search_locations[0])
+    largest = max(folder.glob("*.so*"), key=lambda path: path.stat().st_size, default=None)
+    if largest is None:
+        return []
+    with largest.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
+        return [name for name in names if library.find(name.encode()) >= 0]
 
 
 @pytest.fixture

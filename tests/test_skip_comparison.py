@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import reference_loss
+from rounding import EPS
 
 from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
@@ -13,6 +14,7 @@ from resflow.stationarity.report import analyze_point
 from resflow.studies.skip_comparison import COMPARED, starting_models, train_from, training_ends
 
 N, D, K, SEEDS, EPSILON = 40, 3, 2, 12, 0.02
+ROUNDING = 10 * N * EPS  # of means of N products whose factors are up to 3
 rng = np.random.default_rng(0)
 X = np.column_stack([rng.standard_normal((N, D - 1)), np.ones(N)])
 Y = X[:, 0] + np.abs(X[:, 1]) + 0.3 * rng.standard_normal(N) - 1.0
@@ -47,11 +49,11 @@ def test_ends_are_those_of_plain_definitions(trained):
     architecture, result, ends = trained
     objective, norm, certificate, dead = map(np.asarray, by_definition(result.models))
     np.testing.assert_allclose(ends["objective"], objective, rtol=1e-12)
-    np.testing.assert_allclose(ends["linear_predictor_gap"], objective - FIT.objective, atol=1e-13)
-    np.testing.assert_allclose(ends["partial_grad_norm"], norm, rtol=1e-8, atol=1e-14)
-    np.testing.assert_allclose(ends["certificate"], certificate, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(ends["linear_predictor_gap"], objective - FIT.objective, atol=ROUNDING)
+    np.testing.assert_allclose(ends["partial_grad_norm"], norm, rtol=1e-8, atol=ROUNDING)
+    np.testing.assert_allclose(ends["certificate"], certificate, rtol=1e-9, atol=ROUNDING)
     np.testing.assert_array_equal(ends["dead_units"], dead)
-    assert (ends["linear_predictor_gap"] <= ends["certificate"] + 1e-13).all()
+    assert (ends["linear_predictor_gap"] <= ends["certificate"] + ROUNDING).all()
     second_order = ends["verdict"].str.startswith("sopsp")
     assert second_order.any()
     if architecture != "no_skip":
@@ -89,7 +91,7 @@ def test_dead_network_is_stationary_and_stuck():
     assert (ends["dead_units"] == K).all()
     assert (ends["partial_grad_norm"] == 0).all()
     assert (ends["verdict"] == "sopsp_above_linear").all()
-    np.testing.assert_allclose(ends["objective"], np.mean(0.5 * Y**2), rtol=1e-14)
+    np.testing.assert_allclose(ends["objective"], np.mean(0.5 * Y**2), rtol=len(Y) * EPS)
 
 
 @pytest.mark.parametrize(
