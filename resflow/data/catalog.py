@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resflow.data.dataset import Dataset
-from resflow.data.files import FILE_SUFFIXES, existing_file, is_file_name, load_file
+from resflow.data.files import FILE_SUFFIXES, check_file, is_file_name, load_file
+from resflow.data.messages import shown
 from resflow.errors import InvalidInputError, nearest
 
 __all__ = ["DATASETS", "check_dataset_name", "load_dataset", "teacher"]
@@ -28,17 +28,24 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
     - `diabetes`: a real-valued target.
     - `teacher`, `teacher:nonlinearity=0.5,n=2000,labels=binary`: see `teacher` for its options.
 
-    Anything that ends in .csv, .parquet or .npz is a file. CSV and Parquet hold one column a feature, and the column
-    named by `target`; an NPZ archive holds a matrix X, the labels under the name `target` (default y), and optionally
-    feature_names. A target of two texts or truth values is coded −1 and +1 in sorted order; `target="column=class"`
-    codes one class +1 against the rest.
+    Anything that ends in .csv, .tsv, .parquet or .npz is a file, and is read as it is written or refused:
+
+    - CSV and TSV are text in UTF-8: a line of names, then one row a line, separated by commas or tabs. Every row has as
+      many values as there are names. A value is a number with a decimal point, or true or false; blanks around it do
+      not count, and an empty one is missing. The target may also be texts, which stay as they are: NA is one of them.
+    - Parquet holds columns of numbers or truth values. An index that has a name is a column, one without is left out.
+    - An NPZ archive holds the matrix X, the labels under the name `target` (default y), and optionally feature_names.
+
+    The other columns than `target` are the features. A target of two texts or truth values is coded −1 and +1 in sorted
+    order; `target="column=class"` codes one class +1 against the rest.
 
     Raises:
-        InvalidInputError: If the name is unknown (the nearest are listed), the file or the target is missing, a
-            feature is not numeric, or a value is missing or not finite.
+        InvalidInputError: If the name is unknown (the nearest are listed), the file or the target is missing, a value
+            is missing or not a finite number that float64 holds, names repeat, or the target has one value only. The
+            message has the line of the file, or the row counted from 0 where there are no lines, and the value.
     """
     if is_file_name(name):
-        return load_file(Path(name), target)
+        return load_file(name, target)
     source, options = _parse(name)
     if target is not None:
         raise InvalidInputError(
@@ -48,13 +55,13 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
 
 
 def check_dataset_name(name: str) -> None:
-    """Check without loading anything that `load_dataset` knows the name, or that the file exists.
+    """Check that `load_dataset` knows the name, or that a file begins as it should, without loading the data.
 
     Raises:
         InvalidInputError: As `load_dataset`.
     """
     if is_file_name(name):
-        existing_file(Path(name))
+        check_file(name)
     else:
         _parse(name)
 
@@ -167,11 +174,16 @@ DATASETS: dict[str, Callable[[str, list[str]], Dataset]] = {
 def _parse(name: str) -> tuple[Callable[[str, list[str]], Dataset], list[str]]:
     base, _, rest = name.partition(":")
     if base not in DATASETS:
-        raise InvalidInputError(
-            f"dataset={name!r} is unknown: nearest are {', '.join(nearest(base, DATASETS))}; known are "
-            f"{', '.join(DATASETS)}, or the path of a {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]} file"
-        )
+        raise InvalidInputError(f"dataset={shown(name)} is unknown: {_known(name, base)}")
     return DATASETS[base], [option.strip() for option in rest.split(",") if option.strip()]
+
+
+def _known(name: str, base: str) -> str:
+    """What to name instead of what is no data set."""
+    files = f"a {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]} file"
+    if packed := next((end for end in (".gz", ".bz2", ".xz", ".zip", ".zst") if name.lower().endswith(end)), None):
+        return f"a file that is compressed is not read: unpack it, and name {files}, e.g. {shown(name[: -len(packed)])}"
+    return f"nearest are {', '.join(nearest(base[:80], DATASETS))}; known are {', '.join(DATASETS)}, or the path of {files}"
 
 
 def _choice(name: str, options: list[str], known: Iterable[str], *, default: str | None) -> str:

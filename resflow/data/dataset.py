@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
+from resflow.data.messages import shown
+from resflow.data.names import check_names
 from resflow.errors import InvalidInputError
 from resflow.losses.scalar import Loss, as_loss
 
@@ -27,8 +29,8 @@ class Dataset:
         name: Where the data comes from, e.g. "breast_cancer:mean" or a file's path.
         X: Samples as rows, float64, shape (n, d).
         y: Labels, float64, shape (n,).
-        feature_names: The d names of the columns of X.
-        target: What y is.
+        feature_names: The d names of the columns of X: texts of one line, all different.
+        target: What y is; no feature's name.
         classes: The names of the classes coded −1 and +1, or 0, ..., m − 1; None where y is a real number.
     """
 
@@ -40,6 +42,10 @@ class Dataset:
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name, values in (("X", self.X), ("y", self.y)):
+            if not isinstance(values, np.ndarray) or isinstance(values, np.ma.MaskedArray) or values.dtype.kind != "f":
+                found = f"{type(values).__name__} of {getattr(values, 'dtype', 'no type')}"
+                raise InvalidInputError(f"{self.name}: {name} is a {found}, but must be a NumPy array of float64")
         if self.X.ndim != 2 or self.y.shape != self.X.shape[:1] or 0 in self.X.shape:
             raise InvalidInputError(
                 f"{self.name}: X has shape {self.X.shape} and y {self.y.shape}, but they must be (n, d) and (n,), "
@@ -48,6 +54,12 @@ class Dataset:
         if len(self.feature_names) != self.X.shape[1]:
             raise InvalidInputError(
                 f"{self.name}: {len(self.feature_names)} feature names for {self.X.shape[1]} features"
+            )
+        check_names(self.name, self.feature_names)
+        if self.target in self.feature_names:
+            raise InvalidInputError(
+                f"{self.name}: the target {shown(self.target)} is the name of a feature, too: drop the feature, which "
+                "would tell what is to be predicted, or rename it"
             )
         self._check_finite()
 
@@ -132,13 +144,16 @@ class Dataset:
         return replace(self, X=X, feature_names=(*self.feature_names, INTERCEPT))
 
     def _check_finite(self) -> None:
-        table, names = np.column_stack([self.X, self.y]), (*self.feature_names, self.target)
-        bad = ~np.isfinite(table)
-        if bad.any():
-            rows, columns = np.nonzero(bad)
+        bad_features, bad_labels = ~np.isfinite(self.X), ~np.isfinite(self.y)
+        count = int(bad_features.sum() + bad_labels.sum())
+        if count:
+            row = int(np.argmax(bad_features.any(axis=1) | bad_labels))
+            (columns,) = np.nonzero(np.append(bad_features[row], bad_labels[row]))
+            name = (*self.feature_names, self.target)[columns[0]]
+            value = np.append(self.X[row], self.y[row])[columns[0]]
             raise InvalidInputError(
-                f"{self.name}: {len(rows)} values are missing or not finite, the first in column "
-                f"{names[columns[0]]!r}, row {rows[0]} (counted from 0): fill them in or drop those rows"
+                f"{self.name}: {count} values are missing or not finite, the first ({value}) in column {shown(name)}, "
+                f"row {row} (counted from 0): fill them in or drop those rows"
             )
 
 

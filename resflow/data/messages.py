@@ -1,0 +1,38 @@
+"""What messages about data show of it: a name, a value or a list of them, always short and on one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from resflow.errors import nearest
+
+__all__ = ["MISSING", "NOT_ONE_LINE", "is_one_line", "near", "shown", "shown_few"]
+
+MISSING = "the value is missing: fill it in, or drop the row"
+NOT_ONE_LINE = "holds a line break or a control character: write it on one line, and close every quote"
+
+
+def shown(text: str) -> str:
+    r"""The text in quotes, with its middle left out where it is long, and control characters escaped.
+
+    >>> print(shown("two\nlines"))
+    'two\nlines'
+    """
+    return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-12:]}")
+
+
+def shown_few(texts: Sequence[str], most: int = 4) -> str:
+    """The first few of the texts, each as `shown`."""
+    return ", ".join(shown(text) for text in texts[:most]) + (", ..." if len(texts) > most else "")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The known names that look most like the name, for a message; of very many, the first thousand are looked at."""
+    return shown_few(nearest(name[:80], [entry[:80] for entry in islice(known, 1000)]))
+
+
+def is_one_line(text: str) -> bool:
+    """True if a name or class has no line break and no other control character, and UTF-8 can write it."""
+    return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is None

@@ -1,0 +1,151 @@
+"""Tables in Parquet files: their columns as they are stored, an index with a name among them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resflow.data.contents import check_contents, check_unpacked_size
+from resflow.data.dataset import Dataset
+from resflow.data.labels import as_exact_floats, column_and_class, labels
+from resflow.data.messages import MISSING, shown
+from resflow.data.names import check_columns
+from resflow.errors import InvalidInputError
+
+__all__ = ["check_parquet", "load_parquet"]
+
+
+def check_parquet(path: Path) -> None:
+    """Check what the file says of itself: its names, and how many rows it has.
+
+    Raises:
+        InvalidInputError: As `load_parquet`, as far as that tells.
+    """
+    with _reading(path), _opened(path) as file:
+        _columns(path, file)
+
+
+def load_parquet(path: Path, target: str) -> Dataset:
+    """The data set in a Parquet file.
+
+    Raises:
+        InvalidInputError: If the file is not Parquet, is damaged or encrypted, says that it unpacks to far more than
+            its length, or a column is not of finite numbers or truth values, or of texts for the target.
+    """
+    with _reading(path), _opened(path) as file:
+        names, schema = _columns(path, file), file.schema_arrow
+    column, positive = column_and_class(path, target, names)
+    for name in names:
+        _check_type(path, name, schema.field(name).type, is_target=name == column)
+    # A text that repeats is kept once: many rows may share a long one.
+    with _reading(path), _opened(path, read_dictionary=[column]) as file:
+        table = file.read()
+        table.validate(full=True)
+    if not table.num_rows:
+        raise InvalidInputError(f"{path}: the table has no rows: there must be at least two samples")
+    for name in names:
+        _check_complete(path, name, table.column(name))
+    features = tuple(name for name in names if name != column)
+    X = np.empty((len(features), table.num_rows)).T
+    for j, name in enumerate(features):
+        X[:, j] = as_exact_floats(_numbers(table.column(name)), _place(path, name))
+    values = _values(table.column(column))
+    y, classes = labels(path, column, values, positive, lambda row: f"row {row} (counted from 0)")
+    return Dataset(str(path), X, y, features, column, classes)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say whose fault it is when pyarrow raises any of the many exceptions that it has for damaged files."""
+    try:
+        import pyarrow as pa
+    except ModuleNotFoundError:
+        raise InvalidInputError(f"{path}: reading Parquet needs pyarrow: pip install 'resflow[parquet]'") from None
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = shown(str(error).strip().partition("\n")[0])
+        raise InvalidInputError(
+            f"{path}: not a readable PARQUET file: {reason}: it may be damaged or encrypted, save it again"
+        ) from error
+
+
+def _opened(path: Path, **options: Any) -> Any:
+    import pyarrow.parquet as pq
+
+    check_contents(path, kind="a Parquet table", signature=b"PAR1", remedy="save the table with to_parquet")
+    return pq.ParquetFile(path, **options)
+
+
+def _columns(path: Path, file: Any) -> list[str]:
+    """The names of the columns, but for an index that has none."""
+    metadata, names = file.metadata, list(file.schema_arrow.names)
+    groups = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    check_unpacked_size(path, max(metadata.num_rows * len(names) * 8, groups))
+    pandas = file.schema_arrow.pandas_metadata
+    index = pandas.get("index_columns", []) if isinstance(pandas, dict) else []
+    for entry in index:
+        if isinstance(entry, dict) and entry.get("name") is not None:
+            raise InvalidInputError(
+                f"{path}: the index {shown(str(entry['name']))} counts rows and has a name, but no values in the file: "
+                "save the table with reset_index() if it is a feature, with rename_axis(None) if it is not"
+            )
+    unnamed = {entry for entry in index if isinstance(entry, str) and re.fullmatch(r"__index_level_\d+__", entry)}
+    names = [name for name in names if name not in unnamed]
+    check_columns(str(path), names)
+    return names
+
+
+def _check_type(path: Path, name: str, kind: Any, *, is_target: bool) -> None:
+    import pyarrow as pa
+
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(value) or pa.types.is_floating(value) or pa.types.is_boolean(value):
+        return
+    if is_target and _is_text(value):
+        return
+    wanted = "numbers, truth values or texts" if is_target else "numbers or truth values"
+    raise InvalidInputError(
+        f"{path}: column {shown(name)} is not numeric but of type {shown(str(kind))[1:-1]}: "
+        f"save it as {wanted}, or drop it"
+    )
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _check_complete(path: Path, name: str, column: Any) -> None:
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy()))
+        raise InvalidInputError(f"{path}: row {row} (counted from 0), column {shown(name)}: {MISSING}")
+
+
+def _numbers(column: Any) -> np.ndarray:
+    import pyarrow as pa
+
+    return (column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column).to_numpy()
+
+
+def _values(column: Any) -> np.ndarray:
+    """A target's numbers or truth values, or its texts as objects, of which equal ones are one."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not _is_text(kind):
+        return _numbers(column)
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    return np.concatenate([np.array(part.dictionary.to_pylist(), object)[part.indices] for part in encoded.chunks])
+
+
+def _place(path: Path, name: str) -> Any:
+    return lambda index: f"{path}: row {index[0]} (counted from 0), column {shown(name)}"
