@@ -45,10 +45,9 @@ def load_archive(path: Path, target: str) -> Dataset:
     with _opened(path) as archive:
         members = _members(path, archive)
         _check_X(path, members)
-        column, positive = column_and_class(
-            path, target, [name for name in members if name not in ("X", "feature_names")]
-        )
-        others = [name for name in members if name not in ("X", "feature_names", column)]
+        choice = [name for name in members if name not in ("X", "feature_names")]
+        column, positive = column_and_class(path, target, choice, what="array")
+        others = [name for name in choice if name != column]
         if others:
             raise InvalidInputError(
                 f"{path}: besides X and {shown(column)} the archive holds {shown_few(others)}, which nobody would "
@@ -105,7 +104,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    check_contents(path, kind="an NPZ archive", signature=b"PK", remedy="save the arrays with np.savez(path, X=X, y=y)")
+    check_contents(path, signature=b"PK", remedy="save the arrays with np.savez(path, X=X, y=y)")
     with _reading(path):
         archive = zipfile.ZipFile(path)
     with archive:

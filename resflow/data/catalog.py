@@ -183,7 +183,8 @@ def _known(name: str, base: str) -> str:
     files = f"a {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]} file"
     if packed := next((end for end in (".gz", ".bz2", ".xz", ".zip", ".zst") if name.lower().endswith(end)), None):
         return f"a file that is compressed is not read: unpack it, and name {files}, e.g. {shown(name[: -len(packed)])}"
-    return f"nearest are {', '.join(nearest(base[:80], DATASETS))}; known are {', '.join(DATASETS)}, or the path of {files}"
+    near = ", ".join(nearest(base[:80], DATASETS))
+    return f"nearest are {near}; known are {', '.join(DATASETS)}, or the path of {files}"
 
 
 def _choice(name: str, options: list[str], known: Iterable[str], *, default: str | None) -> str:

@@ -38,12 +38,11 @@ MOST_UNPACKED = 256
 """How many times a file's own size its data may take in memory, beyond 64 MiB that any file may."""
 
 
-def check_contents(path: Path, *, kind: str, signature: bytes | None, remedy: str) -> None:
+def check_contents(path: Path, *, signature: bytes | None, remedy: str) -> None:
     """Check that a file begins as files of its kind do.
 
     Args:
         path: The file.
-        kind: What it is called, e.g. "a Parquet table".
         signature: The bytes that it must begin with; None for text, which must not begin as any other kind does.
         remedy: What to do otherwise.
 

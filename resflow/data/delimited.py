@@ -90,7 +90,7 @@ class _Table:
 
     @classmethod
     def opened(cls, path: Path) -> _Table:
-        check_contents(path, kind="a table", signature=None, remedy="save the table as text in UTF-8")
+        check_contents(path, signature=None, remedy="save the table as text in UTF-8")
         separator = "\t" if path.name.lower().endswith(".tsv") else ","
         start = list(itertools.islice(_records(path, separator), 2))
         if not start:

@@ -24,17 +24,22 @@ def is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
-def column_and_class(path: Path, target: str, names: Sequence[str]) -> tuple[str, str | None]:
+def column_and_class(path: Path, target: str, names: Sequence[str], *, what: str = "column") -> tuple[str, str | None]:
     """The column that a target names, and the class that stands against the rest where it is `column=class`.
+
+    Args:
+        path: The file, for the message.
+        target: As the user wrote it.
+        names: Those that may be meant.
+        what: What it is that they name.
 
     Raises:
         InvalidInputError: If there is no such column.
     """
     column, positive = (target, None) if target in names or "=" not in target else target.rsplit("=", 1)
     if column not in names:
-        raise InvalidInputError(
-            f"{path}: there is no column {shown(column)} for the target: nearest are {near(column, names)}"
-        )
+        nearest = f"nearest are {near(column, names)}" if names else "there is nothing to predict"
+        raise InvalidInputError(f"{path}: there is no {what} {shown(column)} for the target: {nearest}")
     return column, positive
 
 

@@ -80,7 +80,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _opened(path: Path, **options: Any) -> Any:
     import pyarrow.parquet as pq
 
-    check_contents(path, kind="a Parquet table", signature=b"PAR1", remedy="save the table with to_parquet")
+    check_contents(path, signature=b"PAR1", remedy="save the table with to_parquet")
     return pq.ParquetFile(path, **options)
 
 
@@ -90,7 +90,8 @@ def _columns(path: Path, file: Any) -> list[str]:
     groups = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     check_unpacked_size(path, max(metadata.num_rows * len(names) * 8, groups))
     pandas = file.schema_arrow.pandas_metadata
-    index = pandas.get("index_columns", []) if isinstance(pandas, dict) else []
+    index = pandas.get("index_columns") if isinstance(pandas, dict) else None
+    index = index if isinstance(index, list) else []
     for entry in index:
         if isinstance(entry, dict) and entry.get("name") is not None:
             raise InvalidInputError(
