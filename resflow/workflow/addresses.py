@@ -1,0 +1,61 @@
+"""Addresses of stores as they may be shown: without what is secret in them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+__all__ = ["without_credentials", "without_secrets"]
+
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>[^\s'\"<>]+)")
+_SECRET_OPTION = re.compile(r"(?i)pass|pwd|token|secret|key|sig|auth|cred|user|odbc_connect")
+_SHORTEST = 4
+"""Characters: a shorter secret would be found by chance in any text."""
+
+
+def without_credentials(text: str) -> str:
+    """An address, or a text with addresses in it, without users, passwords and options that may be secret.
+
+    Where an address can be read in two ways, as one whose password has a slash in it, more is left out rather than
+    less. Addresses of files have no users: an @ in them is part of a name.
+
+    >>> without_credentials("postgresql://me:pass/w@rd@db.example:5432/runs?sslmode=require&password=x")
+    'postgresql://db.example:5432/runs?sslmode=require'
+    >>> without_credentials("sqlite:////home/me@work/mlflow.db")
+    'sqlite:////home/me@work/mlflow.db'
+    """
+    return _ADDRESS.sub(_shown, text)
+
+
+def without_secrets(text: str) -> str:
+    """Text from anywhere, as a traceback, without credentials in addresses and without this process's own elsewhere."""
+    text = without_credentials(text)
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return text
+
+
+def _shown(found: re.Match[str]) -> str:
+    rest, _, options = found["rest"].partition("?")
+    if "@" in options and not re.match(r"[^/]*/|[^/:@]+(:\d+)?$", rest):
+        rest, options = found["rest"], ""  # the ? is one of the password's
+    if not rest.startswith("/"):
+        if re.match(r"[^:/@]*:[^@]*@", rest):  # a password may have slashes in it
+            rest = rest.rpartition("@")[2]
+        else:
+            authority, slash, path = rest.partition("/")
+            rest = authority.rpartition("@")[2] + slash + path
+    rest, _, more = rest.partition("?")
+    shown = [option for option in re.split("[&;]", options or more) if not _SECRET_OPTION.search(option.split("=")[0])]
+    return found["scheme"] + rest + ("?" + "&".join(shown) if any(shown) else "")
+
+
+def _secrets() -> set[str]:
+    from urllib.parse import unquote
+
+    secrets = {os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")}
+    rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")[2]
+    if not rest.startswith("/") and "@" in rest:
+        user, _, password = rest.rpartition("@")[0].partition(":")
+        secrets |= {password, unquote(password)} if password else {user}
+    return {secret for secret in secrets if len(secret) >= _SHORTEST}
