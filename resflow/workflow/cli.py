@@ -15,6 +15,7 @@ except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.boundary import fail, guarded
 from resflow.workflow.sweeps.command import sweep
 
 __all__ = ["cli", "main"]
@@ -23,23 +24,10 @@ SHOWN = ("objective", "best_linear_objective", "linear_predictor_gap", "gap_cert
 
 
 def main() -> None:
-    """Run the command; bad input is one line on standard error and exit code 2."""
+    """Run the command; whatever goes wrong is one line on standard error, and the exit code says of what kind it is."""
     # nbformat's jsonschema would spend a second on the grammar of internationalised links, which nobody here checks.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    try:
-        code = cli.main(standalone_mode=False)
-    except InvalidInputError as error:
-        _fail(str(error), 2)
-    except click.ClickException as error:
-        _fail(" ".join(error.format_message().split()), 2)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", 130)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"resflow: error: {message}", file=sys.stderr)
-    sys.exit(code)
+    sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,9 +91,10 @@ def store() -> None:
 @store.command()
 def where() -> None:
     """Say where runs are kept."""
+    from resflow.workflow.addresses import without_credentials
     from resflow.workflow.store import tracking_uri
 
-    click.echo(tracking_uri())
+    click.echo(without_credentials(tracking_uri()))
 
 
 @store.command()
@@ -147,15 +136,15 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
         )
     except PapermillExecutionError as error:
         if error.ename == InvalidInputError.__name__:
-            _fail(error.evalue, 2)
+            fail(error.evalue, 2)
         run_id = _run_id(output)
         place = "attached to the run" if "resflow-" in str(output.parent) else f"in {output}"
         message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {error.evalue}"
-        _fail(f"{message} (run {run_id}, FAILED; the executed notebook is {place})", 1)
+        fail(f"{message} (run {run_id}, FAILED; the executed notebook is {place})", 1)
     except Terminated as stop:
-        _fail(f"{stop.signal.name}: the run is recorded as KILLED", int(stop.code or 143))
+        fail(f"{stop.signal.name}: the run is recorded as KILLED", int(stop.code or 143))
     except KeyboardInterrupt:  # before click, which would start another line
-        _fail("SIGINT: the run is recorded as KILLED", 130)
+        fail("SIGINT: the run is recorded as KILLED", 130)
     _report(executed.metadata["resflow"]["run_id"], notebook.stem)
     return 0
 
@@ -169,8 +158,8 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
         comparison, text = write_report(client, sweep, values)
     except PapermillExecutionError as error:
         if error.ename == InvalidInputError.__name__:
-            _fail(error.evalue, 2)
-        _fail(f"cell {error.cell_index + 1} of the comparing notebook raised {error.ename}: {error.evalue}", 1)
+            fail(error.evalue, 2)
+        fail(f"cell {error.cell_index + 1} of the comparing notebook raised {error.ename}: {error.evalue}", 1)
     if output is None and comparison.parent_id is None:
         output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
     if output is not None:

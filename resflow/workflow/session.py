@@ -15,7 +15,7 @@ from resflow.workflow.declared_types import as_declared
 from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.store import tracking_uri
-from resflow.workflow.tracking import Run, create_run, open_client, run_name
+from resflow.workflow.tracking import Run, client_of, create_run, open_client, run_name
 
 __all__ = ["open_run", "start_run"]
 
@@ -38,10 +38,9 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
     """
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         uri = tracking_uri()
+        run = Run(client_of(uri), run_id)
         from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
 
-        run = Run(MlflowClient(tracking_uri=uri), run_id)
         try:
             run.name  # noqa: B018 (asks the store)
         except MlflowException as error:

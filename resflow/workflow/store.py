@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import re
 import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.plainly import told_plainly
+from resflow.workflow.project import artifact_root, database_of, database_uri, project_root
+from resflow.workflow.quiet import import_mlflow
+from resflow.workflow.remote_check import check_address
+from resflow.workflow.sqlite_check import check_sqlite, connected
 
 # Before MLflow is imported anywhere: it reports home unless told not to.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Logging a batch takes two connections at once. Of the 15 that there are by default, 15 threads can take one each, and
+# then all of them wait for the second until they fail.
+os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW", "-1")
+# MLflow says so, and that it makes tables, in every notebook.
+logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.levelno > logging.INFO)
 # and it makes tqdm complain, in every notebook, of a widget that no notebook here uses.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
@@ -51,45 +59,28 @@ class StoreMovedError(InvalidInputError):
     """The project folder was moved or copied, so that the store still points to the old place."""
 
 
-def project_root(start: str | os.PathLike[str] | None = None) -> Path:
-    """The folder the store belongs to: the nearest one at or above `start` that is marked as a project, else `start`.
-
-    Marks are `pyproject.toml`, `.git`, and an `mlruns` folder that holds resflow's store or README, or nothing at all.
-    Any other `mlruns` is one that MLflow drops wherever a program of its own happens to run; it marks nothing.
-
-    Args:
-        start: Where to begin; the current directory by default.
-    """
-    start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
-        if (folder / "pyproject.toml").is_file() or (folder / ".git").exists() or _is_store_folder(folder / "mlruns"):
-            return folder
-    return start
-
-
-def artifact_root(root: Path) -> str:
-    """The address below which the embedded store of `root` keeps artifacts: a file URI, safe for any folder name."""
-    return (root / "mlruns" / "artifacts").as_uri()
-
-
 def tracking_uri() -> str:
     """MLflow's tracking URI: MLFLOW_TRACKING_URI if it is set, else the embedded store, made if it isn't there yet.
 
     Raises:
         StoreMovedError: If the embedded store points to another place than where it is.
-        InvalidInputError: If no embedded store can be made here.
+        InvalidInputError: If no embedded store can be made here, or the one here or MLFLOW_TRACKING_URI is of no use.
+        StoreError: If the embedded store is damaged or locked.
     """
     if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        check_address(given)
         return given
     root = project_root()
-    uri = ensure_store(root)
-    check_not_moved(root)
+    with told_plainly(str(database_of(root))):
+        uri = ensure_store(root)
+        check_sqlite(database_of(root))
+        check_not_moved(root)
     return uri
 
 
 def is_embedded(uri: str, root: Path) -> bool:
     """True if `uri` addresses the embedded store of the project at `root`."""
-    return uri == _database_uri(_database(root))
+    return uri == database_uri(database_of(root))
 
 
 def ensure_store(root: Path) -> str:
@@ -101,10 +92,12 @@ def ensure_store(root: Path) -> str:
     Returns:
         The store's tracking URI.
     """
-    database = _database(root)
-    uri = _database_uri(database)
-    if database.is_file():
+    database = database_of(root)
+    uri = database_uri(database)
+    if database.exists():
         return uri
+    if database.parent.exists() and not database.parent.is_dir():
+        raise InvalidInputError(f"{database.parent} is no folder, which the store needs there: move it away")
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
@@ -114,7 +107,9 @@ def ensure_store(root: Path) -> str:
         raise InvalidInputError(
             f"{database}.lock has been held for {LOCK_SECONDS:.0f} seconds by a process making the store: end it"
         ) from None
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise InvalidInputError(
             f"{database} cannot be made ({error.strerror}): make {database.parent} writable, or set MLFLOW_TRACKING_URI"
         ) from None
@@ -127,11 +122,11 @@ def check_not_moved(root: Path) -> None:
     Raises:
         StoreMovedError: If it points to the place the project was moved or copied from.
     """
-    with _connected(_database(root)) as connection:
+    with connected(database_of(root)) as connection:
         former = _former_roots(connection, root)
     if former:
         raise StoreMovedError(
-            f"{_database(root)} keeps its artifacts under {former[0]}, where this project was before it was moved or "
+            f"{database_of(root)} keeps its artifacts under {former[0]}, where this project was before it was moved or "
             f"copied to {root}: run `resflow store relocate` here"
         )
 
@@ -145,72 +140,36 @@ def relocate(root: Path) -> int:
     Raises:
         InvalidInputError: If there is no embedded store.
     """
-    database = _database(root)
-    if not database.is_file():
+    database = database_of(root)
+    if not database.exists():
         raise InvalidInputError(f"{database} does not exist: there is no store to relocate")
-    with _connected(database) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        count = sum(
-            _replace_prefix(connection, old, new)
-            for former in _former_roots(connection, root)
-            for old, new in ((f"{former}/", f"{root}/"), (f"{former.as_uri()}/", f"{root.as_uri()}/"))
-        )
-        connection.execute("COMMIT")
+    with told_plainly(str(database)):
+        check_sqlite(database)
+        with connected(database) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            count = sum(
+                _replace_prefix(connection, old, new)
+                for former in _former_roots(connection, root)
+                for old, new in ((f"{former}/", f"{root}/"), (f"{former.as_uri()}/", f"{root.as_uri()}/"))
+            )
+            connection.execute("COMMIT")
     return count
-
-
-def _is_store_folder(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    entries = {entry.name for entry in folder.iterdir()}
-    return not entries or not entries.isdisjoint({"mlflow.db", "mlflow.db.lock", "README.md"})
-
-
-def _database(root: Path) -> Path:
-    return root / "mlruns" / "mlflow.db"
-
-
-def _database_uri(database: Path) -> str:
-    # SQLAlchemy takes ? for the start of options and decodes %xx, but MLflow makes folders of the undecoded name.
-    if unfit := re.search("[?%]", str(database)):
-        raise InvalidInputError(
-            f"the project folder {database.parent.parent} has a {unfit[0]!r} in its name, which MLflow's database "
-            "address cannot carry: rename the folder, or set MLFLOW_TRACKING_URI"
-        )
-    return f"sqlite:///{database}"
 
 
 def _build(database: Path, artifacts: str) -> None:
     """Build MLflow's database whole, with write-ahead logging set, and put it in place; the caller holds the lock."""
+    import_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     unfinished = database.with_name("mlflow.db.unfinished")
     for remnant in unfinished.parent.glob(f"{unfinished.name}*"):  # of a process that was killed here
         remnant.unlink()
-    with _quiet("mlflow.store.db.utils"):
-        store = SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts)
+    store = SqlAlchemyStore(f"sqlite:///{unfinished}", artifacts)
     store.engine.dispose()
     # Readers then never wait for a writer, and many processes can log at once. Closing folds the log into the file.
-    with _connected(unfinished) as connection:
+    with connected(unfinished) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
     os.replace(unfinished, database)
-
-
-@contextmanager
-def _connected(database: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(database, timeout=20.0, isolation_level=None)) as connection:
-        yield connection
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _former_roots(connection: sqlite3.Connection, root: Path) -> list[Path]:

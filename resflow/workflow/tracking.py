@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 from resflow.errors import InvalidInputError
 from resflow.workflow.logged_values import as_metrics, dataset_input, loggable, not_finite, rows_of
 from resflow.workflow.parameters import Parameter, brief
+from resflow.workflow.plainly import told_plainly
 from resflow.workflow.provenance import owner_is_gone
+from resflow.workflow.quiet import import_mlflow
+from resflow.workflow.remote_check import check_answers
 from resflow.workflow.store import artifact_root, is_embedded, project_root, tracking_uri
+from resflow.workflow.store_errors import is_busy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Run",
+    "client_of",
     "create_run",
     "experiment_id_of",
     "mark_cut_off_runs",
@@ -42,15 +47,30 @@ def open_client() -> MlflowClient:
     """A client of the project's store, in which runs whose process is gone have been marked KILLED.
 
     Raises:
-        StoreMovedError: If the embedded store points to another place than where it is.
+        InvalidInputError: If the store cannot be used as it is, and the user can mend that.
+        StoreError: If it is damaged, or gives no answer.
     """
     uri = tracking_uri()
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=uri)
+    client = client_of(uri)
     if is_embedded(uri, project_root()):
-        mark_cut_off_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
+        with told_plainly(uri):
+            mark_cut_off_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
     return client
+
+
+def client_of(uri: str) -> MlflowClient:
+    """A client of the store at `uri`, which is there and can be used.
+
+    Raises:
+        InvalidInputError: If it cannot be used as it is, and the user can mend that.
+        StoreError: If it is damaged, or gives no answer.
+    """
+    with told_plainly(uri):
+        import_mlflow()
+        check_answers(uri)
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(tracking_uri=uri)
 
 
 def mark_cut_off_runs(client: MlflowClient, experiment_ids: list[str]) -> list[str]:
@@ -321,10 +341,11 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
 
 
 def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a writing method of the client, again if another process was in its way.
+    """Call a writing method of the client, again if another process was in its way; for two minutes at the longest.
 
     The database may have been busy for longer than MLflow waits (20 s). Or another process wrote the same row after
-    MLflow had looked for it, as when several runs log one data set at once: then it is found the next time.
+    MLflow had looked for it, as when several runs log one data set at once: then it is found the next time. What
+    waiting won't mend, as a full disk, is raised at once.
     """
     from mlflow.exceptions import MlflowException
 
@@ -333,7 +354,7 @@ def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any
             return write(*arguments, **options)
         except MlflowException as error:
             outrun = any(name in str(error) for name in ("IntegrityError", "UniqueViolation"))
-            if error.error_code != "TEMPORARILY_UNAVAILABLE" and not outrun:
+            if not is_busy(error) and not outrun:
                 raise
         time.sleep(pause)
     return write(*arguments, **options)

@@ -1,0 +1,90 @@
+"""Where every command ends: an exit code, and one line of whatever went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.addresses import without_secrets
+from resflow.workflow.plainly import in_plain_words, with_traceback_file
+from resflow.workflow.project import store_in_use
+from resflow.workflow.quiet import collected_log
+from resflow.workflow.store_errors import UnusableStoreError, one_line
+
+__all__ = ["fail", "guarded"]
+
+LENGTH = 1800
+"""Characters of the one line at most."""
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Call the command; its exit code, after one line on standard error of whatever went wrong.
+
+    The codes are 0; 2 for what the user can mend; 1 for what the world did to us, and for faults of our own, which
+    are called that; 130 for Ctrl-C. What isn't the user's input has its traceback in a file, which the line names.
+    """
+    with collected_log() as log:
+        try:
+            code = command()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except UnusableStoreError as error:
+            return _say(with_traceback_file(str(error), error, log), 2)
+        except InvalidInputError as error:
+            return _say(str(error), 2)
+        except click.ClickException as error:
+            return _say(error.format_message(), 2)
+        except (KeyboardInterrupt, click.Abort):
+            return _say("interrupted", 130)
+        except BrokenPipeError:
+            _drop_output()
+            return _say("nobody reads what is written: the program that it was piped to has ended", 1)
+        except Exception as error:
+            return _told(error, log)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the command with one line on standard error and an exit code."""
+    sys.exit(_say(message, code))
+
+
+def _told(error: Exception, log: deque[str]) -> int:
+    """Tell of an error that is not the user's."""
+    found = in_plain_words(error, store_in_use())
+    if found is None:
+        text = one_line(error)
+        what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return _say(with_traceback_file(f"internal error: {what}; please report it", error, log), 1)
+    if _is_output_full(error):
+        _drop_output()
+    code = 2 if isinstance(found, UnusableStoreError) else 1
+    return _say(with_traceback_file(str(found), error, log), code)
+
+
+def _say(message: str, code: int) -> int:
+    line = " ".join(without_secrets(message).split())
+    line = line if len(line) <= LENGTH else f"{line[: LENGTH // 2]} … {line[-LENGTH // 2 :]}"
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # closed, or a full disk: the exit code has to do
+            print(f"resflow: error: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _is_output_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.filename is None
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to standard output go nowhere, as Python would complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,83 @@
+"""Errors of the store told in one line; what an error leaves open is looked up in the store itself."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.addresses import without_secrets
+from resflow.workflow.remote_check import sqlite_file
+from resflow.workflow.sqlite_check import check_sqlite
+from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError, VagueStoreError, explained, one_line
+from resflow.workflow.traceback_file import keep_traceback
+
+__all__ = ["in_plain_words", "told_plainly", "with_traceback_file"]
+
+MARK = " (traceback in "
+
+
+@contextmanager
+def told_plainly(store: str) -> Iterator[None]:
+    """Errors of the store at the address `store` leave this block as one line, which names a file with the traceback.
+
+    Raises:
+        StoreError: Where the world failed.
+        UnusableStoreError: Where the user can mend it.
+    """
+    try:
+        yield
+        return
+    except Exception as error:
+        found = in_plain_words(error, store)
+        if found is None:
+            raise
+        told = type(found)(with_traceback_file(str(found), error))
+    raise told  # out here, so that Python does not tell again what the file tells
+
+
+def in_plain_words(error: BaseException, store: str) -> StoreError | UnusableStoreError | None:
+    """What `error` means, if the store at the address `store` or the world around us is behind it; else None."""
+    if isinstance(error, InvalidInputError) and not isinstance(error, UnusableStoreError):
+        return None
+    told = explained(error, store)
+    if told is not None and not isinstance(told, VagueStoreError):
+        return told
+    in_mlflow = _fell_in_mlflow(error)
+    if (told is not None or in_mlflow) and (found := _examined(store)):
+        return found
+    if told is None and in_mlflow:
+        told = StoreError(
+            f"MLflow failed on the store {without_secrets(store)} ({type(error).__name__}: {one_line(error)}): if its "
+            f"database was altered or damaged, {RESTORE}"
+        )
+    return StoreError(str(told)) if told is not None else None
+
+
+def with_traceback_file(message: str, error: BaseException, log: Iterable[str] = ()) -> str:
+    """The message and where the traceback is; as it is if it says so already."""
+    if MARK in message:
+        return message
+    file = keep_traceback(error, log)
+    return f"{message}{MARK}{file})" if file else f"{message} (no place is left for a file with the traceback)"
+
+
+def _examined(store: str) -> StoreError | UnusableStoreError | None:
+    """What a thorough look at a SQLite store finds, if anything."""
+    database = sqlite_file(store)
+    if database is None or not database.exists():
+        return None
+    try:
+        check_sqlite(database, thorough=True)
+    except Exception as error:
+        found = explained(error, store)
+        return None if isinstance(found, VagueStoreError) else found
+    return None
+
+
+def _fell_in_mlflow(error: BaseException) -> bool:
+    """True if the error arose in MLflow, called by resflow, and not in resflow itself."""
+    rooms = [frame.f_globals.get("__name__", "").split(".")[0] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = max((place for place, room in enumerate(rooms) if room == "resflow"), default=-1)
+    return "mlflow" in rooms[last + 1 :]

@@ -1,0 +1,164 @@
+"""Does the server or database at an address answer as a store that can be used? Asked once, within seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from resflow.workflow.addresses import without_credentials
+from resflow.workflow.sqlite_check import check_sqlite, schema_versions, upgrade
+from resflow.workflow.store_errors import StoreError, UnusableStoreError, one_line
+
+__all__ = ["check_address", "check_answers", "sqlite_file"]
+
+FIRST_ANSWER_SECONDS = 6.0
+"""MLflow itself tries for minutes, which is right within a run and wrong before anything has begun."""
+
+IN_A_SWEEP_SECONDS = 60.0
+"""Where a driver has asked before, and many runs ask at once."""
+
+
+def check_address(uri: str) -> None:
+    """Check that MLFLOW_TRACKING_URI is written as an address of a store that resflow can use; nothing is contacted.
+
+    Raises:
+        UnusableStoreError: If it isn't.
+    """
+    shown = without_credentials(uri)
+    name = "MLFLOW_TRACKING_URI"
+    if not uri.isprintable() or uri != uri.strip():
+        raise UnusableStoreError(f"{name} has spaces around it, or characters that no address has: {shown!a}")
+    scheme = re.match(r"([A-Za-z][\w.-]*)(\+[\w.-]+)?:", uri)
+    if uri in ("databricks", "databricks-uc", "uc"):
+        return
+    if scheme is None or scheme[1] == "file" or len(scheme[1]) == 1:
+        raise UnusableStoreError(
+            f"{name}={shown} names a folder, and MLflow no longer keeps runs in plain files: unset it for the "
+            "project's own store, or use sqlite:////FOLDER/mlflow.db"
+        )
+    if scheme[1] in ("http", "https"):
+        try:
+            address = urlsplit(uri)
+            host, _ = address.hostname, address.port
+        except ValueError as error:
+            raise UnusableStoreError(f"{name}={shown} is no address ({one_line(error)}): correct it") from None
+        if not host:
+            raise UnusableStoreError(f"{name}={shown} names no host: write {scheme[1]}://HOST:PORT")
+    if scheme[1] == "sqlite":
+        database = sqlite_file(uri)
+        if database is None:
+            raise UnusableStoreError(
+                f"{name}={shown} names no file, and a store in memory is gone with its process: use "
+                "sqlite:////FOLDER/mlflow.db"
+            )
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite address; None if it has none, or is another address."""
+    found = re.match(r"sqlite(\+\w+)?:///(?P<path>[^?]*)", uri)
+    if not found or found["path"] in ("", ":memory:") or found["path"].startswith("file:"):
+        return None
+    return Path(unquote(found["path"]))
+
+
+def check_answers(uri: str) -> None:
+    """Check that the store at `uri` is there and of use, if it is one that can be asked.
+
+    Raises:
+        UnusableStoreError: If it is of another schema, lets nobody in, or is no store.
+        StoreError: If it gives no answer.
+        Exception: What the driver or MLflow says to it.
+    """
+    scheme = uri.split(":")[0].split("+")[0]
+    if scheme in ("http", "https"):
+        _within_seconds(lambda: _ask_server(uri), uri)
+    elif scheme in ("postgresql", "mysql", "mssql"):
+        _within_seconds(lambda: _ask_database(uri), uri)
+    elif (database := sqlite_file(uri)) is not None and database.exists():
+        check_sqlite(database)
+
+
+def _within_seconds(ask: Callable[[], None], uri: str) -> None:
+    """Ask in a thread, as names that don't resolve and answers that trickle in know no time limit."""
+    seconds = IN_A_SWEEP_SECONDS if "RESFLOW_RUN_TAGS" in os.environ else FIRST_ANSWER_SECONDS
+    trouble: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            ask()
+        except BaseException as error:
+            trouble.append(error)
+
+    asking = threading.Thread(target=target, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if asking.is_alive():
+        raise StoreError(
+            f"the store {without_credentials(uri)} did not answer within {seconds:.0f} seconds: check that it is up, "
+            "and MLFLOW_TRACKING_URI"
+        )
+    if trouble:
+        raise trouble[0]
+
+
+def _ask_server(uri: str) -> None:
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    answer = http_request(
+        get_default_host_creds(uri),
+        "/api/2.0/mlflow/experiments/search",
+        "POST",
+        json={"max_results": 1},
+        max_retries=0,
+        timeout=FIRST_ANSWER_SECONDS,
+        raise_on_status=False,
+    )
+    place = f"the store {without_credentials(uri)}"
+    status = answer.status_code
+    if status == 401:
+        raise UnusableStoreError(
+            f"{place} does not know who asks (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    if status in (403, 407):
+        raise UnusableStoreError(
+            f"{place} does not let this user in ({status}): ask whoever runs it, or log in as another"
+        )
+    if status == 429 or status >= 500:
+        raise StoreError(f"{place} cannot answer now ({status} {one_line(answer.reason)}): try later")
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if status != 200 or not isinstance(found, dict):
+        kind = answer.headers.get("Content-Type", "no type").split(";")[0]
+        raise UnusableStoreError(
+            f"{place} is no MLflow server (it answers {status}, {one_line(kind)}): correct MLFLOW_TRACKING_URI"
+        )
+
+
+def _ask_database(uri: str) -> None:
+    import mlflow.store.db.utils  # noqa: F401 (MLflow's own settings of SQLAlchemy)
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool)
+    with engine.connect() as connection:
+        tables = sqlalchemy.inspect(connection).get_table_names()
+        if "alembic_version" not in tables:
+            return  # MLflow makes its tables
+        versions = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars().all()
+    known, newest = schema_versions()
+    place = f"the store {without_credentials(uri)}"
+    if len(versions) != 1 or versions[0] not in known:
+        raise UnusableStoreError(
+            f"{place} has a schema that this MLflow does not know (version {one_line(versions)}): install the newer "
+            "MLflow that made it (pip install --upgrade mlflow)"
+        )
+    if versions[0] != newest:
+        todo = upgrade(without_credentials(uri), "make a backup")
+        login = " (with user and password in the address)" if without_credentials(uri) != uri else ""
+        raise UnusableStoreError(f"{place} has the schema of an older MLflow (version {versions[0]}): {todo}{login}")

@@ -1,0 +1,201 @@
+"""Is a SQLite file a store that this MLflow can use, and if not, why not? Cheap where it is; thorough where asked."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError, one_line
+
+__all__ = ["check_sqlite", "connected"]
+
+STUCK_SECONDS = 5.0
+"""A store on which others finish nothing for so long is held by a program that hangs or forgot it."""
+
+BUSY_SECONDS = 60.0
+"""And one on which others keep writing is waited for no longer than this."""
+
+CHECK_SECONDS = 5.0
+"""At most, for the thorough check of a large file."""
+
+MAGIC = b"SQLite format 3\0"
+UNFINISHED = "_alembic_tmp_"
+
+
+@contextmanager
+def connected(database: Path, timeout: float = 20.0) -> Iterator[sqlite3.Connection]:
+    """A connection to an existing database, closed afterwards; it makes none."""
+    address = f"{database.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(address, uri=True, timeout=timeout, isolation_level=None)) as connection:
+        yield connection
+
+
+def check_sqlite(database: Path, *, thorough: bool = False) -> None:
+    """Check that an existing file is a whole store of this MLflow's schema that can be written now.
+
+    Args:
+        database: The file.
+        thorough: True to read every page and to compare schema versions: for when something went wrong already. The
+            version is compared in any case if a table or column is missing.
+
+    Raises:
+        UnusableStoreError: If it is something else, read-only, or of another MLflow's schema.
+        StoreError: If it is damaged or locked.
+        sqlite3.Error: What SQLite says to it.
+    """
+    _check_file(database)
+    with connected(database, timeout=0.0) as connection:
+        _await_lock(connection, database)
+        tables: dict[str, set[str]] = {}
+        for table, column in connection.execute(
+            "SELECT m.name, p.name FROM sqlite_master m, pragma_table_xinfo(m.name) p WHERE m.type = 'table'"
+        ):
+            tables.setdefault(table, set()).add(column)
+        _check_schema(connection, database, tables, thorough)
+        if thorough:
+            _check_pages(connection, database)
+
+
+def _check_file(database: Path) -> None:
+    found = database.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary file"
+        raise UnusableStoreError(f"{database} is {what}, where the store's database should be: move it away")
+    if not os.access(database, os.R_OK):
+        raise UnusableStoreError(f"{database} may not be read: give yourself the right to read and write it")
+    if not os.access(database, os.W_OK) or not os.access(database.parent, os.W_OK):
+        barred = database if os.access(database.parent, os.W_OK) else database.parent
+        raise UnusableStoreError(
+            f"{barred} is read-only: make it writable, or set MLFLOW_TRACKING_URI to another store"
+        )
+    with database.open("rb") as file:
+        head = file.read(100)
+    if not head:
+        raise UnusableStoreError(f"{database} is empty: {RESTORE}")
+    if len(head) < 100 and MAGIC.startswith(head[:16]):
+        raise StoreError(f"{database} is cut off after {len(head)} bytes: {RESTORE}")
+    if not head.startswith(MAGIC):
+        raise UnusableStoreError(f"{database} is no SQLite database, or its beginning is damaged: {RESTORE}")
+    log = database.with_name(f"{database.name}-wal")
+    if not (log.exists() and log.stat().st_size):  # which may hold pages that the file lacks
+        page = int.from_bytes(head[16:18], "big")
+        size = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
+        if head[24:28] == head[92:96] and found.st_size < size:
+            raise StoreError(f"{database} is cut off: it has {found.st_size} of {size} bytes; {RESTORE}")
+
+
+def _await_lock(connection: sqlite3.Connection, database: Path) -> None:
+    """Wait until the database can be written, as long as others that write to it get on."""
+    begun = progress = time.monotonic()
+    seen = None
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            now = time.monotonic()
+            if (version := _data_version(connection)) not in (None, seen):
+                seen, progress = version, now
+            if now - progress > STUCK_SECONDS or now - begun > BUSY_SECONDS:
+                raise StoreError(
+                    f"{database} has been locked by another program for {now - begun:.0f} seconds: end that program "
+                    f"(`fuser {database}` tells which), or try again later"
+                ) from error
+        time.sleep(0.05)
+
+
+def _data_version(connection: sqlite3.Connection) -> int | None:
+    """A number that changes whenever another connection has written; None if even that cannot be read."""
+    try:
+        return connection.execute("PRAGMA data_version").fetchone()[0]
+    except sqlite3.OperationalError:
+        return None
+
+
+def _check_schema(connection: sqlite3.Connection, database: Path, tables: dict[str, set[str]], thorough: bool) -> None:
+    if not tables:
+        raise UnusableStoreError(f"{database} is empty: {RESTORE}")
+    if tables.keys().isdisjoint({"experiments", "runs", "alembic_version"}):
+        held = ", ".join(sorted(tables)[:3])
+        raise UnusableStoreError(
+            f"{database} belongs to another program (it holds the tables {one_line(held)}): move it away, or set "
+            "MLFLOW_TRACKING_URI to another file"
+        )
+    versions = []
+    if tables.get("alembic_version") == {"version_num"}:
+        versions = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version LIMIT 5")]
+    wanted = _wanted()
+    missing = sorted(f"{table}.{column}" for table in wanted for column in wanted[table] - tables.get(table, set()))
+    if len(versions) != 1 or missing or thorough:
+        _check_version(database, versions, [table for table in tables if table.startswith(UNFINISHED)])
+    if missing:
+        raise StoreError(
+            f"{database} lacks {missing[0]}{' and more' if missing[1:] else ''} of MLflow's tables: it was altered or "
+            f"damaged; {RESTORE}"
+        )
+
+
+def _wanted() -> dict[str, set[str]]:
+    """The tables of the installed MLflow, each with its columns."""
+    from mlflow.store.db.utils import Base
+
+    return {name: {column.name for column in table.columns} for name, table in Base.metadata.tables.items()}
+
+
+def _check_version(database: Path, versions: list[object], unfinished: list[str]) -> None:
+    from mlflow.version import VERSION
+
+    if len(versions) != 1:
+        raise StoreError(f"{database} does not say of which version its schema is: it was never whole; {RESTORE}")
+    known, newest = schema_versions()
+    if versions[0] not in known:
+        raise UnusableStoreError(
+            f"{database} has a schema that MLflow {VERSION} does not know (version {one_line(repr(versions[0]))}): "
+            "install the newer MLflow that made it (pip install --upgrade mlflow), or put a backup in its place"
+        )
+    if versions[0] != newest:
+        raise UnusableStoreError(
+            f"{database} has the schema of an older MLflow (version {versions[0]}; {VERSION} has {newest}): "
+            + upgrade(f"sqlite:///{database}", f"copy the file to keep a backup{_drop(database, unfinished)}")
+        )
+
+
+def _drop(database: Path, unfinished: list[str]) -> str:
+    """What else to do where an upgrade was cut off before."""
+    drops = " ".join(f"DROP TABLE {table};" for table in sorted(unfinished))
+    return f", run `sqlite3 '{database}' '{drops}'` as an upgrade was cut off" if drops else ""
+
+
+def upgrade(address: str, first: str) -> str:
+    """What to do with a store of an older schema."""
+    return f"{first}, then run `mlflow db upgrade '{address}'`"
+
+
+def schema_versions() -> tuple[set[str], str]:
+    """The schema versions that the installed MLflow knows, and its own."""
+    import mlflow.store.db_migrations
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(str(Path(mlflow.store.db_migrations.__path__[0])))
+    return {script.revision for script in scripts.walk_revisions()}, scripts.get_heads()[0]
+
+
+def _check_pages(connection: sqlite3.Connection, database: Path) -> None:
+    deadline = time.monotonic() + CHECK_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+    try:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            return  # too large to read it all
+        raise
+    if found != "ok":
+        raise StoreError(f"{database} is damaged ({one_line(found)}): {RESTORE}")
