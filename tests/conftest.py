@@ -39,6 +39,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--mutants", type=int, default=100, metavar="N", help="how many mutants of each kind tests/fuzz tries"
     )
+    parser.addoption(
+        "--moments", type=int, default=0, metavar="N", help="at how many moments tests/test_full_disk.py fills the disk"
+    )
 
 
 def pytest_configure(config):

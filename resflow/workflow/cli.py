@@ -126,6 +126,7 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     from resflow.workflow.interruption import Terminated
+    from resflow.workflow.outcome import said_of
 
     # What papermill has to say of parameters was checked here already, and better.
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -145,6 +146,10 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
         fail(f"{stop.signal.name}: the run is recorded as KILLED", int(stop.code or 143))
     except KeyboardInterrupt:  # before click, which would start another line
         fail("SIGINT: the run is recorded as KILLED", 130)
+    except Exception as error:
+        if not (said := said_of(error)):
+            raise  # of no run
+        fail(said, 1)
     _report(executed.metadata["resflow"]["run_id"], notebook.stem)
     return 0
 
@@ -178,10 +183,11 @@ def _run_id(output: Path) -> str:
 
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
+    from resflow.workflow.last_word import status_of
     from resflow.workflow.tracking import open_client
 
     run = open_client().get_run(run_id)
-    click.echo(f"run     {run.info.run_name}\nstatus  {run.info.status}   id {run_id}")
+    click.echo(f"run     {run.info.run_name}\nstatus  {status_of(run)}   id {run_id}")
     for name in SHOWN:
         if name in run.data.metrics:
             click.echo(f"  {name:<28} {run.data.metrics[name]:+.6g}")

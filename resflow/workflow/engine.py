@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.interruption import Interruptions
-from resflow.workflow.outcome import Outcome, failed_cell, outcome_of
+from resflow.workflow.outcome import Outcome, failed_cell, first_line, outcome_of, say
 
 if TYPE_CHECKING:
     from resflow.workflow.tracking import Run
@@ -30,8 +31,13 @@ class ResflowEngine:
     """Executes a notebook as papermill does, in an MLflow run that exists before the kernel starts.
 
     The run's parameters are the notebook's, with the values they have in this execution. The kernel finds it by
-    MLFLOW_RUN_ID. However the execution ends, the executed notebook and its HTML are attached and the status is set:
-    FAILED if a cell raises, takes too long or loses its kernel, KILLED by Ctrl-C and by termination signals.
+    MLFLOW_RUN_ID: the first `mlflow.start_run()` of a notebook is the engine's run, by whatever name and for whatever
+    part of the notebook; every later one makes a run of its own below it, as `nested=True` does. However the execution
+    ends, the executed notebook and its HTML are attached, the runs below that were left open end too, and the status is
+    set: FAILED if a cell raises, takes too long or loses its kernel, KILLED by Ctrl-C and by termination signals. What
+    the notebook makes of the status on the way, as by leaving `with mlflow.start_run():`, does not count.
+
+    An exception that leaves the engine carries a note of one line, which `outcome.said_of` returns: cell, error, run.
 
     An engine by its methods, not by inheritance: papermill imports this module while it is itself being imported.
     """
@@ -44,39 +50,43 @@ class ResflowEngine:
             AttachmentError: If all went well, but the executed notebook or its HTML could not be attached.
         """
         from resflow.workflow.execution import RunExecution
+        from resflow.workflow.kernels import complete_kernelspec
 
         source = options.get("input_path") or ""
         notebook = Path(source if source not in ("", "-") else "notebook").stem
         with Interruptions() as interruptions:
             run = _new_run(nb, source, notebook)
             nb.metadata["resflow"] = {"run_id": run.id, "tracking_uri": run.tracking_uri}
+            complete_kernelspec(nb, kernel_name)
             try:
                 with interruptions.raised():
                     options |= {"run": run, "interruptions": interruptions}
                     RunExecution.execute_notebook(nb, kernel_name, output_path=output_path, **options)
             except BaseException as error:
-                if problem := _conclude(run, nb, notebook, outcome_of(nb, error)):
-                    error.add_note(problem)
+                outcome = outcome_of(nb, error)
+                say(error, run.id, outcome, _conclude(run, nb, notebook, outcome))
                 raise
-            outcome = outcome_of(nb)
-            problem = _conclude(run, nb, notebook, outcome)
-            if problem and outcome.status == "FINISHED":
-                raise AttachmentError(problem)
+            if (outcome := outcome_of(nb)).status != "FINISHED":
+                _conclude(run, nb, notebook, outcome)  # papermill raises what the cell raised
+            elif problem := _conclude(run, nb, notebook, outcome):
+                failure = AttachmentError(problem)
+                say(failure, run.id, Outcome("FAILED", problem))
+                raise failure
         return nb
 
     @staticmethod
     def nb_kernel_name(nb: Any, name: str | None = None) -> str:
-        """The kernel a notebook asks for, unless another is named; papermill calls this."""
-        from papermill.utils import nb_kernel_name
+        """The kernel a notebook asks for, or one of its language, unless another is named; papermill calls this."""
+        from resflow.workflow.kernels import kernel_name
 
-        return nb_kernel_name(nb, name)
+        return name or kernel_name(nb)
 
     @staticmethod
     def nb_language(nb: Any, language: str | None = None) -> str:
         """The language a notebook is written in, unless another is named; papermill calls this."""
-        from papermill.utils import nb_language
+        from resflow.workflow.kernels import kernel_language
 
-        return nb_language(nb, language)
+        return language or kernel_language(nb)
 
 
 def _new_run(nb: Any, source: str, notebook: str) -> Run:
@@ -96,39 +106,48 @@ def _new_run(nb: Any, source: str, notebook: str) -> Run:
 
 
 def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
-    """Attach the executed notebook and its HTML and set the status; returns what went wrong with that, in one line."""
-    tags = {key: value for key, value in (("error", outcome.error), ("failed_cell", outcome.cell)) if value}
+    """Attach the executed notebook and its HTML and say how the run ended; returns what went wrong, in one line.
 
-    def attach_notebook() -> None:
+    A run whose notebook or HTML could not be attached is not FINISHED but FAILED. If not even that can be written,
+    nothing was said of it, and it becomes KILLED when the store is opened next.
+    """
+    from resflow.workflow.tracking import end_children
+
+    problems: list[str] = []
+
+    def tried(step: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+        except Exception as error:  # whatever it is must neither hide why the notebook ended nor stop the other steps
+            logger.error("%s failed", step, exc_info=error)
+            problems.append(f"{step} failed: {type(error).__name__}: {first_line(str(error))}")
+
+    def attach() -> None:
         import nbformat
 
-        run.log_text(nbformat.writes(nb), f"{notebook}.ipynb")
+        tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
+        tried("attaching its HTML", _attach_html, run, nb, notebook, outcome)
 
-    def attach_html() -> None:
-        from resflow.workflow.reports.notebook_html import notebook_to_html
+    def end(status: str, error: str) -> None:
+        tags = {"error": error, "failed_cell": outcome.cell, "attachment_error": "; ".join(problems)}
+        why = error or f"left open by the run {run.id}, which ended"
+        tried("ending the runs below it", end_children, run.client, run.id, status, why)
+        tried("setting the status", run.end, status, **{key: value for key, value in tags.items() if value})
 
-        failure = outcome.error if failed_cell(nb) is None else ""
-        run.log_text(notebook_to_html(nb, title=notebook, failure=failure), f"{notebook}.html")
+    if outcome.status == "KILLED":  # which is said first, as there may be no time for more
+        end("KILLED", outcome.error)
+        attach()
+        if problems:
+            tried("tagging it with that", run.set_tags, {"resflow.attachment_error": "; ".join(problems)})
+    else:
+        attach()
+        whole = outcome.status != "FINISHED" or not problems
+        end(outcome.status if whole else "FAILED", outcome.error if whole else "; ".join(problems))
+    return "; ".join(problems)
 
-    def set_status() -> None:
-        run.end(outcome.status, **tags)
 
-    # A run that says FINISHED has everything; one being killed says so first, as there may be no time for more.
-    steps = [attach_notebook, attach_html, set_status]
-    if outcome.status == "KILLED":
-        steps = [set_status, attach_notebook, attach_html]
-    problems = []
-    for step in steps:
-        try:
-            step()
-        except Exception as error:  # whatever it is must neither hide why the notebook ended nor stop the other steps
-            logger.error("%s failed", step.__name__, exc_info=error)
-            problems.append(f"{step.__name__} failed: {type(error).__name__}: {error}")
-    if not problems:
-        return ""
-    message = f"run {run.id} ({outcome.status}): " + "; ".join(problems)
-    try:
-        run.set_tags({"resflow.attachment_error": message})
-    except Exception as error:
-        logger.error("the run could not be tagged with it either", exc_info=error)
-    return message
+def _attach_html(run: Run, nb: Any, notebook: str, outcome: Outcome) -> None:
+    from resflow.workflow.reports.notebook_html import notebook_to_html
+
+    failure = outcome.error if failed_cell(nb) is None else ""
+    run.log_text(notebook_to_html(nb, title=notebook, failure=failure), f"{notebook}.html")

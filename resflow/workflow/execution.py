@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+from jupyter_core.utils import run_sync
+from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine
 from papermill.log import logger
 from traitlets.config import Config
 
 from resflow.workflow.interruption import Interruptions
+from resflow.workflow.kernels import speaks_ipc
+from resflow.workflow.provenance import owner_tag
 
 if TYPE_CHECKING:
     from resflow.workflow.tracking import Run
@@ -49,8 +54,8 @@ class RunExecution(NBClientEngine):
         options = {
             key: value for key, value in options.items() if key not in ("input_path", "timeout", "startup_timeout")
         }
-        with private_transport() as transport:
-            client = PapermillNotebookClient(
+        with private_transport(kernel_name) as transport:
+            client = _Client(
                 nb_man,
                 timeout=execution_timeout,
                 startup_timeout=start_timeout,
@@ -71,6 +76,18 @@ class RunExecution(NBClientEngine):
                 if client.km is not None and client.km.has_kernel:
                     client.shutdown_kernel = "immediate"
                     client._cleanup_kernel()
+
+
+class _Client(PapermillNotebookClient):
+    """papermill's own client, to which a kernel that dies as it starts is as dead as one that dies later."""
+
+    async def async_start_new_kernel_client(self) -> Any:
+        try:
+            return await super().async_start_new_kernel_client()
+        except RuntimeError as error:  # what jupyter_client raises if it died, or did not answer in time
+            raise DeadKernelError(f"the kernel {self.kernel_name} did not start: {error}") from error
+
+    start_new_kernel_client = run_sync(async_start_new_kernel_client)
 
 
 class _PromptKernelManager(AsyncKernelManager):
@@ -96,23 +113,38 @@ def _kernel_environment(run: Run) -> dict[str, str]:
     # show figures in the notebook.
     left_out = ("MLFLOW_EXPERIMENT_NAME", "RESFLOW_RUN_TAGS", "MPLBACKEND")
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
+    # The tags that MLflow gives to every run that is made in the kernel: all but the first start_run() make one.
+    context = _json_object(environment.get("MLFLOW_RUN_CONTEXT", ""))
+    context |= {"mlflow.parentRunId": run.id, "resflow.owner": owner_tag()}
     return environment | {
+        "MLFLOW_RUN_CONTEXT": json.dumps(context),
         "MLFLOW_RUN_ID": run.id,
         "MLFLOW_EXPERIMENT_ID": run.experiment_id,
         "MLFLOW_TRACKING_URI": run.tracking_uri,
     }
 
 
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:  # which MLflow would warn of, and leave out too
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 @contextmanager
-def private_transport() -> Iterator[Config]:
+def private_transport(kernel_name: str) -> Iterator[Config]:
     """Options by which kernel and client talk through sockets that are files in a folder of this user alone.
 
     By default they would through ports: any user of the machine may connect to those, and a port found to be free may
-    be another kernel's before this one opens it, which then dies as it starts. Where paths are too long for sockets, or
-    on a system without them, ports it is, encrypted if both sides can.
+    be another kernel's before this one opens it, which then dies as it starts. For a kernel that may not know such
+    sockets, where paths are too long for them, or on a system without them, ports it is, encrypted if both sides can.
+
+    Args:
+        kernel_name: The kernel that is to be started.
     """
     with TemporaryDirectory(prefix="resflow-", ignore_cleanup_errors=True) as folder:
-        if os.name == "posix" and len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+        if os.name == "posix" and len(os.fsencode(folder)) <= _LONGEST_FOLDER and speaks_ipc(kernel_name):
             yield Config({"KernelManager": {"transport": "ipc", "ip": os.path.join(folder, "kernel")}})
         else:
             able = hasattr(KernelManager, "transport_encryption") and zmq.has("curve")

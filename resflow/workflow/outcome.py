@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 
 from resflow.workflow.interruption import Terminated
 
-__all__ = ["Outcome", "failed_cell", "outcome_of"]
+__all__ = ["LOST_KERNEL", "Outcome", "failed_cell", "first_line", "outcome_of", "said_of", "say"]
+
+LOST_KERNEL = "DeadKernelError"
+"""How the error begins of a run whose kernel died, as it started or later: no fault of the notebook's is known."""
+
+
+_MARK = "resflow: "
 
 
 class Outcome(NamedTuple):
@@ -30,12 +36,24 @@ def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
         if isinstance(error, KeyboardInterrupt | Terminated):
             name = "SIGINT" if isinstance(error, KeyboardInterrupt) else error.signal.name
             return Outcome("KILLED", f"{name} in cell {place}" if place else f"{name} before the first cell")
-        return Outcome("FAILED", f"{type(error).__name__}: {_first_line(str(error))}", place)
+        return Outcome("FAILED", f"{type(error).__name__}: {first_line(str(error))}", place)
     if (index := failed_cell(nb)) is not None:
         output = next((each for each in nb.cells[index].outputs if each.output_type == "error"), None)
-        said = f"{output.ename}: {_first_line(output.evalue)}" if output else "CellExecutionError"
+        said = f"{output.ename}: {first_line(output.evalue)}" if output else "CellExecutionError"
         return Outcome("FAILED", said, _place(nb, index))
     return Outcome("FINISHED")
+
+
+def say(error: BaseException, run_id: str, outcome: Outcome, problem: str = "") -> None:
+    """Note on an exception, in one line, where the notebook ended, of what, and as which run; tracebacks show it."""
+    place = f"cell {outcome.cell}: " if outcome.cell else ""
+    error.add_note(f"{_MARK}{place}{outcome.error} (run {run_id}, {outcome.status})" + f"; {problem}" * bool(problem))
+
+
+def said_of(error: BaseException) -> str:
+    """The line that `say` noted on an exception; "" on one that did not leave a run."""
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(_MARK)]
+    return notes[-1].removeprefix(_MARK) if notes else ""
 
 
 def failed_cell(nb: Any) -> int | None:
@@ -59,8 +77,9 @@ def _place(nb: Any, index: int | None) -> str:
     """A cell by its number in the executed notebook, from 1, and its first line."""
     if index is None:
         return ""
-    return f"{index + 1}: {_first_line(nb.cells[index].source)}"
+    return f"{index + 1}: {first_line(nb.cells[index].source)}"
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """The first line of a text."""
     return next(iter(text.strip().splitlines()), "")

@@ -7,18 +7,19 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from resflow.workflow.store import project_root
 
-__all__ = ["notebook_digest", "owner_is_gone", "owner_tag", "provenance_tags"]
+__all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags"]
 
 PACKAGES = (
     "resflow",
@@ -75,17 +76,33 @@ def owner_tag() -> str:
     return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 
 
+class Owner(NamedTuple):
+    """The process that answers for a run, by its tag `resflow.owner`."""
+
+    host: str
+    pid: int
+    started: float
+
+
+def owner_of(tag: str) -> Owner | None:
+    """The owner that a tag names; None if it names none, as a tag may that somebody else wrote."""
+    found = re.fullmatch(r"(.+)/([1-9][0-9]{0,9})/([0-9]{1,15}(?:\.[0-9]{1,9})?)", tag)
+    if not found or int(found[2]) >= 2**31:
+        return None
+    return Owner(found[1], int(found[2]), float(found[3]))
+
+
 def owner_is_gone(tag: str) -> bool:
     """True if a run's owner, by its tag `resflow.owner`, ran on this machine and runs no more."""
-    host, pid, started = tag.rsplit("/", 2)
-    if host != socket.gethostname():
-        return False  # another machine's processes cannot be seen from here
+    owner = owner_of(tag)
+    if owner is None or owner.host != socket.gethostname():
+        return False  # unknown, or another machine's, whose processes cannot be seen from here
     try:
-        process = psutil.Process(int(pid))
+        process = psutil.Process(owner.pid)
         # Another process may have been given the number since; clocks that are set shift start times a little.
-        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - float(started)) > 5.0
-    except psutil.NoSuchProcess:
-        return True
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - owner.started) > 5.0
+    except psutil.Error:
+        return not psutil.pid_exists(owner.pid)  # it may only be hidden from this user
 
 
 def _user() -> str:

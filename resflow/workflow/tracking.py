@@ -6,10 +6,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.last_word import AT_WORK, OUTCOME, last_word, word
 from resflow.workflow.logged_values import as_metrics, dataset_input, loggable, not_finite, rows_of
 from resflow.workflow.parameters import Parameter, brief
 from resflow.workflow.plainly import told_plainly
@@ -22,6 +24,7 @@ from resflow.workflow.store_errors import is_busy
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow.entities import DatasetInput
+    from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
     from pandas import DataFrame
 
@@ -29,9 +32,12 @@ __all__ = [
     "Run",
     "client_of",
     "create_run",
+    "end_children",
+    "every_run",
     "experiment_id_of",
     "mark_cut_off_runs",
     "open_client",
+    "open_runs",
     "patiently",
     "record_run",
     "run_name",
@@ -73,21 +79,59 @@ def client_of(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
+def every_run(
+    client: MlflowClient, experiment_ids: list[str], condition: str = "", *, newest_first: bool = False
+) -> Iterator[StoredRun]:
+    """Every run of some experiments that meets MLflow's `condition`, oldest first unless asked otherwise."""
+    token = None
+    order = ["attributes.start_time DESC" if newest_first else "attributes.start_time ASC"]
+    while True:
+        page = client.search_runs(experiment_ids, condition, max_results=1000, order_by=order, page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def open_runs(client: MlflowClient, experiment_ids: list[str], condition: str = "") -> list[StoredRun]:
+    """The runs that meet `condition` and are not over: RUNNING, or ended by their notebook without the last word."""
+    also = f" AND {condition}" if condition else ""
+    running = every_run(client, experiment_ids, f"attributes.status = 'RUNNING'{also}")
+    unsaid = every_run(client, experiment_ids, f"tags.`{OUTCOME}` = '{AT_WORK[OUTCOME]}'{also}")
+    return list({run.info.run_id: run for run in (*running, *unsaid)}.values())
+
+
 def mark_cut_off_runs(client: MlflowClient, experiment_ids: list[str]) -> list[str]:
-    """Mark as KILLED the runs still called RUNNING although the process that owned them on this machine is gone.
+    """End the runs that are not over although the process that owned them on this machine is gone: as KILLED.
+
+    A run that was opened once more after its last word, as by `mlflow.start_run(run_id=...)`, ends as it had ended.
 
     Returns:
-        The ids of the runs marked.
+        The ids of the runs that were ended.
     """
     marked = []
-    for run in client.search_runs(experiment_ids, "attributes.status = 'RUNNING'", max_results=1000):
-        owner = run.data.tags.get("resflow.owner")
+    for run in open_runs(client, experiment_ids):
+        if not owner_is_gone(run.data.tags.get("resflow.owner", "")):
+            continue
         # Asked again once the owner is known to be gone: it may have ended its run just before it went.
-        if owner and owner_is_gone(owner) and client.get_run(run.info.run_id).info.status == "RUNNING":
-            client.set_tag(run.info.run_id, "resflow.error", "cut off: the process that ran it is gone")
-            client.set_terminated(run.info.run_id, "KILLED")
-            marked.append(run.info.run_id)
+        run = client.get_run(run.info.run_id)
+        if run.info.status != "RUNNING" and (last_word(run) or OUTCOME not in run.data.tags):
+            continue
+        if said := last_word(run):
+            patiently(client.set_terminated, run.info.run_id, said)
+        else:
+            Run(client, run.info.run_id).end("KILLED", error="cut off: the process that ran it is gone")
+        marked.append(run.info.run_id)
     return marked
+
+
+def end_children(client: MlflowClient, run_id: str, status: str, error: str) -> None:
+    """End the runs nested in a run that are not over, at any depth: nobody is left who would."""
+    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
+    for child in open_runs(client, everywhere, f"tags.`mlflow.parentRunId` = '{run_id}'"):
+        end_children(client, child.info.run_id, status, error)
+        # one that resflow writes is whole only if whoever wrote it says so
+        ended = "KILLED" if status == "FINISHED" and OUTCOME in child.data.tags else status
+        Run(client, child.info.run_id).end(ended, **({"error": error} if ended != "FINISHED" else {}))
 
 
 def create_run(
@@ -105,12 +149,17 @@ def create_run(
     from mlflow.entities import Param
 
     experiment = experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
-    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()}
+    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()} | AT_WORK
     created = patiently(client.create_run, experiment, tags=tags, run_name=name)
     run = Run(client, created.info.run_id)
     logged = [Param(key, brief(value)) for key, value in parameters.items()]
-    for start in range(0, len(logged), 100):
-        patiently(client.log_batch, run.id, params=logged[start : start + 100])
+    try:
+        for start in range(0, len(logged), 100):
+            patiently(client.log_batch, run.id, params=logged[start : start + 100])
+    except Exception as error:  # MLflow refuses a name, or cannot write
+        with suppress(Exception):  # the first error is the one to be told
+            run.end("FAILED", error=f"{type(error).__name__}: {error}")
+        raise
     return run
 
 
@@ -256,10 +305,16 @@ class Run:
             print(f"Recorded as {self.name!r}; `resflow ui` shows it.")
 
     def end(self, status: str, **tags: str) -> None:
-        """Set the status (FINISHED, FAILED or KILLED) with tags that say why; for whoever answers for the run."""
-        if tags:
-            self.set_tags({f"resflow.{key}": value for key, value in tags.items()})
+        """Set the status (FINISHED, FAILED or KILLED) with tags that say why; for whoever answers for the run.
+
+        That the run is FINISHED is the last thing to be written: whoever is killed before has not said it.
+        """
+        said = {f"resflow.{key}": value for key, value in tags.items()} | word(status, self.id)
+        if status != "FINISHED":
+            self.set_tags(said)
         patiently(self.client.set_terminated, self.id, status)
+        if status == "FINISHED":
+            self.set_tags(said)
 
     def _log_metrics(self, values: Iterable[tuple[str, int, float]]) -> None:
         metrics = as_metrics(values)
@@ -301,21 +356,23 @@ def record_run(
     Returns:
         MLflow's id of the run.
     """
-    from mlflow.entities import Param
+    from mlflow.entities import Param, RunTag
 
     values, notes = loggable(rows_of(history))
     for key, value in metrics.items():
         values.append((key, 0, float(value)))
         notes |= not_finite(key, [(0, float(value))])
-    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()}
+    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()} | AT_WORK
     if notes:
         tags["resflow.not_finite"] = "; ".join(notes.values())[:TAG_LENGTH]
     created = patiently(client.create_run, experiment_id, start_time=since, tags=tags, run_name=name[:250])
     run_id = created.info.run_id
     logged = [Param(key, brief(value)) for key, value in parameters.items()]
-    patiently(client.log_batch, run_id, metrics=as_metrics(values), params=logged)
     patiently(client.log_inputs, run_id, datasets=inputs)
     patiently(client.set_terminated, run_id, "FINISHED")
+    # MLflow writes the tags of a batch last: with them the run is whole, and says so in the same call.
+    said = [RunTag(key, value) for key, value in word("FINISHED", run_id).items()]
+    patiently(client.log_batch, run_id, metrics=as_metrics(values), params=logged, tags=said)
     return run_id
 
 

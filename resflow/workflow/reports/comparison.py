@@ -12,6 +12,8 @@ import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
 from resflow.studies.ensemble import SUMMARY_COLUMNS
+from resflow.workflow.last_word import status_of
+from resflow.workflow.tracking import every_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -22,7 +24,6 @@ __all__ = ["Comparison", "load_comparison", "load_sweep", "read_histories"]
 NOTEBOOK = "compare_runs"
 """The notebook that compares; where it ran as a run itself, that is not one of the runs to compare."""
 
-_PAGE = 1000
 _INFINITE = 1.79e308  # MLflow's database keeps ±inf as the largest finite float64
 
 
@@ -77,7 +78,7 @@ def load_comparison(client: MlflowClient, name: str = "") -> Comparison:
         InvalidInputError: If there is nothing of that name, or nothing at all.
     """
     experiments = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    parents = _search(client, list(experiments), "tags.`resflow.role` = 'sweep'")
+    parents = _latest_first(client, list(experiments), "tags.`resflow.role` = 'sweep'")
     sweeps: dict[str, MlflowRun] = {}
     for parent in parents:  # latest first
         sweeps.setdefault(parent.data.tags.get("resflow.sweep", ""), parent)
@@ -85,14 +86,14 @@ def load_comparison(client: MlflowClient, name: str = "") -> Comparison:
     if kind == "sweep":
         return load_sweep(client, sweeps[chosen])
     (experiment_id,) = (key for key, value in experiments.items() if value == chosen)
-    return _comparison(chosen, kind, None, experiment_id, [], _search(client, [experiment_id], ""))
+    return _comparison(chosen, kind, None, experiment_id, [], _latest_first(client, [experiment_id], ""))
 
 
 def load_sweep(client: MlflowClient, parent: MlflowRun) -> Comparison:
     """The runs of the sweep that a parent run stands for: those made for it, and those it found finished."""
     name, experiment_id = parent.data.tags["resflow.sweep"], parent.info.experiment_id
-    found = _search(client, [experiment_id], f"tags.`resflow.sweep` = {_quoted(name)}")
-    found += _search(client, [experiment_id], f"tags.`resflow.also_in.{name}` != ''")
+    found = _latest_first(client, [experiment_id], f"tags.`resflow.sweep` = {_quoted(name)}")
+    found += _latest_first(client, [experiment_id], f"tags.`resflow.also_in.{name}` != ''")
     axes = json.loads(parent.data.tags.get("resflow.axes", "[]"))
     return _comparison(name, "sweep", parent.info.run_id, experiment_id, axes, found)
 
@@ -191,7 +192,7 @@ def _info(run: MlflowRun) -> dict[str, Any]:
     return {
         "experiment_id": info.experiment_id,
         "run_name": info.run_name,
-        "status": info.status,
+        "status": status_of(run),
         "role": _role(run),
         "verdict": tags.get("verdict"),
         "started": pd.Timestamp(info.start_time, unit="ms"),
@@ -234,17 +235,8 @@ def _value(value: float) -> float:
     return float("inf") * (1 if value > 0 else -1) if abs(value) >= _INFINITE else value
 
 
-def _search(client: MlflowClient, experiment_ids: list[str], condition: str) -> list[MlflowRun]:
-    """Every run that meets a condition, latest first."""
-    found: list[MlflowRun] = []
-    token = None
-    while True:
-        page = client.search_runs(
-            experiment_ids, condition, max_results=_PAGE, order_by=["attributes.start_time DESC"], page_token=token
-        )
-        found += page
-        if not (token := page.token):
-            return found
+def _latest_first(client: MlflowClient, experiment_ids: list[str], condition: str) -> list[MlflowRun]:
+    return list(every_run(client, experiment_ids, condition, newest_first=True))
 
 
 def _quoted(text: str) -> str:

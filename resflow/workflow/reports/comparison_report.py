@@ -73,10 +73,15 @@ def _execute(notebook: Path, values: dict[str, Any]) -> Any:
     import papermill
 
     from resflow.workflow.execution import private_transport
+    from resflow.workflow.kernels import PYTHON
 
     # What papermill has to say of parameters the command has checked already, and better.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="resflow-") as folder, private_transport() as transport, _unset(*_UNWANTED):
+    with (
+        tempfile.TemporaryDirectory(prefix="resflow-") as folder,
+        private_transport(PYTHON) as transport,
+        _unset(*_UNWANTED),
+    ):
         options = {"progress_bar": sys.stderr.isatty(), "config": transport}
         return papermill.execute_notebook(str(notebook), str(Path(folder) / notebook.name), values, **options)
 

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resflow.workflow.last_word import last_word
+from resflow.workflow.outcome import LOST_KERNEL, first_line
 from resflow.workflow.sweeps.fingerprint import sources_digest
 from resflow.workflow.sweeps.point_server import PointServer
-from resflow.workflow.sweeps.runs import finished_points, search, tagged
-from resflow.workflow.tracking import Run
+from resflow.workflow.sweeps.runs import finished_points, tagged
+from resflow.workflow.tracking import Run, end_children, every_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -57,6 +59,7 @@ def execute(job: dict[str, Any], report: Callable[[dict[str, Any]], None] | None
         job: What `sweep_jobs.job_of` describes.
         report: Told of each attempt as it starts; on a Dask worker its log of events by default.
     """
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     # A kernel reads the sources anew: of others than those in its fingerprint no run may be made.
@@ -67,8 +70,16 @@ def execute(job: dict[str, Any], report: Callable[[dict[str, Any]], None] | None
             "or, if they were edited, start the sweep again",
         )
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    client = MlflowClient(tracking_uri=job["tracking_uri"])
     is_wanted, report = _connection(job["session"], report)
+    try:
+        return _until_over(MlflowClient(tracking_uri=job["tracking_uri"]), job, is_wanted, report)
+    except (OSError, MlflowException) as error:  # a full disk, a store that cannot be reached
+        return Outcome("FAILED", error=f"on {_host()}: {type(error).__name__}: {first_line(str(error))}")
+
+
+def _until_over(
+    client: MlflowClient, job: dict[str, Any], is_wanted: Callable[[], bool], report: Callable[[dict[str, Any]], None]
+) -> Outcome:
     last, without_run = None, 0
     while True:
         earlier = _earlier_runs(client, job)
@@ -106,15 +117,18 @@ def _connection(
 
 def _earlier_runs(client: MlflowClient, job: dict[str, Any]) -> list[StoredRun]:
     """The attempts that were made since the driver started; what died under way is brought to its end."""
-    found = search(
-        client, job["experiment_id"], f"{tagged(SESSION, job['session'])} AND {tagged(EXECUTION, job['id'])}"
-    )
-    runs = []
-    for run in found:
-        if run.info.status == "RUNNING":  # of a worker that is gone: this one has the task now
-            Run(client, run.info.run_id).end("KILLED", error="cut off: the worker that ran it is gone")
-        runs.append(run)
+    condition = f"{tagged(SESSION, job['session'])} AND {tagged(EXECUTION, job['id'])}"
+    runs = list(every_run(client, [job["experiment_id"]], condition))
+    for run in runs:
+        if not last_word(run):  # of a worker that is gone: this one has the task now
+            _end(client, run.info.run_id, "cut off: the worker that ran it is gone")
     return runs
+
+
+def _end(client: MlflowClient, run_id: str, reason: str) -> None:
+    """Say of a run whose process is gone, and of what it left open, that it was killed."""
+    end_children(client, run_id, "KILLED", reason)
+    Run(client, run_id).end("KILLED", error=reason)
 
 
 def _finished(client: MlflowClient, job: dict[str, Any]) -> str | None:
@@ -142,7 +156,7 @@ def _attempt(client: MlflowClient, job: dict[str, Any], is_wanted: Callable[[], 
         own = {"folder": folder, "log": str(log), "environment": _environment(job, attempt)}
         code, reason = PointServer.here().execute(job | own, reason_to_stop)
         said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    run = next(search(client, job["experiment_id"], tagged(ATTEMPT, attempt)), None)
+    run = next(every_run(client, [job["experiment_id"]], tagged(ATTEMPT, attempt)), None)
     outcome = _judge(client, run, reason, code, said[-1] if said else "")
     return outcome._replace(seconds=time.monotonic() - started)
 
@@ -154,18 +168,20 @@ def _judge(client: MlflowClient, run: StoredRun | None, reason: str, code: int, 
         if reason:
             return Outcome("KILLED", error=reason)
         return Outcome("LOST" if code < 0 else "FAILED", error=how)
-    status, error = run.info.status, run.data.tags.get("resflow.error", "")
-    if status == "RUNNING":
-        Run(client, run.info.run_id).end("KILLED", error=reason or how)
-    elif status == "KILLED" and reason:
-        Run(client, run.info.run_id).set_tags({"resflow.error": f"{reason} ({error})"})
-    if status in ("RUNNING", "KILLED"):
-        outcome = Outcome("KILLED", error=reason) if reason else Outcome("LOST", error=error or how)
-    elif status == "FAILED" and error.startswith("DeadKernelError"):
-        outcome = Outcome("LOST", error=error)
-    else:
-        outcome = Outcome(status, error=error)
-    return outcome._replace(run_id=run.info.run_id)
+    status, error = last_word(run), run.data.tags.get("resflow.error", "")
+    if not status:
+        _end(client, run.info.run_id, reason or how)
+        # One that ended by itself could not write how: it would not the next time either.
+        status, error = ("LOST" if code < 0 else "FAILED"), how
+    elif status == "KILLED":
+        if reason:
+            Run(client, run.info.run_id).set_tags({"resflow.error": f"{reason} ({error})"})
+        status = "LOST"
+    elif status == "FAILED" and error.startswith(LOST_KERNEL):
+        status = "LOST"
+    if reason and status == "LOST":
+        status, error = "KILLED", reason
+    return Outcome(status, run.info.run_id, error)
 
 
 def _environment(job: dict[str, Any], attempt: str) -> dict[str, str]:

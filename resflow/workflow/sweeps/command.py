@@ -65,14 +65,17 @@ def sweep(
     display = kind(Tally())
     started = time.monotonic()
     try:
-        results = run_sweep(planned, options, display)
+        results, problem = run_sweep(planned, options, display)
     except (KeyboardInterrupt, Terminated) as stop:
         click.echo("resflow: stopped: the same command goes on from here", err=True)
         sys.exit(stop.code if isinstance(stop, Terminated) else 130)
     except ClusterLostError as error:
         click.echo(f"resflow: {error}: the same command goes on from here", err=True)
         sys.exit(1)
-    return _conclude(planned, results, time.monotonic() - started, as_json)
+    code = _conclude(planned, results, time.monotonic() - started, as_json)
+    if problem:
+        click.echo(f"resflow: the sweep's own run is not whole: {problem}: the same command mends it", err=True)
+    return int(bool(code or problem))
 
 
 def _show_plan(planned: Sweep, as_json: bool) -> None:

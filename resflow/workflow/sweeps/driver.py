@@ -6,10 +6,11 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+from resflow.workflow.outcome import first_line
 from resflow.workflow.sweeps import attempt
 from resflow.workflow.sweeps.cluster import ClusterLostError, cores, local_cluster, running_cluster
 from resflow.workflow.sweeps.jobs import Limits, job_of
@@ -50,10 +51,12 @@ class Driver:
         self.failures: dict[str, attempt.Outcome] = {}
         self.events: deque[dict[str, Any]] = deque()
         self.executions: dict[str, Execution] = {}
+        self.problems: list[str] = []
         sweep.experiment_id = parent.experiment_id
 
     def prepare(self) -> None:
         """Bring what an earlier driver left to its end, and see what is to be done."""
+        self.parent.describe(self.sweep.file)
         below = f"{tagged(SWEEP, self.sweep.file.name)} AND {BELOW}"
         reason = "cut off: the driver of the sweep is gone"
         end_cut_off(self.client, self.experiment_id, below, patience=PATIENCE, reason=reason)
@@ -183,7 +186,7 @@ class Driver:
         if pending := list(getattr(self, "_pending", {})):
             for future in pending:
                 future.cancel()
-            self._end_own("the sweep was stopped")
+            self._tried("ending its runs", self._end_own, "the sweep was stopped")
 
     def _end_own(self, reason: str) -> None:
         own = f"{tagged(attempt.SESSION, self.session)}"
@@ -191,24 +194,39 @@ class Driver:
 
     def stop(self, reason: str) -> None:
         """The sweep was cut short: its parent is KILLED."""
-        self._end_own(reason)
-        self._record(self.results())
-        self.parent.run.end("KILLED", error=reason)
+        self._tried("ending its runs", self._end_own, reason)
+        self._tried("recording the results", self._record)
+        self._tried("setting the status", self.parent.run.end, "KILLED", error=reason)
 
-    def conclude(self) -> list[Result]:
-        """The sweep is through: duplicates are dropped, and the parent shows what came of it."""
-        drop_duplicates(self.client, self.experiment_id, list(self.sweep.finished))
+    def conclude(self) -> tuple[list[Result], str]:
+        """The sweep is through: duplicates are dropped, and the parent shows what came of it.
+
+        Returns:
+            What became of every point, and what could not be recorded of the sweep itself, "" if all was: that is done
+            again by the next start.
+        """
+        self._tried("dropping duplicates", drop_duplicates, self.client, self.experiment_id, list(self.sweep.finished))
         results = self.results()
-        self._record(results)
-        self._draw()
+        self._tried("recording the results", self._record)
+        self._tried("drawing the overview", self._draw)
         failed = sum(result.state != "FINISHED" for result in results)
-        if failed:
-            self.parent.run.end("FAILED", error=f"{failed} of {len(results)} points are not finished")
+        reasons = [f"{failed} of {len(results)} points are not finished"] * bool(failed) + self.problems
+        if reasons:
+            self._tried("setting the status", self.parent.run.end, "FAILED", error="; ".join(reasons))
         else:
-            self.parent.run.end("FINISHED")
-        return results
+            self._tried("setting the status", self.parent.run.end, "FINISHED")
+        return results, "; ".join(self.problems)
 
-    def _record(self, results: Sequence[Result]) -> None:
+    def _tried(self, step: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        """Do a step of those that conclude a sweep; one that fails is told, and keeps no other from being done."""
+        try:
+            function(*arguments, **options)
+        except Exception as error:
+            logger.debug("%s failed", step, exc_info=error)
+            self.problems.append(f"{step} failed: {type(error).__name__}: {first_line(str(error))}")
+
+    def _record(self) -> None:
+        results = self.results()
         self.parent.run.log_table(results_table(results), "results")
         finished = sum(result.state == "FINISHED" for result in results)
         self.parent.run.log_metrics({"points": len(results), "points_finished": finished})
@@ -219,14 +237,9 @@ class Driver:
         self.parent.run.rename(name)
 
     def _draw(self) -> None:
-        """Attach the overview figures; what goes wrong with them is said, and doesn't undo what the sweep reached."""
         from resflow.workflow.reports.overview import attach_overview
 
-        try:
-            attach_overview(self.client, self.parent.run.id)
-        except Exception as error:
-            logger.error("the overview figures could not be drawn", exc_info=error)
-            self.parent.run.set_tags({"resflow.attachment_error": f"{type(error).__name__}: {error}"})
+        attach_overview(self.client, self.parent.run.id)
 
     def results(self) -> list[Result]:
         """What became of every point so far."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import socket
 import tempfile
 import time
@@ -15,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.provenance import owner_is_gone, provenance_tags
+from resflow.workflow.last_word import AT_WORK
+from resflow.workflow.provenance import owner_is_gone, owner_of, provenance_tags
 from resflow.workflow.store import is_embedded, project_root
 from resflow.workflow.sweeps.file import SweepFile
 from resflow.workflow.sweeps.runs import AXES, ROLE, SWEEP, find_parent
@@ -40,6 +43,12 @@ class Parent:
         self.run = run
         self.experiment_id = experiment_id
         self._seen = 0.0
+
+    def describe(self, sweep: SweepFile) -> None:
+        """Attach the sweep's file, and its description."""
+        if sweep.description:
+            self.run.describe(sweep.description)
+        self.run.log_text(sweep.text, "sweep.yaml")
 
     def show_life(self) -> None:
         """Say in the store, every now and then, that the driver is at work."""
@@ -75,7 +84,7 @@ def open_parent(client: MlflowClient, sweep: SweepFile) -> Parent:
     stored = find_parent(client, experiment, sweep.name)
     if stored is not None and (owner := _driver_at_work(stored)):
         raise InvalidInputError(_taken(sweep, owner))
-    tags: dict[str, Any] = provenance_tags(sweep.path) | sweep.tags
+    tags: dict[str, Any] = provenance_tags(sweep.path) | sweep.tags | AT_WORK
     tags |= {SWEEP: sweep.name, ROLE: "sweep", AXES: json.dumps([axis.name for axis in sweep.axes])}
     tags |= {"mlflow.source.type": "JOB", SEEN: f"{time.time():.0f}", "resflow.notebook": sweep.notebook.stem}
     if stored is None:
@@ -85,22 +94,20 @@ def open_parent(client: MlflowClient, sweep: SweepFile) -> Parent:
         run = Run(client, stored.info.run_id)
         run.set_tags(tags)
         patiently(client.update_run, run.id, status="RUNNING")
-    if sweep.description:
-        run.describe(sweep.description)
-    run.log_text(sweep.text, "sweep.yaml")
     return Parent(run, experiment)
 
 
 def _driver_at_work(stored: StoredRun) -> str:
     """Who drives the sweep, if it seems that somebody does."""
-    owner = stored.data.tags.get("resflow.owner", "")
-    if stored.info.status != "RUNNING" or not owner or owner_is_gone(owner):
+    tag = stored.data.tags.get("resflow.owner", "")
+    owner = owner_of(tag)
+    if stored.info.status != "RUNNING" or owner is None or owner_is_gone(tag):
         return ""
-    host, pid, _ = owner.rsplit("/", 2)
-    if host == socket.gethostname():
-        return f"process {pid}"
-    age = time.time() - float(stored.data.tags.get(SEEN, 0))
-    return f"process {pid} on {host}, seen {age:.0f} s ago" if age < GONE_AFTER else ""
+    if owner.host == socket.gethostname():
+        return f"process {owner.pid}"
+    seen = stored.data.tags.get(SEEN, "")
+    age = time.time() - float(seen) if re.fullmatch(r"[0-9]{1,15}", seen) else math.inf
+    return f"process {owner.pid} on {owner.host}, seen {age:.0f} s ago" if age < GONE_AFTER else ""
 
 
 def _taken(sweep: SweepFile, who: str) -> str:

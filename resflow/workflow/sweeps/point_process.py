@@ -10,6 +10,7 @@ gone, by kill -9 too, the execution is ended as by SIGTERM: the run is KILLED an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -98,8 +99,9 @@ def _child(job: dict[str, Any], watched: int) -> int:
         traceback.print_exc()
         return 1
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def _end_when_closed(watched: int) -> None:
@@ -110,8 +112,12 @@ def _end_when_closed(watched: int) -> None:
 
 
 def _execute(job: dict[str, Any]) -> int:
+    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
+
+    from resflow.workflow.kernels import kernel_of
+    from resflow.workflow.outcome import said_of
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     notebook = Path(job["folder"]) / job["notebook_name"]
@@ -120,10 +126,18 @@ def _execute(job: dict[str, Any]) -> int:
     if job["population"] is not None:
         parameters["population"] = job["population"]
     executed = str(notebook.with_suffix(".executed.ipynb"))
+    options = kernel_of(nbformat.reads(job["notebook"], as_version=4))
     try:
-        papermill.execute_notebook(str(notebook), executed, parameters, engine_name="resflow", progress_bar=False)
+        papermill.execute_notebook(
+            str(notebook), executed, parameters, engine_name="resflow", progress_bar=False, **options
+        )
     except PapermillExecutionError as error:
         print(f"{error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if not (said := said_of(error)):
+            raise
+        print(said, file=sys.stderr)
         return 1
     return 0
 

@@ -11,8 +11,11 @@ from resflow.workflow.sweeps.sweep import Options, Result, Sweep
 __all__ = ["run_sweep"]
 
 
-def run_sweep(sweep: Sweep, options: Options, display: Display) -> list[Result]:
-    """Run what is missing of a sweep; what becomes of each of its points.
+def run_sweep(sweep: Sweep, options: Options, display: Display) -> tuple[list[Result], str]:
+    """Run what is missing of a sweep.
+
+    Returns:
+        What becomes of each of its points, and what could not be recorded of the sweep itself; "" if all was.
 
     Raises:
         InvalidInputError: If another process drives the sweep, or no cluster answers.

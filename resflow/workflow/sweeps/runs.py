@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from resflow.workflow.tracking import Run, mark_cut_off_runs, patiently
+from resflow.workflow.last_word import is_finished
+from resflow.workflow.tracking import Run, every_run, mark_cut_off_runs, open_runs, patiently
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -23,8 +24,8 @@ __all__ = [
     "find_parent",
     "finished_points",
     "points_of_sweep",
-    "search",
     "set_aside",
+    "tagged",
 ]
 
 SWEEP = "resflow.sweep"
@@ -36,19 +37,6 @@ SUPERSEDED = "resflow.superseded_fingerprint"
 ALSO_IN = "resflow.also_in."
 
 
-def search(
-    client: MlflowClient, experiment_id: str, condition: str, *, newest_first: bool = False
-) -> Iterator[StoredRun]:
-    """Every run of an experiment that meets MLflow's `condition`, oldest first unless asked otherwise."""
-    token = None
-    order = ["attributes.start_time DESC" if newest_first else "attributes.start_time ASC"]
-    while True:
-        page = client.search_runs([experiment_id], condition, max_results=1000, order_by=order, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
-
-
 def tagged(key: str, value: str) -> str:
     """MLflow's condition that a tag has a value."""
     return f"tags.`{key}` = '{value}'"
@@ -57,13 +45,13 @@ def tagged(key: str, value: str) -> str:
 def find_parent(client: MlflowClient, experiment_id: str, name: str) -> StoredRun | None:
     """The parent run of the sweep of that name; None if it was never started."""
     condition = f"{tagged(SWEEP, name)} AND {tagged(ROLE, 'sweep')}"
-    return next(search(client, experiment_id, condition, newest_first=True), None)
+    return next(every_run(client, [experiment_id], condition, newest_first=True), None)
 
 
 def finished_points(
     client: MlflowClient, experiment_id: str, fingerprints: Collection[str] | None = None
 ) -> dict[str, StoredRun]:
-    """The FINISHED run of each fingerprint in an experiment: the first one, should there be several.
+    """The finished run of each fingerprint in an experiment: the first one, should there be several.
 
     Args:
         client: A client of the store.
@@ -79,9 +67,9 @@ def points_of_sweep(client: MlflowClient, experiment_id: str, name: str) -> list
     A member's parameters are completed by those of the execution it is nested in.
     """
     finished = "attributes.status = 'FINISHED' AND "
-    own = search(client, experiment_id, f"{finished}{tagged(SWEEP, name)}")
-    shared = search(client, experiment_id, f"{finished}tags.`{ALSO_IN}{name}` != ''")
-    found = {run.info.run_id: run for run in (*own, *shared) if FINGERPRINT in run.data.tags}
+    own = every_run(client, [experiment_id], f"{finished}{tagged(SWEEP, name)}")
+    shared = every_run(client, [experiment_id], f"{finished}tags.`{ALSO_IN}{name}` != ''")
+    found = {run.info.run_id: run for run in (*own, *shared) if FINGERPRINT in run.data.tags and is_finished(run)}
     executions: dict[str, StoredRun] = {}
     for run in found.values():
         if run.data.tags.get(ROLE) == "member" and (above := run.data.tags.get(PARENT)):
@@ -126,14 +114,13 @@ def drop_duplicates(client: MlflowClient, experiment_id: str, fingerprints: Coll
 
 
 def end_cut_off(client: MlflowClient, experiment_id: str, condition: str, *, patience: float, reason: str) -> int:
-    """Wait until no run that meets `condition` is RUNNING, for `patience` seconds, and mark the rest KILLED.
+    """Wait until every run that meets `condition` is over, for `patience` seconds, and mark the rest KILLED.
 
     Returns:
         How many were marked.
     """
     deadline = time.monotonic() + patience
-    condition = f"attributes.status = 'RUNNING' AND {condition}"
-    while runs := list(search(client, experiment_id, condition)):
+    while runs := open_runs(client, [experiment_id], condition):
         mark_cut_off_runs(client, [experiment_id])
         if time.monotonic() > deadline:
             break
@@ -146,15 +133,15 @@ def end_cut_off(client: MlflowClient, experiment_id: str, condition: str, *, pat
 def _by_fingerprint(
     client: MlflowClient, experiment_id: str, fingerprints: Collection[str] | None
 ) -> dict[str, list[StoredRun]]:
-    """The FINISHED runs of each fingerprint, the one that ended first in front."""
+    """The finished runs of each fingerprint, the one that ended first in front."""
     condition = f"attributes.status = 'FINISHED' AND tags.`{FINGERPRINT}` != ''"
     if fingerprints is not None and len(fingerprints) == 1:
         condition = f"attributes.status = 'FINISHED' AND {tagged(FINGERPRINT, next(iter(fingerprints)))}"
     wanted = None if fingerprints is None else set(fingerprints)
     found: dict[str, list[StoredRun]] = {}
-    for run in search(client, experiment_id, condition):
+    for run in every_run(client, [experiment_id], condition):
         fingerprint = run.data.tags[FINGERPRINT]
-        if wanted is None or fingerprint in wanted:
+        if (wanted is None or fingerprint in wanted) and is_finished(run):
             found.setdefault(fingerprint, []).append(run)
     for runs in found.values():
         runs.sort(key=lambda run: (run.info.end_time or 0, run.info.run_id))

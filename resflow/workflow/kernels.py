@@ -1,0 +1,71 @@
+"""Which kernel a notebook gets, and whether it can be talked to through files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+from resflow.errors import InvalidInputError
+
+__all__ = ["PYTHON", "complete_kernelspec", "kernel_language", "kernel_name", "kernel_of", "speaks_ipc"]
+
+PYTHON = "python3"
+
+
+def kernel_name(nb: Any) -> str:
+    """The kernel that a notebook's metadata name; without a name Jupyter's for Python, or one of its language.
+
+    Raises:
+        InvalidInputError: If no installed kernel is of that language.
+    """
+    if named := _metadata(nb, "kernelspec").get("name"):
+        return str(named)
+    language = kernel_language(nb).lower()
+    if language == "python":
+        return PYTHON
+    specs = KernelSpecManager().get_all_specs()
+    found = [name for name, spec in sorted(specs.items()) if spec["spec"].get("language", "").lower() == language]
+    if not found:
+        raise InvalidInputError(
+            f"the notebook names no kernel, and none is installed for its language {language!r}: "
+            f"there are {', '.join(sorted(specs))}"
+        )
+    return found[0]
+
+
+def kernel_language(nb: Any) -> str:
+    """The language that a notebook's metadata name; Python if they name none."""
+    named = _metadata(nb, "language_info").get("name") or _metadata(nb, "kernelspec").get("language")
+    return str(named or "python")
+
+
+def kernel_of(nb: Any) -> dict[str, str]:
+    """A notebook's kernel and language as options of papermill, which on its own refuses one that names none."""
+    return {"kernel_name": kernel_name(nb), "language": kernel_language(nb)}
+
+
+def complete_kernelspec(nb: Any, name: str) -> None:
+    """Name the kernel that a notebook is given, if its metadata speak of one without its name: nbformat asks for it."""
+    if said := _metadata(nb, "kernelspec"):
+        said["name"] = said.get("name") or name
+        said["display_name"] = said.get("display_name") or said["name"]
+
+
+def speaks_ipc(name: str) -> bool:
+    """True of a kernel that is known to open sockets that are files: ipykernel on this machine.
+
+    Others may know ports only, as xeus-python does, or see other files, as in a container.
+    """
+    try:
+        spec = KernelSpecManager().get_kernel_spec(name)
+    except NoSuchKernel:
+        return False  # which is said when it is to be started
+    program = next((Path(part).stem for part in spec.argv[1:] if not part.startswith("-")), "")
+    return program in ("ipykernel", "ipykernel_launcher") and "kernel_provisioner" not in spec.metadata
+
+
+def _metadata(nb: Any, key: str) -> Any:
+    found = nb.metadata.get(key)
+    return found if isinstance(found, dict) else {}
