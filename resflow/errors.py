@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InvalidInputError", "nearest"]
+__all__ = ["InvalidInputError", "nearest", "shown"]
 
 
 class InvalidInputError(ValueError):
@@ -24,6 +24,25 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     ['breast_cancer']
     """
     known = list(known)
-    lowered = {entry.lower(): entry for entry in reversed(known)}
-    close = difflib.get_close_matches(name.lower(), lowered, n=count, cutoff=0.4)
+    lowered = {entry[:100].lower(): entry for entry in reversed(known)}  # comparing takes the square of the length
+    close = difflib.get_close_matches(name[:100].lower(), lowered, n=count, cutoff=0.4)
     return [lowered[entry] for entry in close] or known[:count]
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """A value as a message shows it: on one line, a long one without its middle.
+
+    >>> shown("two\\nlines"), shown("9" * 5000, longest=12)
+    ("'two\\\\nlines'", "'9999 … 999'")
+
+    Args:
+        value: What is to be shown.
+        longest: The most characters to show.
+    """
+    try:
+        text = repr(value).replace("\n", " ")
+    except (ValueError, RecursionError):  # more digits than Python writes, or too many levels
+        return f"this {type(value).__name__}"
+    if len(text) > longest:
+        text = f"{text[: (longest - 3) // 2 + 1]} … {text[len(text) - (longest - 3) // 2 :]}"
+    return text

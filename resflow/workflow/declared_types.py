@@ -1,14 +1,21 @@
-"""What a parameter's declared type makes of a value: int, float, str, bool, list, None, Literal[...] or a union."""
+"""What a parameter's declared type makes of a value: int, float, str, bool, list, dict, None, Literal[...], unions."""
 
 from __future__ import annotations
 
 import ast
+import math
+import operator
 import re
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from resflow.errors import InvalidInputError, nearest
+from resflow.errors import InvalidInputError, nearest, shown
 
-__all__ = ["SourceText", "as_declared", "check_declared", "literal", "parse_declared"]
+__all__ = ["UNREADABLE", "SourceText", "as_declared", "check_declared", "literal", "parse_declared"]
+
+UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+"""What Python raises on text that is no program, or no value, or too deep for it."""
 
 
 class SourceText(str):
@@ -18,16 +25,56 @@ class SourceText(str):
 def literal(node: ast.expr) -> Any:
     """The value that an expression writes down, or its source text if only running it can tell.
 
-    >>> literal(ast.parse("-1e-3", mode="eval").body), literal(ast.parse("2 * pi", mode="eval").body)
-    (-0.001, '2 * pi')
+    >>> [literal(ast.parse(text, mode="eval").body) for text in ("-1e-3", "10**-3", "2 * pi")]
+    [-0.001, 0.001, '2 * pi']
+    """
+    for read in (ast.literal_eval, _calculated):
+        try:
+            return read(node)
+        except (*UNREADABLE, ArithmeticError):
+            continue
+    try:
+        return SourceText(ast.unparse(node))
+    except RecursionError:
+        return SourceText("...")
+
+
+_CALCULATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_MOST_BITS = 4096
+"""Of a whole number that a calculation may give: `9**9**9` is left to whoever runs it."""
+
+
+def _calculated(node: ast.expr) -> int | float:
+    """The number that a calculation with numbers alone gives, as `1 / 3` does.
+
+    Raises:
+        ValueError: If it is anything else, or would be very large.
+        ArithmeticError: If it has no value.
     """
     match node:
-        case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str() as text)]):  # how papermill writes NaN
-            return float(text)
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return SourceText(ast.unparse(node))
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return number
+        case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str() as text)], keywords=[]):
+            return float(text)  # how papermill writes NaN
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_calculated(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _CALCULATIONS:
+            first, second = _calculated(left), _calculated(right)
+            bits = 0
+            if isinstance(op, ast.Pow) and isinstance(first, int) and isinstance(second, int):
+                bits = first.bit_length() * abs(second)
+            value = _CALCULATIONS[type(op)](first, second) if bits <= _MOST_BITS else None
+            if isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= _MOST_BITS):
+                return value
+    raise ValueError("not a calculation with numbers")
 
 
 def as_declared(value: Any, annotation: str) -> Any:
@@ -37,7 +84,9 @@ def as_declared(value: Any, annotation: str) -> Any:
     (1.0, 1)
     """
     kinds = _kinds(annotation)
-    return float(value) if type(value) is int and "float" in kinds and "int" not in kinds else value
+    if type(value) is int and "float" in kinds and "int" not in kinds and abs(value) <= sys.float_info.max:
+        return float(value)
+    return value
 
 
 def parse_declared(text: str, name: str, annotation: str) -> Any:
@@ -46,20 +95,25 @@ def parse_declared(text: str, name: str, annotation: str) -> Any:
     >>> parse_declared("false", "full_batch", "bool"), parse_declared("007", "label", "str")
     (False, '007')
 
+    Where no type is declared, the text is read as papermill reads it.
+
     Args:
         text: What was given.
         name: The parameter's name, for the message.
         annotation: Its declared type, as written.
 
     Raises:
-        InvalidInputError: If the text is not of the type, or the type is not one that a text can be read as.
+        InvalidInputError: If the text is not of the type, or no notebook could be given it.
     """
+    if "\0" in text or not _is_unicode(text):
+        raise InvalidInputError(f"{name}={shown(text)} is not text in UTF-8: leave out what cannot be read")
     kinds = _kinds(annotation)
+    if annotation in ("", "Any", "object"):
+        return _as_papermill(text, name)
     if not kinds:
-        declared = f"is declared as {annotation}" if annotation else "has no declared type"
         raise InvalidInputError(
-            f"{name}={text}: {name} {declared}, which no text can be read as: "
-            "declare it as int, float, str, bool, list, Literal[...] or one of these | None"
+            f"{name}={shown(text)}: {name} is declared as {shown(annotation)[1:-1]}, which no text can be read as: "
+            "declare it as int, float, str, bool, list, dict, Literal[...] or one of these | None"
         )
     for (choice,) in _choices(kinds):
         if text == str(choice):
@@ -68,12 +122,13 @@ def parse_declared(text: str, name: str, annotation: str) -> Any:
         return None
     if "bool" in kinds and text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if "int" in kinds and re.fullmatch(r"[+-]?\d+", text):
-        return int(text)
-    if "float" in kinds and (number := _number(text)) is not None:
+    if "int" in kinds and re.fullmatch(r"[+-]?[0-9]+", text):
+        return _whole_number(text, name)
+    if "float" in kinds and (number := _number(text, name)) is not None:
         return number
-    if "list" in kinds and (values := _list(text)) is not None:
-        return values
+    for kind in ("list", "dict"):
+        if kind in kinds and (values := _collection(text, name)) is not None and type(values).__name__ == kind:
+            return values
     if "str" in kinds:
         return text
     _refuse(text, name, annotation, kinds)
@@ -98,6 +153,8 @@ def check_declared(value: Any, name: str, annotation: str) -> Any:
     allowed = not kinds or kind in kinds or (kind == "int" and "float" in kinds)
     if not allowed and not any(kind == type(choice).__name__ and value == choice for (choice,) in _choices(kinds)):
         _refuse(value, name, annotation, kinds)
+    if kind == "int" and "float" in kinds and "int" not in kinds and abs(value) > sys.float_info.max:
+        raise InvalidInputError(f"{name}={shown(value)} is larger than a float can be: give at most 1.79e308 in size")
     return as_declared(value, annotation)
 
 
@@ -105,10 +162,10 @@ def _refuse(value: Any, name: str, annotation: str, kinds: list[Any]) -> NoRetur
     expected = [_EXPECTED[kind] for kind in kinds if not isinstance(kind, _Choice)]
     hint = ""
     if choices := [str(choice) for (choice,) in _choices(kinds)]:
-        expected.append("one of " + ", ".join(choices))
+        expected.append("one of " + ", ".join(choices[:20]) + ", ..." * (len(choices) > 20))
         hint = f"; nearest is {nearest(str(value), choices, 1)[0]}"
     raise InvalidInputError(
-        f"{name}={value!r} is not of the declared type {annotation}: give {' or '.join(expected)}{hint}"
+        f"{name}={shown(value)} is not of the declared type {annotation}: give {' or '.join(expected)}{hint}"
     )
 
 
@@ -124,6 +181,7 @@ _EXPECTED = {
     "float": "a number, such as 0.5, 64 or 1e-3",
     "str": "text",
     "list": "a list, such as [1, 2]",
+    "dict": 'a dictionary, such as {"a": 1}',
     "None": "none",
 }
 
@@ -132,7 +190,7 @@ def _kinds(annotation: str) -> list[Any]:
     """What a type allows: names out of `_EXPECTED` and `_Choice`s; other parts of a union are left out."""
     try:
         return _kinds_of(ast.parse(annotation, mode="eval").body)
-    except SyntaxError:
+    except UNREADABLE:
         return []
 
 
@@ -146,8 +204,8 @@ def _kinds_of(node: ast.expr) -> list[Any]:
             return _kinds_of(left) + _kinds_of(right)
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
             parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            if name == "list":
-                return ["list"]
+            if name in ("list", "List", "dict", "Dict"):
+                return [name.lower()]
             if name == "Literal":
                 return [_Choice(literal(part)) for part in parts]
             if name in ("Union", "Optional"):
@@ -159,16 +217,72 @@ def _choices(kinds: list[Any]) -> list[_Choice]:
     return [kind for kind in kinds if isinstance(kind, _Choice)]
 
 
-def _list(text: str) -> list[Any] | None:
+def _collection(text: str, name: str) -> Any:
+    """The list or dictionary that a text writes down, if it does, and if a notebook can be given all that is in it."""
     try:
         value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except UNREADABLE:
         return None
-    return value if isinstance(value, list) else None
+    if isinstance(value, list | dict) and (problem := _not_injectable(value)):
+        raise InvalidInputError(
+            f"{name}={shown(text)} holds {problem}: numbers, texts, true, false, None, lists and "
+            "dictionaries with texts as keys can be given to a notebook"
+        )
+    return value
 
 
-def _number(text: str) -> float | None:
+def _not_injectable(value: Any) -> str:
+    """What in a value papermill could not write into a notebook; "" if it could write everything."""
+    if isinstance(value, list):
+        return next(filter(None, map(_not_injectable, value)), "")
+    if isinstance(value, dict):
+        odd = next((key for key in value if not isinstance(key, str)), None)
+        return f"the key {shown(odd)}" if odd is not None else _not_injectable([*value, *value.values()])
+    if isinstance(value, str):
+        return "" if _is_unicode(value) else "text that is not Unicode"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"a number of more than {_most_digits()} digits" if value.bit_length() > _most_digits() * 3.32 else ""
+    return "" if value is None or isinstance(value, bool | float) else shown(value)
+
+
+def _is_unicode(text: str) -> bool:
     try:
-        return float(text)
+        text.encode()
+    except UnicodeEncodeError:  # a command line's bytes that are not UTF-8
+        return False
+    return True
+
+
+def _most_digits() -> int:
+    return sys.get_int_max_str_digits() or sys.maxsize
+
+
+def _whole_number(text: str, name: str) -> int:
+    if len(text) > _most_digits():
+        raise InvalidInputError(f"{name}={shown(text)} has {len(text)} digits: give at most {_most_digits()}")
+    return int(text)
+
+
+def _number(text: str, name: str) -> float | None:
+    """The number that a text writes down, if it does; one that a float can only call 0 or infinite is refused."""
+    try:
+        number = float(text)
     except ValueError:
         return None
+    digits = re.split("[eE]", text)[0]
+    if (math.isinf(number) and "n" not in text.lower()) or (number == 0 and re.search("[1-9]", digits)):
+        raise InvalidInputError(
+            f"{name}={shown(text)} is no number that a float can hold: give one between 1e-323 "
+            "and 1.79e308 in size, or 0, or inf"
+        )
+    return number
+
+
+def _as_papermill(text: str, name: str) -> Any:
+    """What papermill makes of a text: True, False, None and numbers are what they look like, all else is text."""
+    if text in ("True", "False", "None"):
+        return {"True": True, "False": False, "None": None}[text]
+    if re.fullmatch(r"\s*[+-]?\d+(_\d+)*\s*", text):
+        return _whole_number(text, name)
+    number = _number(text, name)
+    return text if number is None else number
