@@ -26,8 +26,11 @@ run.log_metrics({"best_linear_objective": rate})
 run.describe("A **small** run.")"""
 
 
-def write_notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS) -> Path:
-    """A notebook with a parameters cell, if any, and the given code cells after it."""
+def write_notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS, checked: bool = False) -> Path:
+    """A notebook with a parameters cell, if any, and the given code cells after it.
+
+    `checked` says that the parameters mean what they mean in the library.
+    """
     node = nbformat.v4.new_notebook(
         metadata={
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
@@ -35,6 +38,8 @@ def write_notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS)
         }
     )
     node.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    if checked:
+        node.metadata["resflow"] = {"check_parameters": True}
     if parameters is not None:
         node.cells.insert(0, nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     nbformat.write(node, path)

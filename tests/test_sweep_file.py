@@ -27,7 +27,7 @@ target: str | None = None
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweeps")
-    write_notebook(folder / "work.ipynb", "x = 1", parameters=PARAMETERS)
+    write_notebook(folder / "work.ipynb", "x = 1", parameters=PARAMETERS, checked=True)
     write_notebook(folder / "crowd.ipynb", "x = 1", parameters=PARAMETERS + "population: list | None = None\n")
     write_notebook(folder / "bare.ipynb", "x = 1", parameters=None)
     (folder / "broken.ipynb").write_text("{}")

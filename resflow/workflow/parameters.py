@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import ast
 import io
-import math
+import keyword
+import re
 import tokenize
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from resflow.errors import InvalidInputError, nearest
-from resflow.workflow.declared_types import SourceText, as_declared, literal, parse_declared
+from resflow.errors import InvalidInputError, nearest, shown
+from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared, literal, parse_declared
+from resflow.workflow.meanings import asks_for_checks, check_values
 
 __all__ = [
     "Parameter",
     "brief",
-    "check_values",
     "declared_in_cell",
     "declared_in_notebook",
     "effective_values",
     "is_parameters_cell",
     "parse_overrides",
-    "read_notebook",
+    "undeclared_names",
 ]
 
 
@@ -36,12 +37,23 @@ class Parameter:
         annotation: Its declared type as written, or the type of its default if none is written; "" if neither is known.
         default: Its default value, or the source text of an expression that only the kernel can evaluate.
         help: The comment behind it.
+        checked: True if the notebook asks that values be checked by what the name means in the library.
     """
 
     name: str
     annotation: str
     default: Any
     help: str = ""
+    checked: bool = False
+
+    def check(self, value: Any) -> None:
+        """Check a value by what the parameter's name means in the library, if the notebook asks for that.
+
+        Raises:
+            InvalidInputError: If the value cannot be used, whatever else is chosen.
+        """
+        if self.checked:
+            check_values({self.name: value})
 
 
 def brief(value: Any) -> str:
@@ -50,30 +62,65 @@ def brief(value: Any) -> str:
     >>> brief([1, 2]), brief(list(range(1000)))
     ('[1, 2]', '[1000 items]')
     """
-    text = str(value)
+    try:
+        text = str(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        text = shown(value)
     return f"[{len(value)} items]" if isinstance(value, list) and len(text) > 200 else text
+
+
+_LONGEST_WITH_MAGICS = 20_000
+"""Characters of a cell in which magics are looked for: the time for that grows with the square of the length."""
+
+
+class _Code(NamedTuple):
+    """A cell's statements, the comments at the ends of its lines, and whether Python alone can read it."""
+
+    statements: list[ast.stmt]
+    comments: dict[int, str]
+    plain: bool
+
+
+def _read_code(source: str) -> _Code | None:
+    """A cell as Python, IPython's magics and shell lines as the calls they stand for; None if it is neither."""
+    try:
+        return _Code(*_read_python(source), plain=True)
+    except UNREADABLE:
+        if len(source) > _LONGEST_WITH_MAGICS:
+            return None
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    try:
+        return _Code(*_read_python(TransformerManager().transform_cell(source)), plain=False)
+    except (*UNREADABLE, RuntimeError):  # the last where a cell has hundreds of magics
+        return None
+
+
+def _read_python(source: str) -> tuple[list[ast.stmt], dict[int, str]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Python says of a cell is for whoever runs it
+        statements = ast.parse(source).body
+    comments = {}
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                comments[token.end[0]] = token.string.lstrip("#").strip()
+    except tokenize.TokenError as error:
+        raise SyntaxError(str(error)) from None
+    return statements, comments
 
 
 def declared_in_cell(source: str) -> list[Parameter]:
     """The parameters that a cell declares, in its order: `width: int = 32  # units of the hidden layer`.
 
+    IPython's magics and shell lines are passed over. A cell that is no Python declares nothing that could be read.
+
     Args:
         source: The cell's Python source.
-
-    Raises:
-        InvalidInputError: If the cell is not Python.
     """
-    try:
-        statements = ast.parse(source).body
-        comments = {
-            token.end[0]: token.string.lstrip("#").strip()
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
-            if token.type == tokenize.COMMENT
-        }
-    except (SyntaxError, tokenize.TokenError) as error:
-        raise InvalidInputError(f"the parameters cell is not Python: {error}") from None
+    code = _read_code(source)
     found: dict[str, Parameter] = {}
-    for statement in statements:
+    for statement in code.statements if code else ():
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
                 written = _text(annotation)
@@ -82,9 +129,10 @@ def declared_in_cell(source: str) -> list[Parameter]:
             case _:
                 continue
         default = literal(value)
-        if not written and isinstance(default, bool | int | float | str) and not isinstance(default, SourceText):
-            written = type(default).__name__
-        found[name] = Parameter(name, written, default, comments.get(statement.end_lineno or 0, ""))
+        if not written and isinstance(default, bool | int | float | str | list | dict):
+            written = "" if isinstance(default, SourceText) else type(default).__name__
+        comment = code.comments.get(statement.end_lineno or 0, "") if code else ""
+        found[name] = Parameter(name, written, default, comment)
     return list(found.values())
 
 
@@ -95,8 +143,8 @@ def is_parameters_cell(source: str) -> bool:
     (True, False)
     """
     try:
-        statements = ast.parse(source).body
-    except SyntaxError:
+        statements, _ = _read_python(source)
+    except UNREADABLE:
         return False
     beside = (ast.Import, ast.ImportFrom)
     typed = [statement for statement in statements if isinstance(statement, ast.AnnAssign) and statement.value]
@@ -104,29 +152,32 @@ def is_parameters_cell(source: str) -> bool:
     return bool(typed) and all(isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in rest)
 
 
-def read_notebook(path: Path) -> Any:
-    """The notebook in a file, as a node of nbformat.
-
-    Raises:
-        InvalidInputError: If there is none.
-    """
-    import nbformat
-
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: there is no such notebook (looked for {path.absolute()})")
-    try:
-        return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, UnicodeDecodeError, AttributeError):
-        raise InvalidInputError(f"{path}: not a Jupyter notebook") from None
-
-
 def declared_in_notebook(notebook: Any) -> list[Parameter]:
-    """The parameters of a notebook's cell tagged `parameters`; none if no cell is.
+    """The parameters of a notebook's cell tagged `parameters`, as far as they can be read; none if no cell is.
 
     Args:
         notebook: A notebook node of nbformat.
     """
-    return _declared_in_tagged(notebook, "parameters")
+    checked = asks_for_checks(notebook)
+    return [replace(parameter, checked=checked) for parameter in _declared_in_tagged(notebook, "parameters")]
+
+
+def undeclared_names(notebook: Any) -> Callable[[str], bool]:
+    """Which names may be set beside those of `declared_in_notebook`, their types unknown.
+
+    Those are the names that the parameters cell sets in another way than by a declaration, as `a, b = 1, 2` does. In a
+    cell with magics or shell lines, or of another language, only the kernel can tell them: any name may be one.
+    """
+    cell = _tagged(notebook, "parameters")
+    if cell is None:
+        return lambda name: False
+    if not _is_python(notebook):
+        return lambda name: bool(re.fullmatch(r"[^\W\d][\w.]*", name))
+    code = _read_code(cell.source)
+    set_in_cell = _names_set(code.statements) if code and code.plain else None
+    if set_in_cell is None or "*" in set_in_cell:
+        return lambda name: name.isidentifier() and not keyword.iskeyword(name)
+    return set_in_cell.__contains__
 
 
 def effective_values(notebook: Any) -> dict[str, Any]:
@@ -135,8 +186,11 @@ def effective_values(notebook: Any) -> dict[str, Any]:
     Args:
         notebook: A notebook node, as papermill hands it to its engine.
     """
-    injected = {parameter.name: parameter.default for parameter in _declared_in_tagged(notebook, "injected-parameters")}
     declared = {parameter.name: parameter for parameter in declared_in_notebook(notebook)}
+    if _is_python(notebook):
+        injected = {each.name: each.default for each in _declared_in_tagged(notebook, "injected-parameters")}
+    else:
+        injected = dict(notebook.metadata.get("papermill", {}).get("parameters") or {})
     values = {name: parameter.default for name, parameter in declared.items()} | injected
     return {
         name: as_declared(value, declared[name].annotation if name in declared else "")
@@ -145,12 +199,17 @@ def effective_values(notebook: Any) -> dict[str, Any]:
     }
 
 
-def parse_overrides(parameters: Sequence[Parameter], pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def parse_overrides(
+    parameters: Sequence[Parameter],
+    pairs: Iterable[tuple[str, str]],
+    undeclared: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Any]:
     """The values that texts stand for, by the declared types: `false` is False for a bool, `007` stays text for a str.
 
     Args:
         parameters: What the notebook declares.
         pairs: Names and texts, as on a command line; the last one counts where a name comes twice.
+        undeclared: Which names are parameters as well, though their types are unknown.
 
     Raises:
         InvalidInputError: If a name is not declared, or a text is not of the declared type.
@@ -158,120 +217,56 @@ def parse_overrides(parameters: Sequence[Parameter], pairs: Iterable[tuple[str, 
     declared = {parameter.name: parameter for parameter in parameters}
     values = {}
     for name, text in pairs:
-        if name not in declared:
+        if name not in declared and not undeclared(name):
             if not declared:
                 raise InvalidInputError(
-                    f"{name}={text}: the notebook declares no parameters, in a cell tagged `parameters`"
+                    f"{shown(name)}: the notebook declares no parameters in a cell tagged `parameters`: leave it out, "
+                    "or declare it there"
                 )
+            known = ", ".join(list(declared)[:40]) + ", ..." * (len(declared) > 40)
             raise InvalidInputError(
-                f"{name} is not a parameter of the notebook: nearest is {nearest(name, declared, 1)[0]}; "
-                f"it declares {', '.join(declared)}"
+                f"{name if name.isidentifier() and len(name) < 80 else shown(name)} is not a parameter of the "
+                f"notebook: nearest is {nearest(name, declared, 1)[0]}; it declares {known}"
             )
-        values[name] = parse_declared(text, name, declared[name].annotation)
+        values[name] = parse_declared(text, name, declared[name].annotation if name in declared else "")
     return values
 
 
-def check_values(values: Mapping[str, Any]) -> None:
-    """Check values by what their names mean in this project's notebooks, before anything is spent on them.
-
-    Raises:
-        InvalidInputError: If a value cannot be used, whatever else is chosen.
-    """
-    for name, value in values.items():
-        if name in CHECKS and not isinstance(value, SourceText):
-            CHECKS[name](name, value)
+def _tagged(notebook: Any, tag: str) -> Any:
+    """The first code cell with a tag, or None."""
+    return next(
+        (cell for cell in notebook.cells if cell.cell_type == "code" and tag in cell.metadata.get("tags", [])), None
+    )
 
 
-def _at_least(least: int) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
-        if value is not None and value < least:
-            raise InvalidInputError(f"{name}={value} must be at least {least}")
-
-    return check
+def _is_python(notebook: Any) -> bool:
+    metadata = notebook.metadata
+    named = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language") or "python"
+    return str(named).lower() in ("python", "ipython", "python3")
 
 
-def _positive(name: str, value: Any) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise InvalidInputError(f"{name}={value} must be a positive finite number")
-
-
-def _not_negative(name: str, value: Any) -> None:
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise InvalidInputError(f"{name}={value} must be zero or a positive finite number")
-
-
-def _fraction(name: str, value: Any) -> None:
-    if not 0 < value < 1:
-        raise InvalidInputError(f"{name}={value} must lie between 0 and 1, both excluded")
-
-
-def _loss(name: str, value: Any) -> None:
-    from resflow.losses.scalar import as_loss
-    from resflow.losses.vector import VECTOR_LOSSES
-
-    if value not in VECTOR_LOSSES:
-        as_loss(value)
-
-
-def _library(check: Callable[[], Callable[[str], None]]) -> Callable[[str, Any], None]:
-    """A check of the library's own, imported when it is needed."""
-
-    def run(name: str, value: Any) -> None:
-        check()(value)
-
-    return run
-
-
-def _dataset_check() -> Callable[[str], None]:
-    from resflow.data.catalog import check_dataset_name
-
-    return check_dataset_name
-
-
-def _activation_check() -> Callable[[str], None]:
-    from resflow.models.feature_maps import check_activation
-
-    return check_activation
-
-
-def _architecture_check() -> Callable[[str], None]:
-    from resflow.models.architectures import check_architecture
-
-    return check_architecture
-
-
-CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "width": _at_least(1),
-    "depth": _at_least(1),
-    "blocks": _at_least(1),
-    "inner": _at_least(1),
-    "steps": _at_least(0),
-    "batch_size": _at_least(1),
-    "log_every": _at_least(1),
-    "seed": _at_least(0),
-    "seeds": _at_least(1),
-    "epochs": _at_least(1),
-    "parts": _at_least(1),
-    "counts": _at_least(1),
-    "shortest": _at_least(1),
-    "longest": _at_least(1),
-    "radius": _positive,
-    "learning_rate": _positive,
-    "max_norm": _positive,
-    "ridge": _not_negative,
-    "test_fraction": _fraction,
-    "delta": _fraction,
-    "loss": _loss,
-    "dataset": _library(_dataset_check),
-    "activation": _library(_activation_check),
-    "architecture": _library(_architecture_check),
-}
-"""What a parameter of that name must satisfy in every notebook; None passes, where the declared type allows it."""
+def _names_set(statements: list[ast.stmt]) -> set[str]:
+    """The names that statements set in their own namespace; "*" among them if some cannot be told."""
+    names, nodes = set(), list(ast.iter_child_nodes(ast.Module(statements, [])))
+    while nodes:
+        node = nodes.pop()
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+                continue
+            case ast.Lambda() | ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                continue
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.alias(name=name, asname=other):
+                names.add(other or name.split(".")[0])
+        nodes.extend(ast.iter_child_nodes(node))
+    return names
 
 
 def _declared_in_tagged(notebook: Any, tag: str) -> list[Parameter]:
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and tag in cell.metadata.get("tags", [])]
-    return declared_in_cell(cells[0].source) if cells else []
+    cell = _tagged(notebook, tag)
+    return declared_in_cell(cell.source) if cell is not None and _is_python(notebook) else []
 
 
 def _text(node: ast.expr) -> str:

@@ -56,7 +56,7 @@ def check_points(population: Any) -> None:
     Raises:
         InvalidInputError: If they are not.
     """
-    from resflow.workflow.parameters import check_values
+    from resflow.workflow.meanings import check_values
 
     if population is None:
         return

@@ -15,7 +15,6 @@ from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer,
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from resflow.errors import InvalidInputError
 from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
 from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
 
@@ -143,10 +142,7 @@ def _failures(nb: NotebookNode) -> list[_Failure]:
 
 def _parameters(nb: NotebookNode) -> list[_Parameter]:
     """The parameters in effect: those that the notebook declares, overruled by those that papermill injected."""
-    try:
-        declared, values = declared_in_notebook(nb), effective_values(nb)
-    except InvalidInputError:  # not Python, so there is no table: the cell itself still shows what it says
-        return []
+    declared, values = declared_in_notebook(nb), effective_values(nb)
     table = []
     for entry in declared:
         value = _shown(values.pop(entry.name))

@@ -9,7 +9,7 @@ from typing import Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.declared_types import check_declared
-from resflow.workflow.parameters import Parameter, check_values
+from resflow.workflow.parameters import Parameter
 from resflow.workflow.sweeps.yaml_lines import Entry
 
 __all__ = ["Axis", "read_axis"]
@@ -159,7 +159,7 @@ def _checked(entry: Entry, parameter: Parameter, values: Any) -> tuple[Any, ...]
         checked = tuple(check_declared(value, parameter.name, parameter.annotation) for value in values)
         for value in checked:
             if parameter.name != "dataset":  # which may be a file, whose place is not known here
-                check_values({parameter.name: value})
+                parameter.check(value)
     except InvalidInputError as error:
         entry.refuse(str(error))
     return checked

@@ -24,7 +24,8 @@ from typing import Any
 
 from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.declared_types import SourceText, check_declared
-from resflow.workflow.parameters import Parameter, check_values, declared_in_notebook, read_notebook
+from resflow.workflow.notebook_file import read_notebook
+from resflow.workflow.parameters import Parameter, declared_in_notebook
 from resflow.workflow.sweeps.axes import Axis, read_axis
 from resflow.workflow.sweeps.conditions import Condition
 from resflow.workflow.sweeps.fingerprint import with_files_found
@@ -192,7 +193,7 @@ def _parameters(entry: Entry | None, declared: dict[str, Parameter], notebook: P
         parameter = _declared(each, declared, notebook)
         try:
             value = check_declared(each.value, parameter.name, parameter.annotation)
-            check_values(with_files_found({parameter.name: value}, folder))
+            parameter.check(with_files_found({parameter.name: value}, folder)[parameter.name])
         except InvalidInputError as error:
             each.refuse(str(error))
         values[parameter.name] = value
@@ -214,7 +215,7 @@ def _axes(
             )
         for value in axis.values or ():
             try:
-                check_values(with_files_found({axis.name: value}, folder))
+                declared[axis.name].check(with_files_found({axis.name: value}, folder)[axis.name])
             except InvalidInputError as error:
                 each.refuse(str(error))
         axes.append(axis)

@@ -1,0 +1,118 @@
+"""What parameters of this project's own notebooks mean by their names, checked before anything is spent on them.
+
+Another notebook may call anything `loss` or `seed`. So a notebook asks for these checks, in its metadata:
+`"resflow": {"check_parameters": true}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from resflow.errors import InvalidInputError, shown
+from resflow.workflow.declared_types import SourceText
+
+__all__ = ["asks_for_checks", "check_values"]
+
+
+def asks_for_checks(notebook: Any) -> bool:
+    """True if a notebook says in its metadata that its parameters mean what they mean in the library."""
+    own = notebook.metadata.get("resflow")
+    return isinstance(own, dict) and own.get("check_parameters") is True
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Check values by what their names mean in this project's notebooks.
+
+    Raises:
+        InvalidInputError: If a value cannot be used, whatever else is chosen.
+    """
+    for name, value in values.items():
+        if name in _CHECKS and value is not None and not isinstance(value, SourceText):
+            _CHECKS[name](name, value)
+
+
+def _number(allowed: str, holds: Callable[[float], bool]) -> Callable[[str, Any], None]:
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, int | float) or not (abs(value) < math.inf and holds(value)):
+            raise InvalidInputError(f"{name}={shown(value)} must be {allowed}")
+
+    return check
+
+
+def _at_least(least: int) -> Callable[[str, Any], None]:
+    return _number(f"at least {least}", lambda value: value >= least)
+
+
+def _name(check: Callable[[str], None]) -> Callable[[str, Any], None]:
+    """A check of a name, by the library's own function."""
+
+    def run(name: str, value: Any) -> None:
+        if not isinstance(value, str) or len(value) > 1000:
+            raise InvalidInputError(f"{name}={shown(value)} must be a name of at most 1000 characters")
+        check(value)
+
+    return run
+
+
+def _check_loss(value: str) -> None:
+    from resflow.losses.scalar import as_loss
+    from resflow.losses.vector import VECTOR_LOSSES
+
+    if value not in VECTOR_LOSSES:
+        as_loss(value)
+
+
+def _check_dataset(value: str) -> None:
+    from resflow.data.catalog import check_dataset_name
+
+    try:
+        check_dataset_name(value)
+    except OSError as error:  # such as a name too long for a file
+        raise InvalidInputError(f"dataset={shown(value)} can't be looked for: {error.strerror}") from None
+
+
+def _check_activation(value: str) -> None:
+    from resflow.models.feature_maps import check_activation
+
+    check_activation(value)
+
+
+def _check_architecture(value: str) -> None:
+    from resflow.models.architectures import check_architecture
+
+    check_architecture(value)
+
+
+_POSITIVE = _number("a positive finite number", lambda value: value > 0)
+_NOT_NEGATIVE = _number("zero or a positive finite number", lambda value: value >= 0)
+_FRACTION = _number("between 0 and 1, both excluded", lambda value: 0 < value < 1)
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "width": _at_least(1),
+    "depth": _at_least(1),
+    "blocks": _at_least(1),
+    "inner": _at_least(1),
+    "steps": _at_least(0),
+    "batch_size": _at_least(1),
+    "log_every": _at_least(1),
+    "seed": _at_least(0),
+    "seeds": _at_least(1),
+    "epochs": _at_least(1),
+    "parts": _at_least(1),
+    "counts": _at_least(1),
+    "shortest": _at_least(1),
+    "longest": _at_least(1),
+    "radius": _POSITIVE,
+    "learning_rate": _POSITIVE,
+    "max_norm": _POSITIVE,
+    "ridge": _NOT_NEGATIVE,
+    "test_fraction": _FRACTION,
+    "delta": _FRACTION,
+    "loss": _name(_check_loss),
+    "dataset": _name(_check_dataset),
+    "activation": _name(_check_activation),
+    "architecture": _name(_check_architecture),
+}
+"""What a parameter of that name must satisfy; None passes, where the declared type allows it."""

@@ -1,0 +1,154 @@
+"""A notebook's file, read as nbformat reads it or refused in one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from resflow.errors import InvalidInputError, shown
+
+__all__ = ["read_notebook"]
+
+_DEEPEST = 100
+"""Levels of lists and objects within one another: Python's own tools for notebooks fail at a few hundred."""
+
+
+def read_notebook(path: Path) -> Any:
+    """The notebook in a file, as a node of nbformat's version 4, ready for papermill.
+
+    UTF-8, UTF-16 and UTF-32 are read, with and without a byte order mark. What is missing without saying anything,
+    such as the metadata of a cell, is filled in. Outputs are left out.
+
+    Raises:
+        InvalidInputError: If there is none, or none that can be read.
+    """
+    content = _json(path)
+    version = content.get("nbformat")
+    if version not in (1, 2, 3, 4) or isinstance(version, bool):
+        newer = isinstance(version, int) and version > 4
+        what = f"has nbformat {shown(version)}, newer than any that can be read: save it as nbformat 4"
+        raise InvalidInputError(
+            f"{path}: " + (what if newer else "not a Jupyter notebook: it has no nbformat of 1 to 4")
+        )
+    if version == 4:
+        _complete(path, content)
+    node = _as_node(path, content)
+    _complete(path, node)
+    return node
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "no ordinary file" if path.exists() else ""
+            there = f"it is {kind}" if kind else f"looked for {path.absolute()}"
+            raise InvalidInputError(f"{path}: there is no such notebook ({there})")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{shown(str(path))}: can't be read: {error.strerror}") from None
+    if not data.strip():
+        raise InvalidInputError(f"{path}: not a Jupyter notebook: the file is empty")
+    try:
+        content = json.loads(data)
+        depth = _depth(content)
+    except json.JSONDecodeError as error:
+        what = f"{error.msg}, line {error.lineno} column {error.colno}"
+        raise InvalidInputError(f"{path}: not a Jupyter notebook, or not a whole one: not JSON ({what})") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path}: not a Jupyter notebook: byte {error.start} is not text in UTF-8") from None
+    except ValueError:  # Python reads no whole number of so many digits
+        raise InvalidInputError(f"{path}: not a Jupyter notebook: it has a number of thousands of digits") from None
+    except RecursionError:
+        depth = _DEEPEST + 1
+    if depth > _DEEPEST:
+        raise InvalidInputError(f"{path}: lists and objects are nested more than {_DEEPEST} levels deep")
+    if not isinstance(content, dict):
+        raise InvalidInputError(f"{path}: not a Jupyter notebook: {shown(content)}")
+    return content
+
+
+def _depth(content: Any) -> int:
+    """How deep lists and objects are nested, as far as it matters."""
+    level, depth = [content], 0
+    while level and depth <= _DEEPEST:
+        depth += 1
+        level = [
+            part
+            for each in level
+            if isinstance(each, dict | list)
+            for part in (each.values() if isinstance(each, dict) else each)
+        ]
+    return depth
+
+
+def _complete(path: Path, notebook: dict[str, Any]) -> None:
+    """Fill in what a notebook of version 4 lacks, and leave out its outputs.
+
+    Raises:
+        InvalidInputError: If something is of a type that it cannot have.
+    """
+
+    def part(parent: dict[str, Any], key: str, kind: type, place: str, missing: Any) -> Any:
+        if parent.get(key) is None:
+            parent[key] = missing
+        if not isinstance(parent[key], kind) or isinstance(parent[key], bool):
+            what = {dict: "an object", list: "a list", str: "text", int: "a whole number"}[kind]
+            raise InvalidInputError(f"{path}: not a Jupyter notebook: {place} is {shown(parent[key])}, not {what}")
+        return parent[key]
+
+    def complete_metadata(parent: dict[str, Any], place: str, objects: tuple[str, ...]) -> dict[str, Any]:
+        metadata = part(parent, "metadata", dict, f"{place}metadata", {})
+        for key in objects:
+            if metadata.get(key) is None:
+                metadata.pop(key, None)
+            else:
+                part(metadata, key, dict, f"{place}metadata.{key}", {})
+        return metadata
+
+    part(notebook, "nbformat_minor", int, "nbformat_minor", 5)
+    metadata = complete_metadata(notebook, "", ("kernelspec", "language_info", "papermill", "resflow", "widgets"))
+    for key, named in (("kernelspec", ("name", "language")), ("language_info", ("name",))):
+        for name in named:
+            if key in metadata:
+                part(metadata[key], name, str, f"metadata.{key}.{name}", "")
+    for number, cell in enumerate(part(notebook, "cells", list, "cells", []), 1):
+        place = f"cell {number}"
+        if not isinstance(cell, dict):
+            raise InvalidInputError(f"{path}: not a Jupyter notebook: {place} is {shown(cell)}, not an object")
+        part(cell, "cell_type", str, f"cell_type of {place}", "raw")
+        if isinstance(cell.get("source"), list):
+            cell["source"] = "".join(map(str, cell["source"]))
+        part(cell, "source", str, f"source of {place}", "")
+        tags = complete_metadata(cell, f"{place}: ", ("papermill", "jupyter"))
+        if isinstance(tags.get("tags"), str):
+            tags["tags"] = [tags["tags"]]
+        part(tags, "tags", list, f"metadata.tags of {place}", [])
+        if not isinstance(cell.get("attachments", {}), dict):
+            part(cell, "attachments", dict, f"attachments of {place}", {})
+        if cell["cell_type"] == "code":
+            cell["outputs"], cell["execution_count"] = [], None
+        else:
+            cell.pop("outputs", None)
+    try:
+        json.dumps(notebook, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{path}: not a Jupyter notebook: it has text that is not Unicode") from None
+
+
+def _as_node(path: Path, content: dict[str, Any]) -> Any:
+    import nbformat
+    from traitlets.log import get_logger
+
+    get_logger().setLevel(logging.CRITICAL)  # what nbformat's schema forbids, and papermill runs, is no error here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            node = nbformat.reads(json.dumps(content), as_version=4)
+            return nbformat.v4.upgrade(node)
+        except (nbformat.ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
+            # nbformat finds out by them that a notebook is not as its version has it
+            why = " ".join(str(error).split())[:200]
+            raise InvalidInputError(f"{path}: not a Jupyter notebook that nbformat can read: {why}") from None
