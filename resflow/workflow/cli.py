@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
-from resflow.errors import InvalidInputError
+from resflow.errors import InvalidInputError, shown
 from resflow.workflow.boundary import fail, guarded
 from resflow.workflow.sweeps.command import sweep
 
@@ -42,14 +44,18 @@ cli.add_command(sweep)
 @click.argument("notebook", type=click.Path(path_type=Path))
 @click.argument("output", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated.")
-def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...]) -> int:
+@click.option("-k", "--kernel", metavar="NAME", help="Use this kernel, whichever the notebook names.")
+def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...], kernel: str | None) -> int:
     """Execute NOTEBOOK in an MLflow run; the executed notebook is attached to it, and written to OUTPUT if given."""
-    values = _checked_values(notebook, pairs)
+    from resflow.workflow.notebook_file import read_notebook
+
+    node = read_notebook(notebook)
+    values = _checked_values(node, pairs)
     if output is not None:
-        _check_folder(output)
-        return _execute(notebook, output, values)
+        _check_output(output, notebook)
+        return _execute(node, notebook, output, values, kernel)
     with tempfile.TemporaryDirectory(prefix="resflow-") as folder:
-        return _execute(notebook, Path(folder) / notebook.name, values)
+        return _execute(node, notebook, Path(folder) / notebook.name, values, kernel, kept=False)
 
 
 @cli.command()
@@ -61,12 +67,13 @@ def report(sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...]) 
 
     SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
     """
+    from resflow.workflow.notebook_file import read_notebook
     from resflow.workflow.reports import comparison_report
     from resflow.workflow.tracking import open_client
 
     if output is not None:
-        _check_folder(output)
-    values = _checked_values(comparison_report.comparing_notebook(), pairs)
+        _check_output(output)
+    values = _checked_values(read_notebook(comparison_report.comparing_notebook()), pairs)
     if "source" in values:
         raise InvalidInputError(f"source={values['source']!r}: what is compared is named by SWEEP, not by -p")
     return _write_report(open_client(), sweep, output, values)
@@ -106,42 +113,73 @@ def relocate() -> None:
     click.echo(f"{count} locations rewritten" if count else "nothing to do: the store was not moved")
 
 
-def _check_folder(output: Path) -> None:
-    if not output.parent.is_dir():
-        raise InvalidInputError(f"{output}: there is no folder {output.parent}: make it first")
+def _check_output(output: Path, notebook: Path | None = None) -> None:
+    """Check that a file can be written there, other than the notebook itself."""
+    try:
+        str(output).encode()
+        if not output.parent.is_dir():
+            raise InvalidInputError(f"{output}: there is no folder {output.parent}: make it first")
+        if output.exists() and not output.is_file():
+            kind = "a folder" if output.is_dir() else "no ordinary file"
+            raise InvalidInputError(f"{output}: this is {kind}: name a file")
+        if notebook is not None and output.exists() and output.samefile(notebook):
+            raise InvalidInputError(f"{output}: this is the notebook itself: name another file, or leave it out")
+        if not os.access(output if output.exists() else output.parent, os.W_OK):
+            raise InvalidInputError(f"{output}: can't be written here: the file or its folder is read-only")
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"{shown(str(output))}: the name is not UTF-8: choose another") from None
+    except OSError as error:  # such as a name that is too long
+        raise InvalidInputError(f"{shown(str(output))}: can't be written: {error.strerror}") from None
 
 
-def _checked_values(path: Path, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _checked_values(notebook: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """The parameters to inject, checked as far as they can be without a kernel."""
-    from resflow.workflow.parameters import check_values, declared_in_notebook, parse_overrides, read_notebook
+    from resflow.workflow.parameters import declared_in_notebook, parse_overrides, undeclared_names
 
-    declared = declared_in_notebook(read_notebook(path))
-    values = parse_overrides(declared, pairs)
-    check_values({parameter.name: parameter.default for parameter in declared} | values)
+    declared = declared_in_notebook(notebook)
+    values = parse_overrides(declared, pairs, undeclared_names(notebook))
+    for parameter in declared:
+        parameter.check(values.get(parameter.name, parameter.default))
     return values
 
 
-def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
+def _execute(
+    node: Any, notebook: Path, output: Path, values: dict[str, Any], kernel: str | None, *, kept: bool = True
+) -> int:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
+    from resflow.workflow.advice import advice
+    from resflow.workflow.engine import ResflowEngine
+    from resflow.workflow.installed_kernels import check_kernel
     from resflow.workflow.interruption import Terminated
     from resflow.workflow.outcome import said_of
 
-    # What papermill has to say of parameters was checked here already, and better.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    kernel = ResflowEngine.nb_kernel_name(node, kernel)
+    check_kernel(kernel)
+    # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     quiet = not sys.stderr.isatty()
+    place = f"in {output}" if kept else "attached to the run"
     try:
-        executed = papermill.execute_notebook(
-            str(notebook), str(output), values, engine_name="resflow", progress_bar=not quiet
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            executed = papermill.execute_notebook(
+                _parameterized(node, values, kernel),
+                re.sub("[{}]", r"\g<0>\g<0>", str(output)),  # papermill would put parameters in place of braces
+                engine_name="resflow",
+                kernel_name=kernel,
+                progress_bar=not quiet,
+                source=str(notebook),
+            )
     except PapermillExecutionError as error:
+        said = _one_line(error.evalue, 600)
         if error.ename == InvalidInputError.__name__:
-            fail(error.evalue, 2)
-        run_id = _run_id(output)
-        place = "attached to the run" if "resflow-" in str(output.parent) else f"in {output}"
-        message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {error.evalue}"
-        fail(f"{message} (run {run_id}, FAILED; the executed notebook is {place})", 1)
+            fail(said, 2)
+        message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {said}"
+        if advised := advice(error.evalue):
+            message += f": {advised}"
+        fail(f"{message} (run {_run_id(output)}, FAILED; the executed notebook is {place})", 1)
     except Terminated as stop:
         fail(f"{stop.signal.name}: the run is recorded as KILLED", int(stop.code or 143))
     except KeyboardInterrupt:  # before click, which would start another line
@@ -154,6 +192,27 @@ def _execute(notebook: Path, output: Path, values: dict[str, Any]) -> int:
     return 0
 
 
+def _parameterized(node: Any, values: dict[str, Any], kernel: str) -> Any:
+    """The notebook with a cell that sets these values, as papermill writes it."""
+    from papermill.exceptions import PapermillException
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    node = load_notebook_node(node)
+    if not values:
+        return node
+    try:
+        return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow")
+    except PapermillException as error:  # papermill knows the kernel's language not
+        raise InvalidInputError(f"parameters can't be set in this notebook: {_one_line(str(error), 300)}") from None
+
+
+def _one_line(text: str, longest: int) -> str:
+    """A text on one line, a long one cut."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= longest else line[:longest].rstrip() + " …"
+
+
 def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> int:
     from papermill.exceptions import PapermillExecutionError
 
@@ -163,8 +222,9 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
         comparison, text = write_report(client, sweep, values)
     except PapermillExecutionError as error:
         if error.ename == InvalidInputError.__name__:
-            fail(error.evalue, 2)
-        fail(f"cell {error.cell_index + 1} of the comparing notebook raised {error.ename}: {error.evalue}", 1)
+            fail(_one_line(error.evalue, 600), 2)
+        said = f"{error.ename}: {_one_line(error.evalue, 600)}"
+        fail(f"cell {error.cell_index + 1} of the comparing notebook raised {said}", 1)
     if output is None and comparison.parent_id is None:
         output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
     if output is not None:

@@ -52,11 +52,15 @@ class ResflowEngine:
         from resflow.workflow.execution import RunExecution
         from resflow.workflow.kernels import complete_kernelspec
 
-        source = options.get("input_path") or ""
+        source = _source(nb, options)
         notebook = Path(source if source not in ("", "-") else "notebook").stem
         with Interruptions() as interruptions:
             run = _new_run(nb, source, notebook)
-            nb.metadata["resflow"] = {"run_id": run.id, "tracking_uri": run.tracking_uri}
+            own = nb.metadata.get("resflow")
+            nb.metadata["resflow"] = (own if isinstance(own, dict) else {}) | {
+                "run_id": run.id,
+                "tracking_uri": run.tracking_uri,
+            }
             complete_kernelspec(nb, kernel_name)
             try:
                 with interruptions.raised():
@@ -87,6 +91,17 @@ class ResflowEngine:
         from resflow.workflow.kernels import kernel_language
 
         return language or kernel_language(nb)
+
+
+def _source(nb: Any, options: dict[str, Any]) -> str:
+    """The path of the notebook's file, which whoever gives papermill a notebook in memory says by the option `source`.
+
+    papermill would write such a notebook, as its own path, into itself.
+    """
+    source = options.pop("source", options.get("input_path"))
+    if not isinstance(options.get("input_path"), str):
+        nb.metadata.papermill["input_path"] = source if isinstance(source, str) else None
+    return source if isinstance(source, str) else ""
 
 
 def _new_run(nb: Any, source: str, notebook: str) -> Run:
