@@ -21,10 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LIGHT = ("IPython.display", "ipykernel.kernelapp")
 _IMPORTED = (
-    "IPython.display",
+    *_LIGHT,
     "equinox",
-    "ipykernel.kernelapp",
     "jax.numpy",
     "matplotlib.pyplot",
     "mlflow.data",
@@ -39,11 +39,12 @@ _IMPORTED = (
 
 
 @contextmanager
-def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
+def warm_kernels(folder: Path, *, light: bool = False) -> Iterator[dict[str, str]]:
     """The environment variables under which the kernel `python3` is one of these.
 
     Args:
         folder: An empty folder, for the server's socket and the kernel specification.
+        light: Whether nothing is imported but what every kernel needs.
     """
     import subprocess
 
@@ -56,7 +57,8 @@ def warm_kernels(folder: Path) -> Iterator[dict[str, str]]:
     place = folder / "share" / "kernels" / "python3"
     place.mkdir(parents=True)
     (place / "kernel.json").write_text(json.dumps(spec))
-    server = subprocess.Popen([sys.executable, __file__, "serve", address], stdin=subprocess.PIPE, cwd=ROOT)
+    command = [sys.executable, __file__, "serve", address, *["light"] * light]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT)
     try:
         yield {"JUPYTER_PATH": str(folder / "share")}
     finally:
@@ -80,21 +82,19 @@ def ask(address: str, *options: str) -> None:
     server.recv(1)
 
 
-def serve(address: str) -> None:
+def serve(address: str, *options: str) -> None:
     """Fork a kernel for everyone who asks, until standard input is closed."""
     import importlib
 
     sys.path[0] = str(ROOT)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # a kernel sets it before it is imported
-    for path in sorted((ROOT / "resflow").rglob("[a-z]*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        if not name.startswith("resflow.workflow"):
-            importlib.import_module(name)
-    for name in _IMPORTED:
+    for name in _LIGHT if "light" in options else [*_library(), *_IMPORTED]:
         importlib.import_module(name)
-    from jax._src import xla_bridge
+    if "jax" in sys.modules:
+        from jax._src import xla_bridge
 
-    assert not xla_bridge.backends_are_initialized(), "a module computes while it is imported: no fork would survive it"
+        computes = "a module computes while it is imported: no fork would survive it"
+        assert not xla_bridge.backends_are_initialized(), computes
     sys.path.pop(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which end this
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -109,6 +109,12 @@ def serve(address: str) -> None:
                 become_kernel(connection)
                 return
             connection.close()
+
+
+def _library() -> list[str]:
+    paths = sorted((ROOT / "resflow").rglob("[a-z]*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [name for name in names if not name.startswith("resflow.workflow")]
 
 
 def become_kernel(connection: socket.socket) -> None:

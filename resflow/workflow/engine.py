@@ -105,19 +105,27 @@ def _source(nb: Any, options: dict[str, Any]) -> str:
 
 
 def _new_run(nb: Any, source: str, notebook: str) -> Run:
-    from resflow.workflow.parameters import declared_in_notebook, effective_values
+    from resflow.workflow.parameters import certain_values, declared_in_notebook, effective_values
     from resflow.workflow.provenance import provenance_tags
     from resflow.workflow.tracking import create_run, open_client, run_name
 
-    values = effective_values(nb)
     return create_run(
         open_client(),
         notebook=notebook,
-        name=run_name(notebook, values, declared_in_notebook(nb)),
-        parameters=values,
+        name=run_name(notebook, effective_values(nb), declared_in_notebook(nb)),
+        parameters=certain_values(nb),
         # A sweep says in the environment to what the run belongs.
         tags=provenance_tags(source or notebook, nb) | json.loads(os.environ.get(RUN_TAGS, "{}")),
     )
+
+
+def _log_other_parameters(run: Run, nb: Any) -> None:
+    """Log the parameters that only running the notebook could tell for sure, but for those that it logged itself."""
+    from resflow.workflow.limits import parameter_name
+    from resflow.workflow.parameters import effective_values
+
+    logged = run.client.get_run(run.id).data.params
+    run.log_parameters({key: v for key, v in effective_values(nb).items() if parameter_name(key) not in logged})
 
 
 def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
@@ -140,6 +148,7 @@ def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
     def attach() -> None:
         import nbformat
 
+        tried("logging what only the kernel could tell", _log_other_parameters, run, nb)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
         tried("attaching its HTML", _attach_html, run, nb, notebook, outcome)
 

@@ -1,15 +1,25 @@
-"""Histories and data sets as MLflow's own objects; nothing is written here."""
+"""Parameters, histories and data sets as MLflow's own objects; nothing is written here."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from mlflow.entities import DatasetInput, Metric
+from resflow.workflow.limits import PARAMETER, parameter_name, shortened
+from resflow.workflow.parameters import brief
 
-__all__ = ["as_metrics", "dataset_input", "loggable", "not_finite", "rows_of"]
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, Metric, Param
+
+__all__ = ["as_metrics", "as_params", "dataset_input", "loggable", "not_finite", "rows_of"]
+
+
+def as_params(values: Mapping[str, Any]) -> list[Param]:
+    """Parameters by their names and, as text, their values; what is too long for MLflow is shortened."""
+    from mlflow.entities import Param
+
+    return [Param(parameter_name(key), shortened(brief(value), PARAMETER)) for key, value in values.items()]
 
 
 def as_metrics(values: Iterable[tuple[str, int, float]]) -> list[Metric]:

@@ -19,6 +19,7 @@ from resflow.workflow.meanings import asks_for_checks, check_values
 __all__ = [
     "Parameter",
     "brief",
+    "certain_values",
     "declared_in_cell",
     "declared_in_notebook",
     "effective_values",
@@ -186,17 +187,33 @@ def effective_values(notebook: Any) -> dict[str, Any]:
     Args:
         notebook: A notebook node, as papermill hands it to its engine.
     """
-    declared = {parameter.name: parameter for parameter in declared_in_notebook(notebook)}
-    if _is_python(notebook):
-        injected = {each.name: each.default for each in _declared_in_tagged(notebook, "injected-parameters")}
-    else:
-        injected = dict(notebook.metadata.get("papermill", {}).get("parameters") or {})
-    values = {name: parameter.default for name, parameter in declared.items()} | injected
+    annotations = {parameter.name: parameter.annotation for parameter in declared_in_notebook(notebook)}
+    return {name: as_declared(value, annotations.get(name, "")) for name, value in _written_values(notebook).items()}
+
+
+def certain_values(notebook: Any) -> dict[str, Any]:
+    """Those of the effective values that a notebook which logs its parameters itself logs by the same text.
+
+    MLflow refuses a parameter that was logged with another text before. So what only the kernel can evaluate, a 1
+    where a float is declared, and lists, which may be logged in many ways, are left to the notebook to log, if it does.
+    """
+    written = _written_values(notebook)
     return {
-        name: as_declared(value, declared[name].annotation if name in declared else "")
-        for name, value in values.items()
-        if not name.startswith("PAPERMILL_")  # where papermill notes its own paths
+        name: value
+        for name, value in effective_values(notebook).items()
+        if type(value) in (bool, int, float, str, type(None)) and type(written[name]) is type(value)
     }
+
+
+def _written_values(notebook: Any) -> dict[str, Any]:
+    """The declared parameters and those that were injected, with their values as they stand in the cells."""
+    values = {parameter.name: parameter.default for parameter in declared_in_notebook(notebook)}
+    if _is_python(notebook):
+        values |= {each.name: each.default for each in _declared_in_tagged(notebook, "injected-parameters")}
+    else:
+        values |= notebook.metadata.get("papermill", {}).get("parameters") or {}
+    # under PAPERMILL_ papermill notes its own paths
+    return {name: value for name, value in values.items() if not name.startswith("PAPERMILL_")}
 
 
 def parse_overrides(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.last_word import AT_WORK, OUTCOME, last_word, word
-from resflow.workflow.logged_values import as_metrics, dataset_input, loggable, not_finite, rows_of
+from resflow.workflow.limits import RUN_NAME, TAG, shortened
+from resflow.workflow.logged_values import as_metrics, as_params, dataset_input, loggable, not_finite, rows_of
 from resflow.workflow.parameters import Parameter, brief
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.provenance import owner_is_gone
@@ -45,8 +46,6 @@ __all__ = [
 
 BATCH = 1000
 """Metrics in one call: MLflow's limit, and what makes logging a history take a tenth of a second and not twenty."""
-
-TAG_LENGTH = 5000
 
 
 def open_client() -> MlflowClient:
@@ -146,16 +145,12 @@ def create_run(
         parameters: The declared parameters with the values the run uses.
         tags: Further tags, as `provenance_tags` gives them.
     """
-    from mlflow.entities import Param
-
     experiment = experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
-    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()} | AT_WORK
+    tags = {key: shortened(value, TAG) for key, value in tags.items()} | AT_WORK
     created = patiently(client.create_run, experiment, tags=tags, run_name=name)
     run = Run(client, created.info.run_id)
-    logged = [Param(key, brief(value)) for key, value in parameters.items()]
     try:
-        for start in range(0, len(logged), 100):
-            patiently(client.log_batch, run.id, params=logged[start : start + 100])
+        run.log_parameters(parameters)
     except Exception as error:  # MLflow refuses a name, or cannot write
         with suppress(Exception):  # the first error is the one to be told
             run.end("FAILED", error=f"{type(error).__name__}: {error}")
@@ -167,9 +162,11 @@ def run_name(notebook: str, values: Mapping[str, Any], parameters: Iterable[Para
     """The notebook's name and the values that differ from its defaults: `train_residual_unit width=64 seed=3`."""
     defaults = {parameter.name: parameter.default for parameter in parameters}
     changed = [
-        f"{key}={brief(value)}" for key, value in values.items() if key not in defaults or defaults[key] != value
+        f"{key}={shortened(' '.join(brief(value).split()), 80)}"
+        for key, value in values.items()
+        if key not in defaults or defaults[key] != value
     ]
-    return " ".join([notebook, *changed])[:250]
+    return shortened(" ".join([notebook, *changed]), RUN_NAME)
 
 
 class Run:
@@ -202,6 +199,12 @@ class Run:
     def tracking_uri(self) -> str:
         """The store it is recorded in."""
         return self.client.tracking_uri
+
+    def log_parameters(self, values: Mapping[str, Any]) -> None:
+        """Log parameters, each of which keeps the value it is logged with first."""
+        logged = as_params(values)
+        for start in range(0, len(logged), 100):
+            patiently(self.client.log_batch, self.id, params=logged[start : start + 100])
 
     def log_history(self, history: DataFrame | Mapping[int, Mapping[str, float]]) -> None:
         """Log metrics along training.
@@ -281,7 +284,7 @@ class Run:
         """Set tags, by which runs are found and told apart."""
         from mlflow.entities import RunTag
 
-        logged = [RunTag(key, str(value)[:TAG_LENGTH]) for key, value in tags.items()]
+        logged = [RunTag(key, shortened(str(value), TAG)) for key, value in tags.items()]
         patiently(self.client.log_batch, self.id, tags=logged)
 
     def describe(self, markdown: str) -> None:
@@ -290,7 +293,7 @@ class Run:
 
     def rename(self, name: str) -> None:
         """Call the run `name`."""
-        patiently(self.client.update_run, self.id, name=name[:250])
+        patiently(self.client.update_run, self.id, name=shortened(name, RUN_NAME))
 
     def tag_precision(self) -> None:
         """Tag the run with the precision JAX computes in, once JAX is imported."""
@@ -356,18 +359,20 @@ def record_run(
     Returns:
         MLflow's id of the run.
     """
-    from mlflow.entities import Param, RunTag
+    from mlflow.entities import RunTag
 
     values, notes = loggable(rows_of(history))
     for key, value in metrics.items():
         values.append((key, 0, float(value)))
         notes |= not_finite(key, [(0, float(value))])
-    tags = {key: value[:TAG_LENGTH] for key, value in tags.items()} | AT_WORK
+    tags = {key: shortened(value, TAG) for key, value in tags.items()} | AT_WORK
     if notes:
-        tags["resflow.not_finite"] = "; ".join(notes.values())[:TAG_LENGTH]
-    created = patiently(client.create_run, experiment_id, start_time=since, tags=tags, run_name=name[:250])
+        tags["resflow.not_finite"] = shortened("; ".join(notes.values()), TAG)
+    created = patiently(
+        client.create_run, experiment_id, start_time=since, tags=tags, run_name=shortened(name, RUN_NAME)
+    )
     run_id = created.info.run_id
-    logged = [Param(key, brief(value)) for key, value in parameters.items()]
+    logged = as_params(parameters)
     patiently(client.log_inputs, run_id, datasets=inputs)
     patiently(client.set_terminated, run_id, "FINISHED")
     # MLflow writes the tags of a batch last: with them the run is whole, and says so in the same call.
