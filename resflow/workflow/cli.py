@@ -150,13 +150,10 @@ def _execute(
     from papermill.exceptions import PapermillExecutionError
 
     from resflow.workflow.advice import advice
-    from resflow.workflow.engine import ResflowEngine
-    from resflow.workflow.installed_kernels import check_kernel
     from resflow.workflow.interruption import Terminated
     from resflow.workflow.outcome import said_of
 
-    kernel = ResflowEngine.nb_kernel_name(node, kernel)
-    check_kernel(kernel)
+    prepared, kernel = _prepared(node, values, kernel)
     # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     quiet = not sys.stderr.isatty()
@@ -165,7 +162,7 @@ def _execute(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             executed = papermill.execute_notebook(
-                _parameterized(node, values, kernel),
+                prepared,
                 re.sub("[{}]", r"\g<0>\g<0>", str(output)),  # papermill would put parameters in place of braces
                 engine_name="resflow",
                 kernel_name=kernel,
@@ -192,17 +189,22 @@ def _execute(
     return 0
 
 
-def _parameterized(node: Any, values: dict[str, Any], kernel: str) -> Any:
-    """The notebook with a cell that sets these values, as papermill writes it."""
+def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[Any, str]:
+    """The notebook with a cell that sets these values, as papermill writes it, and the kernel that it is to get."""
     from papermill.exceptions import PapermillException
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
+    from resflow.workflow.engine import ResflowEngine
+    from resflow.workflow.installed_kernels import check_kernel
+
+    kernel = ResflowEngine.nb_kernel_name(node, kernel)
+    check_kernel(kernel)
     node = load_notebook_node(node)
     if not values:
-        return node
+        return node, kernel
     try:
-        return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow")
+        return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow"), kernel
     except PapermillException as error:  # papermill knows the kernel's language not
         raise InvalidInputError(f"parameters can't be set in this notebook: {_one_line(str(error), 300)}") from None
 

@@ -147,7 +147,7 @@ def _as_node(path: Path, content: dict[str, Any]) -> Any:
         warnings.simplefilter("ignore")
         try:
             node = nbformat.reads(json.dumps(content), as_version=4)
-            return nbformat.v4.upgrade(node)
+            return nbformat.from_dict(nbformat.v4.upgrade(node))  # nodes of version 3 are of another class
         except (nbformat.ValidationError, AttributeError, KeyError, TypeError, ValueError) as error:
             # nbformat finds out by them that a notebook is not as its version has it
             why = " ".join(str(error).split())[:200]

@@ -190,7 +190,7 @@ def injected(monkeypatch):
 
     def stop_before_the_kernel(node, notebook, output, values, kernel, **options):
         found.clear()
-        written = cli._parameterized(node, values, "python3")
+        written, _ = cli._prepared(node, values, kernel)
         nbformat.writes(written).encode()
         cells = [cell for cell in written.cells if "injected-parameters" in cell.metadata.tags]
         space = {}
