@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bs4 import BeautifulSoup, Comment, Tag
 from markupsafe import Markup, escape
 from nbconvert.exporters.html import HTMLExporter
 from nbconvert.filters.ansi import ansi2html, strip_ansi
@@ -17,6 +16,7 @@ from traitlets.config import Config
 
 from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
 from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
+from resflow.workflow.reports.sanitizer import sanitized
 
 __all__ = ["notebook_to_html"]
 
@@ -52,7 +52,7 @@ def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "") -> str:
         "parameters": _parameters(nb),
     }
     html, _ = _ReportExporter().from_notebook_node(nb, resources={"report": report})
-    return html
+    return html.encode(errors="replace").decode()  # half a character, as JSON may have it, has no UTF-8
 
 
 class _ReportExporter(HTMLExporter):
@@ -74,7 +74,7 @@ class _ReportExporter(HTMLExporter):
     def default_filters(self) -> Any:
         yield from super().default_filters()
         yield "markdown", _markdown
-        yield "sanitised", _sanitised
+        yield "sanitized", sanitized
         yield "terminal", _terminal
         yield "summary_line", _summary_line
         yield "alternative_text", _alternative_text
@@ -191,7 +191,7 @@ def _terminal(text: str) -> Markup:
 
 def _markdown(source: str, attachments: dict[str, Any] | None = None) -> Markup:
     renderer = _Renderer(escape=False, attachments=attachments or {}, exclude_anchor_links=True)
-    return _sanitised(MarkdownWithMath(renderer=renderer).render(source))
+    return sanitized(MarkdownWithMath(renderer=renderer).render(source))
 
 
 class _Renderer(IPythonRenderer):
@@ -221,66 +221,3 @@ class _Renderer(IPythonRenderer):
         except UnsupportedLatexError as error:
             math = f'<code class="latex" title="{escape(error)}">{escape(body.strip())}</code>'
         return f'<span class="display" tabindex="0">{math}</span>' if display else math
-
-
-_UNWANTED = [
-    "script", "iframe", "frame", "frameset", "object", "embed", "applet", "link", "meta", "base", "template",
-    "noscript", "audio", "video",
-]  # fmt: skip
-_LOADING = frozenset(
-    ["src", "srcset", "poster", "background", "data", "action", "formaction", "ping", "xlink:href", "href"]
-)
-
-
-def _sanitised(html: str) -> Markup:
-    """A fragment that is well formed, loads nothing and runs nothing, its tables and wide things scrollable.
-
-    A notebook's own HTML is trusted for what it shows, so styles stay; what it would fetch or run does not.
-    """
-    soup = BeautifulSoup(str(html), "html.parser")
-    for comment in soup.find_all(string=lambda text: isinstance(text, Comment)):
-        comment.extract()
-    had_script = bool(soup.find_all(["script", "iframe", "object", "embed"]))
-    for element in soup.find_all(_UNWANTED):
-        element.decompose()
-    for style in soup.find_all("style"):
-        style.string = _without_urls(style.get_text())
-    for element in soup.find_all(True):
-        _sanitise_attributes(element)
-    for image in soup.find_all("img"):
-        if not image.get("src"):
-            note = f"[image not included: {image.get('alt') or 'no description'}]"
-            image.replace_with(_new(soup, "span", "note", note))
-    for table in soup.find_all("table"):
-        if table.find_parent("table") is None:
-            columns = max((len(row.find_all(["th", "td"], recursive=False)) for row in table.find_all("tr")), default=0)
-            table.wrap(_new(soup, "div", "scroll wide" if columns > 9 else "scroll", tabindex="0"))
-    if had_script:
-        soup.append(
-            _new(soup, "p", "note", "An interactive part of this output was left out: this report runs no scripts.")
-        )
-    return Markup(str(soup))
-
-
-def _sanitise_attributes(element: Tag) -> None:
-    for name, value in list(element.attrs.items()):
-        text = " ".join(value) if isinstance(value, list) else str(value)
-        target = re.sub(r"[\x00-\x20]", "", text).lower()
-        link = name == "href" and element.name in ("a", "area")
-        allowed = ("#", "http://", "https://", "mailto:") if link else ("#", "data:image/")
-        if name.startswith("on") or (name in _LOADING and not target.startswith(allowed)):
-            del element.attrs[name]
-        elif name == "style":
-            element.attrs[name] = _without_urls(text)
-
-
-def _without_urls(css: str) -> str:
-    css = re.sub(r"@import[^;]*(;|$)", "", css, flags=re.IGNORECASE)
-    return re.sub(r"url\(\s*['\"]?(?!\s*(?:data:image/|#))[^)]*\)", "none", css, flags=re.IGNORECASE)
-
-
-def _new(soup: BeautifulSoup, name: str, css_class: str, text: str = "", **attributes: str) -> Tag:
-    element = soup.new_tag(name, attrs={"class": css_class, **attributes})
-    if text:
-        element.string = text
-    return element
