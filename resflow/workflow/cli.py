@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -54,8 +53,11 @@ def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...],
     if output is not None:
         _check_output(output, notebook)
         return _execute(node, notebook, output, values, kernel)
-    with tempfile.TemporaryDirectory(prefix="resflow-") as folder:
-        return _execute(node, notebook, Path(folder) / notebook.name, values, kernel, kept=False)
+    from resflow.workflow.interruption import Interruptions
+    from resflow.workflow.scratch import temporary_folder
+
+    with Interruptions() as interruptions, interruptions.raised(), temporary_folder() as folder:
+        return _execute(node, notebook, folder / notebook.name, values, kernel, kept=False)
 
 
 @cli.command()

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -22,6 +21,7 @@ from traitlets.config import Config
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.kernels import speaks_ipc
 from resflow.workflow.provenance import owner_tag
+from resflow.workflow.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from resflow.workflow.tracking import Run
@@ -143,7 +143,7 @@ def private_transport(kernel_name: str) -> Iterator[Config]:
     Args:
         kernel_name: The kernel that is to be started.
     """
-    with TemporaryDirectory(prefix="resflow-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         if os.name == "posix" and len(os.fsencode(folder)) <= _LONGEST_FOLDER and speaks_ipc(kernel_name):
             yield Config({"KernelManager": {"transport": "ipc", "ip": os.path.join(folder, "kernel")}})
         else:

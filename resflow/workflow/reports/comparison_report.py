@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,16 +73,13 @@ def _execute(notebook: Path, values: dict[str, Any]) -> Any:
 
     from resflow.workflow.execution import private_transport
     from resflow.workflow.kernels import PYTHON
+    from resflow.workflow.scratch import temporary_folder
 
     # What papermill has to say of parameters the command has checked already, and better.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with (
-        tempfile.TemporaryDirectory(prefix="resflow-") as folder,
-        private_transport(PYTHON) as transport,
-        _unset(*_UNWANTED),
-    ):
+    with temporary_folder() as folder, private_transport(PYTHON) as transport, _unset(*_UNWANTED):
         options = {"progress_bar": sys.stderr.isatty(), "config": transport}
-        return papermill.execute_notebook(str(notebook), str(Path(folder) / notebook.name), values, **options)
+        return papermill.execute_notebook(str(notebook), str(folder / notebook.name), values, **options)
 
 
 _UNWANTED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MPLBACKEND")

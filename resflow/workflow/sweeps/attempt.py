@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resflow.workflow.last_word import last_word
 from resflow.workflow.outcome import LOST_KERNEL, first_line
+from resflow.workflow.scratch import temporary_folder
 from resflow.workflow.sweeps.fingerprint import sources_digest
 from resflow.workflow.sweeps.point_server import PointServer
 from resflow.workflow.sweeps.runs import finished_points, tagged
@@ -151,9 +150,9 @@ def _attempt(client: MlflowClient, job: dict[str, Any], is_wanted: Callable[[], 
             return f"it took longer than the time limit of {job['time_limit']:g} s"
         return "" if is_wanted() else "the sweep was stopped"
 
-    with tempfile.TemporaryDirectory(prefix="resflow-", ignore_cleanup_errors=True) as folder:
-        log = Path(folder) / "log.txt"
-        own = {"folder": folder, "log": str(log), "environment": _environment(job, attempt)}
+    with temporary_folder() as folder:
+        log = folder / "log.txt"
+        own = {"folder": str(folder), "log": str(log), "environment": _environment(job, attempt)}
         code, reason = PointServer.here().execute(job | own, reason_to_stop)
         said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     run = next(every_run(client, [job["experiment_id"]], tagged(ATTEMPT, attempt)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import socket
 import tempfile
@@ -14,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from resflow.errors import InvalidInputError
 from resflow.workflow.last_word import AT_WORK
 from resflow.workflow.provenance import owner_is_gone, owner_of, provenance_tags
+from resflow.workflow.scratch import TakenError, only_holder
 from resflow.workflow.store import is_embedded, project_root
 from resflow.workflow.sweeps.file import SweepFile
 from resflow.workflow.sweeps.runs import AXES, ROLE, SWEEP, find_parent
@@ -68,9 +68,9 @@ def held(client: MlflowClient, sweep: SweepFile) -> Iterator[None]:
     folder = root / "mlruns" if is_embedded(client.tracking_uri, root) else Path(tempfile.gettempdir())
     digest = hashlib.sha256(json.dumps([client.tracking_uri, sweep.experiment, sweep.name]).encode()).hexdigest()
     try:
-        with FileLock(folder / f"resflow-sweep-{digest[:16]}.lock", timeout=0):
+        with only_holder(folder / f"resflow-sweep-{os.getuid()}-{digest[:16]}.lock"):
             yield
-    except Timeout:
+    except TakenError:
         raise InvalidInputError(_taken(sweep, "another process on this machine")) from None
 
 

@@ -24,6 +24,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from resflow.workflow.scratch import kept
+
 __all__ = ["GRACE_SECONDS", "main"]
 
 GRACE_SECONDS = 20.0
@@ -92,7 +94,8 @@ def _child(job: dict[str, Any], watched: int) -> int:
         for own, standard in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(own, standard)
         threading.Thread(target=_end_when_closed, args=(watched,), daemon=True).start()
-        return _execute(job)
+        with kept(Path(job["folder"])):
+            return _execute(job)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except BaseException:
