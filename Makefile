@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo notebooks test fuzz bench lint format ui lab lock clean
+.PHONY: help install demo notebooks test fuzz chaos bench lint format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
@@ -39,6 +39,9 @@ test: $(READY)  ## run the whole suite
 
 fuzz: $(READY)  ## try a thousand seeded mutants of each kind of input
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --mutants 1000 tests/fuzz
+
+chaos: $(READY)  ## kill parts of forty runs and sweeps, and see the same command complete each
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --strikes 40 tests/chaos
 
 bench: $(READY)  ## time the library against its peers, side by side
 	$(BIN)/python -m pytest --numprocesses 0 --benchmark-columns=median,rounds tests/benchmarks/bench_*.py

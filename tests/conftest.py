@@ -42,6 +42,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--moments", type=int, default=0, metavar="N", help="at how many moments tests/test_full_disk.py fills the disk"
     )
+    parser.addoption("--strikes", type=int, default=1, metavar="N", help="how many runs and sweeps tests/chaos strikes")
 
 
 def pytest_configure(config):

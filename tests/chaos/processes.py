@@ -1,0 +1,58 @@
+"""The processes of one trial: found by a variable of their environment, told apart by what they were started as."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import psutil
+
+__all__ = ["MARK", "of_trial", "playing", "wait_until_gone"]
+
+MARK = "RESFLOW_TRIAL"
+"""The variable that every process of a trial inherits; its value is the trial's own."""
+
+_PARTS = {
+    "scheduler": ("dask", "scheduler"),
+    "worker": ("multiprocessing.spawn", "spawn_main"),
+    "kernel": ("ipykernel_launcher",),
+}
+_SERVER = "point_process"
+"""What a process is started as that forks another for each point."""
+
+
+def of_trial(value: str) -> list[psutil.Process]:
+    """The processes of a trial that are alive."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == value and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def playing(part: str, value: str) -> Iterator[psutil.Process]:
+    """The processes of a trial that play a part: scheduler, worker, server, point, kernel or starting kernel."""
+    for process in of_trial(value):
+        try:
+            line, above = " ".join(process.cmdline()), process.parent()
+            if _SERVER in line:
+                plays = "point" if above is not None and _SERVER in " ".join(above.cmdline()) else "server"
+            else:
+                plays = next((name for name, words in _PARTS.items() if all(word in line for word in words)), "")
+        except psutil.NoSuchProcess:
+            continue
+        if plays and part.endswith(plays):
+            yield process
+
+
+def wait_until_gone(value: str, seconds: float, *, but: set[int] = frozenset()) -> list[psutil.Process]:
+    """Wait until no process of the trial is left but those of the given ids; returns what is left all the same."""
+    deadline = time.monotonic() + seconds
+    while left := [process for process in of_trial(value) if process.pid not in but]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return left
