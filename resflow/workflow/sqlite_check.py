@@ -23,7 +23,9 @@ BUSY_SECONDS = 60.0
 CHECK_SECONDS = 5.0
 """At most, for the thorough check of a large file."""
 
-MAGIC = b"SQLite format 3\0"
+HEADER = 100
+"""Bytes at the beginning of every database of SQLite's."""
+
 UNFINISHED = "_alembic_tmp_"
 
 
@@ -50,6 +52,7 @@ def check_sqlite(database: Path, *, thorough: bool = False) -> None:
     """
     _check_file(database)
     with connected(database, timeout=0.0) as connection:
+        _check_size(connection, database)
         _await_lock(connection, database)
         tables: dict[str, set[str]] = {}
         for table, column in connection.execute(
@@ -73,20 +76,31 @@ def _check_file(database: Path) -> None:
         raise UnusableStoreError(
             f"{barred} is read-only: make it writable, or set MLFLOW_TRACKING_URI to another store"
         )
-    with database.open("rb") as file:
-        head = file.read(100)
-    if not head:
+    if not found.st_size:
         raise UnusableStoreError(f"{database} is empty: {RESTORE}")
-    if len(head) < 100 and MAGIC.startswith(head[:16]):
-        raise StoreError(f"{database} is cut off after {len(head)} bytes: {RESTORE}")
-    if not head.startswith(MAGIC):
-        raise UnusableStoreError(f"{database} is no SQLite database, or its beginning is damaged: {RESTORE}")
+    if found.st_size < HEADER:
+        raise UnusableStoreError(
+            f"{database} is no SQLite database, or cut off: it has {found.st_size} bytes; {RESTORE}"
+        )
+
+
+def _check_size(connection: sqlite3.Connection, database: Path) -> None:
+    """Check that the file is a database and has all the pages that it says it has.
+
+    SQLite is asked, as the file may not be read otherwise: by POSIX's rules closing it would take the locks away that
+    this process holds on it through other connections, and another process would then throw their writes away.
+    """
+    try:
+        (page,) = connection.execute("PRAGMA page_size").fetchone()
+        (count,) = connection.execute("PRAGMA page_count").fetchone()
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:
+            raise
+        raise UnusableStoreError(f"{database} is no SQLite database, or its beginning is damaged: {RESTORE}") from error
     log = database.with_name(f"{database.name}-wal")
-    if not (log.exists() and log.stat().st_size):  # which may hold pages that the file lacks
-        page = int.from_bytes(head[16:18], "big")
-        size = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
-        if head[24:28] == head[92:96] and found.st_size < size:
-            raise StoreError(f"{database} is cut off: it has {found.st_size} of {size} bytes; {RESTORE}")
+    held = database.stat().st_size
+    if held < page * count and not (log.exists() and log.stat().st_size):  # which may hold pages that the file lacks
+        raise StoreError(f"{database} is cut off: it has {held} of {page * count} bytes; {RESTORE}")
 
 
 def _await_lock(connection: sqlite3.Connection, database: Path) -> None:
