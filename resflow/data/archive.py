@@ -17,7 +17,7 @@ import numpy as np
 from resflow.data.contents import check_contents, check_unpacked_size
 from resflow.data.dataset import Dataset
 from resflow.data.labels import as_exact_floats, column_and_class, labels
-from resflow.data.messages import shown, shown_few
+from resflow.data.messages import plain, shown, shown_few
 from resflow.errors import InvalidInputError
 
 __all__ = ["check_archive", "load_archive"]
@@ -78,6 +78,10 @@ class _Member(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    @property
+    def described(self) -> str:
+        return f"type {plain(str(self.dtype))} and shape {plain(str(self.shape))}"
+
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
@@ -96,7 +100,7 @@ def _reading(path: Path) -> Iterator[None]:
         NotImplementedError,
         OverflowError,
     ) as error:
-        reason = shown(str(error).strip().partition("\n")[0] or type(error).__name__)
+        reason = plain(str(error).strip().partition("\n")[0] or type(error).__name__)
         raise InvalidInputError(
             f"{path}: not a readable NPZ file: {reason}: save it again with np.savez(path, X=X, y=y)"
         ) from error
@@ -150,12 +154,13 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Me
             f"{array} holds Python objects, and loading those could run code: save numbers, e.g. {name}.astype(float)"
         )
     declared = math.prod(shape) * dtype.itemsize
+    member = _Member(name, entry, shape, dtype)
     if declared != stored or min(shape, default=0) < 0:
         raise InvalidInputError(
-            f"{array} declares the shape {shape} of {dtype}, which takes {declared:.4g} bytes, but the archive holds "
-            f"{stored}: save it again"
+            f"{array} declares {member.described}, which takes {declared:.4g} bytes, but the archive holds {stored}: "
+            "save it again"
         )
-    return _Member(name, entry, shape, dtype)
+    return member
 
 
 def _check_X(path: Path, members: dict[str, _Member]) -> None:
@@ -171,10 +176,7 @@ def _check(path: Path, member: _Member, kinds: str, shape: tuple[int | None, ...
         want in (None, size) for want, size in zip(shape, member.shape, strict=True)
     )
     if member.dtype.kind not in kinds or not fits:
-        raise InvalidInputError(
-            f"{path}: array {shown(member.name)} is of type {member.dtype} and shape {member.shape}, but must be of "
-            f"{wanted}"
-        )
+        raise InvalidInputError(f"{path}: array {shown(member.name)} is of {member.described}, but must be of {wanted}")
 
 
 def _unpacked(path: Path, archive: zipfile.ZipFile, member: _Member) -> np.ndarray:

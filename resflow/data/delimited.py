@@ -17,7 +17,7 @@ import numpy as np
 from resflow.data.contents import check_contents
 from resflow.data.dataset import Dataset
 from resflow.data.labels import EXACT, column_and_class, is_number, labels
-from resflow.data.messages import MISSING, shown, shown_few
+from resflow.data.messages import MISSING, plain, shown, shown_few
 from resflow.data.names import check_columns
 from resflow.errors import InvalidInputError
 
@@ -122,7 +122,7 @@ class _Table:
                 )
         except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
             self.explain([])
-            raise InvalidInputError(f"{self.path}: not a readable table: {shown(str(error).strip())}") from error
+            raise InvalidInputError(f"{self.path}: not a readable table: {plain(str(error).strip())}") from error
 
     def check_types(self, frame: Any, texts: Sequence[int]) -> None:
         """Check that pandas found numbers or truth values alone in all columns but those in `texts`."""
@@ -184,7 +184,9 @@ def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
                     yield line, values
                 line = reader.line_num + 1
     except csv.Error as error:
-        raise InvalidInputError(f"{path}, line {line}: not a readable row: {error}: is a quote left open?") from error
+        raise InvalidInputError(
+            f"{path}, line {line}: not a readable row: {plain(str(error))}: is a quote left open?"
+        ) from error
     except UnicodeDecodeError:
         content = path.read_bytes()
         try:

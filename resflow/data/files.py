@@ -8,7 +8,7 @@ from pathlib import Path
 from resflow.data.archive import check_archive, load_archive
 from resflow.data.dataset import Dataset
 from resflow.data.delimited import check_delimited, load_delimited
-from resflow.data.messages import is_one_line, shown
+from resflow.data.messages import is_one_line, plain, shown
 from resflow.data.parquet import check_parquet, load_parquet
 from resflow.errors import InvalidInputError
 
@@ -45,7 +45,7 @@ def existing_file(name: str) -> Path:
         found = "this is a folder" if path.is_dir() else "there is no such file"
     except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, an unknown user's home
         found = f"there is no such file that can be read ({getattr(error, 'strerror', None) or error})"
-    raise InvalidInputError(f"dataset={shown(name)}: {found} (looked for {shown(str(path.absolute()))[1:-1]})")
+    raise InvalidInputError(f"dataset={shown(name)}: {found} (looked for {plain(str(path.absolute()))})")
 
 
 def check_file(name: str) -> None:

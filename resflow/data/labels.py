@@ -147,7 +147,7 @@ def _coded(
 
 
 def _first(texts: np.ndarray, text: str) -> int:
-    return int(np.flatnonzero(texts == text)[0])
+    return texts.tolist().index(text)  # NumPy would compare without a NUL at the end
 
 
 def _same(text: str, other: str) -> bool:

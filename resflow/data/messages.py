@@ -8,7 +8,7 @@ from itertools import islice
 
 from resflow.errors import nearest
 
-__all__ = ["MISSING", "NOT_ONE_LINE", "is_one_line", "near", "shown", "shown_few"]
+__all__ = ["MISSING", "NOT_ONE_LINE", "is_one_line", "near", "plain", "shown", "shown_few"]
 
 MISSING = "the value is missing: fill it in, or drop the row"
 NOT_ONE_LINE = "holds a line break or a control character: write it on one line, and close every quote"
@@ -21,6 +21,11 @@ def shown(text: str) -> str:
     'two\nlines'
     """
     return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-12:]}")
+
+
+def plain(text: str) -> str:
+    """The text as `shown` has it, without the quotes: for what others say, and for types."""
+    return shown(text)[1:-1]
 
 
 def shown_few(texts: Sequence[str], most: int = 4) -> str:

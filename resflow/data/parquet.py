@@ -13,7 +13,7 @@ import numpy as np
 from resflow.data.contents import check_contents, check_unpacked_size
 from resflow.data.dataset import Dataset
 from resflow.data.labels import as_exact_floats, column_and_class, labels
-from resflow.data.messages import MISSING, shown
+from resflow.data.messages import MISSING, plain, shown
 from resflow.data.names import check_columns
 from resflow.errors import InvalidInputError
 
@@ -71,7 +71,7 @@ def _reading(path: Path) -> Iterator[None]:
     except InvalidInputError:
         raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = shown(str(error).strip().partition("\n")[0])
+        reason = plain(str(error).strip().partition("\n")[0])
         raise InvalidInputError(
             f"{path}: not a readable PARQUET file: {reason}: it may be damaged or encrypted, save it again"
         ) from error
@@ -81,7 +81,7 @@ def _opened(path: Path, **options: Any) -> Any:
     import pyarrow.parquet as pq
 
     check_contents(path, signature=b"PAR1", remedy="save the table with to_parquet")
-    return pq.ParquetFile(path, **options)
+    return pq.ParquetFile(path, page_checksum_verification=True, **options)
 
 
 def _columns(path: Path, file: Any) -> list[str]:
@@ -114,8 +114,7 @@ def _check_type(path: Path, name: str, kind: Any, *, is_target: bool) -> None:
         return
     wanted = "numbers, truth values or texts" if is_target else "numbers or truth values"
     raise InvalidInputError(
-        f"{path}: column {shown(name)} is not numeric but of type {shown(str(kind))[1:-1]}: "
-        f"save it as {wanted}, or drop it"
+        f"{path}: column {shown(name)} is not numeric but of type {plain(str(kind))}: save it as {wanted}, or drop it"
     )
 
 

@@ -152,6 +152,7 @@ def test_a_value_that_is_no_number_is_shown_with_its_line_and_column(tmp_path, v
         ("a,label\n1,yes\n2,no\n".encode("utf-16"), r"it holds text in UTF-16: save the table as text in UTF-8"),
         ("a,label\n1,yes\n2,no\n".encode("utf-16-le"), r"control character"),
         (b"a,label\n1,yes\n2,n\x00o\n", r"line 3: the class 'n\\x00o' holds a line break or a control character"),
+        (b"a,label\n1,yes\n2,no\x00\n", r"line 3: the class 'no\\x00' holds a line break or a control character"),
         (b"a,label\n1,yes\n\x002,no\n", r"line 3, column 'a': '\\x002' is not a number"),
         (b"\x1f\x8b\x08\x00abc", r"it holds data compressed by gzip"),
         (b"\x89PNG\r\n\x1a\n", r"it holds a PNG image"),
@@ -411,7 +412,7 @@ def test_archives_that_are_damaged_or_something_else_are_refused_in_one_line(tmp
         ({"readme.txt": "hello"}, "the archive holds 'readme.txt', but must hold arrays"),
         ({}, "empty"),
         (good | {"X.npy": b"\x93NUMPY\x01\x00v\x00{'descr': __import__('os')}"}, "readable"),
-        (good | {"X.npy": npy((8, 4), X.tobytes())}, r"declares the shape \(8, 4\) of float64"),
+        (good | {"X.npy": npy((8, 4), X.tobytes())}, r"declares type float64 and shape \(8, 4\), which"),
         (good | {"X.npy": npy((8, 3), X.tobytes() + b"more")}, "but the archive holds 196"),
     ):
         refused(zipped(tmp_path, members), match, target=None)
@@ -421,7 +422,10 @@ def test_no_file_makes_more_memory_needed_than_its_data(tmp_path):
     huge = npy((2**21, 2**21), b"")
     bomb = npy((2**27,), bytes(2**27), descr="|b1")
     for members, match in (
-        ({"X.npy": huge, "y.npy": npy((8,), y.tobytes())}, r"declares the shape \(2097152, 2097152\) of float64"),
+        (
+            {"X.npy": huge, "y.npy": npy((8,), y.tobytes())},
+            r"declares type float64 and shape \(2097152, 2097152\), which takes 3.518e\+13 bytes",
+        ),
         ({"X.npy": bomb}, "says that it unpacks to 1.34e.08 bytes, over 256 times its own"),
     ):
         path = zipped(tmp_path, members)
