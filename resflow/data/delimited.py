@@ -118,7 +118,7 @@ class _Table:
                     names=range(len(self.names)),
                     index_col=False,
                     na_filter=False,
-                    dtype=dict.fromkeys(texts, str),
+                    dtype=dict.fromkeys(texts, str) or None,  # an empty dict makes wide tables slow
                 )
         except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
             self.explain([])
