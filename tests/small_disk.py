@@ -19,10 +19,12 @@ class SmallDisk:
 
     Attributes:
         folder: Where it is mounted.
+        environment: Variables of the environment for those who work on it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.environment: dict[str, str] = {}
         self._filler = folder / "filler"
 
     @property

@@ -31,8 +31,8 @@ from resflow.workflow import tracking
 from resflow.workflow.engine import AttachmentError
 from resflow.workflow.execution import private_transport
 from resflow.workflow.interruption import Interruptions, Terminated
-from resflow.workflow.last_word import status_of
-from resflow.workflow.outcome import Outcome, outcome_of
+from resflow.workflow.last_word import is_finished, status_of
+from resflow.workflow.outcome import Outcome, outcome_of, said_of
 from resflow.workflow.provenance import notebook_digest, provenance_tags
 from resflow.workflow.reports import notebook_html as report
 
@@ -144,7 +144,8 @@ def ended(project):
     write_notebook(project / "raises.ipynb", "x = 1", "x / (x - 1)  # here", "x = 2")
     signals = {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT, "killed": signal.SIGKILL}
     for name in signals:
-        write_notebook(project / f"{name}.ipynb", SLEEP.format(name=name))
+        block = ["import mlflow\nwith mlflow.start_run():\n    pass"] if name == "killed" else []
+        write_notebook(project / f"{name}.ipynb", *block, SLEEP.format(name=name))
     processes = {
         name: start(
             project, "papermill", "--engine", "resflow", f"{name}.ipynb", f"{name}.out.ipynb", "-p", "width", "8"
@@ -191,7 +192,7 @@ def test_run_whose_process_was_killed_outright_is_marked_when_the_store_is_opene
     assert processes["killed"].returncode == -signal.SIGKILL
     assert is_gone(kernels["killed"])
     (run,) = runs_of(client, "killed")
-    assert run.info.status == "RUNNING"
+    assert (run.info.status, status_of(run)) == ("FINISHED", "RUNNING")  # as its notebook left a block of its own
     tracking.open_client()
     (run,) = runs_of(client, "killed")
     assert run.info.status == "KILLED"
@@ -236,6 +237,23 @@ def test_kernel_that_does_not_exist_is_a_failed_run(project, client):
     (run,) = runs_of(client, "nokernel")
     assert run.info.status == "FAILED"
     assert "no-such-kernel" in run.data.tags["resflow.error"]
+
+
+@pytest.mark.parametrize("broken", ["log_text", "set_terminated", "log_batch"])
+def test_run_whose_record_cannot_be_written_is_not_finished(project, client, monkeypatch, broken):
+    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
+    path = write_notebook(project / f"full_{broken}.ipynb", "x = 1", parameters=None)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"mlflow.tracking.MlflowClient.{broken}", full)
+    with pytest.raises(AttachmentError, match="No space left on device") as caught:
+        execute(path)
+    (run,) = runs_of(client, path.stem)
+    assert not is_finished(run)
+    assert status_of(run) == ("FAILED" if broken == "log_text" else "RUNNING")  # until this process is gone
+    assert said_of(caught.value).endswith(f"(run {run.info.run_id}, FAILED)")
 
 
 @pytest.mark.parametrize(
