@@ -14,7 +14,7 @@ import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 from nbclient.exceptions import DeadKernelError
-from small_notebooks import make_project, runs_of, write_notebook
+from small_notebooks import is_gone, make_project, runs_of, write_notebook
 
 from resflow.workflow import tracking
 from resflow.workflow.kernels import kernel_language, kernel_name, speaks_ipc
@@ -43,7 +43,9 @@ def project(tmp_path_factory):
     root = make_project(tmp_path_factory.mktemp("last_word") / "project")
     stillborn = [sys.executable, "-c", "import os; os._exit(3)", "{connection_file}"]
     bash = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
-    for name, argv, language in (("stillborn", stillborn, "python"), ("bash", bash, "bash")):
+    silent = [sys.executable, "-c", "import os, time; open('silent.pid', 'w').write(str(os.getpid())); time.sleep(60)"]
+    specs = {"stillborn": (stillborn, "python"), "silent": (silent, "python"), "bash": (bash, "bash")}
+    for name, (argv, language) in specs.items():
         spec = root / "jupyter" / "kernels" / name / "kernel.json"
         spec.parent.mkdir(parents=True)
         spec.write_text(json.dumps({"argv": argv, "display_name": name, "language": language}))
@@ -111,6 +113,17 @@ def test_last_word_is_the_last_thing_that_is_written(run, client, monkeypatch):
             history={0: {"a": 1.0}}, metrics={}, inputs=[], since=0,
         )  # fmt: skip
     assert finished_points(client, run.experiment_id, ["half"]) == {}
+
+
+def test_member_with_more_values_than_a_batch_holds_is_recorded_whole(run, client):
+    history = {step: {"a": step, "b": -step} for step in range(1100)}
+    run_id = tracking.record_run(
+        client, run.experiment_id, name="long", parameters={"p": 1}, tags={}, history=history, metrics={"last": 2.0},
+        inputs=[], since=0,
+    )  # fmt: skip
+    assert is_finished(client.get_run(run_id))
+    assert [metric.value for metric in client.get_metric_history(run_id, "a")] == list(range(1100))
+    assert client.get_run(run_id).data.metrics["last"] == 2.0
 
 
 def test_tags_copied_from_another_run_say_nothing(run, client):
@@ -252,6 +265,16 @@ def test_kernel_that_dies_as_it_starts_is_lost_and_tried_again(project, client):
     assert outcome.error.startswith("DeadKernelError: the kernel stillborn did not start: Kernel died")
     runs = attempts(client, "stillborn")
     assert [(status_of(run), run.data.tags["resflow.error"]) for run in runs] == [("FAILED", outcome.error)] * 2
+
+
+def test_kernel_that_does_not_answer_in_time_is_dead_and_gone(project, client):
+    path = write_notebook(project / "unanswered.ipynb", "x = 1", parameters=None)
+    options = {"engine_name": "resflow", "progress_bar": False, "kernel_name": "silent", "start_timeout": 2}
+    with pytest.raises(DeadKernelError, match="the kernel silent did not start: Kernel didn't respond in 2 seconds"):
+        papermill.execute_notebook(path, None, **options)
+    (run,) = runs_of(client, "unanswered")
+    assert status_of(run) == "FAILED"
+    assert is_gone(int((project / "silent.pid").read_text()))
 
 
 def test_kernel_that_is_not_installed_is_failed_at_once(project, client):

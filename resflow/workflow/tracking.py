@@ -373,11 +373,15 @@ def record_run(
     )
     run_id = created.info.run_id
     logged = as_params(parameters)
+    recorded = as_metrics(values)
+    while len(recorded) > BATCH - 200:  # what is left goes with the parameters and the last word
+        patiently(client.log_batch, run_id, metrics=recorded[: BATCH - 200])
+        recorded = recorded[BATCH - 200 :]
     patiently(client.log_inputs, run_id, datasets=inputs)
     patiently(client.set_terminated, run_id, "FINISHED")
     # MLflow writes the tags of a batch last: with them the run is whole, and says so in the same call.
     said = [RunTag(key, value) for key, value in word("FINISHED", run_id).items()]
-    patiently(client.log_batch, run_id, metrics=as_metrics(values), params=logged, tags=said)
+    patiently(client.log_batch, run_id, metrics=recorded, params=logged, tags=said)
     return run_id
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from resflow.workflow.last_word import is_finished
+from resflow.workflow.last_word import is_finished, last_word
 from resflow.workflow.tracking import Run, every_run, mark_cut_off_runs, open_runs, patiently
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def end_cut_off(client: MlflowClient, experiment_id: str, condition: str, *, pat
         How many were marked.
     """
     deadline = time.monotonic() + patience
-    while runs := open_runs(client, [experiment_id], condition):
+    while runs := [run for run in open_runs(client, [experiment_id], condition) if not last_word(run)]:
         mark_cut_off_runs(client, [experiment_id])
         if time.monotonic() > deadline:
             break
