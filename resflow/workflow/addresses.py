@@ -1,11 +1,13 @@
-"""Addresses of stores as they may be shown: without what is secret in them."""
+"""Addresses of stores: which file they name, and how they may be shown, without what is secret in them."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
+from urllib.parse import unquote
 
-__all__ = ["without_credentials", "without_secrets"]
+__all__ = ["sqlite_file", "without_credentials", "without_secrets"]
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>[^\s'\"<>]+)")
 _SECRET_OPTION = re.compile(r"(?i)pass|pwd|token|secret|key|sig|auth|cred|user|odbc_connect")
@@ -35,6 +37,14 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite address; None if it has none, or is another address."""
+    found = re.match(r"sqlite(\+\w+)?:///(?P<path>[^?]*)", uri)
+    if not found or found["path"] in ("", ":memory:") or found["path"].startswith("file:"):
+        return None
+    return Path(unquote(found["path"]))
+
+
 def _shown(found: re.Match[str]) -> str:
     rest, _, options = found["rest"].partition("?")
     if "@" in options and not re.match(r"[^/]*/|[^/:@]+(:\d+)?$", rest):
@@ -51,8 +61,6 @@ def _shown(found: re.Match[str]) -> str:
 
 
 def _secrets() -> set[str]:
-    from urllib.parse import unquote
-
     secrets = {os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")}
     rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")[2]
     if not rest.startswith("/") and "@" in rest:

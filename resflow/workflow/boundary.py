@@ -58,6 +58,8 @@ def fail(message: str, code: int) -> NoReturn:
 
 def _told(error: Exception, log: deque[str]) -> int:
     """Tell of an error that is not the user's."""
+    if isinstance(error, FileNotFoundError) and not _here():
+        return _say("the current folder is no longer there: change to one that is (cd)", 2)
     found = in_plain_words(error, store_in_use())
     if found is None:
         text = one_line(error)
@@ -76,6 +78,14 @@ def _say(message: str, code: int) -> int:
         with contextlib.suppress(OSError, ValueError):  # closed, or a full disk: the exit code has to do
             print(f"resflow: error: {line}", file=sys.stderr, flush=True)
     return code
+
+
+def _here() -> str:
+    """The current folder; "" if it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def _is_output_full(error: BaseException) -> bool:

@@ -17,9 +17,13 @@ except ModuleNotFoundError:
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.boundary import fail, guarded
+from resflow.workflow.store_errors import UnusableStoreError
 from resflow.workflow.sweeps.command import sweep
 
 __all__ = ["cli", "main"]
+
+BAD_INPUT = (InvalidInputError.__name__, UnusableStoreError.__name__, "StoreMovedError")
+"""What a notebook's cell raises where the user can act."""
 
 SHOWN = ("objective", "best_linear_objective", "linear_predictor_gap", "gap_certificate", "test_linear_predictor_gap")
 
@@ -173,7 +177,7 @@ def _execute(
             )
     except PapermillExecutionError as error:
         said = _one_line(error.evalue, 600)
-        if error.ename == InvalidInputError.__name__:
+        if error.ename in BAD_INPUT:
             fail(said, 2)
         message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {said}"
         if advised := advice(error.evalue):
@@ -225,7 +229,7 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
     try:
         comparison, text = write_report(client, sweep, values)
     except PapermillExecutionError as error:
-        if error.ename == InvalidInputError.__name__:
+        if error.ename in BAD_INPUT:
             fail(_one_line(error.evalue, 600), 2)
         said = f"{error.ename}: {_one_line(error.evalue, 600)}"
         fail(f"cell {error.cell_index + 1} of the comparing notebook raised {said}", 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.outcome import Outcome, failed_cell, first_line, outcome_of, say
+from resflow.workflow.store_errors import StoreError
 
 if TYPE_CHECKING:
     from resflow.workflow.tracking import Run
@@ -23,7 +24,7 @@ RUN_TAGS = "RESFLOW_RUN_TAGS"
 """Environment variable with further tags of the run, as a JSON object."""
 
 
-class AttachmentError(RuntimeError):
+class AttachmentError(StoreError):
     """The notebook ran through, but what the run should show could not be attached to it."""
 
 

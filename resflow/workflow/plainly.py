@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.addresses import without_secrets
-from resflow.workflow.remote_check import sqlite_file
+from resflow.workflow.addresses import sqlite_file, without_secrets
 from resflow.workflow.sqlite_check import check_sqlite
 from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError, VagueStoreError, explained, one_line
 from resflow.workflow.traceback_file import keep_traceback
@@ -45,12 +44,15 @@ def in_plain_words(error: BaseException, store: str) -> StoreError | UnusableSto
     if told is not None and not isinstance(told, VagueStoreError):
         return told
     in_mlflow = _fell_in_mlflow(error)
+    if in_mlflow and isinstance(error, OSError):
+        shown = f"the store {without_secrets(store)} cannot be made or read there ({one_line(error)})"
+        return UnusableStoreError(f"{shown}: check the address and its folder")
     if (told is not None or in_mlflow) and (found := _examined(store)):
         return found
     if told is None and in_mlflow:
         told = StoreError(
-            f"MLflow failed on the store {without_secrets(store)} ({type(error).__name__}: {one_line(error)}): if its "
-            f"database was altered or damaged, {RESTORE}"
+            f"MLflow failed on the store {without_secrets(store)} ({type(error).__name__}: {one_line(error)}): "
+            + (f"if it was altered or damaged, {RESTORE}" if sqlite_file(store) else "check that it runs a like MLflow")
         )
     return StoreError(str(told)) if told is not None else None
 

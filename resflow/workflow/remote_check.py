@@ -6,14 +6,14 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from resflow.workflow.addresses import without_credentials
+from resflow.errors import InvalidInputError
+from resflow.workflow.addresses import sqlite_file, without_credentials
 from resflow.workflow.sqlite_check import check_sqlite, schema_versions, upgrade
 from resflow.workflow.store_errors import StoreError, UnusableStoreError, one_line
 
-__all__ = ["check_address", "check_answers", "sqlite_file"]
+__all__ = ["check_address", "check_answers"]
 
 FIRST_ANSWER_SECONDS = 6.0
 """MLflow itself tries for minutes, which is right within a run and wrong before anything has begun."""
@@ -26,17 +26,19 @@ def check_address(uri: str) -> None:
     """Check that MLFLOW_TRACKING_URI is written as an address of a store that resflow can use; nothing is contacted.
 
     Raises:
-        UnusableStoreError: If it isn't.
+        InvalidInputError: If it isn't.
     """
-    shown = without_credentials(uri)
+    shown = one_line(without_credentials(uri))
     name = "MLFLOW_TRACKING_URI"
     if not uri.isprintable() or uri != uri.strip():
-        raise UnusableStoreError(f"{name} has spaces around it, or characters that no address has: {shown!a}")
+        raise InvalidInputError(
+            f"{name} has spaces around it, or characters that no address has: {without_credentials(uri)[:200]!a}"
+        )
     scheme = re.match(r"([A-Za-z][\w.-]*)(\+[\w.-]+)?:", uri)
-    if uri in ("databricks", "databricks-uc", "uc"):
+    if uri == "databricks":
         return
     if scheme is None or scheme[1] == "file" or len(scheme[1]) == 1:
-        raise UnusableStoreError(
+        raise InvalidInputError(
             f"{name}={shown} names a folder, and MLflow no longer keeps runs in plain files: unset it for the "
             "project's own store, or use sqlite:////FOLDER/mlflow.db"
         )
@@ -45,24 +47,16 @@ def check_address(uri: str) -> None:
             address = urlsplit(uri)
             host, _ = address.hostname, address.port
         except ValueError as error:
-            raise UnusableStoreError(f"{name}={shown} is no address ({one_line(error)}): correct it") from None
+            raise InvalidInputError(f"{name}={shown} is no address ({one_line(error)}): correct it") from None
         if not host:
-            raise UnusableStoreError(f"{name}={shown} names no host: write {scheme[1]}://HOST:PORT")
+            raise InvalidInputError(f"{name}={shown} names no host: write {scheme[1]}://HOST:PORT")
     if scheme[1] == "sqlite":
         database = sqlite_file(uri)
         if database is None:
-            raise UnusableStoreError(
+            raise InvalidInputError(
                 f"{name}={shown} names no file, and a store in memory is gone with its process: use "
                 "sqlite:////FOLDER/mlflow.db"
             )
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite address; None if it has none, or is another address."""
-    found = re.match(r"sqlite(\+\w+)?:///(?P<path>[^?]*)", uri)
-    if not found or found["path"] in ("", ":memory:") or found["path"].startswith("file:"):
-        return None
-    return Path(unquote(found["path"]))
 
 
 def check_answers(uri: str) -> None:

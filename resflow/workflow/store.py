@@ -71,7 +71,7 @@ def tracking_uri() -> str:
         check_address(given)
         return given
     root = project_root()
-    with told_plainly(str(database_of(root))):
+    with told_plainly(f"sqlite:///{database_of(root)}"):
         uri = ensure_store(root)
         check_sqlite(database_of(root))
         check_not_moved(root)
@@ -143,7 +143,7 @@ def relocate(root: Path) -> int:
     database = database_of(root)
     if not database.exists():
         raise InvalidInputError(f"{database} does not exist: there is no store to relocate")
-    with told_plainly(str(database)):
+    with told_plainly(f"sqlite:///{database}"):
         check_sqlite(database)
         with connected(database) as connection:
             connection.execute("BEGIN IMMEDIATE")

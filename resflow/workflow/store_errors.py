@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.addresses import without_secrets
+from resflow.workflow.addresses import sqlite_file, without_secrets
 
-__all__ = ["RESTORE", "StoreError", "UnusableStoreError", "VagueStoreError", "explained", "is_busy", "one_line"]
+__all__ = [
+    "RESTORE",
+    "StoreError",
+    "UnusableStoreError",
+    "VagueStoreError",
+    "explained",
+    "is_busy",
+    "one_line",
+]
 
 LENGTH = 400
 """Characters of another program's message that are shown."""
+
+LEAST_SPACE = 64 * 1024
+"""Bytes: SQLite's log and its index need as much before anything is written."""
 
 RESTORE = "put a backup in its place, or move it away, and a new one is made"
 
@@ -39,6 +51,8 @@ def explained(error: BaseException, store: str) -> StoreError | UnusableStoreErr
     if isinstance(error, InvalidInputError):
         return None
     place = f"the store {without_secrets(store)}"
+    if any(isinstance(one, sqlite3.Error | OSError) for one in chain) and _is_full(store):
+        return StoreError(f"no space is left where {place} is kept: make some, and repeat the command")
     for tell in (_of_sqlite, _of_database, _of_server, _of_the_system, _of_mlflow):
         for one in chain:
             if told := tell(one, place):
@@ -63,13 +77,23 @@ def one_line(text: object) -> str:
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The error, what it came from, and the driver's error within one of SQLAlchemy; each once."""
     seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
+    waiting: list[object] = [error]
     while waiting:
         one = waiting.pop(0)
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
             yield one
-            waiting += [getattr(one, "orig", None), one.__cause__, one.__context__]
+            within = [getattr(one, name, None) for name in ("orig", "reason")]
+            waiting += [*within, *(one.args[:1] if isinstance(one, OSError) else ()), one.__cause__, one.__context__]
+
+
+def _is_full(store: str) -> bool:
+    """True if the disk of a SQLite store is full, which SQLite tells in many ways."""
+    database = sqlite_file(store)
+    try:
+        return database is not None and shutil.disk_usage(database.parent).free < LEAST_SPACE
+    except OSError:
+        return False
 
 
 def _of_sqlite(error: BaseException, place: str) -> StoreError | UnusableStoreError | None:
@@ -160,7 +184,7 @@ def _of_server(error: BaseException, place: str) -> StoreError | UnusableStoreEr
 
     if not isinstance(error, http.RequestException):
         return None
-    said = one_line(error)
+    said = one_line(next((one.strerror for one in _chain(error) if isinstance(one, OSError) and one.strerror), error))
     if isinstance(error, http.SSLError):
         return UnusableStoreError(
             f"{place} speaks no TLS that is trusted here ({said}): use http:// if it has none, or see "
@@ -225,6 +249,8 @@ def _of_mlflow(error: BaseException, place: str) -> StoreError | UnusableStoreEr
         return UnusableStoreError(f"{place} has an address that MLflow does not know: it knows {schemes}")
     if not isinstance(error, MlflowException):
         return None
+    if place.startswith("the store databricks"):
+        return UnusableStoreError(f"{place} needs Databricks' credentials and its SDK: {one_line(error.message)}")
     if error.error_code in _USERS_CODES:
         what, todo = _USERS_CODES[error.error_code]
         return UnusableStoreError(f"{place} {what}: {todo}")
