@@ -63,6 +63,9 @@ def _shown(found: re.Match[str]) -> str:
 def _secrets() -> set[str]:
     secrets = {os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")}
     rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")[2]
+    for option in re.split("[?&;]", rest)[1:]:
+        name, _, value = option.partition("=")
+        secrets |= {value, unquote(value)} if _SECRET_OPTION.search(name) else set()
     if not rest.startswith("/") and "@" in rest:
         user, _, password = rest.rpartition("@")[0].partition(":")
         secrets |= {password, unquote(password)} if password else {user}

@@ -18,6 +18,8 @@ __all__ = ["check_address", "check_answers"]
 FIRST_ANSWER_SECONDS = 6.0
 """MLflow itself tries for minutes, which is right within a run and wrong before anything has begun."""
 
+DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
+
 IN_A_SWEEP_SECONDS = 60.0
 """Where a driver has asked before, and many runs ask at once."""
 
@@ -34,7 +36,7 @@ def check_address(uri: str) -> None:
         raise InvalidInputError(
             f"{name} has spaces around it, or characters that no address has: {without_credentials(uri)[:200]!a}"
         )
-    scheme = re.match(r"([A-Za-z][\w.-]*)(\+[\w.-]+)?:", uri)
+    scheme = re.match(r"([a-z][\w.-]*)(\+[\w.-]+)?:", uri.lower())
     if uri == "databricks":
         return
     if scheme is None or scheme[1] == "file" or len(scheme[1]) == 1:
@@ -42,6 +44,16 @@ def check_address(uri: str) -> None:
             f"{name}={shown} names a folder, and MLflow no longer keeps runs in plain files: unset it for the "
             "project's own store, or use sqlite:////FOLDER/mlflow.db"
         )
+    if scheme[1] in ("uc", "databricks-uc"):
+        raise InvalidInputError(f"{name}={shown} is a catalog, which keeps models and no runs: name a tracking server")
+    if scheme[1] in DATABASES:
+        import sqlalchemy
+
+        try:
+            sqlalchemy.make_url(uri)
+        except (ValueError, sqlalchemy.exc.ArgumentError) as error:
+            said = one_line(str(error).split(" from string ")[0])  # which would show it whole
+            raise InvalidInputError(f"{name}={shown} is no address of a database ({said}): correct it") from None
     if scheme[1] in ("http", "https"):
         try:
             address = urlsplit(uri)
@@ -67,10 +79,10 @@ def check_answers(uri: str) -> None:
         StoreError: If it gives no answer.
         Exception: What the driver or MLflow says to it.
     """
-    scheme = uri.split(":")[0].split("+")[0]
+    scheme = uri.split(":")[0].split("+")[0].lower()
     if scheme in ("http", "https"):
         _within_seconds(lambda: _ask_server(uri), uri)
-    elif scheme in ("postgresql", "mysql", "mssql"):
+    elif scheme in DATABASES and scheme != "sqlite":
         _within_seconds(lambda: _ask_database(uri), uri)
     elif (database := sqlite_file(uri)) is not None and database.exists():
         check_sqlite(database)

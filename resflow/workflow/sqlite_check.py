@@ -51,17 +51,20 @@ def check_sqlite(database: Path, *, thorough: bool = False) -> None:
         sqlite3.Error: What SQLite says to it.
     """
     _check_file(database)
-    with connected(database, timeout=0.0) as connection:
-        _check_size(connection, database)
-        _await_lock(connection, database)
-        tables: dict[str, set[str]] = {}
-        for table, column in connection.execute(
-            "SELECT m.name, p.name FROM sqlite_master m, pragma_table_xinfo(m.name) p WHERE m.type = 'table'"
-        ):
-            tables.setdefault(table, set()).add(column)
-        _check_schema(connection, database, tables, thorough)
-        if thorough:
-            _check_pages(connection, database)
+    try:
+        with connected(database, timeout=0.0) as connection:
+            _check_size(connection, database)
+            _await_lock(connection, database)
+            tables: dict[str, set[str]] = {}
+            for table, column in connection.execute(
+                "SELECT m.name, p.name FROM sqlite_master m, pragma_table_xinfo(m.name) p WHERE m.type = 'table'"
+            ):
+                tables.setdefault(table, set()).add(column)
+            _check_schema(connection, database, tables, thorough)
+            if thorough:
+                _check_pages(connection, database)
+    except UnicodeDecodeError as error:  # a name, perhaps within SQLite's own message
+        raise StoreError(f"{database} is damaged (it holds text that is no UTF-8): {RESTORE}") from error
 
 
 def _check_file(database: Path) -> None:

@@ -96,6 +96,8 @@ def ensure_store(root: Path) -> str:
     uri = database_uri(database)
     if database.exists():
         return uri
+    if database.is_symlink():
+        raise InvalidInputError(f"{database} is a link that leads nowhere: remove it, or make what it leads to")
     if database.parent.exists() and not database.parent.is_dir():
         raise InvalidInputError(f"{database.parent} is no folder, which the store needs there: move it away")
     try:
