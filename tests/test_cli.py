@@ -1,10 +1,13 @@
 """The command `resflow`: what it says, and with which exit code."""
 
+import fcntl
 import os
+import pty
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from urllib.request import urlopen
@@ -130,17 +133,40 @@ def test_taken_port_is_said():
     assert charts_link(5000, "1") == "http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART"
 
 
-def test_ui_serves_the_store_and_ends_with_everything_it_started(project):
+def hang_up(process, terminal):
+    os.close(terminal)
+
+
+ENDS = {
+    "SIGTERM": lambda process, terminal: process.terminate(),
+    "SIGKILL": lambda process, terminal: process.kill(),
+    "its terminal": hang_up,
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_ui_serves_the_store_and_ends_with_everything_it_started(project, end):
+    command(project, "store", "where")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    terminal, inside = pty.openpty()
+
+    def take_terminal():
+        os.setsid()
+        fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
+
     process = subprocess.Popen(
         [RESFLOW, "ui", "--port", str(port)],
         cwd=project,
         env=environment(),
+        stdin=inside,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=take_terminal,
     )
+    os.close(inside)
+    family = []
     try:
         deadline = time.monotonic() + 90
         while True:
@@ -151,9 +177,14 @@ def test_ui_serves_the_store_and_ends_with_everything_it_started(project):
                 assert time.monotonic() < deadline, "the server did not come up"
                 time.sleep(0.5)
         family = psutil.Process(process.pid).children(recursive=True)
+        assert all("sqlite" not in " ".join(member.cmdline()) for member in family)
     finally:
-        process.send_signal(signal.SIGTERM)
+        ENDS[end](process, terminal)
+        if end != "its terminal":
+            os.close(terminal)
     output, _ = process.communicate(timeout=30)
     assert b"compareRunsMode=CHART" in output
-    assert family
+    assert len(family) >= 2
     assert not psutil.wait_procs(family, timeout=10)[1]
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-from types import FrameType
-
-import psutil
 
 from resflow.errors import InvalidInputError
+from resflow.workflow import guarded
+from resflow.workflow.interruption import Interruptions
 from resflow.workflow.tracking import open_client
 
 __all__ = ["charts_link", "free_port", "serve"]
@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 
 
 def serve(port: int | None = None) -> int:
-    """Serve MLflow's UI until Ctrl-C or a termination signal; returns the exit code.
+    """Serve MLflow's UI until Ctrl-C, a termination signal, or the end of this process; returns the exit code.
 
     Args:
         port: The port, or None for the first free one from 5000 on.
@@ -30,26 +30,25 @@ def serve(port: int | None = None) -> int:
     """
     client = open_client()
     port = free_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", client.tracking_uri]
+    command = [sys.executable, "-P", guarded.__file__, sys.executable, "-m", "mlflow", "server"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["MLFLOW_BACKEND_STORE_URI"] = client.tracking_uri  # a command line is for everybody to see
     newest = client.search_experiments(order_by=["last_update_time DESC"])
     experiments = [experiment for experiment in newest if experiment.name != "Default"] or newest
-    server = subprocess.Popen(command, env=environment, start_new_session=True)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for experiment in experiments:
-            print(f"{experiment.name}: {charts_link(port, experiment.experiment_id)}", flush=True)
-        print("Ctrl-C ends the server.", flush=True)
-        return server.wait()
-    finally:
-        _end(server)
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    with Interruptions() as interruptions:
+        server = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            with interruptions.raised():
+                for experiment in experiments:
+                    print(f"{experiment.name}: {charts_link(port, experiment.experiment_id)}", flush=True)
+                print("Ctrl-C ends the server.", flush=True)
+                return server.wait()
+        finally:
+            _end(server)
 
 
 def charts_link(port: int, experiment_id: str) -> str:
@@ -75,12 +74,13 @@ def free_port(port: int | None) -> int:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server with everything it started."""
-    if server.poll() is not None:
-        return
-    family = psutil.Process(server.pid).children(recursive=True)
-    server.terminate()
-    _, alive = psutil.wait_procs([psutil.Process(server.pid), *family], timeout=5)
-    for process in alive:
-        process.kill()
+    """End the server with everything it started; its guard does so as soon as its standard input is closed."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.close()
+    if group := server.stdout.readline():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(2 * guarded.GRACE_SECONDS)
+        guarded.end_group(int(group), signal.SIGKILL)  # if the guard was killed
+    server.stdout.close()
     server.wait()
