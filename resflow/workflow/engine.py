@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resflow.workflow.credentials import scrub_errors
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.outcome import Outcome, failed_cell, first_line, outcome_of, say
 from resflow.workflow.store_errors import StoreError
@@ -50,6 +51,7 @@ class ResflowEngine:
         Raises:
             AttachmentError: If all went well, but the executed notebook or its HTML could not be attached.
         """
+        from resflow.workflow.addresses import without_credentials
         from resflow.workflow.execution import RunExecution
         from resflow.workflow.kernels import complete_kernelspec
 
@@ -60,7 +62,7 @@ class ResflowEngine:
             own = nb.metadata.get("resflow")
             nb.metadata["resflow"] = (own if isinstance(own, dict) else {}) | {
                 "run_id": run.id,
-                "tracking_uri": run.tracking_uri,
+                "tracking_uri": without_credentials(run.tracking_uri),
             }
             complete_kernelspec(nb, kernel_name)
             try:
@@ -137,6 +139,7 @@ def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
     """
     from resflow.workflow.tracking import end_children
 
+    scrub_errors(nb)
     problems: list[str] = []
 
     def tried(step: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:

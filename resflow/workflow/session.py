@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.addresses import without_credentials
 from resflow.workflow.declared_types import as_declared
 from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
 from resflow.workflow.provenance import provenance_tags
@@ -44,7 +45,9 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
         try:
             run.name  # noqa: B018 (asks the store)
         except MlflowException as error:
-            raise InvalidInputError(f"MLFLOW_RUN_ID={run_id} names no run of {uri}: {error.message}") from None
+            raise InvalidInputError(
+                f"MLFLOW_RUN_ID={run_id} names no run of {without_credentials(uri)}: {error.message}"
+            ) from None
     else:
         run = open_run(namespace, notebook)
     run.tag_precision()

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.credentials import moved_to_environment
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.project import artifact_root, database_of, database_uri, project_root
 from resflow.workflow.quiet import import_mlflow
@@ -69,7 +70,7 @@ def tracking_uri() -> str:
     """
     if given := os.environ.get("MLFLOW_TRACKING_URI"):
         check_address(given)
-        return given
+        return moved_to_environment(given)
     root = project_root()
     with told_plainly(f"sqlite:///{database_of(root)}"):
         uri = ensure_store(root)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.addresses import without_secrets
 from resflow.workflow.last_word import AT_WORK, OUTCOME, last_word, word
 from resflow.workflow.limits import RUN_NAME, TAG, shortened
 from resflow.workflow.logged_values import as_metrics, as_params, dataset_input, loggable, not_finite, rows_of
@@ -146,7 +147,7 @@ def create_run(
         tags: Further tags, as `provenance_tags` gives them.
     """
     experiment = experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
-    tags = {key: shortened(value, TAG) for key, value in tags.items()} | AT_WORK
+    tags = {key: shortened(without_secrets(value), TAG) for key, value in tags.items()} | AT_WORK
     created = patiently(client.create_run, experiment, tags=tags, run_name=name)
     run = Run(client, created.info.run_id)
     try:
@@ -284,7 +285,7 @@ class Run:
         """Set tags, by which runs are found and told apart."""
         from mlflow.entities import RunTag
 
-        logged = [RunTag(key, shortened(str(value), TAG)) for key, value in tags.items()]
+        logged = [RunTag(key, shortened(without_secrets(str(value)), TAG)) for key, value in tags.items()]
         patiently(self.client.log_batch, self.id, tags=logged)
 
     def describe(self, markdown: str) -> None:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resflow.workflow.credentials import moved_to_environment
 from resflow.workflow.last_word import last_word
 from resflow.workflow.outcome import LOST_KERNEL, first_line
 from resflow.workflow.scratch import temporary_folder
@@ -70,6 +71,7 @@ def execute(job: dict[str, Any], report: Callable[[dict[str, Any]], None] | None
         )
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     is_wanted, report = _connection(job["session"], report)
+    job["tracking_uri"] = moved_to_environment(job["tracking_uri"])
     try:
         return _until_over(MlflowClient(tracking_uri=job["tracking_uri"]), job, is_wanted, report)
     except (OSError, MlflowException) as error:  # a full disk, a store that cannot be reached

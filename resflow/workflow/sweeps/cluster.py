@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -31,7 +32,8 @@ def cores() -> int:
 def local_cluster(workers: int, retries: int) -> Iterator[Client]:
     """A cluster of worker processes on this machine, each of which has one task at a time.
 
-    Its ports are open to this machine only, and speak only to who has the keys made for it.
+    Its ports are open to this machine only, and speak only to who has the keys made for it; those of Dask's pages have
+    no pages but the list of them. Its files are in a folder that is gone afterwards.
 
     Args:
         workers: How many processes.
@@ -45,9 +47,11 @@ def local_cluster(workers: int, retries: int) -> Iterator[Client]:
         "distributed.scheduler.allowed-failures": retries,
         "distributed.scheduler.worker-saturation": 1.0,  # a task waits with the scheduler, not behind another
         "distributed.worker.profile.enabled": False,
+        "distributed.scheduler.http.routes": [],  # pages have no keys: whoever asks is told that there are none
+        "distributed.worker.http.routes": [],
         "distributed.admin.tick.limit": "1h",  # it would report a busy machine as a fault of ours
     }
-    with dask.config.set(settings):
+    with temporary_folder() as folder, dask.config.set(settings | {"temporary-directory": str(folder)}):
         cluster = LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -66,12 +70,20 @@ def local_cluster(workers: int, retries: int) -> Iterator[Client]:
 def running_cluster(address: str) -> Iterator[Client]:
     """A running cluster, by the address of its scheduler.
 
+    Certificates for a scheduler at tls:// are those that Dask's own configuration names: `distributed.comm.tls`, in a
+    file or by the environment.
+
     Raises:
         InvalidInputError: If there is none.
     """
-    from distributed import Client
+    from distributed import Client, Security
 
     try:
+        if address.startswith("tls://") and Security().get_connection_args("client")["ssl_context"] is None:
+            raise InvalidInputError(
+                f"--scheduler {address}: no certificates for it: name them by DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+                "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY"
+            )
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__

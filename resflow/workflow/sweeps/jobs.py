@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from resflow.workflow.credentials import complete_address
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.sweeps.file import SweepFile
 from resflow.workflow.sweeps.fingerprint import library_digest
@@ -73,7 +74,7 @@ def job_of(
         "tags": tags,
         "experiment": sweep.experiment,
         "experiment_id": experiment_id,
-        "tracking_uri": tracking_uri,
+        "tracking_uri": complete_address(tracking_uri),
         "library": library_digest(),
         "session": session,
         "retries": limits.retries,
