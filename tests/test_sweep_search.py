@@ -13,6 +13,7 @@ from resflow.workflow.sweeps.plan import Planner
 from resflow.workflow.sweeps.source import SearchSource
 
 PARAMETERS = "width: int = 32\nrate: float = 0.5\nkind: str = 'a'\nseed: int = 0\npopulation: list | None = None"
+GOAL = "metric: loss\ndirection: minimize\n"
 AXES = "width: {from: 1, to: 64}\n  rate: {from: 1e-4, to: 1.0, scale: log}\n  kind: [a, b]"
 
 
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
 
 
 def read(folder, count=30, axes=AXES, more=""):
-    text = f"notebook: work.ipynb\naxes:\n  {axes}\nstrategy: {{kind: optuna, count: {count}, metric: loss}}\n{more}\n"
+    text = f"notebook: work.ipynb\naxes:\n  {axes}\nstrategy: {{kind: optuna, count: {count}}}\n{GOAL}{more}\n"
     (folder / "search.yaml").write_text(text)
     return read_sweep_file(folder / "search.yaml")
 

@@ -46,7 +46,7 @@ class Axis:
         if self.integer and not self.log:
             return rng.randint(int(low), int(high))
         value = math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else rng.uniform(low, high)
-        return min(max(_rounded(value, self.integer), low), high)
+        return min(max(round(value) if self.integer else float(f"{value:.12g}"), low), high)
 
 
 def read_axis(entry: Entry, parameter: Parameter) -> Axis:
@@ -77,6 +77,8 @@ def read_axis(entry: Entry, parameter: Parameter) -> Axis:
     if kinds[0] == "seeds":
         first = parts["first"].whole_number(0) if "first" in parts else 0
         count = _count(parts["seeds"], 1)
+        if first + count > 2**63:
+            parts["first"].refuse(f"{entry.where} has seeds of more than 2^63 - 1: let it begin with a smaller one")
         return Axis(parameter.name, _checked(entry, parameter, range(first, first + count)), population=population)
     return _range(entry, parts, parameter, population)
 
@@ -86,71 +88,102 @@ def _range(entry: Entry, parts: dict[str, Entry], parameter: Parameter, populati
         entry.refuse(f"{entry.where} has from, but no to: give both ends of the range")
     low, high = parts["from"].number(), parts["to"].number()
     log = "scale" in parts and parts["scale"].choice(("linear", "log")) == "log"
-    integer = parameter.annotation.split("|")[0].strip() == "int"
+    kinds = {kind.strip() for kind in parameter.annotation.split("|")}
+    integer = "int" in kinds and "float" not in kinds
     if not low < high:
         entry.refuse(f"{entry.where}: from={low} must be less than to={high}")
+    if math.isinf(high - low):
+        entry.refuse(f"{entry.where}: from={low} and to={high} are further apart than any number")
     if log and low <= 0:
         entry.refuse(f"{entry.where}: from={low} must be positive where scale is log")
-    if integer and (low != int(low) or high != int(high)):
-        entry.refuse(f"{entry.where}: {parameter.name} is declared as int, so that from and to must be whole numbers")
+    if integer:
+        if low != int(low) or high != int(high):
+            entry.refuse(
+                f"{entry.where}: {parameter.name} is declared as int, so that from and to must be whole numbers"
+            )
+        low, high = int(low), int(high)
     if "count" in parts and "step" in parts:
         parts["step"].refuse(f"{entry.where} has both count and step: leave one out")
     if "step" in parts:
         if log:
             parts["step"].refuse(f"{parts['step'].where} does not go with scale: log: give count")
-        step = parts["step"].number()
-        if not 0 < step <= high - low:
-            parts["step"].refuse(f"{parts['step'].where}={step} must be positive and at most {high - low:g}")
-        steps = math.floor((high - low) / step * (1 + 1e-12))
-        if steps > MOST_VALUES:
-            parts["step"].refuse(f"{parts['step'].where}={step} makes {steps + 1} values: at most {MOST_VALUES}")
-        values = [_rounded(low + index * step, integer) for index in range(steps + 1)]
+        values = _stepped(parts["step"], low, high, integer)
     elif "count" in parts:
         values = _spaced(low, high, _count(parts["count"], 2), log, integer)
     else:
         ends = _checked(entry, parameter, [low, high])
         return Axis(parameter.name, None, (ends[0], ends[1]), log, integer, population)
-    if len(set(values)) < len(values):
+    if (distinct := len(set(values))) < len(values):
+        what = "whole numbers" if integer else "numbers"
         entry.refuse(
-            f"{entry.where}: {len(values)} whole numbers from {low:g} to {high:g} are not distinct: "
-            f"at most {len(set(values))} here, or scale: linear"
+            f"{entry.where}: {len(values)} {what} from {low:g} to {high:g} are not distinct: "
+            f"at most {distinct} here, or scale: linear"
         )
     return Axis(parameter.name, _checked(entry, parameter, values), population=population)
 
 
+def _stepped(entry: Entry, low: float, high: float, integer: bool) -> list[Any]:
+    step = entry.number()
+    if not 0 < step <= high - low:
+        entry.refuse(f"{entry.where}={step} must be positive and at most {high - low:g}")
+    if integer and step != int(step):
+        entry.refuse(f"{entry.where}={step} must be a whole number, as the parameter is declared as int")
+    steps = (high - low) / step * (1 + 1e-12)  # where a whole number of steps ends at `to` but for rounding
+    if steps >= MOST_VALUES:
+        entry.refuse(f"{entry.where}={step} makes more than {MOST_VALUES} values: make it larger")
+    count = math.floor(steps) + 1
+    if integer:
+        return [int(low + index * int(step)) for index in range(count)]
+    return _rounded([low, *(min(low + index * step, high) for index in range(1, count))])
+
+
 def _spaced(low: float, high: float, count: int, log: bool, integer: bool) -> list[Any]:
-    shares = [index / (count - 1) for index in range(count)]
-    if log:
-        inner = [low * (high / low) ** share for share in shares]
-    else:
-        inner = [low + share * (high - low) for share in shares]
-    return [_rounded(value, integer) for value in (low, *inner[1:-1], high)]
+    shares = [index / (count - 1) for index in range(1, count - 1)]
+    if integer and not log:
+        return [low, *(low + round(share * (high - low)) for share in shares), high]
+    inner = [low ** (1 - share) * high**share if log else low + share * (high - low) for share in shares]
+    if integer:
+        return [low, *(min(max(round(value), low), high) for value in inner), high]
+    return [low, *_rounded(inner), high]
 
 
-def _rounded(value: float, integer: bool) -> Any:
-    """To 12 digits, so that 1e-3 between 1e-4 and 1e-1 is 0.001 and not 0.0009999999999999998."""
-    return round(value) if integer else float(f"{value:.12g}")
+def _rounded(values: list[float]) -> list[float]:
+    """To 12 digits, so that 1e-3 between 1e-4 and 1e-1 is not 0.0009999999999999998; to more to tell them apart."""
+    for digits in (12, 15, 17):
+        shorter = [float(f"{value:.{digits}g}") for value in values]
+        if len(set(shorter)) == len(values):
+            break
+    return shorter
 
 
 def _count(entry: Entry, least: int) -> int:
-    count = entry.whole_number(least)
-    if count > MOST_VALUES:
-        entry.refuse(f"{entry.where}={count} must be at most {MOST_VALUES}")
-    return count
+    return entry.whole_number(least, MOST_VALUES)
 
 
 def _listed(entry: Entry, parameter: Parameter) -> tuple[Any, ...]:
     if not entry.is_list:
         entry.refuse(f"{entry.where} must be a list of values, as [1, 2, 4]")
-    values: list[Any] = []
+    values: dict[Any, Any] = {}
     for item in entry.items():
         (value,) = _checked(item, parameter, [item.value])
-        if any(value == other and type(value) is type(other) for other in values):
-            item.refuse(f"{entry.where} has {value!r} twice: leave one out")
-        values.append(value)
+        key = _key(value)
+        if key in values:
+            other = values[key]
+            alike = f"{value!r} twice" if repr(value) == repr(other) else f"{other!r} and {value!r}, which are equal"
+            item.refuse(f"{entry.where} has {alike}: leave one out")
+        values[key] = value
     if not values:
         entry.refuse(f"{entry.where} has no values: give at least one, or leave it out")
-    return tuple(values)
+    return tuple(values.values())
+
+
+def _key(value: Any) -> Any:
+    """What two values have in common that are the same point: equal ones have, and NaN with itself."""
+    if isinstance(value, list):
+        return ("list", *map(_key, value))
+    if isinstance(value, dict):
+        return ("dict", *sorted((name, repr(_key(each))) for name, each in value.items()))
+    return ("nan",) if value != value else value
 
 
 def _checked(entry: Entry, parameter: Parameter, values: Any) -> tuple[Any, ...]:

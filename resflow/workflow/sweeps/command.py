@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import click
@@ -50,13 +51,15 @@ def sweep(
         raise InvalidInputError("--workers is for this machine, and a --scheduler has its own: leave one out")
     from resflow.workflow.sweeps.cluster import ClusterLostError
     from resflow.workflow.sweeps.file import read_sweep_file
+    from resflow.workflow.sweeps.plan import Planner
     from resflow.workflow.sweeps.progress import JsonDisplay, LineDisplay, LiveDisplay, Tally
     from resflow.workflow.sweeps.run import run_sweep
     from resflow.workflow.sweeps.sweep import Options, Sweep
     from resflow.workflow.tracking import open_client
 
-    content = read_sweep_file(file)  # before a store is made for a file that is at fault
-    planned = Sweep(content, open_client())
+    content = read_sweep_file(file)  # and planned, before a store is made for a file that is at fault
+    executions = Planner(content).executions()
+    planned = Sweep(content, executions, open_client())
     if dry_run:
         _show_plan(planned, as_json)
         return 0
@@ -79,26 +82,20 @@ def sweep(
 
 
 def _show_plan(planned: Sweep, as_json: bool) -> None:
-    from resflow.workflow.sweeps.tables import plan_table
+    from resflow.workflow.sweeps.tables import axis_column, plan_table
+    from resflow.workflow.sweeps.yaml_lines import in_one_line
 
-    table = plan_table(planned)
+    rows = plan_table(planned).to_dict("records")
     if as_json:
-        for row in table.to_dict("records"):
-            click.echo(json.dumps(row, default=str))
+        for row in rows:
+            click.echo(json.dumps({name: _in_json(value) for name, value in row.items()}, default=str))
         return
-    from rich.console import Console
-    from rich.table import Table
-
     finished = sum(point.fingerprint in planned.finished for point in planned.points)
-    shown = Table(box=None, header_style="bold")
-    for name in [*(axis.name for axis in planned.file.axes), "execution", "state", "run"]:
-        shown.add_column(name, justify="left" if name in ("state", "run") else "right", no_wrap=True)
-    for row in table.to_dict("records"):
-        values = [str(row[axis.name]) for axis in planned.file.axes]
-        shown.add_row(*values, str(row["execution"]), row["state"], row["run_id"][:8])
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 500)
-    if len(table):
-        console.print(shown, soft_wrap=True)
+    columns = [*(axis_column(axis.name) for axis in planned.file.axes), "execution", "state", "run_id"]
+    shown = [columns, *([in_one_line(str(row[name])) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    if rows:
+        click.echo("\n".join("  ".join(map(str.rjust, line, widths)).rstrip() for line in shown))
     count = len(planned.points)
     text = f"{planned.file.name}: {count} points in {len(planned.executions)} executions, {finished} finished"
     if planned.is_search:
@@ -107,6 +104,11 @@ def _show_plan(planned: Sweep, as_json: bool) -> None:
             f"{len(planned.executions)} finished"
         )
     click.echo(text)
+
+
+def _in_json(value: Any) -> Any:
+    """A value as JSON can say it, which has neither infinities nor NaN: these as Python calls them."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json: bool) -> int:

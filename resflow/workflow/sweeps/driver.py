@@ -69,14 +69,13 @@ class Driver:
             self.sweep.look()
         claim(self.client, self.sweep.finished, self.sweep.file.name, self.parent.run.id)
         self.parent.run.log_table(plan_table(self.sweep), "plan")
-        strategy = self.sweep.file.strategy
+        strategy, tally = self.sweep.file.strategy, self.tally
+        tally.goal = self.sweep.file.goal or tally.goal
         for execution in self.sweep.executions:
             self.executions[execution.id] = execution
             for point in execution.points:
                 if found := self.sweep.finished.get(point.fingerprint):
                     self._consider(point, found)
-        tally = self.tally
-        tally.metric, tally.maximize = strategy.metric or tally.metric, strategy.direction == "maximize"
         tally.cached, tally.total = len(self.sweep.finished), len(self.sweep.points)
         if self.sweep.is_search:
             tally.total = max(strategy.count, len(self.sweep.executions)) * self._points_each()
@@ -232,8 +231,8 @@ class Driver:
         self.parent.run.log_metrics({"points": len(results), "points_finished": finished})
         name = f"sweep {self.sweep.file.name}: {finished} of {len(results)}"
         if self.tally.best is not None:
-            self.parent.run.log_metrics({f"best_{self.tally.metric}": self.tally.best})
-            name += f", best {self.tally.best:+.4f}"
+            self.parent.run.log_metrics({f"best_{self.tally.goal.metric}": self.tally.best})
+            name += f", {self.tally.best_words('.4f')}"
         self.parent.run.rename(name)
 
     def _draw(self) -> None:
@@ -256,7 +255,7 @@ class Driver:
         return results
 
     def _consider(self, point: Point, run: StoredRun) -> None:
-        self.tally.consider(run.data.metrics.get(self.tally.metric), label(point.values))
+        self.tally.consider(run.data.metrics.get(self.tally.goal.metric), label(point.values))
 
     def _values(self, execution: Execution) -> dict[str, Any]:
         within = {axis.name for axis in self.sweep.file.axes if axis.population}

@@ -11,24 +11,32 @@ docs/sweeps.md describes the format. In short:
       seed: {seeds: 64, run: population}
     strategy: {kind: random, count: 40}
     drop: width == 64 and learning_rate > 0.01
+    metric: accuracy
+    direction: maximize
     tags: {question: width}
 """
 
 from __future__ import annotations
 
+import math
 import os
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
+
 from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.declared_types import SourceText, check_declared
+from resflow.workflow.goal import Goal
 from resflow.workflow.notebook_file import read_notebook
 from resflow.workflow.parameters import Parameter, declared_in_notebook
-from resflow.workflow.sweeps.axes import Axis, read_axis
+from resflow.workflow.sweeps.axes import MOST_VALUES, Axis, read_axis
 from resflow.workflow.sweeps.conditions import Condition
 from resflow.workflow.sweeps.fingerprint import with_files_found
+from resflow.workflow.sweeps.labels import read_description, read_experiment, read_goal, read_name, read_tags
 from resflow.workflow.sweeps.yaml_lines import Entry, read_yaml
 
 __all__ = ["POPULATION", "Strategy", "SweepFile", "read_sweep_file"]
@@ -37,8 +45,12 @@ POPULATION = "population"
 """The parameter by which a notebook takes the points of the population axes."""
 
 _KEYS = (
-    "name", "notebook", "experiment", "description", "parameters", "axes", "strategy", "when", "drop", "tags",
+    "name", "notebook", "experiment", "description", "parameters", "axes", "strategy", "when", "drop", "metric",
+    "direction", "tags",
 )  # fmt: skip
+_AT_THE_TOP = ("metric", "direction")
+MOST_PARTS = 250
+"""Names, numbers and operators under `when`, and under `drop`: each is looked at for every combination."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +61,11 @@ class Strategy:
         kind: grid, random or optuna.
         count: How many combinations are chosen; 0 for all, with grid.
         seed: Of random choices.
-        metric: What optuna looks at.
-        direction: minimize or maximize.
     """
 
     kind: str = "grid"
     count: int = 0
     seed: int = 0
-    metric: str = ""
-    direction: str = "minimize"
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,9 @@ class SweepFile:
         strategy: How combinations are chosen.
         when: Conditions that each combination must meet.
         drop: Conditions that none may meet.
+        goal: What the runs are compared by, if the file says it.
         tags: Tags of every run.
+        lines: Where each part of the file begins.
     """
 
     path: Path
@@ -94,12 +104,18 @@ class SweepFile:
     strategy: Strategy
     when: tuple[Condition, ...]
     drop: tuple[Condition, ...]
+    goal: Goal | None
     tags: dict[str, str]
+    lines: dict[str, int]
 
     @property
     def folder(self) -> Path:
         """Where names of files in it are looked up."""
         return self.path.parent
+
+    def place(self, *parts: str) -> str:
+        """The first of these parts that the file has, as FILE:LINE."""
+        return f"{self.path.name}:{next((self.lines[part] for part in parts if part in self.lines), 1)}"
 
     def effective(self, chosen: dict[str, Any]) -> dict[str, Any]:
         """Every parameter's value in a run with the given values of the axes."""
@@ -120,57 +136,52 @@ def read_sweep_file(path: Path) -> SweepFile:
     Raises:
         InvalidInputError: With file and line, if anything in it is not as docs/sweeps.md says.
     """
-    if not path.is_file():
-        raise InvalidInputError(f"{path}: there is no such sweep file (looked for {path.absolute()})")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InvalidInputError(f"{path}: not a text file in UTF-8") from None
-    content = read_yaml(path, text)
+    content, text = read_yaml(path)
     entries = content.named(_KEYS)
     for key in ("notebook", "axes"):
         if key not in entries:
             content.refuse(f"{key} is missing: " + ("name one" if key == "notebook" else "say what varies"))
     notebook = path.parent / entries["notebook"].text()
-    try:
+    with _said_at(entries["notebook"]):
         node = read_notebook(notebook)
         declared = {parameter.name: parameter for parameter in declared_in_notebook(node)}
-    except InvalidInputError as error:
-        entries["notebook"].refuse(str(error))
+        notebook_text = nbformat.v4.writes(node)
     parameters = _parameters(entries.get("parameters"), declared, notebook, path.parent)
     axes = _axes(entries["axes"], declared, notebook, parameters, path.parent)
     names = {name for name, parameter in declared.items() if not isinstance(parameter.default, SourceText)}
     names = (names | parameters.keys() | {axis.name for axis in axes}) - {POPULATION}
+    goal = read_goal(entries)
     return SweepFile(
         path=path,
         text=text,
-        name=_name(entries.get("name"), path),
+        name=read_name(entries.get("name"), path),
         notebook=notebook.resolve(),
-        notebook_text=notebook.read_text(encoding="utf-8"),
-        experiment=(
-            entries["experiment"].text()
-            if "experiment" in entries
-            else os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook.stem
+        notebook_text=notebook_text,
+        experiment=read_experiment(
+            entries.get("experiment"), os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook.stem
         ),
-        description=entries["description"].text() if "description" in entries else "",
+        description=read_description(entries.get("description")),
         declared=tuple(declared.values()),
         parameters=parameters,
         axes=axes,
-        strategy=_strategy(entries.get("strategy"), axes, entries["axes"]),
+        strategy=_strategy(entries.get("strategy"), axes, entries["axes"], goal),
         when=_conditions(entries.get("when"), names),
         drop=_conditions(entries.get("drop"), names),
-        tags=_tags(entries.get("tags")),
+        goal=goal,
+        tags=read_tags(entries.get("tags")),
+        lines={key: entry.line for key, entry in entries.items()},
     )
 
 
-def _name(entry: Entry | None, path: Path) -> str:
-    name = entry.text() if entry else path.stem
-    if not re.fullmatch(r"[\w][\w .+=-]{0,99}", name):
-        message = f"name={name!r} must be up to 100 letters, digits, spaces and . _ + = -, a letter or digit first"
-        if entry:
-            entry.refuse(message)
-        raise InvalidInputError(f"{path.name}: {message}: give the sweep a name in the file")
-    return name
+@contextmanager
+def _said_at(entry: Entry) -> Iterator[None]:
+    """Answer what is wrong with a value, or with the file that it names, with the line where it stands."""
+    try:
+        yield
+    except InvalidInputError as error:
+        entry.refuse(str(error))
+    except OSError as error:  # a name that is too long, a file that may not be read
+        entry.refuse(f"{entry.where}={entry.value!r} cannot be read: {error.strerror or error}")
 
 
 def _declared(entry: Entry, declared: dict[str, Parameter], notebook: Path) -> Parameter:
@@ -191,11 +202,9 @@ def _parameters(entry: Entry | None, declared: dict[str, Parameter], notebook: P
     values = {}
     for each in entry.named().values() if entry else ():
         parameter = _declared(each, declared, notebook)
-        try:
+        with _said_at(each):
             value = check_declared(each.value, parameter.name, parameter.annotation)
             parameter.check(with_files_found({parameter.name: value}, folder)[parameter.name])
-        except InvalidInputError as error:
-            each.refuse(str(error))
         values[parameter.name] = value
     return values
 
@@ -214,24 +223,27 @@ def _axes(
                 f"`{POPULATION}: list | None = None`: choose a notebook that trains populations, or run: notebook"
             )
         for value in axis.values or ():
-            try:
+            with _said_at(each):
                 declared[axis.name].check(with_files_found({axis.name: value}, folder)[axis.name])
-            except InvalidInputError as error:
-                each.refuse(str(error))
         axes.append(axis)
     if not axes:
         entry.refuse("axes is empty: say what varies")
+    members = math.prod(len(axis.values or ()) for axis in axes if axis.population)
+    if members > MOST_VALUES:
+        entry.refuse(f"the population axes make {members} points in each execution, more than {MOST_VALUES}")
     return tuple(axes)
 
 
-def _strategy(entry: Entry | None, axes: tuple[Axis, ...], axes_entry: Entry) -> Strategy:
+def _strategy(entry: Entry | None, axes: tuple[Axis, ...], axes_entry: Entry, goal: Goal | None) -> Strategy:
     kinds = ("grid", "random", "optuna")
     if entry is None or not entry.is_mapping:
         strategy, place = Strategy(entry.choice(kinds) if entry else "grid"), entry or axes_entry
         if strategy.kind != "grid":
             place.refuse(f"strategy: {strategy.kind} needs a count, as in {{kind: {strategy.kind}, count: 40}}")
     else:
-        parts, place = entry.named(("kind", "count", "seed", "metric", "direction")), entry
+        parts, place = entry.named(("kind", "count", "seed", *_AT_THE_TOP)), entry
+        for key in parts.keys() & {*_AT_THE_TOP}:
+            parts[key].refuse(f"{key} stands at the top of the file, as it counts for every strategy: move it there")
         if "kind" not in parts:
             entry.refuse("strategy.kind is missing: grid, random or optuna")
         strategy = _described(entry, parts, parts["kind"].choice(kinds))
@@ -243,46 +255,35 @@ def _strategy(entry: Entry | None, axes: tuple[Axis, ...], axes_entry: Entry) ->
                 f"axes.{axis.name} is a range without count or step, which a grid cannot run through: give count, "
                 "or a strategy random or optuna"
             )
+    if strategy.kind == "optuna" and goal is None:
+        place.refuse(
+            "strategy: optuna needs to know what is better: say metric: …, and direction: minimize or maximize, at the "
+            "top of the file"
+        )
     if strategy.kind == "optuna" and all(axis.population for axis in axes):
         place.refuse("strategy: optuna needs an axis with run: notebook, as population axes are a grid in every trial")
     return strategy
 
 
 def _described(entry: Entry, parts: dict[str, Entry], kind: str) -> Strategy:
-    known = {"grid": (), "random": ("count", "seed"), "optuna": ("count", "seed", "metric", "direction")}
-    for key in parts.keys() - {"kind", *known[kind]}:
-        parts[key].refuse(f"{parts[key].where} does not go with kind: {kind}: leave it out")
-    for key in {"random": ("count",), "optuna": ("count", "metric")}.get(kind, ()):
-        if key not in parts:
-            entry.refuse(f"strategy.{key} is missing: {kind} needs it")
+    if kind == "grid":
+        for key in parts.keys() - {"kind"}:
+            parts[key].refuse(f"{parts[key].where} does not go with kind: {kind}: leave it out")
+    elif "count" not in parts:
+        entry.refuse(f"strategy.count is missing: {kind} needs it")
     return Strategy(
         kind=kind,
-        count=parts["count"].whole_number(1) if "count" in parts else 0,
+        count=parts["count"].whole_number(1, MOST_VALUES) if "count" in parts else 0,
         seed=parts["seed"].whole_number(0) if "seed" in parts else 0,
-        metric=parts["metric"].text() if "metric" in parts else "",
-        direction=parts["direction"].choice(("minimize", "maximize")) if "direction" in parts else "minimize",
     )
 
 
 def _conditions(entry: Entry | None, names: set[str]) -> tuple[Condition, ...]:
-    conditions = []
+    conditions: list[Condition] = []
     for item in entry.items() if entry else ():
-        try:
-            conditions.append(Condition(item.text(), names))
-        except InvalidInputError as error:
-            item.refuse(str(error).removeprefix(f"{item.file}:{item.line}: "))
+        text = item.text()
+        with _said_at(item):
+            conditions.append(Condition(text, names, f"{item.file}:{item.line}"))
+        if sum(condition.parts for condition in conditions) > MOST_PARTS:
+            item.refuse(f"these conditions have more than {MOST_PARTS} names, numbers and operators together")
     return tuple(conditions)
-
-
-def _tags(entry: Entry | None) -> dict[str, str]:
-    tags = {}
-    for each in entry.named().values() if entry else ():
-        name, value = each.where.partition(".")[2], each.value
-        if name.startswith(("resflow.", "mlflow.")):
-            each.refuse(f"{each.where}: names that begin with resflow. or mlflow. are kept for what these record")
-        if not re.fullmatch(r"[\w.\-/ ]{1,250}", name) or isinstance(value, dict | list) or value is None:
-            each.refuse(
-                f"{each.where}={value!r} must be one text or number, under a name of letters, digits and . _ - /"
-            )
-        tags[name] = str(value)
-    return tags

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.goal import NO_GOAL
 from resflow.workflow.last_word import AT_WORK
 from resflow.workflow.provenance import owner_is_gone, owner_of, provenance_tags
 from resflow.workflow.scratch import TakenError, only_holder
@@ -87,12 +88,13 @@ def open_parent(client: MlflowClient, sweep: SweepFile) -> Parent:
     tags: dict[str, Any] = provenance_tags(sweep.path) | sweep.tags | AT_WORK
     tags |= {SWEEP: sweep.name, ROLE: "sweep", AXES: json.dumps([axis.name for axis in sweep.axes])}
     tags |= {"mlflow.source.type": "JOB", SEEN: f"{time.time():.0f}", "resflow.notebook": sweep.notebook.stem}
+    tags |= sweep.goal.tags if sweep.goal else {}
     if stored is None:
         created = patiently(client.create_run, experiment, tags=tags, run_name=f"sweep {sweep.name}")
         run = Run(client, created.info.run_id)
     else:
         run = Run(client, stored.info.run_id)
-        run.set_tags(tags)
+        run.set_tags(NO_GOAL | tags)
         patiently(client.update_run, run.id, status="RUNNING")
     return Parent(run, experiment)
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import nbformat
 
@@ -20,8 +20,9 @@ from resflow.workflow.sweeps.fingerprint import code_digest, fingerprint, with_f
 
 __all__ = ["Execution", "Planner", "Point"]
 
-DRAWS_PER_POINT = 1000
-"""How often a combination is drawn for each one wanted before conditions count as too narrow."""
+MOST_DRAWS = 500_000
+IDLE_DRAWS = 10_000
+"""After so many draws, or so many in a row that bring nothing new, conditions count as too narrow."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,31 @@ class Planner:
     def __init__(self, sweep: SweepFile) -> None:
         self.sweep = sweep
         self._code = code_digest(nbformat.reads(sweep.notebook_text, as_version=4))
+        self._fixed = with_files_found(sweep.effective({}), sweep.folder)
         self._populations = [axis for axis in sweep.axes if axis.population]
 
     def executions(self) -> list[Execution]:
-        """All executions of a grid or of random draws, in the order of the axes.
+        """All executions of a grid or of random draws, in the order of the axes; none yet of a search.
 
         Raises:
             InvalidInputError: If there are too many combinations, or none or too few meet the conditions.
         """
         strategy = self.sweep.strategy
-        chosen = self._grid() if strategy.kind == "grid" else self._draws(strategy.count, strategy.seed)
+        if strategy.kind == "optuna":
+            if not self._draws(1, strategy.seed):  # better said before the first run than by the search
+                self._refuse_all()
+            return []
+        if strategy.kind == "grid":
+            chosen = self._kept(self._combinations())
+            if not chosen:
+                self._refuse_all()
+        else:
+            chosen = self._draws(strategy.count, strategy.seed)
+            if len(chosen) < strategy.count:
+                raise InvalidInputError(
+                    f"{self.sweep.place('strategy')}: strategy.count={strategy.count}, but only {len(chosen)} distinct "
+                    "combinations that meet the conditions were found: lower the count, or widen axes or conditions"
+                )
         return self._grouped(chosen)
 
     def trial(self, notebook_values: Mapping[str, Any]) -> Execution | None:
@@ -85,33 +101,28 @@ class Planner:
         executions = self._grouped(values for values in chosen if self.sweep.keeps(values))
         return executions[0] if executions else None
 
-    def _grid(self) -> list[dict[str, Any]]:
-        chosen = self._kept(self._combinations())
-        if not chosen:
-            raise InvalidInputError(f"{self.sweep.path.name}: no combination of the axes meets the conditions")
-        return chosen
+    def _refuse_all(self) -> NoReturn:
+        place = self.sweep.place("when", "drop", "axes")
+        raise InvalidInputError(f"{place}: no combination of the axes meets the conditions")
 
     def _draws(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Distinct combinations at random, as many as wanted or as can be found."""
         rng = random.Random(seed)
         axes = self.sweep.axes
         if all(axis.values is not None for axis in axes) and self._size() <= MOST_VALUES:
             kept = self._kept(self._combinations())
-            found = rng.sample(kept, min(count, len(kept)))
-        else:
-            distinct: dict[tuple[Any, ...], dict[str, Any]] = {}
-            for _ in range(DRAWS_PER_POINT * count):
-                values = {axis.name: axis.draw(rng) for axis in axes}
-                if self.sweep.keeps(values):
-                    distinct.setdefault(tuple(values.items()), values)
-                if len(distinct) == count:
-                    break
-            found = list(distinct.values())
-        if len(found) < count:
-            raise InvalidInputError(
-                f"{self.sweep.path.name}: strategy.count={count}, but only {len(found)} distinct combinations "
-                "meet the conditions: lower the count, or widen axes or conditions"
-            )
-        return found
+            return rng.sample(kept, min(count, len(kept)))
+        distinct: dict[str, dict[str, Any]] = {}
+        idle = 0
+        for _ in range(MOST_DRAWS):
+            values = {axis.name: axis.draw(rng) for axis in axes}
+            known = len(distinct)
+            if self.sweep.keeps(values):
+                distinct.setdefault(repr(values), values)
+            idle = 0 if len(distinct) > known else idle + 1
+            if len(distinct) == count or idle == IDLE_DRAWS:
+                break
+        return list(distinct.values())
 
     def _size(self) -> int:
         return math.prod(len(axis.values or ()) for axis in self.sweep.axes)
@@ -119,7 +130,7 @@ class Planner:
     def _combinations(self) -> Iterator[dict[str, Any]]:
         if (size := self._size()) > MOST_VALUES:
             raise InvalidInputError(
-                f"{self.sweep.path.name}: the axes make {size} combinations, more than {MOST_VALUES}: "
+                f"{self.sweep.place('axes')}: the axes make {size} combinations, more than {MOST_VALUES}: "
                 "shorten them, or use strategy random"
             )
         names = [axis.name for axis in self.sweep.axes]
@@ -127,10 +138,7 @@ class Planner:
             yield dict(zip(names, values, strict=True))
 
     def _kept(self, combinations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        try:
-            return [values for values in combinations if self.sweep.keeps(values)]
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{self.sweep.path.name}: the condition {error}") from None
+        return [values for values in combinations if self.sweep.keeps(values)]
 
     def _grouped(self, chosen: Iterable[dict[str, Any]]) -> list[Execution]:
         """Executions for the combinations: those that differ in population axes only share one."""
@@ -152,4 +160,4 @@ class Planner:
         ]
 
     def _fingerprint(self, values: dict[str, Any]) -> str:
-        return fingerprint(self._code, with_files_found(self.sweep.effective(values), self.sweep.folder))
+        return fingerprint(self._code, self._fixed | with_files_found(values, self.sweep.folder))

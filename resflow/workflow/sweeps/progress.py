@@ -13,6 +13,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from resflow.workflow.goal import GAP, Goal, finite
+
 __all__ = ["Display", "JsonDisplay", "LineDisplay", "LiveDisplay", "Tally", "duration", "label"]
 
 
@@ -26,8 +28,7 @@ class Tally:
         done: Points finished now.
         failed: Points that will not be finished now.
         running: Executions at work, by id, with what to call them.
-        metric: The metric that tells how good a point is.
-        maximize: True if more of it is better.
+        goal: What tells how good a point is.
         best: Its best value yet; None if there is none.
         best_label: Where.
     """
@@ -37,8 +38,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     running: dict[str, str] = field(default_factory=dict)
-    metric: str = "linear_predictor_gap"
-    maximize: bool = False
+    goal: Goal = field(default_factory=Goal)
     best: float | None = None
     best_label: str = ""
     capacity: int = 1
@@ -47,10 +47,15 @@ class Tally:
 
     def consider(self, value: float | None, place: str) -> None:
         """Take a finished point's metric into account."""
-        if value is None or not math.isfinite(value):
-            return
-        if self.best is None or (value > self.best if self.maximize else value < self.best):
+        value = finite(value)
+        if value is not None and (self.best is None or self.goal.is_better(value, than=self.best)):
             self.best, self.best_label = value, place
+
+    def best_words(self, digits: str) -> str:
+        """The best value yet, by its metric's name, with a sign if it is a gap."""
+        if self.goal.metric == GAP:
+            return f"best gap {self.best:+{digits}}"
+        return f"best {self.goal.metric} {self.best:{digits}}"
 
     def ended(self, seconds: float) -> None:
         """Count an execution that ended."""
@@ -71,9 +76,7 @@ class Tally:
             parts[0] += f" ({self.cached} before)"
         parts += [f"{len(self.running)} running"] + [f"{self.failed} failed"] * bool(self.failed)
         if self.best is not None:
-            parts.append(
-                f"best {short(self.metric)} {self.best:+.4g}" + f" ({self.best_label})" * bool(self.best_label)
-            )
+            parts.append(self.best_words(".4g") + f" ({self.best_label})" * bool(self.best_label))
         if (left := self.seconds_left()) is not None and self.executions_left:
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
@@ -173,11 +176,6 @@ class JsonDisplay(Display):
 def label(values: Mapping[str, Any]) -> str:
     """Values of axes as people write them."""
     return " ".join(f"{name}={value}" for name, value in values.items())
-
-
-def short(metric: str) -> str:
-    """What a metric is called in passing."""
-    return "gap" if metric == "linear_predictor_gap" else metric
 
 
 def duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ class Search:
             # Trials that are still running count as bad, so that workers at once don't try the same.
             sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         self._study = optuna.create_study(
-            sampler=sampler, direction="minimize" if sweep.strategy.direction == "minimize" else "maximize"
+            sampler=sampler, direction="maximize" if sweep.goal and sweep.goal.maximize else "minimize"
         )
         for values, value in earlier:
             if all(_lies_on(axis, values[axis.name]) for axis in self._axes) and math.isfinite(value):
@@ -68,7 +68,8 @@ class Search:
                 return trial, values
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         raise InvalidInputError(
-            f"{self._sweep.path.name}: in {ASKS} proposals no combination meets the conditions: widen them or the axes"
+            f"{self._sweep.place('when', 'drop', 'axes')}: in {ASKS} proposals no combination meets the "
+            "conditions: widen them or the axes"
         )
 
     def tell(self, trial: Trial, value: float | None) -> None:

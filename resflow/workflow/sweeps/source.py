@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resflow.workflow.goal import Goal, finite
 from resflow.workflow.sweeps.axes import Axis
 from resflow.workflow.sweeps.file import SweepFile
 from resflow.workflow.sweeps.fingerprint import with_files_found
@@ -71,7 +71,8 @@ class SearchSource:
         self._planner = planner
         self.trials = _earlier_trials(sweep, planner, earlier)
         finished = {run.data.tags[FINGERPRINT]: run for run in earlier}
-        self._known = {each.id: _metric(each, finished, sweep.strategy.metric) for each, _ in self.trials}
+        self._metric = (sweep.goal or Goal()).metric
+        self._known = {each.id: _reached(each, finished, self._metric) for each, _ in self.trials}
         reached = [(values, self._known[execution.id]) for execution, values in self.trials]
         self._search = Search(sweep, [(values, value) for values, value in reached if value is not None])
         self._left = max(0, sweep.strategy.count - len(self.trials))
@@ -109,20 +110,21 @@ class SearchSource:
 
     def told(self, execution: Execution, runs: Mapping[str, StoredRun]) -> None:
         """Tell the study; an execution of which a point is missing or has no such metric failed."""
-        value = _metric(execution, runs, self._sweep.strategy.metric)
+        value = _reached(execution, runs, self._metric)
         for trial in self._asked.pop(execution.id, []):
             self._search.tell(trial, value)
         self._known[execution.id] = value
 
 
-def _metric(execution: Execution, runs: Mapping[str, StoredRun], metric: str) -> float | None:
+def _reached(execution: Execution, runs: Mapping[str, StoredRun], metric: str) -> float | None:
     """The metric of an execution, its mean over a population; None if it is not there or not finite."""
-    values = [
-        runs[point.fingerprint].data.metrics.get(metric, math.nan) if point.fingerprint in runs else math.nan
-        for point in execution.points
-    ]
-    mean = sum(values) / len(values)
-    return mean if math.isfinite(mean) else None
+    values = []
+    for point in execution.points:
+        run = runs.get(point.fingerprint)
+        if (value := finite(run.data.metrics.get(metric) if run else None)) is None:
+            return None
+        values.append(value)
+    return finite(sum(values) / len(values))
 
 
 def _earlier_trials(

@@ -50,17 +50,19 @@ class Result:
 class Sweep:
     """A sweep file, its plan, and what of it is finished in the store."""
 
-    def __init__(self, file: SweepFile, client: MlflowClient) -> None:
-        """Plan; nothing is written.
+    def __init__(self, file: SweepFile, executions: list[Execution], client: MlflowClient) -> None:
+        """See what of a plan is finished; nothing is written.
 
-        Raises:
-            InvalidInputError: If the file leaves nothing to do, or too much.
+        Args:
+            file: The sweep file.
+            executions: What it makes, as far as it is known.
+            client: A client of the store.
         """
         self.file = file
         self.client = client
         self.planner = Planner(self.file)
         self.is_search = self.file.strategy.kind == "optuna"
-        self.executions: list[Execution] = [] if self.is_search else self.planner.executions()
+        self.executions = executions
         experiment = client.get_experiment_by_name(self.file.experiment)
         self.experiment_id: str | None = experiment.experiment_id if experiment else None
         self.finished: dict[str, StoredRun] = {}

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pandas import DataFrame
 
+from resflow.workflow.sweeps.plan import Point
 from resflow.workflow.sweeps.sweep import Result, Sweep
 
-__all__ = ["plan_table", "results_table"]
+__all__ = ["axis_column", "plan_table", "results_table"]
+
+_COLUMNS = frozenset({"execution", "state", "run_id", "fingerprint", "error"})
+
+
+def axis_column(axis: str) -> str:
+    """The column of an axis, apart from those that say what became of the points."""
+    return f"{axis} (parameter)" if axis in _COLUMNS else axis
 
 
 def plan_table(sweep: Sweep) -> DataFrame:
     """The plan as a data frame: one row a point, its axes, its execution, and whether it is finished."""
-    return DataFrame(
-        [
-            point.values
-            | {
-                "execution": number,
-                "state": "finished" if point.fingerprint in sweep.finished else "to do",
-                "run_id": sweep.finished[point.fingerprint].info.run_id if point.fingerprint in sweep.finished else "",
-                "fingerprint": point.fingerprint,
-            }
-            for number, execution in enumerate(sweep.executions, 1)
-            for point in execution.points
-        ]
-    )
+    rows = []
+    for number, execution in enumerate(sweep.executions, 1):
+        for point in execution.points:
+            run = sweep.finished.get(point.fingerprint)
+            state, run_id = ("finished", run.info.run_id) if run else ("to do", "")
+            row = {"execution": number, "state": state, "run_id": run_id, "fingerprint": point.fingerprint}
+            rows.append(_values(point) | row)
+    return _as_written(rows)
 
 
 def results_table(results: Sequence[Result]) -> DataFrame:
     """The results as a data frame: one row a point, its axes, state and run, and every metric."""
-    return DataFrame(
-        [
-            result.point.values
-            | {"state": result.state, "run_id": result.run_id, "error": result.error}
-            | (result.run.data.metrics if result.run else {})
-            for result in results
-        ]
-    )
+    rows = []
+    for result in results:
+        row = _values(result.point) | {"state": result.state, "run_id": result.run_id, "error": result.error}
+        metrics = result.run.data.metrics if result.run else {}
+        rows.append(row | {f"{name} (metric)" if name in row else name: value for name, value in metrics.items()})
+    return _as_written(rows)
+
+
+def _values(point: Point) -> dict[str, Any]:
+    return {axis_column(name): value for name, value in point.values.items()}
+
+
+def _as_written(rows: Sequence[Mapping[str, Any]]) -> DataFrame:
+    """Rows whose values stay what they are: beside None, 3 would else become 3.0, and None NaN."""
+    return DataFrame(rows, dtype=object)

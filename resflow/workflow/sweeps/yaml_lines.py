@@ -2,25 +2,60 @@
 
 from __future__ import annotations
 
-import re
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from yaml.composer import Composer
+from yaml.parser import Parser
+from yaml.reader import Reader, ReaderError
+from yaml.resolver import BaseResolver
+from yaml.scanner import Scanner
 
 from resflow.errors import InvalidInputError, nearest
+from resflow.workflow.sweeps.yaml_words import MERGE, STR, UNCLEAR, plain_tag, word_value
 
-__all__ = ["Entry", "read_yaml"]
+__all__ = ["Entry", "in_one_line", "read_yaml"]
+
+MOST_BYTES = 256 * 1024
+MOST_NODES = 20_000
+"""Names and values in a file, what an alias stands for counted wherever the alias is."""
+MOST_DEPTH = 20
+MOST_TEXT = 5_000
+"""Characters in one text: what MLflow keeps of a parameter or a tag."""
+MESSAGE = 500
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but 1e-4 is a number, as everywhere else, where YAML 1.1 asks for a point and a sign."""
+class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
+    """PyYAML up to the tree of nodes; what the words in it mean is said by `yaml_words`, and nothing is constructed."""
 
+    def __init__(self, text: str, file: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+        Composer.__init__(self)
+        BaseResolver.__init__(self)
+        self.file = file
+        self._depth = 0
+        self._nodes = 0
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        """The tag of a node that has none."""
+        if kind is yaml.ScalarNode:
+            return plain_tag(value) if implicit[0] else STR
+        return str(super().resolve(kind, value, implicit))
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node with all below it: of a file that nests too deep or is too long no more than that is read."""
+        self._depth += 1
+        self._nodes += 1
+        line = self.peek_event().start_mark.line + 1
+        _check_limits(self._nodes, self._depth, self.file, line)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 class Entry:
@@ -32,20 +67,20 @@ class Entry:
         where: What it is called, as `axes.width`; "" for the whole file.
     """
 
-    def __init__(self, node: yaml.Node, loader: _Loader, file: str, where: str, line: int) -> None:
+    def __init__(self, node: yaml.Node, file: str, where: str, line: int) -> None:
         self.file = file
         self.line = line
         self.where = where
         self._node = node
-        self._loader = loader
 
     @property
     def value(self) -> Any:
         """The value as Python's own: dicts, lists, numbers, texts."""
-        try:
-            return self._loader.construct_object(self._node, deep=True)
-        except yaml.YAMLError as error:
-            self.refuse(_reason(error))
+        if self.is_mapping:
+            return {name: entry.value for name, entry in self.named().items()}
+        if self.is_list:
+            return [entry.value for entry in self.items()]
+        return _word(self._node, self)
 
     @property
     def is_mapping(self) -> bool:
@@ -58,11 +93,11 @@ class Entry:
         return isinstance(self._node, yaml.SequenceNode)
 
     def refuse(self, message: str) -> NoReturn:
-        """Raise InvalidInputError with the place before the message."""
-        raise InvalidInputError(f"{self.file}:{self.line}: {message}")
+        """Raise InvalidInputError with the place before the message, in one line that a terminal can show."""
+        raise InvalidInputError(f"{self.file}:{self.line}: {in_one_line(message)}")
 
     def named(self, allowed: tuple[str, ...] | None = None) -> dict[str, Entry]:
-        """The named values it has.
+        """The named values it has, those taken from elsewhere by `<<` among them unless it has its own.
 
         Args:
             allowed: The names it may have; any if None.
@@ -71,35 +106,55 @@ class Entry:
             InvalidInputError: If it has none, a name comes twice, is no text, or is not allowed (the nearest is named).
         """
         what = self.where or "a sweep file"
-        if not isinstance(self._node, yaml.MappingNode):
+        if not self.is_mapping:
             example = f"{allowed[0]}: …" if allowed else "name: value"
             self.refuse(f"{what} must have named values, as in `{example}`, but is {_kind(self._node)}")
-        try:
-            self._loader.flatten_mapping(self._node)
-        except yaml.YAMLError as error:
-            self.refuse(_reason(error))
-        found: dict[str, Entry] = {}
+        taken: dict[str, Entry] = {}
+        own: dict[str, Entry] = {}
+        merges = 0
         for key, node in self._node.value:
             line = key.start_mark.line + 1
             name = key.value if isinstance(key, yaml.ScalarNode) else ""
-            entry = Entry(node, self._loader, self.file, f"{self.where}.{name}".lstrip("."), line)
-            if not name or key.tag != "tag:yaml.org,2002:str":
-                entry.refuse(f"{name or 'a list'} in {what} must be a name: quote it if it is meant as text")
-            if name in found:
-                entry.refuse(f"{entry.where} is given twice, first in line {found[name].line}: leave one out")
+            entry = Entry(node, self.file, f"{self.where}.{name}".lstrip("."), line)
+            if key.tag == MERGE:
+                merges += 1
+                if merges > 1:
+                    entry.refuse(f"<< is given twice in {what}: take a list of aliases in one, as <<: [*a, *b]")
+                for name, other in entry._merged(self.where).items():
+                    taken.setdefault(name, other)
+                continue
+            if not name or key.tag not in (STR, UNCLEAR):
+                shown = name or ("an empty text" if isinstance(key, yaml.ScalarNode) else f"{_kind(key)}")
+                entry.refuse(f"{shown} in {what} must be a name: quote it if it is meant as text")
+            if name in own:
+                entry.refuse(f"{entry.where} is given twice, first in line {own[name].line}: leave one out")
+            own[name] = entry
+        found = taken | own
+        for name, entry in found.items():
             if allowed is not None and name not in allowed:
                 entry.refuse(
                     f"{entry.where} is unknown: nearest is {nearest(name, allowed, 1)[0]}; "
                     f"{what} may have {', '.join(allowed)}"
                 )
-            found[name] = entry
+        return found
+
+    def _merged(self, where: str) -> dict[str, Entry]:
+        """The named values that a `<<` stands for; of several places that have a name the first counts."""
+        found: dict[str, Entry] = {}
+        for source in self.items():
+            if not source.is_mapping:
+                source.refuse(
+                    f"<< must have an alias of named values, or a list of such, but has {_kind(source._node)}"
+                )
+            for name, entry in Entry(source._node, self.file, where, source.line).named().items():
+                found.setdefault(name, entry)
         return found
 
     def items(self) -> Iterator[Entry]:
         """The values in a row; a single value stands for a row of one."""
-        nodes = self._node.value if isinstance(self._node, yaml.SequenceNode) else [self._node]
+        nodes = self._node.value if self.is_list else [self._node]
         for node in nodes:
-            yield Entry(node, self._loader, self.file, self.where, node.start_mark.line + 1)
+            yield Entry(node, self.file, self.where, node.start_mark.line + 1)
 
     def text(self) -> str:
         """Its value, which must be text.
@@ -109,18 +164,19 @@ class Entry:
         """
         value = self.value
         if not isinstance(value, str) or not value.strip():
-            self.refuse(f"{self.where}={value!r} must be text")
+            self.refuse(f"{self.where}={value!r} must be text" + " in quotes" * (type(value) in (int, float, bool)))
         return value.strip()
 
-    def whole_number(self, least: int) -> int:
-        """Its value, which must be a whole number of at least `least`.
+    def whole_number(self, least: int, most: int | None = None) -> int:
+        """Its value, which must be a whole number of at least `least`, and at most `most` if there is such a limit.
 
         Raises:
             InvalidInputError: If it is something else.
         """
         value = self.value
-        if type(value) is not int or value < least:
-            self.refuse(f"{self.where}={value!r} must be a whole number, at least {least}")
+        if type(value) is not int or value < least or (most is not None and value > most):
+            limit = f", at most {most}" if most is not None else ""
+            self.refuse(f"{self.where}={value!r} must be a whole number, at least {least}{limit}")
         return value
 
     def number(self) -> float:
@@ -147,32 +203,142 @@ class Entry:
         return value
 
 
-def read_yaml(path: Path, text: str) -> Entry:
-    """The content of a YAML file.
+def read_yaml(path: Path) -> tuple[Entry, str]:
+    """The content of a YAML file, and its text.
 
     Raises:
-        InvalidInputError: If it is not YAML, or empty.
+        InvalidInputError: If it cannot be read, is not YAML, is empty, or is larger than docs/sweeps.md allows.
     """
-    loader = _Loader(text)
+    text = _text_of(path)
     try:
+        loader = _Loader(text, path.name)
         node = loader.get_single_node()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path.name}:{mark.line + 1}" if mark else path.name
-        raise InvalidInputError(f"{place}: not YAML: {_reason(error)}") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise _refused(path, line, f"not YAML: the character U+{error.character:04X} is not allowed in it") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+        raise _refused(path, mark.line + 1 if mark else 1, f"not YAML: {reason}") from None
+    except (ValueError, OverflowError) as error:  # of PyYAML itself, as of "\UFFFFFFFF" or %YAML 1.99999…
+        raise _refused(path, loader.line + 1, f"not YAML: {error}") from None
     if node is None:
-        raise InvalidInputError(f"{path.name}:1: the file is empty: it must name a notebook and axes")
-    return Entry(node, loader, path.name, "", node.start_mark.line + 1)
+        raise _refused(path, 1, "the file is empty: it must name a notebook and axes")
+    _check_tree(node, path.name)
+    return Entry(node, path.name, "", node.start_mark.line + 1), text
+
+
+def in_one_line(message: str) -> str:
+    """A message as one line of bounded length: what cannot be printed is escaped, and a long middle left out.
+
+    >>> in_one_line("a\\nb" + "c" * 1000 + "d")[:8], len(in_one_line("c" * 10_000)) < 600
+    ('a\\\\nbcccc', True)
+    """
+    if len(message) > MESSAGE:
+        message = f"{message[: MESSAGE // 2]} … {message[-MESSAGE // 2 :]}"
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise InvalidInputError(f"{path}: a folder, not a sweep file: name the file in it")
+        if not path.exists():
+            raise InvalidInputError(f"{path}: there is no such sweep file (looked for {path.absolute()})")
+        if not path.is_file():
+            raise InvalidInputError(f"{path}: not a file with content of its own: write the sweep into one")
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise _refused(path, 1, f"{size} bytes are more than a sweep file may have, {MOST_BYTES}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(f"{in_one_line(str(path))}: cannot be read: {error.strerror}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise _refused(path, 1, "text in UTF-16: save it in UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _refused(
+            path, line, f"byte 0x{data[error.start]:02x} is not text in UTF-8: save the file in UTF-8"
+        ) from None
+
+
+def _check_tree(root: yaml.Node, file: str) -> None:
+    """Check every word in the tree, what aliases stand for included, and that these don't make it endless.
+
+    Raises:
+        InvalidInputError: At the first that is not as it must be.
+    """
+    count = 0
+    above: set[int] = set()
+
+    def check(node: yaml.Node, depth: int, *, is_key: bool = False) -> None:
+        nonlocal count
+        count += 1
+        entry = Entry(node, file, "", node.start_mark.line + 1)
+        _check_limits(count, depth, file, entry.line)
+        if id(node) in above:
+            entry.refuse("not YAML that can be read: this anchor stands for something that holds its own alias")
+        above.add(id(node))
+        if isinstance(node, yaml.ScalarNode):
+            if not is_key:
+                _word(node, entry)
+            _check_text(node.value, entry)
+        elif node.tag not in (BaseResolver.DEFAULT_MAPPING_TAG, BaseResolver.DEFAULT_SEQUENCE_TAG) or (
+            (node.tag == BaseResolver.DEFAULT_MAPPING_TAG) != entry.is_mapping
+        ):
+            entry.refuse(f"the tag {_tag(node)} says something else than named values or a list: leave it out")
+        else:
+            for each in node.value:
+                if isinstance(each, tuple):
+                    check(each[0], depth + 1, is_key=True)
+                    check(each[1], depth + 1)
+                else:
+                    check(each, depth + 1)
+        above.remove(id(node))
+
+    check(root, 1)
+
+
+def _check_limits(nodes: int, depth: int, file: str, line: int) -> None:
+    if nodes > MOST_NODES:
+        raise InvalidInputError(f"{file}:{line}: more than {MOST_NODES} names and values are too many for a sweep file")
+    if depth > MOST_DEPTH:
+        raise InvalidInputError(f"{file}:{line}: more than {MOST_DEPTH} levels of lists and names are too deep")
+
+
+def _check_text(text: str, entry: Entry) -> None:
+    if len(text) > MOST_TEXT:
+        entry.refuse(f"a text of {len(text)} characters is too long, as MLflow keeps {MOST_TEXT} of one: shorten it")
+    for each in text:
+        if each not in "\t\n" and _cannot_be_kept(each):
+            entry.refuse(f"the character U+{ord(each):04X} in a text cannot be kept in a store: leave it out")
+
+
+def _cannot_be_kept(character: str) -> bool:
+    """True for control characters, and halves of a pair of UTF-16, which are no characters."""
+    return ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000
+
+
+def _word(node: yaml.Node, entry: Entry) -> Any:
+    try:
+        return word_value(node.tag, node.value)
+    except InvalidInputError as error:
+        entry.refuse(str(error))
+
+
+def _refused(path: Path, line: int, message: str) -> InvalidInputError:
+    return InvalidInputError(f"{path.name}:{line}: {in_one_line(message)}")
+
+
+def _tag(node: yaml.Node) -> str:
+    prefix = "tag:yaml.org,2002:"
+    return f"!!{node.tag.removeprefix(prefix)}" if node.tag.startswith(prefix) else str(node.tag)
 
 
 def _kind(node: yaml.Node) -> str:
     if isinstance(node, yaml.SequenceNode):
         return "a list"
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
     return f"the value {node.value!r}" if node.value else "empty"
-
-
-def _reason(error: yaml.YAMLError) -> str:
-    """What is wrong, in one line."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        return ", ".join(part for part in (error.context, error.problem) if part)
-    return " ".join(str(error).split())

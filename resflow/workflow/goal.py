@@ -1,0 +1,56 @@
+"""Which metric tells how good a run is, and whether more of it is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["GAP", "NO_GOAL", "Goal", "finite"]
+
+GAP = "linear_predictor_gap"
+METRIC = "resflow.metric"
+DIRECTION = "resflow.direction"
+NO_GOAL = {METRIC: "", DIRECTION: ""}
+"""The tags of a run that says no longer what its like are compared by."""
+_INFINITE = 1.79e308
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What runs are compared by.
+
+    >>> Goal("accuracy", maximize=True).is_better(0.9, than=0.8), Goal().is_better(0.9, than=0.8)
+    (True, False)
+
+    Attributes:
+        metric: The metric's name; the linear-predictor gap, unless somebody says otherwise.
+        maximize: True if more of it is better.
+    """
+
+    metric: str = GAP
+    maximize: bool = False
+
+    @property
+    def direction(self) -> str:
+        """The direction in words: maximize or minimize."""
+        return "maximize" if self.maximize else "minimize"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags by which a run says what its like are compared by."""
+        return {METRIC: self.metric, DIRECTION: self.direction}
+
+    @staticmethod
+    def in_tags(tags: Mapping[str, str]) -> Goal | None:
+        """The goal that a run's tags name; None if they name none."""
+        return Goal(tags[METRIC], tags.get(DIRECTION) == "maximize") if tags.get(METRIC) else None
+
+    def is_better(self, value: float, *, than: float) -> bool:
+        """True if one value is better than another."""
+        return value > than if self.maximize else value < than
+
+
+def finite(value: float | None) -> float | None:
+    """A metric's value, or None if there is none or it isn't finite: MLflow's database keeps ±∞ as ±1.8e308."""
+    return value if value is not None and math.isfinite(value) and abs(value) < _INFINITE else None
