@@ -112,7 +112,7 @@ def test_unknown_names_and_metrics_are_answered_with_the_nearest(client, width):
     with pytest.raises(InvalidInputError, match="'wdth': nearest are width"):
         load_comparison(client, "wdth")
     with pytest.raises(InvalidInputError, match=r"metric='objektive'.*nearest are objective"):
-        overview.check_metric(width, "objektive")
+        overview.towards(width, "objektive")
 
 
 def test_histories_of_many_runs_are_one_frame(client, skip):
@@ -187,7 +187,8 @@ def test_table_of_the_best_leads_to_their_pages(skip):
 
 def test_table_escapes_what_runs_say_of_themselves(skip):
     hostile = skip.runs.assign(architecture="<script>alert(1)</script>")
-    table = overview.best_table(type(skip)(skip.name, skip.kind, None, "1", skip.axes, hostile, skip.metrics))
+    table = overview.best_table(dataclasses.replace(skip, runs=hostile))
+    assert "&lt;script&gt;" in table
     assert "<script>" not in table
 
 

@@ -32,7 +32,15 @@ _GOLDEN = 0.6180339887498949
 
 
 def plot_gap_against(
-    points: pd.DataFrame, summary: pd.DataFrame, axis: str, metric: str, *, title: str, by: str | None = None
+    points: pd.DataFrame,
+    summary: pd.DataFrame,
+    axis: str,
+    metric: str,
+    *,
+    title: str,
+    by: str | None = None,
+    level: float | None = 0.0,
+    maximize: bool = False,
 ) -> Figure:
     """A metric against one axis: every run as a point, the median as a line, half of the runs as a band.
 
@@ -43,13 +51,17 @@ def plot_gap_against(
         metric: The column to show.
         title: What the figure shows.
         by: A column to tell apart by colour, line style and marker.
+        level: The metric's value at the best linear predictor; None if it has none there.
+        maximize: True if more of the metric is better.
     """
     groups = _groups(points, by)
     numeric = pd.api.types.is_numeric_dtype(points[axis]) and points[axis].nunique() > 1
     names = [] if numeric else list(dict.fromkeys(map(value_name, points[axis])))
     figure, axes = _axes(title, width=6.8 if len(names) <= 6 else 8.6)
     finite = points[metric].replace([np.inf, -np.inf], np.nan).dropna()
-    ceiling = finite.max() + 0.08 * max(np.ptp(finite), 1e-12) if len(finite) else 1.0
+    beyond = 0.08 * max(np.ptp(finite), 1e-12) if len(finite) else 0.0
+    worst = 1.0 if finite.empty else finite.min() - beyond if maximize else finite.max() + beyond
+    shown = {"lower": worst} if maximize else {"upper": worst}
     for place, (name, color) in enumerate(groups.items()):
         rows, line = (frame if by is None else frame[frame[by].map(value_name) == name] for frame in (points, summary))
         shift = 0.0 if by is None else 0.16 * (place - (len(groups) - 1) / 2)
@@ -58,7 +70,7 @@ def plot_gap_against(
             axes,
             where,
             rows[metric],
-            ceiling,
+            worst,
             color,
             spread=_jitter(axes, points[axis], numeric, len(groups)),
             log=numeric and _spans_decades(points[axis]),
@@ -70,8 +82,8 @@ def plot_gap_against(
         if numeric:
             axes.fill_between(
                 at,
-                line["first_quartile"].clip(upper=ceiling),
-                line["third_quartile"].clip(upper=ceiling),
+                line["first_quartile"].clip(**shown),
+                line["third_quartile"].clip(**shown),
                 color=color,
                 alpha=0.13,
                 linewidth=0,
@@ -86,7 +98,8 @@ def plot_gap_against(
             label=label,
             **style,
         )
-    axes.axhline(0.0, label=_LEVEL, **_LINEAR)
+    if level is not None:
+        axes.axhline(level, label=_LEVEL, **_LINEAR)
     if not np.isfinite(points[metric]).all():
         axes.scatter([], [], s=28, color="0.3", marker="x", label="diverged: not finite")
     if numeric and _spans_decades(points[axis]):
@@ -109,19 +122,20 @@ def plot_gap_against(
 def plot_curves(
     histories: pd.DataFrame,
     medians: pd.DataFrame,
-    levels: Mapping[str, tuple[float, float]],
+    levels: Mapping[str, tuple[float, float]] | None,
     metric: str,
     *,
     title: str,
     by: str | None = None,
     panel: str | None = None,
 ) -> Figure:
-    """Training curves of many runs, their medians, and the best linear predictor's level.
+    """Training curves of many runs, their medians, and the best linear predictor's level where there is one.
 
     Args:
         histories: Columns run_id, step, value, and those of `by` and `panel`.
         medians: Of `resflow.studies.ensemble.median_curves`, for the same columns.
-        levels: The smallest and the largest best linear objective for each panel's name ("" without panels).
+        levels: The smallest and the largest best linear objective for each panel's name ("" without panels); None if
+            the curves are of something that the linear predictor has no level of.
         metric: What the curves show.
         title: What the figure shows.
         by: A column to tell apart by colour and line style.
@@ -147,6 +161,10 @@ def plot_curves(
             frame[frame[panel].map(value_name) == name] if panel else frame for frame in (histories, medians)
         )
         _panel_of_curves(axes, chosen, middle, groups, by)
+        axes.grid(axis="y", color="0.92")
+        if levels is None:
+            axes.set_title(name, loc="left", fontsize=9.5)
+            continue
         low, high = levels[name]
         axes.axhline(low, label=_LEVEL, zorder=4, **_LINEAR)
         if high > low:
@@ -160,7 +178,6 @@ def plot_curves(
             axes.set_ylim(bottom=max(axes.get_ylim()[0], LEAST_SHOWN * low))
         level = value_name(low) if high <= low else f"{value_name(low)} to {value_name(high)}"
         axes.set_title(f"{name + ', ' if panel else ''}best linear predictor: {level}", loc="left", fontsize=9.5)
-        axes.grid(axis="y", color="0.92")
     for axes in list(grid.flat)[len(names) :]:
         axes.set_axis_off()
     sns.despine(figure)
@@ -217,7 +234,9 @@ _VERDICTS = {
 }
 
 
-def plot_parallel_coordinates(points: pd.DataFrame, columns: Sequence[str], metric: str, *, title: str) -> Figure:
+def plot_parallel_coordinates(
+    points: pd.DataFrame, columns: Sequence[str], metric: str, *, title: str, maximize: bool = False
+) -> Figure:
     """Every run as one line through its parameters and metrics, coloured by one of them; the worst lie on top.
 
     Args:
@@ -225,13 +244,14 @@ def plot_parallel_coordinates(points: pd.DataFrame, columns: Sequence[str], metr
         columns: From left to right; the last ones usually metrics.
         metric: The column that colours the lines.
         title: What the figure shows.
+        maximize: True if more of the metric is better.
     """
     figure, axes = _axes(title, width=max(6.8, 1.5 * len(columns)))
     axes.grid(visible=False)
     scales = {column: _Scale(points[column]) for column in columns}
     heights = np.column_stack([scales[column].place(points[column]) for column in columns])
     shift = 0.012 * (np.arange(len(points)) * _GOLDEN % 1 - 0.5)  # so that equal values don't hide each other
-    order = np.argsort(points[metric].to_numpy(), kind="stable")
+    order = np.argsort(points[metric].to_numpy() * (-1 if maximize else 1), kind="stable")
     segments = [np.column_stack([np.arange(len(columns)), heights[row] + shift[row]]) for row in order]
     values = points[metric].to_numpy()[order]
     norm = Normalize(*(np.quantile(values, [0.02, 0.98]) if np.ptp(values) else (values[0] - 1, values[0] + 1)))
@@ -352,15 +372,15 @@ def _jitter(axes: Axes, values: pd.Series, numeric: bool, groups: int) -> float:
 
 
 def _scatter(
-    axes: Axes, where: np.ndarray, values: pd.Series, ceiling: float, color: Any, *, spread: float, log: bool
+    axes: Axes, where: np.ndarray, values: pd.Series, worst: float, color: Any, *, spread: float, log: bool
 ) -> None:
-    """Single runs as dots, moved aside a little, always by the same amounts; those that are not finite as × on top."""
+    """Single runs as dots, moved aside a little, always by the same amounts; not finite ones as × at the worst end."""
     aside = spread * (np.arange(len(where)) * _GOLDEN % 1 - 0.5)
     at = where * np.exp(aside) if log else where + aside
     finite = np.isfinite(values.to_numpy(dtype=float))
     size, alpha = (16, 0.5) if len(where) <= 150 else (8, 0.3)
     axes.scatter(at[finite], values.to_numpy()[finite], s=size, color=color, alpha=alpha, linewidth=0, zorder=2)
-    axes.scatter(at[~finite], np.full((~finite).sum(), ceiling), s=28, color=color, marker="x", zorder=3)
+    axes.scatter(at[~finite], np.full((~finite).sum(), worst), s=28, color=color, marker="x", zorder=3)
 
 
 def _spans_decades(values: pd.Series) -> bool:

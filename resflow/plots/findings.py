@@ -86,10 +86,10 @@ _VERDICTS = {
 }
 
 
-def coordinates_finding(points: pd.DataFrame, axes: Iterable[str], metric: str) -> str:
+def coordinates_finding(points: pd.DataFrame, axes: Iterable[str], metric: str, *, maximize: bool = False) -> str:
     """What the best tenth of the runs (at least three) have in common that not all runs have."""
     count = max(3, round(len(points) / 10))
-    best = best_runs(points, metric, count)
+    best = best_runs(points, metric, count, maximize=maximize)
     shared = []
     for axis in axes:
         if is_replicate(axis) or points[axis].nunique(dropna=False) < 2:

@@ -61,7 +61,9 @@ def label_of(name: str) -> str:
     return name.replace("_", " ")
 
 
-def spread(points: pd.DataFrame, axis: str, metric: str, *, by: str | None = None) -> pd.DataFrame:
+def spread(
+    points: pd.DataFrame, axis: str, metric: str, *, by: str | None = None, maximize: bool = False
+) -> pd.DataFrame:
     """The median, the quartiles and the range of a metric at every value of an axis, over everything else that varies.
 
     Args:
@@ -69,13 +71,14 @@ def spread(points: pd.DataFrame, axis: str, metric: str, *, by: str | None = Non
         axis: The column to go along.
         metric: The column to summarise.
         by: A column to keep apart, if any.
+        maximize: True if more of the metric is better.
 
     Returns:
         One row a value of `axis` (and of `by`), in ascending order, those of text in the order they come in: the
         columns themselves, median, first_quartile, third_quartile, low, high (smallest and largest), runs. A numeric
         axis with more than 12 values is cut into 8 bins of equal count, each standing at its median.
     """
-    frame = pd.DataFrame({axis: points[axis], metric: _worst_if_not_finite(points[metric])})
+    frame = pd.DataFrame({axis: points[axis], metric: _worst_if_not_finite(points[metric], maximize)})
     keys = [axis]
     if by is not None:
         frame[by] = points[by]
@@ -125,10 +128,9 @@ def above_linear(points: pd.DataFrame, metric: str = "linear_predictor_gap", *, 
     return table.reset_index()
 
 
-def best_runs(points: pd.DataFrame, metric: str, count: int) -> pd.DataFrame:
-    """The `count` runs with the smallest value of a metric, best first; those that are not finite come last."""
-    order = _worst_if_not_finite(points[metric]).argsort(kind="stable")
-    return points.iloc[order[:count]]
+def best_runs(points: pd.DataFrame, metric: str, count: int, *, maximize: bool = False) -> pd.DataFrame:
+    """The `count` runs with the smallest value of a metric, or the largest, best first; not finite ones come last."""
+    return points.iloc[_ranks(points[metric], maximize)[:count]]
 
 
 def second_axis(points: pd.DataFrame, axes: Iterable[str], *, besides: Iterable[str | None] = ()) -> str | None:
@@ -159,7 +161,7 @@ def level_axis(points: pd.DataFrame, axes: Iterable[str], level: str = "best_lin
 
 
 def representative_runs(
-    points: pd.DataFrame, metric: str, count: int, *, by: Sequence[str | None] = ()
+    points: pd.DataFrame, metric: str, count: int, *, by: Sequence[str | None] = (), maximize: bool = False
 ) -> pd.DataFrame:
     """At most `count` runs, spread evenly over the ranks of a metric in every group, best and worst included."""
     keys = [key for key in by if key is not None]
@@ -168,21 +170,22 @@ def representative_runs(
     for group in groups:
         share = max(count * len(group) // len(points), 1)
         ranks = np.linspace(0, len(group) - 1, min(share, len(group))).round().astype(int)
-        chosen.append(group.iloc[_worst_if_not_finite(group[metric]).argsort(kind="stable").iloc[ranks]])
+        chosen.append(group.iloc[_ranks(group[metric], maximize)[ranks]])
     return pd.concat(chosen)
 
 
-def median_curves(histories: pd.DataFrame, groups: Sequence[str] = ()) -> pd.DataFrame:
+def median_curves(histories: pd.DataFrame, groups: Sequence[str] = (), *, maximize: bool = False) -> pd.DataFrame:
     """The median of curves at every step that at least half of a group's runs recorded.
 
     Args:
         histories: Columns run_id, step, value and those of `groups`.
         groups: Columns to keep apart.
+        maximize: True if more of the value is better.
 
     Returns:
         Columns of `groups`, step, value.
     """
-    frame = histories.assign(value=_worst_if_not_finite(histories["value"]))
+    frame = histories.assign(value=_worst_if_not_finite(histories["value"], maximize))
     keys = list(groups)
     at = frame.groupby([*keys, "step"], sort=True, dropna=False)["value"].agg(value=_median, runs="size").reset_index()
     if keys:
@@ -193,9 +196,15 @@ def median_curves(histories: pd.DataFrame, groups: Sequence[str] = ()) -> pd.Dat
     return at.loc[2 * at["runs"] >= at["all"], [*keys, "step", "value"]].reset_index(drop=True)
 
 
-def _worst_if_not_finite(values: pd.Series) -> pd.Series:
+def _worst_if_not_finite(values: pd.Series, maximize: bool) -> pd.Series:
     values = values.astype(float)
-    return values.where(np.isfinite(values), np.inf)
+    return values.where(np.isfinite(values), -np.inf if maximize else np.inf)
+
+
+def _ranks(values: pd.Series, maximize: bool) -> np.ndarray:
+    """The places of the values, the best first."""
+    worst_last = _worst_if_not_finite(values, maximize).to_numpy()
+    return np.argsort(-worst_last if maximize else worst_last, kind="stable")
 
 
 def _quartile(share: float) -> Callable[[pd.Series], float]:

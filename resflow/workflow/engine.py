@@ -137,6 +137,7 @@ def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
     A run whose notebook or HTML could not be attached is not FINISHED but FAILED. If not even that can be written,
     nothing was said of it, and it becomes KILLED when the store is opened next.
     """
+    from resflow.workflow.nested_metrics import adopt_metrics
     from resflow.workflow.tracking import end_children
 
     scrub_errors(nb)
@@ -153,6 +154,7 @@ def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
         import nbformat
 
         tried("logging what only the kernel could tell", _log_other_parameters, run, nb)
+        tried("taking over what runs below it measured", adopt_metrics, run.client, run.id)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
         tried("attaching its HTML", _attach_html, run, nb, notebook, outcome)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
 from resflow.studies.ensemble import SUMMARY_COLUMNS
+from resflow.workflow.goal import GAP, Goal
 from resflow.workflow.last_word import status_of
 from resflow.workflow.tracking import every_run
 
@@ -42,6 +43,8 @@ class Comparison:
             and a column for every parameter, a number where all its values are. One that is called as another column
             here or in a summary, such as median, has " (parameter)" behind its name.
         metrics: The last value of every metric, with the same index.
+        goal: What the runs are compared by: what the sweep's file says, or else the linear-predictor gap if a run has
+            it; None if neither is so.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Comparison:
     axes: tuple[str, ...]
     runs: pd.DataFrame
     metrics: pd.DataFrame
+    goal: Goal | None = None
 
     @property
     def points(self) -> pd.DataFrame:
@@ -95,7 +99,8 @@ def load_sweep(client: MlflowClient, parent: MlflowRun) -> Comparison:
     found = _latest_first(client, [experiment_id], f"tags.`resflow.sweep` = {_quoted(name)}")
     found += _latest_first(client, [experiment_id], f"tags.`resflow.also_in.{name}` != ''")
     axes = json.loads(parent.data.tags.get("resflow.axes", "[]"))
-    return _comparison(name, "sweep", parent.info.run_id, experiment_id, axes, found)
+    comparison = _comparison(name, "sweep", parent.info.run_id, experiment_id, axes, found)
+    return replace(comparison, goal=Goal.in_tags(parent.data.tags) or comparison.goal)
 
 
 def read_histories(client: MlflowClient, run_ids: Iterable[str], metric: str) -> pd.DataFrame:
@@ -176,7 +181,8 @@ def _comparison(
     varying = [column for column in parameters if parameters[column].nunique(dropna=False) > 1]
     named = [axis for axis in map(_column, axes) if axis in parameters]
     runs = info[kept].join(parameters)
-    return Comparison(name, kind, parent_id, experiment_id, tuple(named or varying), runs, metrics[kept])
+    goal = Goal() if GAP in metrics and metrics.loc[kept, GAP].notna().any() else None
+    return Comparison(name, kind, parent_id, experiment_id, tuple(named or varying), runs, metrics[kept], goal)
 
 
 _INFO = ("experiment_id", "run_name", "status", "role", "verdict", "started", "seconds", "superseded")

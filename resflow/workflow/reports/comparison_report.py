@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.reports.comparison import NOTEBOOK, Comparison, load_comparison
-from resflow.workflow.reports.overview import check_metric
+from resflow.workflow.reports.overview import towards
 from resflow.workflow.store import project_root
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
     from resflow.workflow.tracking import Run
 
     comparison = load_comparison(client, name)
-    if "metric" in values:
-        check_metric(comparison, values["metric"])
+    towards(comparison, values.get("metric", ""), values.get("direction", ""))
     executed = _execute(comparing_notebook(), {**values, "source": comparison.name})
     text = notebook_to_html(executed, title=f"{comparison.kind} {comparison.name}")
     if comparison.parent_id:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +24,7 @@ from resflow.studies.ensemble import (
     spread,
     value_name,
 )
+from resflow.workflow.goal import GAP, Goal
 from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
 
 if TYPE_CHECKING:
@@ -29,19 +32,21 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 __all__ = [
+    "GAP",
     "attach_overview",
     "axes_table",
     "best_table",
-    "check_metric",
     "coordinates_figure",
     "curves_figure",
     "spread_figures",
     "summary",
+    "towards",
     "verdicts_figure",
 ]
 
-GAP = "linear_predictor_gap"
 LEVEL = "best_linear_objective"
+SMALLER_IS_BETTER = ("gap", "objective", "certificate", "norm")
+"""How metrics of the library's end; of any other somebody must say which direction is better."""
 KNOWN = 0.9
 """The share of runs that must have a metric for it to be drawn where runs without it are left out."""
 
@@ -49,18 +54,40 @@ SHOWN_AXES = 6
 """More axes than these make a comparison nobody reads: those with most values are shown."""
 
 
-def check_metric(comparison: Comparison, metric: str) -> None:
-    """Check that finished runs of the comparison recorded a metric.
+def towards(comparison: Comparison, metric: str = "", direction: str = "") -> Comparison:
+    """The comparison by a metric, where another one is wanted than its own.
+
+    Args:
+        comparison: What is compared.
+        metric: The metric; "" for the comparison's own.
+        direction: minimize or maximize; "" where it is known of the metric.
 
     Raises:
-        InvalidInputError: If there are none, or none that did.
+        InvalidInputError: If no run has finished, none that did recorded the metric, or its direction isn't known.
     """
-    points = comparison.points
+    points, goal = comparison.points, comparison.goal
     if points.empty:
         counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items()) or "no runs"
         raise InvalidInputError(
             f"{comparison.kind} {comparison.name!r} has no finished runs yet ({counts}): there is nothing to compare"
         )
+    if direction not in ("", "minimize", "maximize"):
+        raise InvalidInputError(f"direction={direction!r} must be minimize or maximize")
+    if metric and not (goal and goal.metric == metric):
+        goal = Goal(metric)
+        _check_recorded(comparison, metric)
+        if not direction and not metric.endswith(SMALLER_IS_BETTER):
+            raise InvalidInputError(f"metric={metric!r}: is more of it better? Say direction: maximize or minimize")
+    if goal is None:
+        if direction:
+            raise InvalidInputError(f"direction={direction!r} says what is better of a metric: name the metric, too")
+        return comparison
+    _check_recorded(comparison, goal.metric)
+    return replace(comparison, goal=Goal(goal.metric, direction == "maximize") if direction else goal)
+
+
+def _check_recorded(comparison: Comparison, metric: str) -> None:
+    points = comparison.points
     if metric not in points or points[metric].isna().all():
         known = [name for name in comparison.metrics if comparison.metrics[name].notna().any()]
         raise InvalidInputError(
@@ -69,10 +96,9 @@ def check_metric(comparison: Comparison, metric: str) -> None:
         )
 
 
-def summary(comparison: Comparison, metric: str = GAP) -> str:
-    """What was compared, how many runs it is, and the smallest value, as a sentence in Markdown."""
-    points, counts = comparison.points, comparison.statuses
-    best = best_runs(points, metric, 1).iloc[0]
+def summary(comparison: Comparison) -> str:
+    """What was compared, how many runs it is, and the best value, as a sentence in Markdown."""
+    points, counts, goal = comparison.points, comparison.statuses, comparison.goal
     others = {
         "FAILED": "failed",
         "KILLED": "cut off and not done again",
@@ -81,10 +107,15 @@ def summary(comparison: Comparison, metric: str = GAP) -> str:
         "superseded": "superseded by a later run of the same point",
     }
     rest = [f"{counts[status]} {words}" for status, words in others.items() if counts.get(status)]
-    value = f"`{metric}` {best[metric]:.5g}" if np.isfinite(best[metric]) else f"no finite `{metric}`"
+    if goal is None:
+        said = "Which of them is best is not known: name a metric and a direction, here or in the sweep's file"
+    else:
+        best = best_runs(points, goal.metric, 1, maximize=goal.maximize).iloc[0][goal.metric]
+        value = f"`{goal.metric}` {best:.5g}" if np.isfinite(best) else f"no finite `{goal.metric}`"
+        said = f"The best of them has {value}" + ", the largest" * goal.maximize
     return (
         f"The {comparison.kind} **{comparison.name}** has **{len(points)} finished runs**"
-        f"{' (not counted: ' + ', '.join(rest) + ')' if rest else ''}. The best of them has {value}."
+        f"{' (not counted: ' + ', '.join(rest) + ')' if rest else ''}. {said}."
     )
 
 
@@ -103,53 +134,70 @@ def axes_table(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["values", "which"]).rename_axis("axis")
 
 
-def spread_figures(comparison: Comparison, metric: str = GAP) -> dict[str, Figure]:
+def spread_figures(comparison: Comparison) -> dict[str, Figure]:
     """The metric against each axis but seeds, by the axis's name; against nothing, if seeds are all that varies."""
-    points = comparison.points
+    points, goal = comparison.points, comparison.goal
+    if goal is None:
+        return {}
+    metric, maximize = goal.metric, goal.maximize
     axes = shown_axes(comparison)
     if not axes:
         axes, points = ["compared"], points.assign(compared="all runs")
     figures = {}
     for axis in axes:
         by = second_axis(points, comparison.axes, besides=[axis])
-        title = spread_finding(spread(points, axis, metric), axis, metric)
+        title = spread_finding(spread(points, axis, metric, maximize=maximize), axis, metric)
         if metric == GAP:
             few_texts = not pd.api.types.is_numeric_dtype(points[axis]) and points[axis].nunique(dropna=False) <= 3
             title += "\n" + share_finding(points, by=axis if few_texts else None)
-        summary = spread(points, axis, metric, by=by)
-        figures[axis] = plot_gap_against(points, summary, axis, metric, title=_sentence(title), by=by)
+        table = spread(points, axis, metric, by=by, maximize=maximize)
+        level = 0.0 if metric.endswith(GAP) else None
+        figures[axis] = plot_gap_against(
+            points, table, axis, metric, title=_sentence(title), by=by, level=level, maximize=maximize
+        )
     return figures
 
 
-def curves_figure(
-    client: MlflowClient, comparison: Comparison, metric: str = GAP, *, curve: str = "objective", count: int = 200
-) -> Figure | None:
-    """Training curves with the linear predictor's level, of at most `count` runs; None if no run has such curves.
+def curves_figure(client: MlflowClient, comparison: Comparison, *, curve: str = "", count: int = 200) -> Figure | None:
+    """Training curves, with the linear predictor's level if there is one, of at most `count` runs; None without curves.
 
-    The runs are spread evenly over the ranks of their final `metric`, so that few curves show what many would.
+    The runs are spread evenly over the ranks of their final metric, so that few curves show what many would.
+
+    Args:
+        client: A client of the store.
+        comparison: What is compared.
+        curve: The metric whose curves are drawn; "" means the objective where the linear predictor's is known, or else
+            what the runs are compared by.
+        count: How many curves at most.
     """
-    points = comparison.points
-    if curve == "objective" and LEVEL not in points:
+    points, goal = comparison.points, comparison.goal
+    curve = curve or ("objective" if LEVEL in points else goal.metric if goal else "")
+    ranked = goal or Goal(curve)
+    if ranked.metric not in points or (curve == "objective" and LEVEL not in points):
         return None
+    maximize = ranked.maximize and curve == ranked.metric
     panel = level_axis(points, comparison.axes) if curve == "objective" else None
     by = second_axis(points, comparison.axes, besides=[panel])
-    chosen = representative_runs(points, metric, count, by=[panel, by])
+    chosen = representative_runs(points, ranked.metric, count, by=[panel, by], maximize=ranked.maximize)
     histories = read_histories(client, chosen["run_id"], curve)
     if histories.groupby("run_id").size().max() in (1, np.nan) or histories.empty:
         return None
     keys = [key for key in (panel, by) if key is not None]
     histories = histories.merge(chosen[["run_id", *keys]], on="run_id")
-    levels = chosen.set_index("run_id")[LEVEL] if curve == "objective" else pd.Series(0.0, index=chosen["run_id"])
-    ranges = {"": (levels.min(), levels.max())}
-    if panel:
-        grouped = levels.groupby(chosen.set_index("run_id")[panel].map(value_name))
-        ranges = {str(name): (values.min(), values.max()) for name, values in grouped}
-    title = curves_finding(histories, curve, levels)
+    ranges: dict[str, tuple[float, float]] | None = None
+    title = f"{label_of(curve)} along training, {histories['run_id'].nunique()} runs"
+    if curve in ("objective", GAP):
+        levels = chosen.set_index("run_id")[LEVEL] if curve == "objective" else pd.Series(0.0, index=chosen["run_id"])
+        ranges = {"": (levels.min(), levels.max())}
+        if panel:
+            grouped = levels.groupby(chosen.set_index("run_id")[panel].map(value_name))
+            ranges = {str(name): (values.min(), values.max()) for name, values in grouped}
+        title = curves_finding(histories, curve, levels)
     if len(chosen) < len(points):
-        title += f"\n({len(chosen)} of {len(points)} runs drawn, spread over the ranks of the final {label_of(metric)})"
-    return plot_curves(
-        histories, median_curves(histories, keys), ranges, curve, title=_sentence(title), by=by, panel=panel
-    )
+        title += f"\n({len(chosen)} of {len(points)} runs drawn, spread over the ranks of the final "
+        title += f"{label_of(ranked.metric)})"
+    medians = median_curves(histories, keys, maximize=maximize)
+    return plot_curves(histories, medians, ranges, curve, title=_sentence(title), by=by, panel=panel)
 
 
 def verdicts_figure(comparison: Comparison) -> Figure | None:
@@ -168,9 +216,12 @@ def verdicts_figure(comparison: Comparison) -> Figure | None:
     return plot_verdicts(counts, title=_sentence(verdicts_finding(counts)), by=by)
 
 
-def coordinates_figure(comparison: Comparison, metric: str = GAP) -> Figure | None:
+def coordinates_figure(comparison: Comparison) -> Figure | None:
     """Parallel coordinates of the runs whose values are finite; None if fewer than two are, or only seeds vary."""
-    points = comparison.points
+    points, goal = comparison.points, comparison.goal
+    if goal is None:
+        return None
+    metric, maximize = goal.metric, goal.maximize
     axes = shown_axes(comparison)
     beside = [
         name
@@ -181,10 +232,11 @@ def coordinates_figure(comparison: Comparison, metric: str = GAP) -> Figure | No
     finite = points[np.isfinite(points[numbers]).all(axis="columns")]
     if len(finite) < 2 or not axes:
         return None
-    title = coordinates_finding(points, axes, metric)
+    title = coordinates_finding(points, axes, metric, maximize=maximize)
     if len(finite) < len(points):
         title += f"\n({len(points) - len(finite)} of them left out of the picture: values missing or not finite)"
-    return plot_parallel_coordinates(finite, [*axes, *beside, metric], metric, title=_sentence(title))
+    columns = [*axes, *beside, metric]
+    return plot_parallel_coordinates(finite, columns, metric, title=_sentence(title), maximize=maximize)
 
 
 def shown_axes(comparison: Comparison) -> list[str]:
@@ -196,16 +248,18 @@ def shown_axes(comparison: Comparison) -> list[str]:
     return [axis for axis in several if axis in kept]
 
 
-def best_table(comparison: Comparison, metric: str = GAP, *, count: int = 10, address: str = "") -> str:
-    """The best runs as an HTML table whose names lead to their pages in MLflow's UI.
+def best_table(comparison: Comparison, *, count: int = 10, address: str = "") -> str:
+    """The best runs as an HTML table whose names lead to their pages in MLflow's UI; "" if none is known to be best.
 
     Args:
         comparison: What is compared.
-        metric: By which they are ranked, the smallest first.
         count: How many.
         address: The UI's address, as http://127.0.0.1:5000; "" makes links relative to the UI.
     """
-    best = best_runs(comparison.points, metric, count)
+    if comparison.goal is None:
+        return ""
+    metric = comparison.goal.metric
+    best = best_runs(comparison.points, metric, count, maximize=comparison.goal.maximize)
     extras = [GAP, "objective", "gap_certificate", "test_linear_predictor_gap", "partial_grad_norm"]
     verdict = ["verdict"] if best["verdict"].notna().any() else []
     columns = [*comparison.axes, metric, *verdict, *(name for name in extras if name in best and name != metric)]
@@ -221,25 +275,26 @@ def best_table(comparison: Comparison, metric: str = GAP, *, count: int = 10, ad
     return f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def attach_overview(client: MlflowClient, parent_id: str, metric: str = GAP) -> list[str]:
+def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
     """Attach the overview figures of a sweep to its parent run.
 
     Returns:
-        The names of the figures; none while no run has finished with that metric.
+        The names of the figures; none while no run has finished with what they are compared by.
     """
     from resflow.workflow.tracking import Run
 
     comparison = load_sweep(client, client.get_run(parent_id))
     try:
-        check_metric(comparison, metric)
+        comparison = towards(comparison)
     except InvalidInputError:  # of a sweep without results there is nothing to draw
         return []
+    file = re.sub(r"[^\w.-]+", "-", comparison.goal.metric) if comparison.goal else ""
     figures: dict[str, Figure | None] = {
-        f"{metric}_against_{axis}": figure for axis, figure in spread_figures(comparison, metric).items()
+        f"{file}_against_{axis}": figure for axis, figure in spread_figures(comparison).items()
     }
-    figures["curves"] = curves_figure(client, comparison, metric)
+    figures["curves"] = curves_figure(client, comparison)
     figures["verdicts"] = verdicts_figure(comparison)
-    figures["parallel_coordinates"] = coordinates_figure(comparison, metric)
+    figures["parallel_coordinates"] = coordinates_figure(comparison)
     parent = Run(client, parent_id)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
