@@ -69,7 +69,7 @@ class Condition:
         self._place = f"{place}: " if place else ""
         body = _parsed(text)
         nodes = list(ast.walk(body))
-        self.parts = len(nodes)
+        self.parts = _counted(nodes)
         self._names = sorted({node.id for node in nodes if isinstance(node, ast.Name)})
         for name in self._names:
             if name not in names:
@@ -114,7 +114,7 @@ def _parsed(text: str) -> ast.expr:
     level: list[ast.AST] = [body]
     parts = depth = 0
     while level:
-        parts, depth = parts + len(level), depth + 1
+        parts, depth = parts + _counted(level), depth + 1
         if parts > MOST_PARTS or depth > MOST_DEPTH:
             raise InvalidInputError(
                 f"{text!r} has more than {MOST_PARTS} names, numbers and operators, or nests deeper than {MOST_DEPTH}: "
@@ -130,6 +130,12 @@ def _parsed(text: str) -> ast.expr:
         if isinstance(node, ast.Constant):
             _check_constant(node.value)
     return body
+
+
+def _counted(nodes: list[ast.AST]) -> int:
+    """How many names, numbers and operators there are among the nodes."""
+    counted = (ast.Name, ast.Constant, ast.operator, ast.cmpop, ast.unaryop, ast.boolop)
+    return sum(isinstance(node, counted) for node in nodes)
 
 
 def _check_constant(value: Any) -> None:
