@@ -278,7 +278,7 @@ def test_ranges_reach_their_ends_and_no_further(read):
 
 
 def test_largest_grid_is_planned_with_conditions_in_seconds(read):
-    condition = " and ".join(["width * depth + learning_rate < 1e9"] * 30)
+    condition = " and ".join(["width * depth + learning_rate < 1e9"] * 24)
     sweep = read(f"""
         notebook: work.ipynb
         axes: {{width: {{from: 1, to: 1000, step: 1}}, learning_rate: {{from: 1e-5, to: 1, count: 100}}}}
@@ -331,7 +331,7 @@ def test_condition_without_an_answer_is_said_with_its_place_and_the_values(read,
 
 NO_CONDITIONS = {
     "deep brackets": "(" * 300 + "1" + ")" * 300, "deep signs": "-" * 900 + "1 > 0", "deep not": "not " * 200 + "flag",
-    "many parts": " and ".join(["depth > 0"] * 60), "long": "depth > " + "1" * 1200, "huge number": "depth > " + "9" * 900,
+    "many parts": " and ".join(["flag==1"] * 67), "long": "depth > " + "1" * 1200, "huge": "depth > " + "9" * 900,
     "infinite": "depth > 1e999", "power": "10**10**10 > 1", "complex": "1j == depth", "bytes": "b'a' == depth",
     "ellipsis": "... == depth", "f-string": "f'{depth}' == 'a'", "call": "open('a')", "index": "optimizer[0] == 'a'",
     "attribute": "optimizer.x == 1", "lambda": "lambda: 1", "walrus": "(a := 1) == 1", "star": "[*[1]] == [1]",
