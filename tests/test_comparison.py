@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from fabricated_runs import LEVEL, STEPS, fabricate
+from fabricated_runs import LEVEL, STEPS, fabricate, make
 from mlflow.tracking import MlflowClient
 
 from resflow.errors import InvalidInputError
 from resflow.plots.comparison import plot_curves
 from resflow.workflow.cli import main
+from resflow.workflow.goal import Goal
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import load_comparison, read_histories
 
@@ -100,6 +101,91 @@ def test_parameters_may_be_called_as_what_is_computed_of_them(tmp_path):
     for figure in figures:
         figure.canvas.draw()
     assert "<th>median (parameter)</th>" in overview.best_table(comparison)
+
+
+def foreign(root, tags=None, names=("accuracy",)):
+    """A sweep of somebody else's notebook: accuracies along training, over two axes, one run without a finite value."""
+    client = MlflowClient(f"sqlite:///{root}/mlflow.db")
+    experiment = client.create_experiment("foreign", artifact_location=(root / "artifacts").as_uri())
+    parent = make(client, experiment, role="sweep", sweep="foreign", name="foreign", axes=["C", "kind"], tags=tags)
+    for place, (strength, kind) in enumerate((c, kind) for c in (0.01, 1.0, 100.0) for kind in ("a", "b")):
+        parameters = {"C": strength, "kind": kind}
+        run = make(
+            client,
+            experiment,
+            role="run",
+            sweep="foreign",
+            parent=parent,
+            status="RUNNING",
+            name=kind,
+            parameters=parameters,
+        )
+        for name in names:
+            for step in (0, 1, 2):
+                client.log_metric(
+                    run, name, float("nan") if place == 5 and step == 2 else 0.5 + place * step / 20, step=step
+                )
+        client.set_terminated(run)
+    return client, parent
+
+
+def test_best_is_the_largest_where_the_sweep_says_so(tmp_path):
+    client, parent = foreign(tmp_path, Goal("accuracy", maximize=True).tags)
+    comparison = load_comparison(client, "foreign")
+    assert comparison.goal == Goal("accuracy", maximize=True)
+    assert "The best of them has `accuracy` 0.9, the largest." in overview.summary(comparison)
+    rows = BeautifulSoup(overview.best_table(comparison), "html.parser").select("tbody tr")
+    assert [row.find_all("td")[3].get_text() for row in rows] == ["0.9", "0.8", "0.7", "0.6", "0.5", "none"]
+    drawn = [*overview.spread_figures(comparison).values(), overview.curves_figure(client, comparison)]
+    drawn.append(overview.coordinates_figure(comparison))
+    for figure in drawn:
+        figure.canvas.draw()
+        texts = [text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text"))]
+        assert "accuracy" in " ".join(texts)
+        assert not [text for text in texts if "linear" in text or "gap" in text]
+    assert "6 runs" in drawn[-2].get_suptitle()
+    lines = drawn[-1].axes[0].collections[0]
+    assert lines.get_array().tolist() == [0.9, 0.8, 0.7, 0.6, 0.5]  # the worst lie on top
+    (axes,) = drawn[0].axes
+    crosses = [dots for dots in axes.collections if dots.get_label() == "diverged: not finite"]
+    assert crosses
+    names = overview.attach_overview(client, parent)
+    assert names == ["accuracy_against_C", "accuracy_against_kind", "curves", "parallel_coordinates"]
+
+
+def test_nothing_is_called_best_of_runs_of_which_nobody_says_what_is(tmp_path):
+    client, parent = foreign(tmp_path)
+    comparison = load_comparison(client, "foreign")
+    assert comparison.goal is None
+    assert overview.towards(comparison) is comparison
+    assert "Which of them is best is not known" in overview.summary(comparison)
+    assert overview.best_table(comparison) == ""
+    assert overview.attach_overview(client, parent) == []
+
+
+def test_direction_is_asked_for_unless_the_metric_tells(tmp_path, width):
+    client, _ = foreign(tmp_path, names=("accuracy", "test_linear_predictor_gap"))
+    comparison = load_comparison(client, "foreign")
+    with pytest.raises(
+        InvalidInputError, match=r"metric='accuracy': is more of it better\? Say direction: maximize or"
+    ):
+        overview.towards(comparison, "accuracy")
+    assert overview.towards(comparison, "accuracy", "maximize").goal == Goal("accuracy", maximize=True)
+    assert overview.towards(comparison, "test_linear_predictor_gap").goal == Goal("test_linear_predictor_gap")
+    with pytest.raises(InvalidInputError, match="direction='most' must be minimize or maximize"):
+        overview.towards(comparison, "accuracy", "most")
+    with pytest.raises(InvalidInputError, match="direction='maximize' says what is better of a metric: name"):
+        overview.towards(comparison, "", "maximize")
+    assert overview.towards(width).goal == width.goal == Goal()
+
+
+def test_metric_that_a_sweep_names_and_no_run_recorded_is_said(tmp_path):
+    client, parent = foreign(tmp_path, Goal("acuracy", maximize=True).tags)
+    with pytest.raises(
+        InvalidInputError, match="metric='acuracy' was recorded by no finished run.*nearest are accuracy"
+    ):
+        overview.towards(load_comparison(client, "foreign"))
+    assert overview.attach_overview(client, parent) == []
 
 
 def test_without_a_name_the_latest_is_taken_and_a_comparing_run_is_not(client, project):

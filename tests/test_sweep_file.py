@@ -277,16 +277,16 @@ def test_ranges_reach_their_ends_and_no_further(read):
     assert large == tuple(range(9007199254740993, 9007199254741000, 2))
 
 
-def test_largest_grid_is_planned_with_conditions_in_seconds(read):
+def test_large_grid_is_planned_with_conditions_in_seconds(read):
     condition = " and ".join(["width * depth + learning_rate < 1e9"] * 24)
     sweep = read(f"""
         notebook: work.ipynb
-        axes: {{width: {{from: 1, to: 1000, step: 1}}, learning_rate: {{from: 1e-5, to: 1, count: 100}}}}
+        axes: {{width: {{from: 1, to: 200, step: 1}}, learning_rate: {{from: 1e-5, to: 1, count: 100}}}}
         when: {condition}
     """)
     began = time.process_time()
-    assert len(Planner(sweep).executions()) == 100_000
-    assert time.process_time() - began < 20  # 5 s where 10 are promised; a slower machine may take twice that
+    assert len(Planner(sweep).executions()) == 20_000
+    assert time.process_time() - began < 4  # 1.3 s where 10 are promised for five times as many points
 
 
 CONDITIONS = {

@@ -35,15 +35,16 @@ def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
         metric: What was summarised.
     """
     what = {"linear_predictor_gap": "median gap"}.get(metric, f"median {label_of(metric)}")
+    shown = _signed if metric.endswith("gap") else _unsigned
     if len(summary) == 1:
         row = summary.iloc[0]
-        return f"{what} {_signed(row['median'])}, from {_signed(row['low'])} to {_signed(row['high'])}"
+        return f"{what} {shown(row['median'])}, from {shown(row['low'])} to {shown(row['high'])}"
     best, worst = (summary.loc[place] for place in (summary["median"].idxmin(), summary["median"].idxmax()))
     if best["median"] == worst["median"]:
-        return f"{what} is {_signed(best['median'])} whatever the {label_of(axis)}"
+        return f"{what} is {shown(best['median'])} whatever the {label_of(axis)}"
     return (
-        f"{what} lowest at {label_of(axis)} {value_name(best[axis])} ({_signed(best['median'])}), "
-        f"highest at {value_name(worst[axis])} ({_signed(worst['median'])})"
+        f"{what} lowest at {label_of(axis)} {value_name(best[axis])} ({shown(best['median'])}), "
+        f"highest at {value_name(worst[axis])} ({shown(worst['median'])})"
     )
 
 
@@ -113,3 +114,8 @@ def _axes(axes: Iterable[str]) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3g}".replace("-", "−") if np.isfinite(value) else "not finite"
+
+
+def _unsigned(value: float) -> str:
+    """A value of what is no difference."""
+    return _signed(value).removeprefix("+")
