@@ -1,4 +1,4 @@
-"""A sweep of a notebook that knows nothing of resflow: autologged, compared by its own accuracy, the largest the best."""
+"""A sweep of a notebook that knows nothing of resflow: autologged, the best of its runs the most accurate."""
 
 from __future__ import annotations
 
