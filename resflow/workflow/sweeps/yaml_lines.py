@@ -220,6 +220,8 @@ def read_yaml(path: Path) -> tuple[Entry, str]:
         mark = error.problem_mark or error.context_mark
         reason = ", ".join(part for part in (error.context, error.problem) if part)
         raise _refused(path, mark.line + 1 if mark else 1, f"not YAML: {reason}") from None
+    except InvalidInputError:  # a limit
+        raise
     except (ValueError, OverflowError) as error:  # of PyYAML itself, as of "\UFFFFFFFF" or %YAML 1.99999…
         raise _refused(path, loader.line + 1, f"not YAML: {error}") from None
     if node is None:
