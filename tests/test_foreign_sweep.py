@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy i
 FIT = """import mlflow
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
-mlflow.sklearn.autolog(log_models=False, silent=True)
+mlflow.sklearn.autolog(log_models=False, log_datasets=False, log_post_training_metrics=False, silent=True)
 X, y = load_iris(return_X_y=True)
 model = LogisticRegression(C=C, max_iter=max_iter).fit(X, y)
 mlflow.log_metric("accuracy", model.score(X, y))"""
