@@ -1,21 +1,40 @@
-"""The boundary between a caller's arrays and the analysis: shapes, labels and precision are settled here, once."""
+"""The boundary between a caller's arrays and the analysis: kinds, shapes, sizes, precision are settled here, once."""
 
 from __future__ import annotations
 
+import math
+import numbers
+import reprlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from resflow.errors import InvalidInputError
 from resflow.losses.scalar import Loss
 
-__all__ = ["Array", "analyse", "check_labels", "check_point", "is_traced"]
+__all__ = [
+    "LARGEST",
+    "SMALLEST",
+    "Array",
+    "analyse",
+    "as_array",
+    "as_number",
+    "check_labels",
+    "check_point",
+    "check_samples",
+    "check_size",
+    "is_traced",
+]
 
 Array: TypeAlias = np.ndarray | jax.Array
 """What an array argument may be: a NumPy array, a JAX array, or a tracer of one."""
+
+SMALLEST, LARGEST = 1e-60, 1e60
+"""Between these a size may lie, if it is not 0: products of a few such numbers neither overflow nor underflow."""
 
 
 def is_traced(*arrays: Any) -> bool:
@@ -33,16 +52,93 @@ def analyse(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
     if any(isinstance(array, jax.Array) for array in arrays):
         return function(*(jnp.asarray(array) for array in arrays), **options)
     with jax.enable_x64(True):
-        result = function(*(jnp.asarray(array, dtype=jnp.float64) for array in arrays), **options)
+        result = function(*(jnp.asarray(as_array("array", array), dtype=jnp.float64) for array in arrays), **options)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[()] if isinstance(leaf, jax.Array) else leaf, result)
+
+
+def as_array(name: str, values: Any, axes: int | None = None, *, finite: bool = False) -> Array:
+    """Values as an array of real numbers: a JAX array as it is, anything else as a NumPy array of a real dtype.
+
+    Lists, data frames, tensors and whatever else NumPy can read may be given, as long as every entry is a real number.
+    A NumPy array of at most float64, a memory-mapped one too, is passed on without a copy.
+
+    Args:
+        name: What to call them in the message.
+        values: What a caller gave.
+        axes: How many axes there must be; None for any number.
+        finite: Whether every number must be finite; tracers pass unseen.
+
+    Raises:
+        InvalidInputError: If they are no array of real numbers, naming the first entry that is none, have another
+            number of axes, or are not finite.
+    """
+    array = values if isinstance(values, jax.Array) else _real_numbers(name, values)
+    if isinstance(array, jax.Array) and not jnp.issubdtype(array.dtype, jnp.number) and array.dtype != bool:
+        raise InvalidInputError(f"{name} has the dtype {array.dtype}, but must hold real numbers")
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise InvalidInputError(
+            f"{name} has complex numbers ({array.dtype}), but must hold real ones: take their parts"
+        )
+    if axes is not None and array.ndim != axes:
+        raise InvalidInputError(f"{name} has shape {array.shape}, but must have {axes} axes")
+    if finite and not is_traced(array):
+        _check_finite(name, array)
+    return array
+
+
+def as_number(
+    name: str, value: Any, allowed: str, holds: Callable[[float], bool] = math.isfinite, *, whole: bool = False
+) -> Any:
+    """Value as a float, or as an int if it must be whole; a tracer as it is.
+
+    Args:
+        name: What to call it in the message.
+        value: What a caller gave: a Python number, or an array of one without axes.
+        allowed: What it must be, as the end of the message, e.g. "must be at least 0".
+        holds: Whether a number is allowed.
+        whole: Whether it must be a whole number.
+
+    Raises:
+        InvalidInputError: If it is not one real number (a text and a truth value are none), or is not allowed.
+    """
+    if is_traced(value):
+        return value
+    number = value
+    if isinstance(value, np.ndarray | jax.Array) and value.ndim == 0:
+        number = np.asarray(value)[()]
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool | np.bool_)
+    if real:
+        try:
+            as_float = float(number)
+        except OverflowError:  # an int of more than 308 digits
+            as_float = math.inf
+        if holds(as_float) and not (whole and as_float != math.floor(as_float)):
+            return int(number) if whole else as_float
+    shown = reprlib.repr(value) if not real or isinstance(value, int) else f"{as_float}"
+    raise InvalidInputError(f"{name}={shown} {allowed}".replace("\n", " "))
+
+
+def check_size(name: str, largest: float, what: str = "its largest value is") -> None:
+    """Check that the largest modulus of some numbers is 0, or one that can be computed with.
+
+    Raises:
+        InvalidInputError: If it is not between `SMALLEST` and `LARGEST`.
+    """
+    if largest != 0.0 and not SMALLEST <= largest <= LARGEST:
+        raise InvalidInputError(
+            f"{name} is of a size that float64 cannot square and divide by ({what} {largest:.3g}): rescale it to lie "
+            f"between {SMALLEST:g} and {LARGEST:g}"
+        )
 
 
 def check_labels(y: Any, loss: Loss) -> None:
     """Check that the labels suit the loss; traced labels pass unseen.
 
     Raises:
-        InvalidInputError: If a label is not finite, or is not −1 or +1 under a loss for binary labels.
+        InvalidInputError: If they are no real numbers in one row, one is not finite, all are too large or too small,
+            or one is not −1 or +1 under a loss for binary labels.
     """
+    y = as_array("y", y)
     if is_traced(y):
         return
     y = np.asarray(y)
@@ -57,18 +153,36 @@ def check_labels(y: Any, loss: Loss) -> None:
             f"y has the labels {{{shown}}}, but the {loss.name} loss takes −1 and +1 only: "
             "code two classes as −1 and +1, or choose the squared loss"
         )
+    if not loss.binary_labels:
+        check_size("y", _largest(y))
+
+
+def check_samples(X: Any, name: str = "X") -> Array:
+    """Samples as an array of two axes with finite numbers of a size that can be computed with; tracers pass unseen.
+
+    Raises:
+        InvalidInputError: If they are not that, or there is no sample or no feature.
+    """
+    X = as_array(name, X, 2, finite=True)
+    if 0 in X.shape:
+        raise InvalidInputError(f"{name} has shape {X.shape}, but there must be at least one sample and one feature")
+    if not is_traced(X):
+        check_size(name, _largest(X))
+    return X
 
 
 def check_point(w: Any, V: Any, features: Any, X: Any, y: Any, loss: Loss) -> None:
     """Check that the arrays of one point of a residual unit fit together.
 
+    The point itself (w, V and the features) may be infinite or not a number, as that of a diverged run is: what is
+    computed from it then says so. The data may not.
+
     Raises:
-        InvalidInputError: If shapes disagree, naming both, or if labels do not suit the loss.
+        InvalidInputError: If an array holds no real numbers, shapes disagree, naming both, the samples are not finite,
+            or labels do not suit the loss.
     """
-    shapes = {name: np.shape(array) for name, array in (("w", w), ("V", V), ("features", features), ("X", X), ("y", y))}
-    for name, rank in (("w", 1), ("V", 2), ("features", 2), ("X", 2), ("y", 1)):
-        if len(shapes[name]) != rank:
-            raise InvalidInputError(f"{name} has shape {shapes[name]}, but must have {rank} axes")
+    ranks = (("w", w, 1), ("V", V, 2), ("features", features, 2), ("X", X, 2), ("y", y, 1))
+    shapes = {name: as_array(name, values, axes).shape for name, values, axes in ranks}
     (n, d), k = shapes["X"], shapes["features"][1]
     if n == 0:
         raise InvalidInputError(f"X has shape {(n, d)}, but there must be at least one sample")
@@ -78,4 +192,84 @@ def check_point(w: Any, V: Any, features: Any, X: Any, y: Any, loss: Loss) -> No
             raise InvalidInputError(
                 f"{name} has shape {shapes[name]}, but must be {shape} to fit X {(n, d)} and features {(n, k)}"
             )
+    check_samples(X)
     check_labels(y, loss)
+
+
+def _real_numbers(name: str, values: Any) -> np.ndarray:
+    """A NumPy array of dtype bool, integer, or float of at most 64 bits."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise InvalidInputError(
+            f"{name} is a masked array, whose hidden entries would count: pass {name}.filled(...), or drop those rows"
+        )
+    if sparse.issparse(values):
+        raise InvalidInputError(f"{name} is a sparse matrix of shape {values.shape}: pass {name}.toarray()")
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on another device or with gradients
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InvalidInputError(
+            f"{name} is a {type(values).__name__} that does not read as an array of real numbers: {reason}"
+        ) from error
+    kind = array.dtype.kind
+    if kind in "biu" or (kind == "f" and array.dtype.itemsize <= 8):
+        return array
+    if kind == "c":
+        raise InvalidInputError(
+            f"{name} has complex numbers ({array.dtype}), but must hold real ones: take their parts"
+        )
+    if kind == "f" or jnp.issubdtype(array.dtype, jnp.floating):
+        return _as_float64(name, array)
+    if kind == "O":
+        _check_entries(name, values, array)
+        return _as_float64(name, array)
+    first = f" such as {reprlib.repr(array.ravel()[:1].tolist()[0])}" if array.size else ""
+    raise InvalidInputError(f"{name} has entries{first} of dtype {array.dtype}, but must hold real numbers")
+
+
+def _check_entries(name: str, values: Any, array: np.ndarray) -> None:
+    for place, entry in np.ndenumerate(array):
+        if not isinstance(entry, numbers.Real):
+            where = f" at {list(place)}" if place else ""
+            if array.ndim == 2 and hasattr(values, "columns"):
+                where = f" in row {place[0]}, column {str(values.columns[place[1]])!r}"
+            raise InvalidInputError(
+                f"{name} has {_shown(entry)}{where}, but must hold real numbers: code text as numbers, fill in what is "
+                "missing, or drop that row or column"
+            )
+
+
+def _as_float64(name: str, array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        try:
+            plain = array.astype(np.float64)
+        except OverflowError as error:
+            raise InvalidInputError(f"{name} has a number beyond 1.8e308, the largest of float64") from error
+    if array.dtype.kind != "O" and (np.isinf(plain) & np.isfinite(array)).any():
+        raise InvalidInputError(f"{name} has a number beyond 1.8e308, the largest of float64")
+    return plain
+
+
+def _check_finite(name: str, array: Array) -> None:
+    if not math.isfinite(_largest(array)):
+        place = np.argwhere(~np.isfinite(np.asarray(array)))[0]
+        where = f"column {place[1]}, row {place[0]}" if array.ndim == 2 else f"place {list(map(int, place))}"
+        raise InvalidInputError(
+            f"{name} has a value that is not finite, the first in {where} (counted from 0): fill it in or drop that row"
+        )
+
+
+def _largest(array: Array) -> float:
+    if array.size == 0:
+        return 0.0
+    if array.dtype == bool:
+        return float(array.any())
+    # not of the moduli: no array of its size is made, and the least integer has none
+    with np.errstate(invalid="ignore"):
+        return max(abs(float(array.max())), abs(float(array.min())))
+
+
+def _shown(entry: Any) -> str:
+    return (
+        "a missing value" if entry is None or str(entry) in ("<NA>", "NaT") else reprlib.repr(entry).replace("\n", " ")
+    )

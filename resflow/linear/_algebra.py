@@ -11,7 +11,9 @@ from scipy.linalg import cho_solve, lapack, solve_triangular
 
 _CHUNK_VALUES = 1 << 19
 _KEEP_VALUES = 1 << 25
+_MOST_MULTIPLIERS = 100
 _EPS = float(np.finfo(np.float64).eps)
+WELL_CONDITIONED = 1e-11
 
 
 class Rows:
@@ -45,8 +47,8 @@ class Rows:
             yield rows, block if self._factor is None else block @ self._factor
 
     def times(self, z: np.ndarray) -> np.ndarray:
-        """The products of all rows with z, shape (n,)."""
-        products = np.empty(self.n)
+        """The products of all rows with z, of shape (r,) or (r, c): shape (n,) or (n, c)."""
+        products = np.empty((self.n, *z.shape[1:]))
         for rows, block in self.blocks():
             np.matmul(block, z, out=products[rows])
         return products
@@ -102,33 +104,59 @@ class Coordinates(NamedTuple):
     left: np.ndarray
 
 
-def row_space(R: np.ndarray, n: int) -> tuple[Coordinates, Coordinates]:
-    """The row space of X from its triangular factor R: in an orthonormal basis, and in one that knows no units.
+class RowSpace(NamedTuple):
+    """The row space of X, and what rounding leaves open about it.
 
-    The second has the singular values of X with its columns scaled to length 1, which decide the rank: the unit of a
-    feature has no say in it. In the first, lengths are those of w, but a column 1e16 times shorter than another drowns.
+    Attributes:
+        basis: Orthonormal, shape (d, r). A column of X that no other depends on keeps its own unit vector.
+        orthonormal: Coordinates in an orthonormal basis. In them lengths are those of w, but a column 1e16 times
+            shorter than another drowns.
+        unitless: Coordinates that know no units: their singular values are those of X with its columns scaled to
+            length 1, which decide the rank. w = unitless.basis z is the least of all w with the same predictions.
+        cut: Directions that X determines within the rounding of its own entries only, shape (d, c).
+    """
+
+    basis: np.ndarray
+    orthonormal: Coordinates
+    unitless: Coordinates
+    cut: np.ndarray
+
+
+def row_space(R: np.ndarray, n: int) -> RowSpace:
+    """The row space of X, of n rows, from its triangular factor R.
+
+    A direction counts as undetermined where X, its columns scaled to length 1, maps it to no more than a few units of
+    rounding: what columns that depend on each other leave of it, after each entry was rounded and each chunk of rows
+    merged into R. Neither the unit of a feature nor the number of samples has a say in it.
     """
     d = R.shape[1]
     norms = np.linalg.norm(R, axis=0)
     live = np.flatnonzero(norms)
     if live.size == 0:
         nothing = Coordinates(np.zeros((d, 0)), np.zeros(0), np.zeros((R.shape[0], 0)))
-        return nothing, nothing
+        return RowSpace(np.zeros((d, 0)), nothing, nothing, np.zeros((d, 0)))
     left, scaled, Vt = np.linalg.svd(R[:, live] / norms[live], full_matrices=True)
-    rank = int(np.count_nonzero(scaled > scaled[0] * max(n, d) * _EPS))
-    orthonormal, unitless = np.zeros((d, rank)), np.zeros((d, rank))
+    merges = n * (d + 1) / _CHUNK_VALUES
+    rank = int(np.count_nonzero(scaled > scaled[0] * 16.0 * _EPS * math.sqrt(d + merges)))
+    basis, unitless, cut = np.zeros((d, rank)), np.zeros((d, rank)), np.zeros((d, live.size - rank))
     unitless[live] = Vt[:rank].T / norms[live, None]
     if rank == live.size:
-        orthonormal[live] = np.eye(rank)
+        basis[live] = np.eye(rank)
     else:
-        kernel = Vt[rank:].T / norms[live, None]
+        kernel = Vt[rank:].T
+        cut[live] = kernel / norms[live, None]
+        cut /= np.linalg.norm(cut, axis=0)
+        # Rounding in the entries of columns that take no part would be most of the kernel if these are short.
+        kernel = np.where(np.abs(kernel) > 64.0 * _EPS * math.sqrt(d), kernel, 0.0) / norms[live, None]
         complete, _ = np.linalg.qr(kernel / np.linalg.norm(kernel, axis=0), mode="complete")
-        orthonormal[live] = complete[:, live.size - rank :]
-        unitless = orthonormal @ (orthonormal.T @ unitless)  # nothing in the kernel: least norm
-    own_left, singular_values, Wt = np.linalg.svd(R @ orthonormal, full_matrices=False)
-    return (
-        Coordinates(orthonormal @ Wt.T, singular_values, own_left),
+        basis[live] = complete[:, live.size - rank :]
+        unitless = basis @ (basis.T @ unitless)  # nothing in the kernel: least norm
+    own_left, singular_values, Wt = np.linalg.svd(R @ basis, full_matrices=False)
+    return RowSpace(
+        basis,
+        Coordinates(basis @ Wt.T, singular_values, own_left),
         Coordinates(unitless, scaled[:rank], left[:, :rank]),
+        cut,
     )
 
 
@@ -171,6 +199,8 @@ def cholesky_solver(H: np.ndarray) -> Solver:
             L, failed = lapack.dpotrf(A, lower=1, clean=0, overwrite_a=1)
             if not failed and np.isfinite(np.diag(L)).all():
                 break
+            if lift > live.size:  # then any finite H has a factor
+                return lambda x: np.full_like(x, np.nan), lambda x: math.nan, False
             lift = max(100.0 * lift, 8.0 * live.size * _EPS)
 
         def quadratic(x: np.ndarray) -> float:
@@ -192,11 +222,40 @@ def diagonal_solver(diagonal: np.ndarray) -> Solver:
     return solver
 
 
+def triangular_solver(R: np.ndarray, ridge: float) -> Solver:
+    """Solver of RᵀR + ridge + μ, by QR of R on top of a multiple of the identity, its columns scaled to length 1.
+
+    So columns of very different size do no harm, and the condition number of R is not squared.
+    """
+    sizes = np.linalg.norm(R, axis=0)
+
+    def solver(multiplier: float):
+        root = math.sqrt(ridge + multiplier)
+        scale = np.hypot(sizes, root)
+        scale[scale == 0.0] = 1.0
+        T = np.asarray(np.linalg.qr(np.vstack([R / scale, np.diag(root / scale)]), mode="r"))
+        exact = reciprocal_condition(T.T @ T) > 0.01 * WELL_CONDITIONED
+        if not exact:
+            T = np.asarray(np.linalg.qr(np.vstack([T, np.eye(len(sizes)) * len(sizes) * _EPS]), mode="r"))
+
+        def half(x: np.ndarray) -> np.ndarray:
+            return solve_triangular(T, x / scale, trans="T", check_finite=False)
+
+        def quadratic(x: np.ndarray) -> float:
+            return float(np.sum(half(x) ** 2))
+
+        return lambda x: solve_triangular(T, half(x), check_finite=False) / scale, quadratic, exact
+
+    return solver
+
+
 def ball_step(solver: Solver, g: np.ndarray, z: np.ndarray, radius: float, *, start: float = 0.0) -> BallStep:
     """Minimise g·s + ½ s·Hs over |z + s| ≤ radius, |z| ≤ radius, H positive definite.
 
     |z + s(μ)| = radius is solved for μ by Newton's method on 1/radius − 1/|z + s(μ)|, which converges from the left
-    without a safeguard, since that function is convex there (Hebden 1973; Moré and Sorensen 1983).
+    without a safeguard, since that function is convex there (Hebden 1973; Moré and Sorensen 1983). What rounding does
+    to it where the sizes of coordinates differ by many orders of magnitude is kept between two bounds, the steps being
+    halvings of log μ at worst.
 
     Args:
         solver: Of H + μ.
@@ -205,23 +264,29 @@ def ball_step(solver: Solver, g: np.ndarray, z: np.ndarray, radius: float, *, st
         radius: Of the ball around 0; np.inf for none.
         start: A guess of the multiplier, e.g. that of the step before.
     """
-    multiplier, low = start, 0.0
-    for _ in range(60):
+    multiplier, low, high = start, 0.0, math.inf
+    for _ in range(_MOST_MULTIPLIERS):
         solve, quadratic, exact = solver(multiplier)
         residual = g + multiplier * z
         step = solve(-residual)
         point = z + step
         length = float(np.linalg.norm(point))
         excess = length - radius
-        if (excess <= 0.0 and multiplier == 0.0) or abs(excess) <= 4.0 * _EPS * radius:
+        if (excess <= 0.0 and multiplier == 0.0) or abs(excess) <= 4.0 * _EPS * radius or not math.isfinite(length):
             break
         if excess > 0.0:
             low = max(low, multiplier)
+        else:
+            high = min(high, multiplier)
         # a guess from the right may be thrown below 0, or below a multiplier known to be too small
-        newton = max(multiplier + length**2 / quadratic(point) * excess / radius, low)
-        if abs(newton - multiplier) <= 4.0 * _EPS * multiplier:
+        newton = max(multiplier + excess / radius / quadratic(point / length), low)
+        if newton >= high:
+            newton = math.sqrt(low) * math.sqrt(high) if low > 0.0 else 1e-3 * high
+        if not math.isfinite(newton) or abs(newton - multiplier) <= 4.0 * _EPS * multiplier:
             break
         multiplier = newton
+    if not math.isfinite(length):
+        return BallStep(np.zeros_like(z), multiplier, math.inf, 0.0, False)
     # On the sphere g is nearly parallel to z, and z nearly orthogonal to s: g·s would cancel, so it is pieced together
     # from g + μz, which is small where s is, and from z·s = ½(|z + s|² − |z|² − |s|²).
     energy = max(0.0, -float(residual @ step))

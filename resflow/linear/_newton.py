@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resflow.linear._algebra import BallStep, Rows, Solver, add_gram, ball_step, cholesky_solver
-from resflow.losses.scalar import Logistic, Loss
+from resflow.linear._algebra import BallStep, Rows, Solver, add_gram, ball_step, cholesky_solver, reciprocal_condition
+from resflow.losses.scalar import Logistic, Loss, PseudoHuber
 
 TOLERANCE = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
@@ -56,6 +56,8 @@ class Iterate(NamedTuple):
         multiplier: μ ≥ 0 that makes the KKT residual least, 0 in the ball's interior.
         residual: |∇(mean loss) + ridge z + μ z|.
         suboptimality: By how much the objective can still fall within the ball, as in `LinearFit`.
+        sound: Whether that is more than a guess: the second-order model it is taken from holds as far as the minimum,
+            and its matrix is regular beyond rounding.
         solver: Of the Hessian with ridge, here or at a point not far away.
         iterations: Newton steps taken so far.
     """
@@ -65,6 +67,7 @@ class Iterate(NamedTuple):
     multiplier: float
     residual: float
     suboptimality: float
+    sound: bool
     solver: Solver
     iterations: int
 
@@ -113,21 +116,22 @@ def newton(
     here, ridge = first, problem.ridge
     solver = _solver(first, ridge)
     best: Iterate | None = None
-    guess, stalled, previous_residual = 0.0, 0, 0.0
+    guess, stalled, previous_residual, hessian = 0.0, 0, 0.0, first.hessian
     for iteration in range(max_iterations + 1):
         if here.hessian is not None:
-            solver = _solver(here, ridge)
+            solver, hessian = _solver(here, ridge), here.hessian
         total = here.gradient + ridge * z
         model = ball_step(solver, total, z, problem.radius, start=guess)
         iterate = describe(problem, z, here, total, model, solver, iteration)
         if here.hessian is None and iterate.residual > 0.1 * previous_residual and not solved(problem, iterate):
             here = evaluate(problem, z, hessian=True)  # the old Hessian has served its time
-            solver = _solver(here, ridge)
+            solver, hessian = _solver(here, ridge), here.hessian
             model = ball_step(solver, total, z, problem.radius, start=guess)
             iterate = describe(problem, z, here, total, model, solver, iteration)
         guess = model.multiplier
 
         change = problem.rows.times(model.step)
+        iterate = iterate._replace(sound=iterate.sound or follows(problem.loss, change))
         if watch is not None:
             unbounded = model.exact and model.multiplier == 0.0 and ridge == 0.0
             watch(Newton(iterate, model.step, change, here.predictions, here.hessian if unbounded else None))
@@ -146,7 +150,8 @@ def newton(
         previous_residual = iterate.residual
         here = evaluate(problem, z, hessian=not (contracted and t == 1.0))
     assert best is not None
-    return best._replace(iterations=iteration)
+    assert hessian is not None
+    return best._replace(iterations=iteration, sound=best.sound and _regular(hessian, ridge + guess))
 
 
 def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
@@ -200,20 +205,50 @@ def describe(
     multiplier = 0.0
     if length > 0.0 and length >= radius * (1.0 - 8.0 * _EPS):
         multiplier = max(-float(total @ (z / length)) / length, 0.0)
-    suboptimality = model.decrease if model.exact else np.inf
+    suboptimality, proven = model.decrease if model.exact else math.inf, False
     if math.isfinite(radius):
         # F(z) − F(u) ≤ <∇F(z), z − u> ≤ <∇F(z), z> + radius |∇F(z)| for every u in the ball, and what rounding may hide
         steepest = radius * float(np.linalg.norm(total))
-        suboptimality = min(suboptimality, max(float(total @ z) + steepest, 0.0) + 16.0 * _EPS * steepest)
+        bound = max(float(total @ z) + steepest, 0.0) + 16.0 * _EPS * steepest
+        proven, suboptimality = bound <= suboptimality, min(suboptimality, bound)
     return Iterate(
         z=z,
         objective=here.objective,
         multiplier=multiplier,
         residual=float(np.linalg.norm(total + multiplier * z)),
         suboptimality=suboptimality,
+        sound=proven or model_holds(problem, model.decrease, here.curvatures),
         solver=solver,
         iterations=iterations,
     )
+
+
+def model_holds(problem: Problem, decrease: float, curvatures: np.ndarray) -> bool:
+    """Whether the second-order model's decrease bounds what the objective can still fall by, up to a factor of 2.
+
+    For a loss with |ℓ'''| ≤ c ℓ'' it does if c max_i |uᵀx_i| ≤ ½ for all u with ½ uᵀHu ≤ decrease, H being at least
+    mean ℓ''_i x_i x_iᵀ: then |uᵀx_i|² ≤ 2 decrease n / ℓ''_i (Bach 2010). Of other losses nothing is known.
+    """
+    c, least = _relative_change(problem.loss), float(np.min(curvatures, initial=math.inf))
+    return c == 0.0 or (least > 0.0 and c * math.sqrt(2.0 * decrease / least * problem.rows.n) <= 0.5)
+
+
+def follows(loss: Loss, change: np.ndarray) -> bool:
+    """Whether the curvatures hardly change along a step that changes the predictions by that."""
+    return _relative_change(loss) * float(np.max(np.abs(change), initial=0.0)) <= 0.5
+
+
+def _relative_change(loss: Loss) -> float:
+    """The largest |ℓ'''| / ℓ''; 0 for losses of which it is not known, which are taken at their word."""
+    if type(loss) is Logistic:
+        return 1.0
+    return 1.5 / loss.delta if type(loss) is PseudoHuber else 0.0
+
+
+def _regular(H: np.ndarray, shift: float) -> bool:
+    shifted = np.array(H)
+    shifted[np.diag_indices_from(shifted)] += shift
+    return reciprocal_condition(shifted) > 8.0 * len(H) * _EPS
 
 
 def into_ball(z: np.ndarray, radius: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 
 from resflow.linear._algebra import cholesky_solver
-from resflow.linear._newton import Evaluation, Iterate, Problem, evaluate, solved
+from resflow.linear._newton import Evaluation, Iterate, Problem, evaluate, model_holds, solved
 
 _PAIRS = 10
 _MOST = 30
@@ -53,7 +53,8 @@ def quasi_newton(
         # H is at least the least ℓ'' times XᵀX/n, so ½ gᵀH⁻¹g at most what that gives.
         least = float(np.min(here.curvatures))
         suboptimality = 0.5 * quadratic(here.gradient) / least if least > 0.0 else np.inf
-        iterate = Iterate(z, here.objective, 0.0, residuals[-1], suboptimality, metric, iteration)
+        sound = model_holds(problem, suboptimality, here.curvatures)
+        iterate = Iterate(z, here.objective, 0.0, residuals[-1], suboptimality, sound, metric, iteration)
         if solved(problem, iterate):
             return iterate, here
     return None

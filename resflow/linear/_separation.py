@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
 from resflow.errors import InvalidInputError
-from resflow.linear._algebra import Rows, reciprocal_condition, row_space, triangular_factor
+from resflow.linear._algebra import WELL_CONDITIONED, Rows, reciprocal_condition
+from resflow.linear._exact import Direction, beside, off_plane
 from resflow.linear._newton import Newton, Problem
 
-WELL_CONDITIONED = 1e-11
-_CLEARLY = 1e-6
 _UNDECIDED_AFTER = 16
-_EPS = float(np.finfo(np.float64).eps)
+_ON_PLANE = 1e-6
+_FEW_SAMPLES = 1 << 24
 
 
 class Separation:
     """Decides, along the Newton iteration of a logistic fit, whether the data is linearly separable, with proof.
 
-    Separable: a z with y_i zᵀx_i > 0 for all x_i ≠ 0.
+    Separable: a z with y_i zᵀx_i ≥ 0 for all samples and > 0 for one, its signs computed exactly, in rational numbers.
     Not separable: the exact Newton step s at z with max |sᵀx_i| < 1. For then, with σ_i = 1/(1 + exp(y_i zᵀx_i)),
     β_i = σ_i (1 − (1 − σ_i) y_i sᵀx_i) > 0 and Σ β_i y_i x_i = 0, which is Newton's equation; by Stiemke's lemma no u
     has y_i uᵀx_i ≥ 0 for all i, one of them positive. Half of 1 is asked for, and a Hessian that is safely regular.
     Samples that every separating plane must touch escape both, for their margins stay bounded while those of the others
-    grow by 1 a step. After 16 steps the two kinds are told apart by that: if a direction orthogonal to all of the first
-    kind has all of the second on its right side, the data is separable. What is left goes to a linear programme, which
-    takes seconds for n = 10⁴ and minutes for 10⁵.
+    grow by 1 a step. After 16 steps the two kinds are told apart by that. What is left goes to a linear programme,
+    which takes seconds for n = 10⁴ and minutes for 10⁵. Either gives a direction and the samples that are to lie on its
+    plane, to which it is then made orthogonal exactly; if its signs are not right even so, nothing is known.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, X: np.ndarray) -> None:
+        self.problem, self.X = problem, X
         self.verdict: bool | None = None
         self.separated: int | None = None
         self.needed = problem.ridge == 0.0 and not math.isfinite(problem.radius)
+        self._one_class = bool((problem.y == problem.y[0]).all())
+
+    @property
+    def found(self) -> bool | None:
+        """The verdict as `LinearFit.separable` has it: one class alone is not called separable."""
+        return None if self.verdict and self._one_class else self.verdict
 
     def __call__(self, seen: Newton) -> None:
         if self.verdict is None:
             self._look(seen)
             if self.verdict is None and self.needed and seen.iterate.iterations == _UNDECIDED_AFTER:
-                self.separated = _growing(self.problem, seen)
-                self.verdict = True if self.separated else None
+                self._try(seen.step, np.abs(seen.change) <= 0.5)
                 self.settle()
         self._refuse()
 
@@ -57,72 +63,114 @@ class Separation:
             self.verdict = False
 
     def settle(self) -> None:
-        """Have a verdict, if one is needed, by linear programming."""
+        """Have a verdict, if one is needed and can be had, by linear programming."""
         if self.verdict is None and self.needed:
-            off_plane, nonzero = _most_off_plane(self.problem)
-            if off_plane is not None:
-                self.verdict = off_plane > 0
-                self.separated = off_plane if off_plane < nonzero else None
+            programme = _Programme(self.problem)
+            if programme.direction is not None:
+                self._try(programme.direction, programme.on_plane)
+            if self.verdict is None and programme.excluded():
+                self.verdict = False
+            self.needed = self.verdict is not None  # it would say the same again
         self._refuse()
 
     def _look(self, seen: Newton) -> None:
         margins = self.problem.y * seen.predictions
         if (margins > 0).any() and not (margins < 0).any():
-            lengths = _lengths(self.problem.rows)
-            rounding = 8.0 * self.problem.rows.width * _EPS * lengths * np.linalg.norm(seen.iterate.z)
-            if (margins > rounding)[lengths > 0].all():
-                self.verdict = True
-                return
+            self._judge(self._weights(seen.iterate.z))
         H = seen.hessian
-        if H is not None and np.abs(seen.change).max() <= 0.5 and reciprocal_condition(H) >= WELL_CONDITIONED:
+        if self.verdict is not None or H is None or np.abs(seen.change).max() > 0.5:
+            return
+        if reciprocal_condition(H) >= WELL_CONDITIONED:
             self.verdict = False
 
+    def _try(self, z: np.ndarray, on_plane: np.ndarray) -> None:
+        """Judge a direction, in the coordinates of the problem, that is to have some samples on its plane."""
+        if on_plane.all():
+            return
+        direction = self._weights(z)
+        if on_plane.any():
+            self._judge(beside(self._of(on_plane), direction))
+        if self.verdict is None:
+            self._judge(direction)
+
+    def _judge(self, direction: Direction | None) -> None:
+        count = None if direction is None else off_plane(self._signed(), direction)
+        if count is not None:
+            self.verdict, self.separated = True, count
+
+    def _weights(self, z: np.ndarray) -> np.ndarray:
+        return z if self.problem.rows.basis is None else self.problem.rows.basis @ z
+
+    def _signed(self) -> Iterator[np.ndarray]:
+        for part, block in Rows(self.X).blocks():
+            yield block * self.problem.y[part, None]
+
+    def _of(self, mask: np.ndarray) -> np.ndarray:
+        return np.concatenate([block[mask[part]] for part, block in Rows(self.X).blocks()])
+
     def _refuse(self) -> None:
-        if self.verdict and self.needed:
-            n, d = self.problem.rows.n, self.problem.rows.d
-            how = "" if self.separated is None else f" up to samples on the plane itself ({self.separated} are off it)"
+        if not (self.verdict and self.needed):
+            return
+        n, d = self.X.shape
+        remedy = "max_norm=..., a bound on the norm of w, or ridge=..., the coefficient of half its square"
+        if self._one_class:
             raise InvalidInputError(
-                f"the data (n={n}, d={d}) is linearly separable{how}, so the logistic objective has no minimiser: pass "
-                "max_norm=..., a bound on the norm of w, or ridge=..., the coefficient of half its square"
+                f"y has one class alone: all {n} labels are {self.problem.y[0]:+g}, and some w puts every sample on "
+                f"that side, so the logistic objective has no minimiser: pass samples of both classes, or {remedy}"
             )
+        nonzero = sum(int(np.count_nonzero(block.any(axis=1))) for _, block in Rows(self.X).blocks())
+        all_off = self.separated == nonzero
+        how = "" if all_off else f" up to samples on the plane itself ({self.separated} are off it)"
+        raise InvalidInputError(
+            f"the data (n={n}, d={d}) is linearly separable{how}, so the logistic objective has no minimiser: pass "
+            f"{remedy}"
+        )
 
 
-def _growing(problem: Problem, seen: Newton) -> int | None:
-    """How many margins grow without end along a direction that leaves all others as they are, or None if none does.
+class _Programme:
+    """max Σ t_i over 0 ≤ t_i ≤ min(1, y_i zᵀx_i), z free: how many samples a hyperplane can have strictly beside it.
 
-    The direction is the step, made orthogonal to the samples whose predictions it changes by less than ½.
+    Scaling z makes every positive margin at least 1, so the maximum is a number of samples. The solver allows
+    violations of 1e-7: what it finds is a direction to be judged, or weights to be made exact, and no proof.
+
+    Attributes:
+        direction: z in the problem's coordinates; None if all t_i = 0, or the solver does not say.
+        on_plane: The samples that are to lie on its plane, shape (n,).
     """
-    still = np.abs(seen.change) <= 0.5
-    if still.all() or not still.any():
-        return None
-    rows, y = problem.rows, problem.y
-    basis = row_space(triangular_factor(rows, y, keep=still)[:, :-1], rows.n)[0].basis
-    direction = seen.step - basis @ (basis.T @ seen.step)
-    margins, size = y * rows.times(direction), float(np.linalg.norm(direction))
-    lengths = _lengths(rows)
-    away = (margins > _CLEARLY * size * lengths)[~still].all()
-    along = (np.abs(margins) <= 8.0 * rows.width * _EPS * rows.n * size * lengths)[still].all()
-    return int(np.count_nonzero(~still)) if size > 0 and away and along else None
 
+    direction: np.ndarray | None
 
-def _lengths(rows: Rows) -> np.ndarray:
-    return np.concatenate([np.sqrt(np.einsum("ij,ij->i", block, block)) for _, block in rows.blocks()])
+    def __init__(self, problem: Problem) -> None:
+        A = np.concatenate([block for _, block in problem.rows.blocks()]) * problem.y[:, None]
+        self.direction, self.on_plane = None, np.ones(len(A), dtype=bool)
+        lengths = np.linalg.norm(A, axis=1)
+        used = np.flatnonzero(lengths > 0)
+        A = A[used] / lengths[used, None]
+        sizes = np.linalg.norm(A, axis=0)
+        sizes = np.where(sizes > 0, sizes, 1.0)
+        self._A = A = A / sizes
+        n, d = A.shape
+        constraints = sparse.hstack([sparse.csr_array(-A), sparse.eye_array(n)], "csr")
+        bounds = np.vstack([np.tile([-np.inf, np.inf], (d, 1)), np.tile([0.0, 1.0], (n, 1))])
+        costs = np.concatenate([np.zeros(d), -np.ones(n)])
+        outcome = linprog(costs, A_ub=constraints, b_ub=np.zeros(n), bounds=bounds, method="highs")
+        self._weights = -outcome.ineqlin.marginals if outcome.status == 0 else None
+        if outcome.status == 0 and round(-outcome.fun) > 0:
+            z = outcome.x[:d]
+            margins = A @ z
+            self.direction = z / sizes
+            self.on_plane[used] = margins <= _ON_PLANE * np.max(np.abs(margins))
 
+    def excluded(self) -> bool:
+        """Whether the dual weights, all at least 1, show that no plane separates: Σ β_i y_i x_i = 0 with all β_i > 0.
 
-def _most_off_plane(problem: Problem) -> tuple[int | None, int]:
-    """How many samples a hyperplane with none on its wrong side can have off it, and how many are not 0.
-
-    It is max Σ t_i over 0 ≤ t_i ≤ min(1, y_i zᵀx_i), z free: scaling z makes every positive margin at least 1, so the
-    maximum is a number of samples, which leaves a wide berth for the solver's tolerances. Rows and columns are scaled
-    to length 1. None if the solver does not say.
-    """
-    X = np.concatenate([block for _, block in problem.rows.blocks()]) * problem.y[:, None]
-    lengths = np.linalg.norm(X, axis=1)
-    X = X[lengths > 0] / lengths[lengths > 0, None]
-    n, d = X.shape
-    sizes = np.linalg.norm(X, axis=0)
-    constraints = sparse.hstack([sparse.csr_array(-X / np.where(sizes > 0, sizes, 1.0)), sparse.eye_array(n)], "csr")
-    bounds = np.vstack([np.tile([-np.inf, np.inf], (d, 1)), np.tile([0.0, 1.0], (n, 1))])
-    costs = np.concatenate([np.zeros(d), -np.ones(n)])
-    outcome = linprog(costs, A_ub=constraints, b_ub=np.zeros(n), bounds=bounds, method="highs")
-    return (round(-outcome.fun) if outcome.status == 0 else None), n
+        Rounded, the sum is not 0. What makes it so is the combination of the rows that lies in their own span.
+        """
+        beta, A = self._weights, self._A
+        if beta is None or len(beta) == 0 or not (beta > 0.5).all():
+            return False
+        Q, R = np.linalg.qr(A)
+        if Q.shape[1] < A.shape[1] or reciprocal_condition(R.T @ R) < WELL_CONDITIONED:
+            return False
+        repair = Q @ np.linalg.solve(R.T, A.T @ beta)
+        return bool((np.abs(repair) <= 0.5 * beta).all())

@@ -11,6 +11,7 @@ from jaxtyping import Float, Real
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
 from resflow.linear._algebra import (
+    WELL_CONDITIONED,
     BallStep,
     Rows,
     ball_step,
@@ -21,7 +22,6 @@ from resflow.linear._algebra import (
 )
 from resflow.linear._multinomial_separation import MultinomialSeparation
 from resflow.linear._newton import TOLERANCE, into_ball
-from resflow.linear._separation import WELL_CONDITIONED
 from resflow.losses.vector import Softmax, VectorLoss, as_vector_loss, check_targets
 
 __all__ = ["VectorLinearFit", "fit_vector_linear_predictor"]
@@ -169,7 +169,7 @@ class _Problem(NamedTuple):
             outputs = np.linalg.qr(np.column_stack([np.ones(m), np.eye(m)[:, 1:]]))[0][:, 1:]
         basis, Z = None, X
         if reciprocal_condition(X.T @ X) < WELL_CONDITIONED or not np.any(X, axis=0).all():
-            basis = row_space(triangular_factor(Rows(X), np.zeros(len(X)))[:, :-1], len(X))[0].basis
+            basis = row_space(triangular_factor(Rows(X), np.zeros(len(X)))[:, :-1], len(X)).orthonormal.basis
             Z = X @ basis
         zero = np.zeros((len(X), m))
         scale = math.sqrt(np.mean(np.sum(X**2, axis=1)) * np.mean(np.sum(loss.derivative(zero, Y) ** 2, axis=1)))

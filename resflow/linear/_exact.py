@@ -1,0 +1,121 @@
+"""On which side of a hyperplane samples lie, in exact arithmetic: floats are rational numbers, and so are products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from scipy.linalg import qr
+
+__all__ = ["Direction", "beside", "off_plane"]
+
+_EPS = float(np.finfo(np.float64).eps)
+_MOST_PRODUCTS = 4_000_000
+_MOST_UNKNOWNS = 80
+
+Direction = np.ndarray | list[int]
+"""Of floats, or of whole numbers, where only its direction counts."""
+
+
+def off_plane(blocks: Iterable[np.ndarray], direction: Direction) -> int | None:
+    """How many rows x have direction · x > 0, if no row has it below 0 and at least one above; None if not, or unknown.
+
+    Signs that rounding cannot touch are taken from floats, all others from exact products of whole numbers. It is
+    unknown where these are too many.
+
+    Args:
+        blocks: The rows, some at a time, each of shape (rows, d).
+        direction: Shape (d,).
+    """
+    whole = direction if isinstance(direction, list) else _whole(direction)
+    largest = max((abs(entry) for entry in whole), default=0)
+    if largest == 0:
+        return None
+    z = np.array([entry / largest for entry in whole])  # correctly rounded, whatever the size of the numbers
+    bound = 2.0 * (len(z) + 3) * _EPS
+    positive, left = 0, _MOST_PRODUCTS
+    for block in blocks:
+        products, sizes = block @ z, np.abs(block) @ np.abs(z)
+        surely = np.abs(products) > bound * sizes
+        if (products[surely] < 0.0).any():
+            return None
+        positive += int(np.count_nonzero(surely))
+        # a coordinate of 1e-320 in z need not be 0 in the whole numbers
+        touched = np.array([entry != 0 for entry in whole])
+        close = np.flatnonzero(~surely & (block[:, touched] != 0.0).any(axis=1))
+        left -= close.size * int(np.count_nonzero(touched))
+        if left < 0:
+            return None
+        for row in block[close]:
+            sign = sum(a * b for a, b in zip(_whole(row), whole, strict=True) if a and b)
+            if sign < 0:
+                return None
+            positive += sign > 0
+    return positive or None
+
+
+def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
+    """The direction made exactly orthogonal to all the rows, as whole numbers; None if there is none or it is too far.
+
+    As many of its coordinates as the rows leave free keep their values, the others follow from them by a linear system
+    that is solved without rounding.
+
+    Args:
+        rows: Shape (m, d).
+        direction: Shape (d,), nearly orthogonal to them.
+    """
+    lengths = np.linalg.norm(rows, axis=1)
+    rows = rows[lengths > 0.0]
+    if len(rows) == 0:
+        return _whole(direction)
+    sizes = np.linalg.norm(rows, axis=0)
+    scaled = rows / np.where(sizes > 0.0, sizes, 1.0) / lengths[lengths > 0.0, None]
+    triangle, order = qr(scaled.T, mode="r", pivoting=True, check_finite=False)
+    diagonal = np.abs(np.diag(triangle))
+    rank = int(np.count_nonzero(diagonal > diagonal[0] * 1e-10))
+    if not 0 < rank < rows.shape[1] or rank > _MOST_UNKNOWNS:
+        return None
+    chosen = order[:rank]
+    _, places = qr(scaled[chosen], mode="r", pivoting=True, check_finite=False)
+    pivots, free = places[:rank], places[rank:]
+    matrix = [_whole(row) for row in rows[chosen]]
+    wanted = _whole(direction)
+    right = [-sum(row[place] * wanted[place] for place in free) for row in matrix]
+    solution = _solve([[row[place] for place in pivots] for row in matrix], right)
+    if solution is None:
+        return None
+    numerators, denominator = solution
+    result = [entry * denominator for entry in wanted]
+    for place, numerator in zip(pivots, numerators, strict=True):
+        result[place] = numerator
+    return [entry if denominator > 0 else -entry for entry in result]
+
+
+def _whole(values: np.ndarray) -> list[int]:
+    """Whole numbers in the ratios of these floats."""
+    ratios = [value.as_integer_ratio() for value in np.asarray(values, dtype=np.float64).tolist()]
+    common = max((denominator for _, denominator in ratios), default=1)  # all of them powers of 2
+    return [numerator * (common // denominator) for numerator, denominator in ratios]
+
+
+def _solve(matrix: list[list[int]], right: list[int]) -> tuple[list[int], int] | None:
+    """x with matrix x = right as numerators and one denominator, by Bareiss's elimination; None if it is singular."""
+    size = len(matrix)
+    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    previous = 1
+    for step in range(size):
+        pivot = next((place for place in range(step, size) if rows[place][step]), None)
+        if pivot is None:
+            return None
+        rows[step], rows[pivot] = rows[pivot], rows[step]
+        for place in range(size):
+            if place != step:
+                factor = rows[place][step]
+                rows[place] = [
+                    (entry * rows[step][step] - factor * above) // previous
+                    for entry, above in zip(rows[place], rows[step], strict=True)
+                ]
+        previous = rows[step][step]
+    common = math.lcm(*(rows[place][place] for place in range(size)))
+    return [rows[place][size] * (common // rows[place][place]) for place in range(size)], common
