@@ -41,9 +41,9 @@ def draw(seed, d, k, n, loss):
     return tuple(array[0] for array in draw_many(seed, 1, d, k, n, loss))
 
 
-def comparator_fit(w, objective):
+def comparator_fit(w, objective, loss):
     """Any linear predictor in the place of the best one: the bounds hold against every w*."""
-    return LinearFit(w, objective, 0.0, True, 0.0, 0.0, None, len(w), 0, None, 0.0, "any")
+    return LinearFit(w, objective, 0.0, True, 0.0, 0.0, None, len(w), 0, None, 0.0, loss)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
@@ -81,7 +81,7 @@ def test_certificate_is_the_inner_product_with_the_gradient(loss, d, k, n):
 
     grad_w, grad_V = jax.grad(objective, argnums=(0, 1))(w, V)
     G_w, G_V = w - comparator, jnp.outer(w, comparator @ V) / (w @ w)
-    fit = comparator_fit(comparator, jnp.mean(loss.value(X @ comparator, y)))
+    fit = comparator_fit(comparator, jnp.mean(loss.value(X @ comparator, y)), loss.name)
     result = gap_certificate(w, V, features, X, y, loss=loss, linear_fit=fit)
     grad_norm = np.sqrt(jnp.sum(grad_w**2) + jnp.sum(grad_V**2))
     size = np.sqrt(jnp.sum(G_w**2) + jnp.sum(G_V**2))
@@ -127,7 +127,7 @@ def test_numpy_arrays_are_analysed_in_float64_whatever_their_type():
 
 def test_works_under_jit_and_vmap():
     arrays = [jnp.asarray(array) for array in draw_many(2, 5, 3, 2, 20, Squared())]
-    fit = comparator_fit(jnp.ones(3), 1.0)
+    fit = comparator_fit(jnp.ones(3), 1.0, "squared")
     together = jax.jit(jax.vmap(lambda *point: gap_certificate(*point, loss="squared", linear_fit=fit)))(*arrays)
     for i in range(5):
         alone = gap_certificate(*(array[i] for array in arrays), loss="squared", linear_fit=fit)

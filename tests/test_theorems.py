@@ -133,9 +133,9 @@ def test_derivatives_of_this_file_match_automatic_differentiation(loss):
 @pytest.mark.parametrize(("shape", "loss"), CASES)
 def test_theorem2_terms_match_dense_derivatives(shape, loss):
     n, d, k = SHAPES[shape]
-    fit = comparator_fit(np.ones(d), 0.1)
     for seed in range(3):
         arrays = point(seed, n, d, k, loss, w_norm=0.0)
+        fit = comparator_fit(np.ones(d), arrays.X, arrays.y, loss)
         terms = theorem2_bound(*arrays[1:], loss=loss, linear_fit=fit)
         _, gradient, hessian = derivatives([array[None] for array in arrays], as_loss(loss))
         np.testing.assert_allclose(terms.grad_norm, np.linalg.norm(gradient), rtol=1e-12)
@@ -148,15 +148,14 @@ def test_theorem2_terms_match_dense_derivatives(shape, loss):
 def test_theorem2_keeps_its_digits_where_g_is_tiny():
     """One sample, all scalar: λ_min = (h − sqrt(h² + 4g²))/2 with h = (1 + v f)², g = −f, which is −f² to 1e-40."""
     one = np.ones(1)
-    terms = theorem2_bound(
-        np.zeros((1, 1)), np.full((1, 1), 1e-20), one[:, None], one, loss="squared", linear_fit=comparator_fit(one, 0.0)
-    )
+    fit = comparator_fit(one, one[:, None], one, "squared")
+    terms = theorem2_bound(np.zeros((1, 1)), np.full((1, 1), 1e-20), one[:, None], one, loss="squared", linear_fit=fit)
     np.testing.assert_allclose(terms.lambda_min, -1e-40, rtol=1e-14)
 
 
 def test_theorem2_with_zero_linear_predictor_asks_for_nothing():
     arrays = point(0, 20, 3, 4, "squared", w_norm=0.0)
-    fit = comparator_fit(np.zeros(3), np.mean(arrays.y**2) / 2)
+    fit = comparator_fit(np.zeros(3), arrays.X, arrays.y, "squared")
     terms = theorem2_bound(*arrays[1:], loss="squared", linear_fit=fit)
     assert terms.right == 0.0
     assert terms.bound == 0.0
@@ -365,9 +364,10 @@ def test_bad_input_is_named():
 def test_mismatched_shapes_are_named(unchecked_types):
     arrays = point(0, 10, 2, 3, "squared")
     with pytest.raises(InvalidInputError, match=r"V has shape \(2, 2\), but must be \(2, 3\)"):
-        theorem2_bound(arrays.V[:, :2], *arrays[2:], loss="squared", linear_fit=comparator_fit(np.ones(2), 0.0))
+        theorem2_bound(arrays.V[:, :2], *arrays[2:], loss="squared", linear_fit=None)
 
 
-def comparator_fit(w, value):
+def comparator_fit(w, X, y, loss):
     """Any linear predictor in the place of the best one."""
-    return LinearFit(w, value, 0.0, True, 0.0, 0.0, None, len(w), 0, None, 0.0, "any")
+    value = float(np.mean(as_loss(loss).value(X @ w, y)))
+    return LinearFit(w, value, 0.0, True, 0.0, 0.0, None, len(w), 0, None, 0.0, as_loss(loss).name)

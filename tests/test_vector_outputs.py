@@ -171,7 +171,8 @@ def test_softmax_needs_one_rank_less():
     at = point(0)
     at = at._replace(W=at.W - at.W.mean(axis=0))
     linear_W = np.random.default_rng(0).standard_normal((M, D))
-    fit = VectorLinearFit(linear_W, 0.0, *[None] * 10)
+    objective = float(np.mean(as_vector_loss("softmax").value(at.X @ linear_W.T, at.Y)))
+    fit = VectorLinearFit(linear_W, objective, 0.0, True, 0.0, 0.0, None, D, 0, None, 0.0, "softmax")
     found = vector_gap_certificate(*at, loss="softmax", linear_fit=fit)
     assert found.rank == M - 1
     assert abs(found.rank_term) < 1e-14

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from resflow.arrays import Array, check_labels
+from resflow.arrays import Array, as_array, check_labels, check_samples
 from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
 from resflow.models.deep_network import DeepResidualNetwork
@@ -91,9 +92,13 @@ def deep_gap_certificate(
         Yun 2019 (arXiv:1907.03922), for the two conditions and critical points; the pointwise form is this project's.
     """
     loss = as_loss(loss)
+    X, y = check_samples(X), as_array("y", y, 1)
     check_labels(y, loss)
+    if np.shape(y) != np.shape(X)[:1]:
+        raise InvalidInputError(f"y has shape {np.shape(y)}, but X has {len(X)} samples: one label each is needed")
     if np.shape(X)[1:] != np.shape(model.w):
         raise InvalidInputError(f"X has shape {np.shape(X)}, but the network takes {len(model.w)} inputs a sample")
+    check_baseline(linear_fit, X, y, loss)
     arrays = (jnp.asarray(array, model.w.dtype) for array in (X, y, linear_fit.w, linear_fit.objective))
     return deep_gap_certificate_terms(model, *arrays, loss=loss)
 

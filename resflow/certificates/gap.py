@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, analyse, check_labels, check_point
+from resflow.arrays import Array, analyse, as_array, check_labels, check_point, check_samples
+from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline, check_kind
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
 
@@ -71,13 +73,15 @@ def gap_certificate(
         The gap and its upper bounds, mean loss per sample.
 
     Raises:
-        InvalidInputError: If shapes disagree or labels do not suit the loss.
+        InvalidInputError: If shapes disagree, labels do not suit the loss, or linear_fit is of another loss, other data
+            or not finished.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 1 and its proof.
     """
     loss = as_loss(loss)
     check_point(w, V, features, X, y, loss)
+    check_baseline(linear_fit, X, y, loss)
     return analyse(gap_certificate_terms, w, V, features, X, y, linear_fit.w, linear_fit.objective, loss=loss)
 
 
@@ -168,8 +172,17 @@ def held_out_gap(
     """
     loss = as_loss(loss)
     check_labels(y, loss)
-    X, y = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
-    model = loss.value(np.asarray(predictions, dtype=float), y)
+    check_kind(linear_fit, loss)
+    p, X, y = (
+        np.asarray(as_array(name, values, axes), dtype=float)
+        for name, values, axes in (("predictions", predictions, 1), ("X", check_samples(X), 2), ("y", y, 1))
+    )
+    if not p.shape == y.shape == X.shape[:1] or linear_fit.w.shape != X.shape[1:]:
+        raise InvalidInputError(
+            f"predictions have shape {p.shape}, X {X.shape}, y {y.shape} and the linear predictor "
+            f"{linear_fit.w.shape}, but they must be (n,), (n, d), (n,) and (d,)"
+        )
+    model = loss.value(p, y)
     linear = loss.value(X @ np.asarray(linear_fit.w), y)
 
     def mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, analyse, check_point, is_traced
-from resflow.errors import InvalidInputError
+from resflow.arrays import Array, analyse, as_number, check_point
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
 
@@ -86,6 +86,7 @@ def ridge_gap_certificate(
     loss = as_loss(loss)
     check_point(w, V, features, X, y, loss)
     check_ridge(ridge_w, ridge_V)
+    check_baseline(linear_fit, X, y, loss)
     point = (w, V, features, X, y, linear_fit.w, linear_fit.objective, ridge_w, ridge_V)
     return analyse(ridge_gap_certificate_terms, *point, loss=loss)
 
@@ -97,8 +98,7 @@ def check_ridge(ridge_w: float, ridge_V: float) -> None:
         InvalidInputError: If one is negative or not finite.
     """
     for name, value in (("ridge_w", ridge_w), ("ridge_V", ridge_V)):
-        if not is_traced(value) and not (np.isfinite(value) and value >= 0):
-            raise InvalidInputError(f"{name}={value} must be a finite number, at least 0; 0 is no ridge term")
+        as_number(name, value, "must be a finite number, at least 0; 0 is no ridge term", lambda r: 0 <= r < np.inf)
 
 
 @partial(jax.jit, static_argnames="loss")

@@ -18,6 +18,7 @@ from resflow.certificates._constants import (
     lipschitz_constants,
     lipschitz_constants_terms,
 )
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
 
@@ -123,6 +124,7 @@ def theorem2_bound(
     """
     loss = as_loss(loss)
     check_point(np.zeros(np.shape(X)[1:]), V, features, X, y, loss)
+    check_baseline(linear_fit, X, y, loss)
     return analyse(theorem2_terms, V, features, X, y, linear_fit.w, linear_fit.objective, loss=loss)
 
 

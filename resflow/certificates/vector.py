@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from resflow.arrays import Array, analyse
+from resflow.arrays import Array, analyse, as_array, check_samples
 from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline
 from resflow.linear.vector import VectorLinearFit
 from resflow.losses.vector import VectorLoss, as_vector_loss, check_targets
 
@@ -88,6 +89,7 @@ def vector_gap_certificate(
     """
     loss = as_vector_loss(loss)
     check_vector_point(W, V, features, X, Y, loss)
+    check_baseline(linear_fit, X, Y, loss)
     arrays = (W, V, features, X, Y, linear_fit.W, linear_fit.objective)
     return analyse(vector_gap_certificate_terms, *arrays, loss=loss)
 
@@ -147,7 +149,9 @@ def check_vector_point(W: Array, V: Array, features: Array, X: Array, Y: Array, 
     Raises:
         InvalidInputError: If shapes disagree, naming both, or if labels do not suit the loss.
     """
-    (m, d), (n, _), k = np.shape(W), np.shape(X), np.shape(features)[1]
+    named = {name: as_array(name, array, 2) for name, array in (("W", W), ("V", V), ("features", features))}
+    X = check_samples(X)
+    (m, d), (n, _), k = named["W"].shape, X.shape, named["features"].shape[1]
     for name, array, shape in (("X", X, (n, d)), ("V", V, (d, k)), ("features", features, (n, k))):
         if np.shape(array) != shape:
             raise InvalidInputError(

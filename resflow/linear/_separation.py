@@ -37,6 +37,7 @@ class Separation:
         self.verdict: bool | None = None
         self.separated: int | None = None
         self.needed = problem.ridge == 0.0 and not math.isfinite(problem.radius)
+        self._asked = False  # of the linear programme, which would say the same again
         self._one_class = bool((problem.y == problem.y[0]).all())
 
     @property
@@ -64,13 +65,13 @@ class Separation:
 
     def settle(self) -> None:
         """Have a verdict, if one is needed and can be had, by linear programming."""
-        if self.verdict is None and self.needed:
+        if self.verdict is None and self.needed and not self._asked:
+            self._asked = True
             programme = _Programme(self.problem)
             if programme.direction is not None:
                 self._try(programme.direction, programme.on_plane)
             if self.verdict is None and programme.excluded():
                 self.verdict = False
-            self.needed = self.verdict is not None  # it would say the same again
         self._refuse()
 
     def _look(self, seen: Newton) -> None:

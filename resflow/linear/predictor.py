@@ -55,17 +55,22 @@ class LinearFit(NamedTuple):
         w: Weights, float64, shape (d,); of least norm where the samples do not determine them.
         objective: F_lin(w), the mean loss per sample, without the ridge term.
         grad_norm: ‖∇F_lin(w) + ridge · w + multiplier · w‖, the residual of the optimality conditions.
-        converged: True if grad_norm ≤ 1e-12 sqrt(mean‖x‖² · mean ℓ'(0; y)²) and suboptimality ≤ 1e-12 F_lin(0). Of
-            features of condition beyond about 1e6, rounding in wᵀx can forbid the first: then it is False.
+        converged: True if suboptimality ≤ 1e-12 F_lin(0), by evidence that holds as far as the minimum, and grad_norm ≤
+            1e-12 sqrt(mean‖x‖² · mean ℓ'(0; y)²), or what rounding of the predictions wᵀx leaves of it if that is more:
+            how much of a decrease it can hide is then part of suboptimality.
         suboptimality: By how much the objective with its ridge term can still fall within ‖w‖ ≤ max_norm: by its
             second-order model at w (half the squared Newton decrement where the bound is inactive, or a bound on it
             from XᵀX where no Hessian was formed) or, if that is less, by the bound ⟨∇F, w⟩ + max_norm ‖∇F‖, which
-            convexity proves. Infinite if neither can be had.
+            convexity proves. The objective itself where the model does not hold as far as the minimum. Infinite if
+            nothing of that can be had.
         multiplier: Of the bound ‖w‖ ≤ max_norm: 0 where it is inactive, infinite for max_norm = 0.
         separable: Logistic loss only. True: some hyperplane through 0 has no sample on its wrong side and not all of
-            them on it, so that without bound or ridge there is no minimiser. False: there is none, and a minimiser
-            exists. None: the fit did not need to know.
-        rank: Of X: how many of the d directions the samples determine, in the units of each feature.
+            them on it, by exact arithmetic, so that without bound or ridge there is no minimiser. False: there is none,
+            and a minimiser exists. None: not known. Either the fit did not need to know, or y has one class alone, or
+            it could not be decided beyond rounding; in the last case, without bound or ridge, `converged` is False.
+        rank: Of X: how many of the d directions the samples determine, in the units of each feature. A direction along
+            which columns cancel to within a few units of rounding of their entries counts as undetermined, and w does
+            not use it, unless ℓ' follows what is left of it too closely for rounding: that is in `suboptimality`.
         iterations: Newton or quasi-Newton steps, or steps of refinement for the squared loss.
         max_norm: The bound on ‖w‖ that was asked for, or None.
         ridge: The coefficient of ½‖w‖² that was asked for.
@@ -295,7 +300,9 @@ def _fit_by_newton(
         problem = problem._replace(rows=rows)
         best, _ = _in_weights(problem, best.solver, basis, best.z, best.iterations, guess=best.multiplier)
         best = best._replace(sound=best.sound and sound)
-    return _linear_fit(problem, best, space or rank, separable=None if separation is None else separation.found)
+    fit = _linear_fit(problem, best, space or rank, separable=None if separation is None else separation.found)
+    unknown = separation is not None and separation.verdict is None and _is_free(problem)
+    return fit._replace(converged=False) if unknown else fit  # there may be no minimiser to converge to
 
 
 def _coordinates(problem: Problem, space: RowSpace, squares: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, PRNGKeyArray, Real
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, Squared, as_loss
 from resflow.models.feature_maps import mlp
@@ -95,7 +96,9 @@ def chart_networks(
     map_key, unit_key, *keys = jax.random.split(key, 4)
     feature_map = mlp(d, width=width, depth=1, activation="relu", key=map_key)
     models = residual_unit(d, feature_map, key=unit_key), NoSkipNetwork(jnp.zeros(width), feature_map)
-    objective, level = MeanLoss(as_loss(loss)), float(linear_fit.objective)
+    objective = MeanLoss(as_loss(loss))
+    check_baseline(linear_fit, X, y, objective.loss)
+    level = float(linear_fit.objective)
     unit, control = (
         chart_stationary_points(
             objective, model, X, y, linear_objective=level, starts=starts, key=model_key, options=options

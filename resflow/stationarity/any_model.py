@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
+from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
+from resflow.losses.scalar import Loss
 from resflow.spectrum.lanczos import smallest_hessian_eigenvalue, split_parameters
 from resflow.stationarity.report import StationarityReport, stationarity_verdict
 
@@ -61,6 +64,11 @@ def analyze_model(
     References:
         Shamir 2018 (arXiv:1804.06739), Definition 1, with all parameters in place of (w, V).
     """
+    loss = getattr(objective, "loss", None)
+    if isinstance(loss, Loss) and len(data) == 2:
+        check_baseline(linear_fit, *data, loss, finished=False)
+    elif not isinstance(linear_fit, LinearFit) or not math.isfinite(linear_fit.objective):
+        raise InvalidInputError(f"linear_fit={type(linear_fit).__name__} must be what fit_linear_predictor returns")
     options: dict[str, Any] = {"key": key, "steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
     smallest = smallest_hessian_eigenvalue(objective, model, *data, **options, block=block)
     moving, fixed = split_parameters(model, block)

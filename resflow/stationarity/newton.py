@@ -13,8 +13,9 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int, Real
 
-from resflow.arrays import Array, check_labels, check_point
+from resflow.arrays import Array, check_labels, check_point, check_samples
 from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
 from resflow.models.residual_unit import ResidualUnit, trainable
@@ -171,6 +172,8 @@ def solve_partial(
         raise InvalidInputError(
             f"theta_steps={options.theta_steps} must be 0 here: features are fixed; use solve_residual_unit to move θ"
         )
+    if linear_fit is not None:
+        check_baseline(linear_fit, X, y, loss)
     with jax.enable_x64(True):
         point = jnp.asarray(w, float), jnp.asarray(V, float)
         return _solve(point, None, _Fixed(jnp.asarray(features, float)), X, y, loss, linear_fit, options)
@@ -200,6 +203,8 @@ def solve_residual_unit(
     """
     loss, options = as_loss(loss), NewtonOptions() if options is None else options
     check_labels(y, loss)
+    if linear_fit is not None:
+        check_baseline(linear_fit, check_samples(X), y, loss)
     with jax.enable_x64(True):
         moving, fixed = eqx.partition(model.feature_map, trainable(model.feature_map))
         theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), moving)

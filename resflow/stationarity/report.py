@@ -8,10 +8,11 @@ from typing import Any
 
 from jaxtyping import Real
 
-from resflow.arrays import Array, analyse, check_point
+from resflow.arrays import Array, analyse, as_number, check_point
 from resflow.certificates.regularization import check_ridge
 from resflow.certificates.theorems import check_curvature_constants
 from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
 from resflow.stationarity._text import explain
@@ -160,6 +161,7 @@ def analyze_point(
     _check_tolerances(epsilon, mu2)
     if mu2 is None:
         check_curvature_constants(loss)
+    check_baseline(linear_fit, X, y, loss, finished=False)  # the verdict itself says what an unfinished one decides
     if ridge_w > 0 and linear_fit.ridge != ridge_w:
         raise InvalidInputError(
             f"linear_fit has ridge={linear_fit.ridge}, but ridge_w={ridge_w}: fit it with ridge={ridge_w}, or the gap "
@@ -251,5 +253,5 @@ def _report(terms: dict[str, Any], *, ridge: bool) -> StationarityReport:
 
 def _check_tolerances(epsilon: float, mu2: float | None) -> None:
     for name, value in (("epsilon", epsilon), ("mu2", mu2)):
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise InvalidInputError(f"{name}={value} must be a finite number, at least 0")
+        if value is not None:
+            as_number(name, value, "must be a finite number, at least 0", lambda number: 0 <= number < math.inf)

@@ -15,6 +15,7 @@ from resflow.certificates.deep import deep_gap_certificate_terms
 from resflow.certificates.gap import gap_certificate_terms
 from resflow.certificates.theorems import implied_epsilon, lipschitz_constants_terms, theorem2_terms, theorem3_terms
 from resflow.certificates.vector import vector_gap_certificate_terms
+from resflow.linear.baseline import check_kind
 from resflow.linear.predictor import LinearFit
 from resflow.linear.vector import VectorLinearFit
 from resflow.losses.scalar import Loss, as_loss
@@ -52,6 +53,7 @@ class GapMeasure(eqx.Module):
     @classmethod
     def against(cls, linear_fit: LinearFit, loss: str | Loss) -> GapMeasure:
         """The measurements against that linear fit."""
+        check_kind(linear_fit, as_loss(loss))
         return cls(jnp.asarray(linear_fit.w), jnp.asarray(linear_fit.objective), as_loss(loss))
 
     def __call__(self, model: ResidualUnit, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
@@ -82,6 +84,7 @@ class ModelGapMeasure(eqx.Module):
     @classmethod
     def against(cls, linear_fit: LinearFit, loss: str | Loss) -> ModelGapMeasure:
         """The measurements against that linear fit."""
+        check_kind(linear_fit, as_loss(loss))
         return cls(jnp.asarray(linear_fit.objective), as_loss(loss))
 
     def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
@@ -145,6 +148,7 @@ class VectorGapMeasure(eqx.Module):
     @classmethod
     def against(cls, linear_fit: VectorLinearFit, loss: str | VectorLoss) -> VectorGapMeasure:
         """The measurements against that linear fit."""
+        check_kind(linear_fit, as_vector_loss(loss))
         return cls(jnp.asarray(linear_fit.W), jnp.asarray(linear_fit.objective), as_vector_loss(loss))
 
     def __call__(
@@ -182,6 +186,7 @@ class DeepGapMeasure(eqx.Module):
     @classmethod
     def against(cls, linear_fit: LinearFit, loss: str | Loss) -> DeepGapMeasure:
         """The measurements against that linear fit."""
+        check_kind(linear_fit, as_loss(loss))
         return cls(jnp.asarray(linear_fit.w), jnp.asarray(linear_fit.objective), as_loss(loss))
 
     def __call__(

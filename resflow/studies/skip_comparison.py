@@ -16,6 +16,7 @@ from jaxtyping import Real
 
 from resflow.arrays import Array, check_labels
 from resflow.errors import InvalidInputError
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
 from resflow.models.architectures import build_model
@@ -110,6 +111,7 @@ def train_from(
     """
     loss = as_loss(loss)
     check_labels(y, loss)
+    check_baseline(linear_fit, X, y, loss)
     options = TrainingOptions(steps=steps, learning_rate=learning_rate, log_every=log_every)
     falling = optax.cosine_decay_schedule(learning_rate, max(1, steps))
     m = len(jax.tree.leaves(eqx.filter(models, eqx.is_array))[0])
@@ -162,6 +164,7 @@ def training_ends(
     """
     if not epsilon > 0:
         raise InvalidInputError(f"epsilon={epsilon} must be positive: the gradient norm that counts as stationary")
+    check_baseline(linear_fit, X, y, as_loss(loss), finished=False)
     evidence = (linear_fit.w, linear_fit.objective, linear_fit.suboptimality, linear_fit.converged)
     linear = tuple(jnp.asarray(value) for value in evidence)
     columns = _ends(models, jnp.asarray(X, float), jnp.asarray(y, float), linear, float(epsilon), as_loss(loss))

@@ -1,0 +1,119 @@
+"""Whether a linear fit is what a point may be held against: of this loss and this data, and finished."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from resflow.arrays import is_traced
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import LinearFit
+from resflow.linear.vector import VectorLinearFit
+from resflow.losses.scalar import Loss
+from resflow.losses.vector import VectorLoss
+
+__all__ = ["check_baseline", "check_kind"]
+
+UNFINISHED = 1e-6
+"""How much of the mean loss at 0 a fit that did not converge may still have to gain."""
+
+_EPS = float(np.finfo(np.float64).eps)
+_SINGLE = float(np.finfo(np.float32).eps)
+_ROUNDINGS = 64.0
+
+
+def check_kind(fit: Any, loss: Loss | VectorLoss) -> None:
+    """Check what a fit says of itself: that it is one, of this loss, and has numbers.
+
+    Raises:
+        InvalidInputError: If it is none, of another loss, or its weights or mean loss are not finite.
+    """
+    kind, function = (
+        (VectorLinearFit, "fit_vector_linear_predictor")
+        if isinstance(loss, VectorLoss)
+        else (LinearFit, "fit_linear_predictor")
+    )
+    if not isinstance(fit, kind):
+        raise InvalidInputError(
+            f"linear_fit is a {type(fit).__name__}, but for the {loss.name} loss must be what {function} returns"
+        )
+    if fit.loss != loss.name:
+        raise InvalidInputError(
+            f"linear_fit is of the loss {fit.loss!r}, but loss={loss.name!r}: fit the linear predictor with that loss"
+        )
+    weights = fit[0]
+    if not is_traced(weights, fit.objective) and not (np.isfinite(weights).all() and math.isfinite(fit.objective)):
+        raise InvalidInputError("linear_fit has weights or a mean loss that are not finite: fit it again")
+
+
+def check_baseline(fit: Any, X: Any, y: Any, loss: Loss | VectorLoss, *, finished: bool = True) -> None:
+    """Check that a fit is one of this loss to these samples, whose mean loss under its weights is what it says.
+
+    Only rounding is forgiven: that of the precision the samples come in. Of traced arrays the shapes alone are checked.
+
+    Args:
+        fit: What was given as `linear_fit`.
+        X: Samples, shape (n, d), checked.
+        y: Labels, checked.
+        loss: The loss.
+        finished: Whether a fit that may still lie far above the least mean loss is refused.
+
+    Raises:
+        InvalidInputError: If it is another kind of fit, of another loss or other data, or not finished.
+    """
+    check_kind(fit, loss)
+    weights = fit[0]
+    if np.shape(weights)[-1:] != np.shape(X)[1:]:
+        raise InvalidInputError(
+            f"linear_fit has {np.shape(weights)[-1]} weights, but X has shape {np.shape(X)}: fit the linear predictor "
+            "to the same samples"
+        )
+    if is_traced(X, y, weights, fit.objective):
+        return
+    unit = max(_unit(X), _unit(y))
+    samples, labels = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    weights = np.asarray(weights, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        p = samples @ weights.T
+        found = float(np.mean(loss.value(p, labels)))
+        slope = np.abs(loss.derivative(p, labels))
+        sizes = np.abs(samples) @ np.abs(weights.T) + (0.0 if p.shape != labels.shape else np.abs(labels))
+        moved = float(np.mean(slope * sizes)) * (1 if p.ndim == 1 else p.shape[1])
+    wrong = abs(found - fit.objective)
+    if wrong > _ROUNDINGS * unit * (moved + abs(found)) and unit < _SINGLE:
+        single = samples.astype(np.float32)
+        unit = _SINGLE if np.array_equal(single, samples) else unit  # float32 samples in float64
+    if not wrong <= _ROUNDINGS * unit * (moved + abs(found)):
+        raise InvalidInputError(
+            f"linear_fit has a mean loss of {fit.objective:.6g} by its own account, but its weights have {found:.6g} "
+            "on this X and y: fit the linear predictor to the same samples, labels and loss"
+        )
+    if finished:
+        at_zero = float(np.mean(loss.value(np.zeros_like(p), labels)))
+        check_finished(fit, at_zero)
+
+
+def check_finished(fit: LinearFit | VectorLinearFit, at_zero: float) -> None:
+    """Check that a fit converged, or nearly so.
+
+    Raises:
+        InvalidInputError: If it may still fall by more than a millionth of the mean loss at 0.
+    """
+    if not fit.converged and not fit.suboptimality <= UNFINISHED * at_zero:
+        raise InvalidInputError(
+            f"linear_fit did not converge: its mean loss of {fit.objective:.6g} may lie {fit.suboptimality:.2g} above "
+            "the least, and an unfinished baseline fakes a gain: raise max_iterations, scale the features, or pass "
+            "ridge=... or max_norm=..."
+        )
+
+
+def _unit(array: Any) -> float:
+    """The relative rounding of an array's numbers."""
+    dtype = array.dtype if hasattr(array, "dtype") else np.asarray(array).dtype
+    try:
+        return max(float(jnp.finfo(dtype).eps), _EPS)
+    except ValueError:  # whole numbers, data frames
+        return _EPS
