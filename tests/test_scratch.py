@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,12 @@ def test_lock_keeps_others_out_and_leaves_no_file(place):
     assert not path.exists()
     with only_holder(path):
         pass
+
+
+def test_folder_that_was_removed_in_use_is_no_error(place):
+    with temporary_folder() as folder:
+        shutil.rmtree(folder)
+    assert list(place.iterdir()) == []
 
 
 def test_nothing_but_its_own_is_swept_up(place, monkeypatch):

@@ -30,6 +30,10 @@ _BEING_MADE = 60.0
 """Seconds after which an empty folder is not one that is being made."""
 
 
+_MOMENT = 0.3
+"""Seconds for which a lock may be held by who only looks whether it is held."""
+
+
 class TakenError(Exception):
     """Another process holds it."""
 
@@ -46,7 +50,8 @@ def temporary_folder() -> Iterator[Path]:
             try:
                 yield folder
             finally:
-                _remove(folder)
+                with contextlib.suppress(OSError):  # what is left is tried again by whoever comes next
+                    _remove(folder)
         sweep_up()
         return
 
@@ -74,21 +79,23 @@ def only_holder(path: Path) -> Iterator[None]:
     Raises:
         TakenError: If another process holds it.
     """
+    deadline = time.monotonic() + _MOMENT
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(_MOMENT / 10)
+                    continue
                 raise TakenError(f"{path} is held by another process") from None
             if not _is_same(descriptor, path):
                 continue  # the process that held it has just removed the file
             try:
                 yield
             finally:
-                path.unlink(
-                    missing_ok=True
-                )  # before the lock is released: whoever has the file open sees that it is gone
+                path.unlink(missing_ok=True)  # while it is locked: whoever has it open will see that it is gone
             return
         finally:
             os.close(descriptor)
@@ -105,23 +112,26 @@ def sweep_up() -> None:
                 if status.st_uid != os.getuid():
                     continue
                 if _LOCKS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                    with contextlib.suppress(TakenError), only_holder(Path(entry.path)):
-                        pass
+                    _remove_unheld(Path(entry.path), Path(entry.path))
                 elif _NAMES.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
-                    _remove_unheld(Path(entry.path), time.time() - status.st_mtime)
+                    folder = Path(entry.path)
+                    if os.path.lexists(folder / _HELD):
+                        _remove_unheld(folder, folder / _HELD)
+                    elif time.time() - status.st_mtime > _BEING_MADE:
+                        folder.rmdir()  # if it is empty: anything else is not one of these
 
 
-def _remove_unheld(folder: Path, age: float) -> None:
-    """Remove a folder that nobody holds; one without the file for that is not ours, unless it is empty."""
-    try:
-        descriptor = os.open(folder / _HELD, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        if age > _BEING_MADE:
-            folder.rmdir()
-        return
+def _remove_unheld(path: Path, held: Path) -> None:
+    """Remove a folder or a lock if nobody holds it."""
+    descriptor = os.open(held, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(folder)
+        if not _is_same(descriptor, held):
+            return  # of another process by now
+        if path.is_dir():
+            _remove(path)
+        else:
+            path.unlink()
     finally:
         os.close(descriptor)
 

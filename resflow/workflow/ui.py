@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import guarded
@@ -17,6 +18,8 @@ from resflow.workflow.tracking import open_client
 __all__ = ["charts_link", "free_port", "serve"]
 
 HOST = "127.0.0.1"
+
+POLL_SECONDS = 0.2
 
 
 def serve(port: int | None = None) -> int:
@@ -46,7 +49,9 @@ def serve(port: int | None = None) -> int:
                 for experiment in experiments:
                     print(f"{experiment.name}: {charts_link(port, experiment.experiment_id)}", flush=True)
                 print("Ctrl-C ends the server.", flush=True)
-                return server.wait()
+                while server.poll() is None:
+                    time.sleep(POLL_SECONDS)  # waiting in one call, a signal that came just before it would be missed
+                return server.returncode
         finally:
             _end(server)
 
