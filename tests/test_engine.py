@@ -139,7 +139,7 @@ def test_executed_notebook_and_html_are_attached_under_the_project(good, client,
 
 
 @pytest.fixture(scope="module")
-def ended(project):
+def ended(project, client):
     """Processes of papermill whose notebooks raise, and that are terminated, interrupted or killed; how each ended."""
     write_notebook(project / "raises.ipynb", "x = 1", "x / (x - 1)  # here", "x = 2")
     signals = {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT, "killed": signal.SIGKILL}
