@@ -45,8 +45,8 @@ def guarded(command: Callable[[], Any]) -> int:
         except (KeyboardInterrupt, click.Abort):
             return _say("interrupted", 130)
         except BrokenPipeError:
-            _drop_output()
-            return _say("nobody reads what is written: the program that it was piped to has ended", 1)
+            _drop_output()  # nobody reads, as after `| head`: Click and rich say nothing either
+            return 1
         except Exception as error:
             return _told(error, log)
 

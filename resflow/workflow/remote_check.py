@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.addresses import sqlite_file, without_credentials
+from resflow.workflow.addresses import sqlite_file, without_credentials, without_secrets
 from resflow.workflow.sqlite_check import check_sqlite, schema_versions, upgrade
 from resflow.workflow.store_errors import StoreError, UnusableStoreError, one_line
 
@@ -32,20 +32,20 @@ def check_address(uri: str) -> None:
     """
     shown = one_line(without_credentials(uri))
     name = "MLFLOW_TRACKING_URI"
-    if not uri.isprintable() or uri != uri.strip():
+    if not uri.isprintable() or uri != uri.strip() or (" " in uri and not uri.startswith("sqlite")):
         raise InvalidInputError(
-            f"{name} has spaces around it, or characters that no address has: {without_credentials(uri)[:200]!a}"
+            f"{name} has spaces or other characters that no address has: {without_secrets(uri)[:200]!a}"
         )
     scheme = re.match(r"([a-z][\w.-]*)(\+[\w.-]+)?:", uri.lower())
     if uri == "databricks":
         return
+    if uri.split(":")[0] in ("uc", "databricks-uc"):
+        raise InvalidInputError(f"{name}={shown} is a catalog, which keeps models and no runs: name a tracking server")
     if scheme is None or scheme[1] == "file" or len(scheme[1]) == 1:
         raise InvalidInputError(
             f"{name}={shown} names a folder, and MLflow no longer keeps runs in plain files: unset it for the "
             "project's own store, or use sqlite:////FOLDER/mlflow.db"
         )
-    if scheme[1] in ("uc", "databricks-uc"):
-        raise InvalidInputError(f"{name}={shown} is a catalog, which keeps models and no runs: name a tracking server")
     if scheme[1] in DATABASES:
         import sqlalchemy
 
@@ -121,7 +121,7 @@ def _ask_server(uri: str) -> None:
         "POST",
         json={"max_results": 1},
         max_retries=0,
-        timeout=FIRST_ANSWER_SECONDS,
+        timeout=IN_A_SWEEP_SECONDS,  # whoever waits for this thread waits for less
         raise_on_status=False,
     )
     place = f"the store {without_credentials(uri)}"

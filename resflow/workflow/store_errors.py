@@ -181,6 +181,7 @@ def _unreachable(place: str, said: str) -> StoreError:
 
 def _of_server(error: BaseException, place: str) -> StoreError | UnusableStoreError | None:
     from requests import exceptions as http
+    from urllib3.exceptions import ReadTimeoutError
 
     if not isinstance(error, http.RequestException):
         return None
@@ -194,7 +195,9 @@ def _of_server(error: BaseException, place: str) -> StoreError | UnusableStoreEr
         return UnusableStoreError(f"{place} has an address that no server has ({said}): correct MLFLOW_TRACKING_URI")
     if isinstance(error, http.TooManyRedirects):
         return UnusableStoreError(f"{place} leads from address to address ({said}): correct MLFLOW_TRACKING_URI")
-    if isinstance(error, http.Timeout):
+    if isinstance(error, http.Timeout) or any(
+        isinstance(one, TimeoutError | ReadTimeoutError) for one in _chain(error)
+    ):
         return StoreError(f"{place} did not answer in time ({said}): try again when it is less busy")
     return _unreachable(place, said)
 
