@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import nbformat
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
@@ -421,3 +422,21 @@ def test_many_threads_log_at_once(database, threads):
         list(pool.map(log, range(threads)))
     assert len(client.get_run(run_id).data.metrics) == threads + 1
     client.set_terminated(run_id)
+
+
+def test_many_threads_of_a_notebook_log_at_once_through_mlflow_itself(database):
+    logging = """import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+import mlflow
+start, run_id = Barrier(32), os.environ["MLFLOW_RUN_ID"]
+def log(number):
+    start.wait()
+    mlflow.log_metrics({f"loss{number}": 1.0, f"rate{number}": 0.5}, step=0, run_id=run_id)
+with ThreadPoolExecutor(32) as pool:
+    list(pool.map(log, range(32)))"""
+    write_notebook(Path("tiny.ipynb"), logging, parameters="size: int = 1")
+    done = resflow_here(Path.cwd(), "run", "tiny.ipynb", "out.ipynb")
+    assert done.returncode == 0, done.stderr
+    run_id = nbformat.read("out.ipynb", as_version=4).metadata["resflow"]["run_id"]
+    assert len(open_client().get_run(run_id).data.metrics) == 64
