@@ -1,0 +1,244 @@
+"""Notebooks that know nothing of resflow run under it as under papermill, or one line says what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from small_notebooks import make_project, resflow_here, runs_of
+from warm_kernels import warm_kernels
+
+from resflow.workflow.tracking import open_client
+
+PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+BASH = {"kernelspec": {"name": "bash", "display_name": "Bash", "language": "bash"}}
+XPYTHON = {"kernelspec": {"name": "xpython", "display_name": "xpython", "language": "python"}}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project folder, the current one for the tests of this module, with kernels of Python and of bash."""
+    root = make_project(tmp_path_factory.mktemp("foreign") / "project")
+    kernels = tmp_path_factory.mktemp("kernels")
+    bash = {"argv": [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"], "display_name": "Bash"}
+    gone = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "Gone", "language": "python"}
+    with warm_kernels(kernels) as variables, pytest.MonkeyPatch.context() as patch:
+        for name, spec in (("bash", bash | {"language": "bash", "env": {"PS1": "$"}}), ("gone", gone)):
+            folder = Path(variables["JUPYTER_PATH"]) / "kernels" / name
+            folder.mkdir()
+            (folder / "kernel.json").write_text(json.dumps(spec))
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        patch.chdir(root)
+        yield root
+
+
+def write(name: str, parameters: str | None, *sources: str, metadata: dict | None = PYTHON) -> str:
+    """A notebook in the current folder, written by hand as other programs do; its name."""
+    cells = [{"cell_type": "code", "id": f"c{place}", "source": source} for place, source in enumerate(sources)]
+    if parameters is not None:
+        cells.insert(0, {"cell_type": "code", "id": "p", "source": parameters, "metadata": {"tags": ["parameters"]}})
+    for cell in cells:
+        cell.update({"metadata": cell.get("metadata", {}), "outputs": [], "execution_count": None})
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata or {}, "cells": cells}
+    Path(f"{name}.ipynb").write_text(json.dumps(notebook))
+    return f"{name}.ipynb"
+
+
+def printed(path: str) -> str:
+    """What the cells of an executed notebook printed or gave."""
+    outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+    return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs)
+
+
+RUN = {
+    "no metadata": ("nometa", "a: int = 1", "print(a)", None, ["-p", "a", "3"], "3", {"a": "3"}),
+    "magic": ("magicparam", "%matplotlib inline\na: int = 1", "print(a)", PYTHON, ["-p", "a", "3"], "3", {"a": "3"}),
+    "shell": ("shell_in_params", "!echo hi\nx = 1", "print(x)", PYTHON, ["-p", "x", "7"], "hi\n7", {"x": "7"}),
+    "cell magic": ("cell_magic", "%%capture\nx = 1", "print(x)", PYTHON, ["-p", "x", "7"], "7", {"x": "7"}),
+    "calculated": ("mlflow_none", "x = 1\ny = 10 ** -1", "print(x * y)", PYTHON, [], "0.1", {"x": "1", "y": "0.1"}),
+    "tuple": ("tuple_params", "x, y = 1, 2", "print(x + y)", PYTHON, ["-p", "y", "3"], "4", {"y": "3"}),
+    "bash": (
+        "bash_params",
+        'msg="hello"\nn=3',
+        "for i in $(seq $n); do echo $msg $i; done",
+        BASH,
+        ["-p", "n", "2"],
+        "hello 1\nhello 2",
+        {"n": "2"},
+    ),
+    "xpython": (
+        "xpython_params",
+        "msg: str = 'hello'\nn: int = 3",
+        "print(msg * n)",
+        XPYTHON,
+        ["-p", "n", "2"],
+        "hellohello",
+        {"msg": "hello", "n": "2"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "parameters", "cell", "metadata", "options", "said", "logged"), RUN.values(), ids=RUN)
+def test_parameters_cell_of_whatever_kind_is_run_with_what_was_set(
+    project, name, parameters, cell, metadata, options, said, logged
+):
+    done = resflow_here(project, "run", write(name, parameters, cell, metadata=metadata), "out.ipynb", *options)
+    assert done.returncode == 0, done.stderr
+    assert printed("out.ipynb").strip() == said
+    (run,) = runs_of(open_client(), name)
+    assert (run.info.status, run.data.params) == ("FINISHED", logged)
+
+
+OWN = {
+    "the same value": (
+        "pl",
+        "lr: float = 0.5\nn = 1 / 3\ndims: list = [1, 2]",
+        "log_params({'lr': lr, 'n': n, 'dims': dims})",
+    ),
+    "calculated": ("pl2", "steps = 10 * 100\nlr = 10**-3", "log_params({'steps': steps, 'lr': lr})"),
+    "by the kernel": ("kernel_alone", "import math\nlr = math.pi", "log_param('lr', lr)"),
+    "whole for a float": ("whole", "lr: float = 1", "log_param('lr', lr)"),
+    "in another form": ("other_form", "dims: list = [1, 2]", "log_param('dims', 'x'.join(map(str, dims)))"),
+    "in a run's block": ("expr", "lr = 10**-3", "start_run()\nmlflow.log_param('lr', lr)\nmlflow.end_run()"),
+}
+
+
+@pytest.mark.parametrize(("name", "parameters", "call"), OWN.values(), ids=OWN)
+def test_notebook_may_log_its_parameters_itself(project, name, parameters, call):
+    done = resflow_here(project, "run", write(name, parameters, f"import mlflow\nmlflow.{call}"))
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_of(open_client(), name)
+    assert run.info.status == "FINISHED"
+    names = re.findall(r"^(\w+)(?:: \w+)? = ", parameters, re.MULTILINE)
+    assert sorted(run.data.params) == sorted(names)
+
+
+def test_names_of_the_library_mean_nothing_in_a_notebook_of_somebody_else(project):
+    cell = (
+        "dataset = 'iris'\nloss = 'mse'\nbatch_size = 'auto'\nseed = -1\nwidth = '100px'\narchitecture = 'resnet50'\n"
+        "learning_rate = 'adaptive'"
+    )
+    done = resflow_here(project, "run", write("names_that_are_ours", cell, "print(seed)"), "-p", "loss", "mae")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_of(open_client(), "names_that_are_ours")
+    assert run.data.params["loss"] == "mae"
+
+
+def test_names_of_the_library_are_checked_in_its_own_notebooks_before_a_run_begins(project):
+    notebook = Path(__file__).parents[1] / "notebooks" / "train_residual_unit.ipynb"
+    done = resflow_here(project, "run", str(notebook), "-p", "width", "0")
+    assert (done.returncode, done.stderr) == (2, "resflow: error: width=0 must be at least 1\n")
+    assert open_client().get_experiment_by_name("train_residual_unit") is None
+
+
+def test_byte_order_mark_and_missing_parts_keep_no_notebook_from_running(project):
+    path = Path(write("bom", "a: int = 1\nb: str = 'x'", "print(a, b)"))
+    notebook = json.loads(path.read_text())
+    del notebook["cells"][1]["metadata"], notebook["cells"][1]["outputs"]
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(notebook).encode())
+    done = resflow_here(project, "run", "bom.ipynb", "out.ipynb")
+    assert done.returncode == 0, done.stderr
+    assert printed("out.ipynb") == "1 x\n"
+    assert nbformat.read("out.ipynb", 4).metadata.papermill.input_path == "bom.ipynb"
+
+
+def test_run_s_place_may_have_braces_and_what_is_there_is_replaced(project):
+    write("plain", "a: int = 1", "print(a)")
+    Path("{a}.ipynb").write_text("before")
+    done = resflow_here(project, "run", "plain.ipynb", "{a}.ipynb")
+    assert done.returncode == 0, done.stderr
+    assert printed("{a}.ipynb") == "1\n"
+
+
+REFUSED = {
+    "unknown kernel": (
+        ["badkernel.ipynb"],
+        r"no kernel 'conda_env_xyz' is installed: .* by -k .* of .*bash, gone, python3",
+    ),
+    "chosen kernel": (["plain.ipynb", "-k", "pithon3"], "no kernel 'pithon3' is installed: .*nearest is python3"),
+    "kernel without a program": (
+        ["plain.ipynb", "-k", "gone"],
+        "to be started by '/no/such/python', which is not there",
+    ),
+    "newer format": (["v5.ipynb"], "v5.ipynb: has nbformat 5, newer than any that can be read: save it as nbformat 4"),
+    "folder as notebook": (["folder"], "folder: there is no such notebook .it is a folder"),
+    "no folder": (["plain.ipynb", "nowhere/out.ipynb"], "there is no folder nowhere: make it first"),
+    "folder as output": (["plain.ipynb", "folder"], "folder: this is a folder: name a file"),
+    "itself as output": (["plain.ipynb", "./plain.ipynb"], "this is the notebook itself: name another file"),
+    "long output": (["plain.ipynb", "o" * 300], "can't be written: File name too long"),
+    "device as output": (["plain.ipynb", "/dev/full"], "/dev/full: this is no ordinary file"),
+    "output not in UTF-8": (["plain.ipynb", "caf\udce9"], "the name is not UTF-8"),
+    "language without parameters": (
+        ["odd.ipynb", "-p", "a", "1"],
+        "parameters can't be set in this notebook: No parameter",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_run_is_one_line_and_exit_code_2_and_no_run(project, arguments, message):
+    write("plain", "a: int = 1", "print(a)")
+    write("badkernel", None, "1", metadata={"kernelspec": {"name": "conda_env_xyz", "language": "python"}})
+    write("odd", "a = 1", "1", metadata={"kernelspec": {"name": "python3", "language": "befunge", "display_name": ""}})
+    write("v5", "a = 1", "1")
+    Path("v5.ipynb").write_text(Path("v5.ipynb").read_text().replace('"nbformat": 4', '"nbformat": 5'))
+    Path("folder").mkdir(exist_ok=True)
+    before = len(open_client().search_runs([each.experiment_id for each in open_client().search_experiments()]))
+    done = resflow_here(project, "run", *arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert re.search(message, line), line
+    assert len(open_client().search_runs([each.experiment_id for each in open_client().search_experiments()])) == before
+
+
+def test_kernel_may_be_chosen(project):
+    write("elsewhere", "a: int = 1", "print(a)", metadata={"kernelspec": {"name": "conda_env_xyz"}})
+    done = resflow_here(project, "run", "elsewhere.ipynb", "out.ipynb", "-k", "python3", "-p", "a", "2")
+    assert done.returncode == 0, done.stderr
+    assert printed("out.ipynb") == "2\n"
+
+
+def test_notebook_that_chooses_an_experiment_is_told_how_to_do_that(project):
+    cell = "import mlflow\nmlflow.set_experiment('other exp')\nwith mlflow.start_run(run_name='mine'): pass"
+    done = resflow_here(project, "run", write("ml_setexp", None, cell))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "leave out mlflow.set_experiment, and choose the experiment by the environment variable" in line
+    (run,) = runs_of(open_client(), "ml_setexp")
+    assert run.info.run_id in line
+    done = resflow_here(project, "run", write("ml_setexp", None, "1"), MLFLOW_EXPERIMENT_NAME="other exp")
+    assert done.returncode == 0
+    assert len(runs_of(open_client(), "other exp")) == 1
+
+
+def test_errors_are_one_line_however_many_the_notebook_raises(project):
+    cell = "raise ValueError('first\\nsecond' + 'x' * 10_000)"
+    done = resflow_here(project, "run", write("talks", None, "1", cell))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("resflow: error: cell 2 of talks.ipynb raised ValueError: first secondxx")
+    (run,) = runs_of(open_client(), "talks")
+    assert line.endswith(f"(run {run.info.run_id}, FAILED; the executed notebook is attached to the run)")
+    assert len(line) < 1000
+
+
+def test_what_autologging_logs_of_a_model_agrees_with_the_notebook_s_parameters(project):
+    cell = (
+        "import mlflow\nfrom sklearn.datasets import load_iris\nfrom sklearn.linear_model import LogisticRegression\n"
+        "mlflow.sklearn.autolog(log_models=False, log_datasets=False)\nX, y = load_iris(return_X_y=True)\n"
+        "model = LogisticRegression(C=C, max_iter=max_iter).fit(X, y)\n"
+        "mlflow.log_metric('accuracy', model.score(X, y))"
+    )
+    write("autolog_accuracy", "C = 1.0\nmax_iter = 200", cell)
+    done = resflow_here(project, "run", "autolog_accuracy.ipynb", "-p", "C", "2")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_of(open_client(), "autolog_accuracy")
+    assert (run.data.params["C"], run.data.params["max_iter"], run.data.params["solver"]) == ("2.0", "200", "lbfgs")
+    assert run.data.metrics["accuracy"] > 0.9
