@@ -96,25 +96,24 @@ def test_parameters_cell_of_whatever_kind_is_run_with_what_was_set(
     assert (run.info.status, run.data.params) == ("FINISHED", logged)
 
 
-OWN = {
-    "the same value": (
-        "pl",
-        "lr: float = 0.5\nn = 1 / 3\ndims: list = [1, 2]",
-        "log_params({'lr': lr, 'n': n, 'dims': dims})",
-    ),
-    "calculated": ("pl2", "steps = 10 * 100\nlr = 10**-3", "log_params({'steps': steps, 'lr': lr})"),
-    "by the kernel": ("kernel_alone", "import math\nlr = math.pi", "log_param('lr', lr)"),
-    "whole for a float": ("whole", "lr: float = 1", "log_param('lr', lr)"),
-    "in another form": ("other_form", "dims: list = [1, 2]", "log_param('dims', 'x'.join(map(str, dims)))"),
-    "in a run's block": ("expr", "lr = 10**-3", "start_run()\nmlflow.log_param('lr', lr)\nmlflow.end_run()"),
-}
-
-
-@pytest.mark.parametrize(("name", "parameters", "call"), OWN.values(), ids=OWN)
-def test_notebook_may_log_its_parameters_itself(project, name, parameters, call):
-    done = resflow_here(project, "run", write(name, parameters, f"import mlflow\nmlflow.{call}"))
+def test_notebook_may_log_its_parameters_itself(project):
+    cell = (
+        "import math\nlr: float = 0.5\nn = 1 / 3\nsteps = 10 * 100\nrate = 10**-3\npi = math.pi\nwhole: float = 1\n"
+        "dims: list = [1, 2]\nname = None\nunsaid = math.e\nother = object"
+    )
+    write(
+        "own",
+        cell,
+        "import mlflow\nwith mlflow.start_run():\n"
+        "    mlflow.log_params({'lr': lr, 'n': n, 'steps': steps, 'rate': rate})",
+        "with mlflow.start_run(mlflow.last_active_run().info.run_id):\n"
+        "    mlflow.log_params({'pi': pi, 'whole': whole, 'dims': 'x'.join(map(str, dims)), 'name': name})",
+    )
+    done = resflow_here(project, "run", "own.ipynb", "-p", "lr", "2")
     assert done.returncode == 0, done.stderr
-    (run,) = runs_of(open_client(), name)
+    (run,) = runs_of(open_client(), "own")
+    logged = {"lr": "2.0", "n": str(1 / 3), "steps": "1000", "rate": "0.001", "pi": str(math.pi), "whole": "1"}
+    assert run.data.params == logged | {"dims": "1x2", "name": "None", "unsaid": str(math.e), "other": "object"}
     assert run.info.status == "FINISHED"
     names = re.findall(r"^(\w+)(?:: \w+)? = ", parameters, re.MULTILINE)
     assert sorted(run.data.params) == sorted(names)

@@ -18,6 +18,7 @@ from papermill.engines import NBClientEngine
 from papermill.log import logger
 from traitlets.config import Config
 
+from resflow.workflow.evaluation import logging_evaluated
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.kernels import speaks_ipc
 from resflow.workflow.provenance import owner_tag
@@ -67,10 +68,16 @@ class RunExecution(NBClientEngine):
                 kernel_manager_class=_PromptKernelManager,
                 **({"config": transport} | options),
             )
+            client.on_cell_executed = logging_evaluated(client, run, nb_man.nb)
             # A kernel that is asked politely has five seconds; whoever sends signals waits less.
             interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
             try:
                 client.execute(env=_kernel_environment(run))
+            except DeadKernelError as error:
+                if (code := client.exit_code) is None:
+                    raise
+                how = f"with exit code {code}" if code >= 0 else f"of {signal.Signals(-code).name}"
+                raise DeadKernelError(f"{error} {how}") from error
             finally:
                 # nbclient cleans up after execution only: a signal may have come while the kernel was being started
                 if client.km is not None and client.km.has_kernel:
@@ -80,6 +87,18 @@ class RunExecution(NBClientEngine):
 
 class _Client(PapermillNotebookClient):
     """papermill's own client, to which a kernel that dies as it starts is as dead as one that dies later."""
+
+    manager: _PromptKernelManager | None = None
+
+    def create_kernel_manager(self) -> Any:
+        """As nbclient's own, but kept where nbclient does not forget it."""
+        self.manager = super().create_kernel_manager()
+        return self.manager
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code of a kernel that was found dead, or minus the signal that ended it."""
+        return self.manager.exit_code if self.manager is not None else None
 
     async def async_start_new_kernel_client(self) -> Any:
         try:

@@ -210,8 +210,8 @@ def _written_values(notebook: Any) -> dict[str, Any]:
     values = {parameter.name: parameter.default for parameter in declared_in_notebook(notebook)}
     if _is_python(notebook):
         values |= {each.name: each.default for each in _declared_in_tagged(notebook, "injected-parameters")}
-    else:
-        values |= notebook.metadata.get("papermill", {}).get("parameters") or {}
+    elif isinstance(noted := notebook.metadata.get("papermill"), dict):
+        values |= noted.get("parameters") or {}
     # under PAPERMILL_ papermill notes its own paths
     return {name: value for name, value in values.items() if not name.startswith("PAPERMILL_")}
 
@@ -257,9 +257,9 @@ def _tagged(notebook: Any, tag: str) -> Any:
 
 
 def _is_python(notebook: Any) -> bool:
-    metadata = notebook.metadata
-    named = metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language") or "python"
-    return str(named).lower() in ("python", "ipython", "python3")
+    from resflow.workflow.kernels import kernel_language
+
+    return kernel_language(notebook).lower() in ("python", "ipython", "python3")
 
 
 def _names_set(statements: list[ast.stmt]) -> set[str]:
