@@ -171,12 +171,12 @@ REFUSED = {
     "no folder": (["plain.ipynb", "nowhere/out.ipynb"], "there is no folder nowhere: make it first"),
     "folder as output": (["plain.ipynb", "folder"], "folder: this is a folder: name a file"),
     "itself as output": (["plain.ipynb", "./plain.ipynb"], "this is the notebook itself: name another file"),
-    "long output": (["plain.ipynb", "o" * 300], "can't be written: File name too long"),
+    "long output": (["plain.ipynb", "o" * 300], "cannot be written: File name too long"),
     "device as output": (["plain.ipynb", "/dev/full"], "/dev/full: this is no ordinary file"),
     "output not in UTF-8": (["plain.ipynb", "caf\udce9"], "the name is not UTF-8"),
     "language without parameters": (
         ["odd.ipynb", "-p", "a", "1"],
-        "parameters can't be set in this notebook: No parameter",
+        "parameters cannot be set in this notebook: No parameter",
     ),
 }
 

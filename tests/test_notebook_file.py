@@ -114,7 +114,7 @@ def test_what_is_no_file_is_refused_without_being_opened(tmp_path):
         "folder.ipynb": "it is a folder",
         "pipe.ipynb": "it is no ordinary file",
         "some.ipynb/x": "there is no such notebook",
-        "a" * 300: "can't be read: File name too long",
+        "a" * 300: "cannot be read: File name too long",
     }.items():
         with pytest.raises(InvalidInputError, match=message):
             read_notebook(tmp_path / name)

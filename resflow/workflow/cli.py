@@ -131,11 +131,11 @@ def _check_output(output: Path, notebook: Path | None = None) -> None:
         if notebook is not None and output.exists() and output.samefile(notebook):
             raise InvalidInputError(f"{output}: this is the notebook itself: name another file, or leave it out")
         if not os.access(output if output.exists() else output.parent, os.W_OK):
-            raise InvalidInputError(f"{output}: can't be written here: the file or its folder is read-only")
+            raise InvalidInputError(f"{output}: cannot be written here: the file or its folder is read-only")
     except UnicodeEncodeError:
         raise InvalidInputError(f"{shown(str(output))}: the name is not UTF-8: choose another") from None
     except OSError as error:  # such as a name that is too long
-        raise InvalidInputError(f"{shown(str(output))}: can't be written: {error.strerror}") from None
+        raise InvalidInputError(f"{shown(str(output))}: cannot be written: {error.strerror}") from None
 
 
 def _checked_values(notebook: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
     try:
         return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow"), kernel
     except PapermillException as error:  # papermill knows the kernel's language not
-        raise InvalidInputError(f"parameters can't be set in this notebook: {_one_line(str(error), 300)}") from None
+        raise InvalidInputError(f"parameters cannot be set in this notebook: {_one_line(str(error), 300)}") from None
 
 
 def _one_line(text: str, longest: int) -> str:

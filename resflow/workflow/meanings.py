@@ -70,7 +70,7 @@ def _check_dataset(value: str) -> None:
     try:
         check_dataset_name(value)
     except OSError as error:  # such as a name too long for a file
-        raise InvalidInputError(f"dataset={shown(value)} can't be looked for: {error.strerror}") from None
+        raise InvalidInputError(f"dataset={shown(value)} cannot be looked for: {error.strerror}") from None
 
 
 def _check_activation(value: str) -> None:

@@ -48,7 +48,7 @@ def _json(path: Path) -> dict[str, Any]:
             raise InvalidInputError(f"{path}: there is no such notebook ({there})")
         data = path.read_bytes()
     except OSError as error:
-        raise InvalidInputError(f"{shown(str(path))}: can't be read: {error.strerror}") from None
+        raise InvalidInputError(f"{shown(str(path))}: cannot be read: {error.strerror}") from None
     if not data.strip():
         raise InvalidInputError(f"{path}: not a Jupyter notebook: the file is empty")
     try:
