@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from urllib.request import urlopen
 import nbformat
 import psutil
 import pytest
-from small_notebooks import is_gone, resflow_here
+from small_notebooks import is_gone, resflow_here, write_notebook
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.ui import charts_link, free_port
@@ -74,6 +75,16 @@ def test_notebook_that_raises_is_named_with_its_cell_and_exits_with_1(project):
     assert done.returncode == 1
     assert "AssertionError: seven" in done.stderr
     assert statuses(project)["7"] == "FAILED"
+
+
+def test_kernel_that_dies_is_one_line_with_the_cell_how_it_ended_and_the_run(project):
+    write_notebook(project / "osexit.ipynb", "import os; os._exit(3)", "print('b')", parameters=None)
+    done = command(project, "run", "osexit.ipynb")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    place = "cell 1: import os; os._exit(3): DeadKernelError: Kernel died with exit code 3"
+    run = r"\(run [0-9a-f]{32}, FAILED\); the executed notebook is attached to the run"
+    assert re.fullmatch(rf"resflow: error: osexit.ipynb: {re.escape(place)} {run}", line)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

@@ -215,7 +215,7 @@ def test_dead_kernel_is_failed_at_the_cell_that_lost_it(project, client):
     (run,) = runs_of(client, "dies")
     assert run.info.status == "FAILED"
     assert run.data.tags["resflow.failed_cell"] == "1: import os"
-    assert run.data.tags["resflow.error"] == "DeadKernelError: Kernel died"
+    assert run.data.tags["resflow.error"] == "DeadKernelError: Kernel died with exit code 7"
     assert artifacts_of(client, run) == {"dies.ipynb", "dies.html"}
 
 

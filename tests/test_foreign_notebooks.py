@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ def project(tmp_path_factory):
     kernels = tmp_path_factory.mktemp("kernels")
     bash = {"argv": [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"], "display_name": "Bash"}
     gone = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "Gone", "language": "python"}
-    with warm_kernels(kernels) as variables, pytest.MonkeyPatch.context() as patch:
+    with (
+        warm_kernels(kernels, "mlflow.tracking", "mlflow.sklearn", "sklearn.linear_model") as variables,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         for name, spec in (("bash", bash | {"language": "bash", "env": {"PS1": "$"}}), ("gone", gone)):
             folder = Path(variables["JUPYTER_PATH"]) / "kernels" / name
             folder.mkdir()
@@ -59,11 +63,16 @@ def printed(path: str) -> str:
 
 RUN = {
     "no metadata": ("nometa", "a: int = 1", "print(a)", None, ["-p", "a", "3"], "3", {"a": "3"}),
-    "magic": ("magicparam", "%matplotlib inline\na: int = 1", "print(a)", PYTHON, ["-p", "a", "3"], "3", {"a": "3"}),
-    "shell": ("shell_in_params", "!echo hi\nx = 1", "print(x)", PYTHON, ["-p", "x", "7"], "hi\n7", {"x": "7"}),
-    "cell magic": ("cell_magic", "%%capture\nx = 1", "print(x)", PYTHON, ["-p", "x", "7"], "7", {"x": "7"}),
-    "calculated": ("mlflow_none", "x = 1\ny = 10 ** -1", "print(x * y)", PYTHON, [], "0.1", {"x": "1", "y": "0.1"}),
-    "tuple": ("tuple_params", "x, y = 1, 2", "print(x + y)", PYTHON, ["-p", "y", "3"], "4", {"y": "3"}),
+    "magics": (
+        "magic",
+        "%matplotlib inline\n!echo hi\nx = 1",
+        "print(x)",
+        PYTHON,
+        ["-p", "x", "7"],
+        "hi\r\n7",
+        {"x": "7"},
+    ),
+    "cell magic": ("capture", "%%capture\nx = 1", "print(x)", PYTHON, ["-p", "x", "7"], "7", {"x": "7"}),
     "bash": (
         "bash_params",
         'msg="hello"\nn=3',
@@ -115,8 +124,6 @@ def test_notebook_may_log_its_parameters_itself(project):
     logged = {"lr": "2.0", "n": str(1 / 3), "steps": "1000", "rate": "0.001", "pi": str(math.pi), "whole": "1"}
     assert run.data.params == logged | {"dims": "1x2", "name": "None", "unsaid": str(math.e), "other": "object"}
     assert run.info.status == "FINISHED"
-    names = re.findall(r"^(\w+)(?:: \w+)? = ", parameters, re.MULTILINE)
-    assert sorted(run.data.params) == sorted(names)
 
 
 def test_names_of_the_library_mean_nothing_in_a_notebook_of_somebody_else(project):
@@ -238,6 +245,8 @@ def test_what_autologging_logs_of_a_model_agrees_with_the_notebook_s_parameters(
     write("autolog_accuracy", "C = 1.0\nmax_iter = 200", cell)
     done = resflow_here(project, "run", "autolog_accuracy.ipynb", "-p", "C", "2")
     assert done.returncode == 0, done.stderr
-    (run,) = runs_of(open_client(), "autolog_accuracy")
+    runs = runs_of(open_client(), "autolog_accuracy")
+    (run,) = (run for run in runs if run.info.run_id in done.stdout)
     assert (run.data.params["C"], run.data.params["max_iter"], run.data.params["solver"]) == ("2.0", "200", "lbfgs")
-    assert run.data.metrics["accuracy"] > 0.9
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert any(run.data.metrics.get("accuracy", 0) > 0.9 for run in runs)

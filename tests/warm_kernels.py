@@ -39,12 +39,12 @@ _IMPORTED = (
 
 
 @contextmanager
-def warm_kernels(folder: Path, *, light: bool = False) -> Iterator[dict[str, str]]:
+def warm_kernels(folder: Path, *modules: str) -> Iterator[dict[str, str]]:
     """The environment variables under which the kernel `python3` is one of these.
 
     Args:
         folder: An empty folder, for the server's socket and the kernel specification.
-        light: Whether nothing is imported but what every kernel needs.
+        modules: What the server imports beside what every kernel needs; if none is named, what our notebooks do.
     """
     import subprocess
 
@@ -57,7 +57,7 @@ def warm_kernels(folder: Path, *, light: bool = False) -> Iterator[dict[str, str
     place = folder / "share" / "kernels" / "python3"
     place.mkdir(parents=True)
     (place / "kernel.json").write_text(json.dumps(spec))
-    command = [sys.executable, __file__, "serve", address, *["light"] * light]
+    command = [sys.executable, __file__, "serve", address, *modules]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT)
     try:
         yield {"JUPYTER_PATH": str(folder / "share")}
@@ -82,13 +82,13 @@ def ask(address: str, *options: str) -> None:
     server.recv(1)
 
 
-def serve(address: str, *options: str) -> None:
+def serve(address: str, *modules: str) -> None:
     """Fork a kernel for everyone who asks, until standard input is closed."""
     import importlib
 
     sys.path[0] = str(ROOT)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # a kernel sets it before it is imported
-    for name in _LIGHT if "light" in options else [*_library(), *_IMPORTED]:
+    for name in (*_LIGHT, *modules) if modules else (*_library(), *_IMPORTED):
         importlib.import_module(name)
     if "jax" in sys.modules:
         from jax._src import xla_bridge

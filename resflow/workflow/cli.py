@@ -17,6 +17,7 @@ except ModuleNotFoundError:
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.boundary import fail, guarded
+from resflow.workflow.plainly import with_traceback_file
 from resflow.workflow.store_errors import UnusableStoreError
 from resflow.workflow.sweeps.command import sweep
 
@@ -153,6 +154,7 @@ def _execute(
     node: Any, notebook: Path, output: Path, values: dict[str, Any], kernel: str | None, *, kept: bool = True
 ) -> int:
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from resflow.workflow.advice import advice
@@ -161,7 +163,7 @@ def _execute(
 
     prepared, kernel = _prepared(node, values, kernel)
     # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     quiet = not sys.stderr.isatty()
     place = f"in {output}" if kept else "attached to the run"
     try:
@@ -190,7 +192,8 @@ def _execute(
     except Exception as error:
         if not (said := said_of(error)):
             raise  # of no run
-        fail(said, 1)
+        message = f"{notebook}: {_one_line(said, 900)}; the executed notebook is {place}"
+        fail(message if isinstance(error, DeadKernelError) else with_traceback_file(message, error), 1)
     _report(executed.metadata["resflow"]["run_id"], notebook.stem)
     return 0
 
@@ -202,7 +205,7 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
     from papermill.parameterize import parameterize_notebook
 
     from resflow.workflow.engine import ResflowEngine
-    from resflow.workflow.installed_kernels import check_kernel
+    from resflow.workflow.kernels import check_kernel
 
     kernel = ResflowEngine.nb_kernel_name(node, kernel)
     check_kernel(kernel)
@@ -229,10 +232,10 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
     try:
         comparison, text = write_report(client, sweep, values)
     except PapermillExecutionError as error:
+        said = _one_line(error.evalue, 600)
         if error.ename in BAD_INPUT:
-            fail(_one_line(error.evalue, 600), 2)
-        said = f"{error.ename}: {_one_line(error.evalue, 600)}"
-        fail(f"cell {error.cell_index + 1} of the comparing notebook raised {said}", 1)
+            fail(said, 2)
+        fail(f"cell {error.cell_index + 1} of the comparing notebook raised {error.ename}: {said}", 1)
     if output is None and comparison.parent_id is None:
         output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
     if output is not None:

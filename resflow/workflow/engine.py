@@ -153,7 +153,7 @@ def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
     def attach() -> None:
         import nbformat
 
-        tried("logging what only the kernel could tell", _log_other_parameters, run, nb)
+        tried("logging the parameters", _log_other_parameters, run, nb)
         tried("taking over what runs below it measured", adopt_metrics, run.client, run.id)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
         tried("attaching its HTML", _attach_html, run, nb, notebook, outcome)

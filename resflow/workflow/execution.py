@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,22 @@ class _Client(PapermillNotebookClient):
 
 
 class _PromptKernelManager(AsyncKernelManager):
-    """Kills a kernel that is to end now without interrupting it first, which it would complain about on its way out."""
+    """Kills a kernel that is to end now without interrupting it first, which it would complain about on its way out.
+
+    Attributes:
+        exit_code: That of a kernel that was found dead, a signal's number with a minus; None while none was.
+    """
+
+    exit_code: int | None = None
+
+    async def _async_is_alive(self) -> bool:
+        if alive := await super()._async_is_alive():
+            return alive
+        if self.provisioner is not None and self.exit_code is None:
+            self.exit_code = await self.provisioner.poll()
+        return False
+
+    is_alive = _async_is_alive
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
         if now and self.provisioner is not None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
-from resflow.errors import InvalidInputError
+from resflow.errors import InvalidInputError, nearest, shown
 
-__all__ = ["PYTHON", "complete_kernelspec", "kernel_language", "kernel_name", "kernel_of", "speaks_ipc"]
+__all__ = ["PYTHON", "check_kernel", "complete_kernelspec", "kernel_language", "kernel_name", "kernel_of", "speaks_ipc"]
 
 PYTHON = "python3"
 
@@ -51,6 +54,31 @@ def complete_kernelspec(nb: Any, name: str) -> None:
     if said := _metadata(nb, "kernelspec"):
         said["name"] = said.get("name") or name
         said["display_name"] = said.get("display_name") or said["name"]
+
+
+def check_kernel(name: str) -> None:
+    """Check that a kernel of that name is installed and has a program to start.
+
+    Raises:
+        InvalidInputError: If it is not, or has none.
+    """
+    manager = KernelSpecManager()
+    try:
+        spec = manager.get_kernel_spec(name)
+    except NoSuchKernel:
+        installed = sorted(manager.find_kernel_specs())
+        raise InvalidInputError(
+            f"no kernel {shown(name)} is installed: install it, or choose another by -k or in the notebook's metadata; "
+            f"nearest is {nearest(name, installed, 1)[0]}, of {', '.join(installed[:40])}"
+        ) from None
+    program = spec.argv[0] if spec.argv else ""
+    if program in ("python", "python3", f"python3.{sys.version_info.minor}"):  # which Jupyter starts as this one
+        program = sys.executable
+    if not shutil.which(os.path.expandvars(program)):
+        raise InvalidInputError(
+            f"the kernel {name} is to be started by {shown(program)}, which is not there: install the kernel anew, or "
+            "choose another by -k or in the notebook's metadata"
+        )
 
 
 def speaks_ipc(name: str) -> bool:

@@ -19,8 +19,8 @@ _DEEPEST = 100
 def read_notebook(path: Path) -> Any:
     """The notebook in a file, as a node of nbformat's version 4, ready for papermill.
 
-    UTF-8, UTF-16 and UTF-32 are read, with and without a byte order mark. What is missing without saying anything,
-    such as the metadata of a cell, is filled in. Outputs are left out.
+    UTF-8, UTF-16 and UTF-32 are read, with and without a byte order mark. What is missing, such as the metadata of a
+    cell, is filled in; what says nothing, such as a kernel's name that is no text, is left out, and so are outputs.
 
     Raises:
         InvalidInputError: If there is none, or none that can be read.
@@ -30,9 +30,9 @@ def read_notebook(path: Path) -> Any:
     if version not in (1, 2, 3, 4) or isinstance(version, bool):
         newer = isinstance(version, int) and version > 4
         what = f"has nbformat {shown(version)}, newer than any that can be read: save it as nbformat 4"
-        raise InvalidInputError(
-            f"{path}: " + (what if newer else "not a Jupyter notebook: it has no nbformat of 1 to 4")
-        )
+        what = what if newer else "not a Jupyter notebook: it has no nbformat of 1 to 4"
+        raise InvalidInputError(f"{path}: {what}")
+    _part(path, content, "nbformat_minor", int, "nbformat_minor", 5 if version == 4 else 0)
     if version == 4:
         _complete(path, content)
     node = _as_node(path, content)
@@ -85,57 +85,61 @@ def _depth(content: Any) -> int:
 
 
 def _complete(path: Path, notebook: dict[str, Any]) -> None:
-    """Fill in what a notebook of version 4 lacks, and leave out its outputs.
+    """Fill in what a notebook of version 4 lacks, leave out its outputs and what says nothing as it stands.
 
     Raises:
-        InvalidInputError: If something is of a type that it cannot have.
+        InvalidInputError: If something that is run, or that everything depends on, is of a type that it cannot have.
     """
 
-    def part(parent: dict[str, Any], key: str, kind: type, place: str, missing: Any) -> Any:
-        if parent.get(key) is None:
-            parent[key] = missing
-        if not isinstance(parent[key], kind) or isinstance(parent[key], bool):
-            what = {dict: "an object", list: "a list", str: "text", int: "a whole number"}[kind]
-            raise InvalidInputError(f"{path}: not a Jupyter notebook: {place} is {shown(parent[key])}, not {what}")
-        return parent[key]
-
-    def complete_metadata(parent: dict[str, Any], place: str, objects: tuple[str, ...]) -> dict[str, Any]:
-        metadata = part(parent, "metadata", dict, f"{place}metadata", {})
-        for key in objects:
-            if metadata.get(key) is None:
-                metadata.pop(key, None)
-            else:
-                part(metadata, key, dict, f"{place}metadata.{key}", {})
-        return metadata
-
-    part(notebook, "nbformat_minor", int, "nbformat_minor", 5)
-    metadata = complete_metadata(notebook, "", ("kernelspec", "language_info", "papermill", "resflow", "widgets"))
-    for key, named in (("kernelspec", ("name", "language")), ("language_info", ("name",))):
-        for name in named:
-            if key in metadata:
-                part(metadata[key], name, str, f"metadata.{key}.{name}", "")
-    for number, cell in enumerate(part(notebook, "cells", list, "cells", []), 1):
-        place = f"cell {number}"
+    metadata = _part(path, notebook, "metadata", dict, "metadata", {})
+    _keep(metadata, dict, "kernelspec", "language_info", "papermill", "resflow", "widgets")
+    for key in ("kernelspec", "language_info"):
+        _keep(metadata.get(key, {}), str, "name", "language", "display_name")
+    for number, cell in enumerate(_part(path, notebook, "cells", list, "cells", []), 1):
         if not isinstance(cell, dict):
-            raise InvalidInputError(f"{path}: not a Jupyter notebook: {place} is {shown(cell)}, not an object")
-        part(cell, "cell_type", str, f"cell_type of {place}", "raw")
+            raise InvalidInputError(f"{path}: not a Jupyter notebook: cell {number} is {shown(cell)}, not an object")
+        cell["cell_type"] = cell.get("cell_type") if isinstance(cell.get("cell_type"), str) else "raw"
         if isinstance(cell.get("source"), list):
             cell["source"] = "".join(map(str, cell["source"]))
-        part(cell, "source", str, f"source of {place}", "")
-        tags = complete_metadata(cell, f"{place}: ", ("papermill", "jupyter"))
-        if isinstance(tags.get("tags"), str):
-            tags["tags"] = [tags["tags"]]
-        part(tags, "tags", list, f"metadata.tags of {place}", [])
-        if not isinstance(cell.get("attachments", {}), dict):
-            part(cell, "attachments", dict, f"attachments of {place}", {})
         if cell["cell_type"] == "code":
-            cell["outputs"], cell["execution_count"] = [], None
-        else:
+            cell |= {"outputs": [], "execution_count": None}
+        else:  # which nobody runs
+            _keep(cell, str, "source")
             cell.pop("outputs", None)
+        _part(path, cell, "source", str, f"source of cell {number}", "")
+        own = _part(path, cell, "metadata", dict, f"metadata of cell {number}", {})
+        _keep(own, dict, "papermill", "jupyter")
+        tags = own.get("tags")
+        own["tags"] = [tags] if isinstance(tags, str) else list(filter(_is_text, tags)) if _is_several(tags) else []
     try:
         json.dumps(notebook, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InvalidInputError(f"{path}: not a Jupyter notebook: it has text that is not Unicode") from None
+
+
+def _part(path: Path, parent: dict[str, Any], key: str, kind: type, place: str, missing: Any) -> Any:
+    """What an object has under a key, which is filled in if it is missing, and must be of its kind."""
+    if parent.get(key) is None:
+        parent[key] = missing
+    if not isinstance(parent[key], kind) or isinstance(parent[key], bool):
+        what = {dict: "an object", list: "a list", str: "text", int: "a whole number"}[kind]
+        raise InvalidInputError(f"{path}: not a Jupyter notebook: {place} is {shown(parent[key])}, not {what}")
+    return parent[key]
+
+
+def _keep(parent: dict[str, Any], kind: type, *keys: str) -> None:
+    """Leave out what is not of its kind."""
+    for key in keys:
+        if key in parent and not isinstance(parent[key], kind):
+            del parent[key]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, list | dict)
 
 
 def _as_node(path: Path, content: dict[str, Any]) -> Any:

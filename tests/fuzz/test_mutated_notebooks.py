@@ -114,7 +114,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("notebooks")
     (root / "pyproject.toml").touch()
     kernels = tmp_path_factory.mktemp("kernels")
-    with warm_kernels(kernels, light=True) as variables, pytest.MonkeyPatch.context() as patch:
+    with warm_kernels(kernels, "IPython") as variables, pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
             patch.delenv(name, raising=False)
@@ -125,16 +125,14 @@ def project(tmp_path_factory):
         yield root
 
 
-def papermill_runs(path, *, prepare_only: bool) -> bool:
-    """Whether papermill without resflow runs the notebook, or would as far as it looks before it starts a kernel."""
+def papermill_runs(path, parameters: dict[str, int]) -> bool:
+    """Whether papermill without resflow runs the notebook."""
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            done = papermill.execute_notebook(
-                path, path.with_suffix(".plain.ipynb"), {"a": 2}, progress_bar=False, prepare_only=prepare_only
-            )
-        return done.metadata.kernelspec.name == "python3"
+            done = papermill.execute_notebook(path, path.with_suffix(".plain.ipynb"), parameters, progress_bar=False)
+        return done is not None
     except Exception:  # whatever it is: papermill does not run it
         return False
 
@@ -158,7 +156,7 @@ def test_what_papermill_runs_is_run_and_all_else_refused_in_one_line(project, se
         if ended.code:
             refused = ("not a parameter", "declares no parameters", "declared type", "nested more than 100 levels")
             expected = any(message in ended.err for message in refused)
-            assert expected or not papermill_runs(path, prepare_only=not for_real), (seed, ended.err)
+            assert expected or not papermill_runs(path, {"a": 2} if seed % 2 else {}), (seed, ended.err)
     client = open_client()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert client.search_runs(experiments, "attributes.status = 'RUNNING'") == []

@@ -172,7 +172,7 @@ def project(tmp_path_factory):
     write_notebook(root / "open.ipynb", "1", parameters=OPEN)
     write_notebook(root / "none.ipynb", "1", parameters=None)
     with (
-        warm_kernels(tmp_path_factory.mktemp("kernels"), light=True) as variables,
+        warm_kernels(tmp_path_factory.mktemp("kernels"), "IPython") as variables,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.chdir(root)
