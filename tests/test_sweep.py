@@ -19,6 +19,7 @@ from small_notebooks import (
     resflow_here,
     runs_of,
     start,
+    wait_for,
     write_notebook,
 )
 
@@ -181,8 +182,7 @@ def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client
 def test_running_cluster_is_joined_and_points_of_another_sweep_are_shared(project, client, monkeypatch):
     write_sweep(project, "remote", "{width: [3], seed: {seeds: 2}}")
     scheduler = start(project, "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", "dask.json")
-    wait_until(lambda: (project / "dask.json").exists(), scheduler)
-    address = json.loads((project / "dask.json").read_text())["address"]
+    address = json.loads(wait_for(project / "dask.json", scheduler))["address"]
     worker = start(project, "dask", "worker", address, "--nthreads", "1", "--no-dashboard")
     try:
         process = sweep(project, "remote", "--scheduler", address)
