@@ -12,6 +12,10 @@ from resflow.losses.scalar import as_loss
 
 LOSSES = ("squared", "logistic", "pseudo_huber")
 
+ROUNDING = 256 * np.finfo(float).eps
+"""What sums of up to 200 products may differ by, relative to the size of what is added: ε for every term, as the order
+in which it is added is the BLAS's affair, and so is whether it rounds between product and sum."""
+
 SHAPES = {
     "wide": (40, 5, 8),
     "narrow": (40, 7, 3),

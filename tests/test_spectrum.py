@@ -15,7 +15,7 @@ from resflow.spectrum import partial_hessian as partial_hessian_module
 from resflow.spectrum.partial import partial_spectrum
 from resflow.spectrum.partial_hessian import hessian_vector_product
 from tests.new_process import python
-from tests.problems import LOSSES, SHAPES, SPECIAL, Point, dense_hessians, point
+from tests.problems import LOSSES, ROUNDING, SHAPES, SPECIAL, Point, dense_hessians, point
 
 
 def relative_errors(points: list[Point], loss: str, **ridge: float) -> list[float]:
@@ -72,7 +72,7 @@ def test_jit_and_vmap_over_a_population_agree_with_one_point_at_a_time():
     together = jax.jit(jax.vmap(lambda *arrays: partial_spectrum(*arrays, loss="pseudo_huber").eigenvalues))(
         *population
     )
-    np.testing.assert_allclose(together, alone, atol=1e-14)
+    np.testing.assert_allclose(together, alone, atol=ROUNDING * np.abs(alone).max())
 
 
 def test_precision_follows_jax_arrays_and_numpy_arrays_are_analysed_in_float64():
@@ -103,7 +103,10 @@ def test_samples_in_chunks_give_the_same_spectrum(kind, n, tmp_path, monkeypatch
     if kind == "jax":
         arrays = Point(*map(jnp.asarray, arrays))
     in_chunks = partial_spectrum(*arrays, loss="logistic").eigenvalues
-    np.testing.assert_allclose(in_chunks, whole, atol=1e-7 if kind == "memory_mapped" else 1e-14)
+    scale = np.abs(whole).max()
+    # read as float32, of which the eigenvalues are the sums of a thousand products
+    atol = 1e-7 if kind == "memory_mapped" else 1279 * np.finfo(float).eps * scale
+    np.testing.assert_allclose(in_chunks, whole, atol=atol)
 
 
 SHARDED = """
@@ -111,7 +114,7 @@ import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 jax.config.update("jax_enable_x64", True)
 from resflow.spectrum.partial import partial_spectrum
-from tests.problems import point
+from tests.problems import ROUNDING, point
 assert jax.device_count() == 8
 for n, axis_type in ((64, AxisType.Auto), (4096, AxisType.Auto), (64, AxisType.Explicit)):
     mesh = jax.make_mesh((8,), ("samples",), axis_types=(axis_type,))
@@ -120,9 +123,9 @@ for n, axis_type in ((64, AxisType.Auto), (4096, AxisType.Auto), (64, AxisType.E
     sharded += [jax.device_put(array, NamedSharding(mesh, P("samples"))) for array in arrays[2:]]
     expected = partial_spectrum(*arrays, loss="logistic").eigenvalues
     found = partial_spectrum(*sharded, loss="logistic").eigenvalues
-    np.testing.assert_allclose(found, expected, atol=1e-14)
+    np.testing.assert_allclose(found, expected, atol=ROUNDING * n / 64 * np.abs(expected).max())
     found = jax.jit(lambda *a: partial_spectrum(*a, loss="logistic").eigenvalues)(*sharded)
-    np.testing.assert_allclose(found, expected, atol=1e-14)
+    np.testing.assert_allclose(found, expected, atol=ROUNDING * n / 64 * np.abs(expected).max())
 """
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from resflow.arrays import Array, check_point
+from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss, as_loss
 from resflow.spectrum.partial_hessian import PartialHessian, analyse_samples, partial_hessian
 
@@ -21,7 +22,8 @@ class PartialSpectrum(NamedTuple):
     """All eigenvalues of the partial Hessian at one point.
 
     Attributes:
-        eigenvalues: All d + dk of them, ascending, each as often as it occurs; zeros included.
+        eigenvalues: All d + dk of them, ascending, each as often as it occurs; zeros included. All are NaN where the
+            Hessian is not finite.
         reduced_order: How many of them came from the reduced matrix, 2d + k − 1.
         kernel_dimension: How many are there by structure, (d−1)(k−1): exactly zero, or exactly ridge_V.
     """
@@ -90,7 +92,9 @@ def _all_eigenvalues(w, V, features, X, y, *, loss, ridge_w, ridge_V) -> jax.Arr
 @jax.jit
 def _eigenvalues(hessian: PartialHessian, ridge_w, ridge_V) -> jax.Array:
     d, k = hessian.w_unit.shape[0], hessian.g.shape[0]
-    shift = ridge_w - ridge_V
+    shift, finite = ridge_w - ridge_V, hessian.finite
+    # LAPACK must not be given what is not finite.
+    hessian = jax.tree.map(lambda part: jnp.where(finite, part, 0.0), hessian)
     reduced = jax.lax.cond(hessian.w_norm == 0, partial(_pairs_at_zero, k=k), _reduced_eigenvalues, hessian, shift)
     # By their number, as sorting all d + dk would cost more than finding them.
     negative = jnp.sum(reduced < 0)
@@ -98,7 +102,7 @@ def _eigenvalues(hessian: PartialHessian, ridge_w, ridge_V) -> jax.Array:
     place = jnp.arange(d + d * k)
     source = jnp.where(place < negative, place, jnp.maximum(place - kernel, 0))
     inside = (place >= negative) & (place < negative + kernel)
-    return jnp.where(inside, 0.0, reduced[source]) + ridge_V
+    return nan_unless(finite & all_finite(reduced), jnp.where(inside, 0.0, reduced[source]) + ridge_V)
 
 
 def _reduced_eigenvalues(hessian: PartialHessian, shift) -> jax.Array:
@@ -115,7 +119,7 @@ def _reduced_eigenvalues(hessian: PartialHessian, shift) -> jax.Array:
     order = 2 * d + k - 1
     matrix = jnp.zeros((order, order), K.dtype).at[: d + k, : d + k].set(K)
     u, a = jnp.arange(d + k, order), jnp.arange(1, d)
-    gamma = jnp.linalg.norm(hessian.g)
+    gamma = hessian.g_norm
     return jnp.linalg.eigvalsh(matrix.at[u, a].set(gamma).at[a, u].set(gamma))
 
 
@@ -123,7 +127,7 @@ def _pairs_at_zero(hessian: PartialHessian, shift, *, k: int) -> jax.Array:
     """At w = 0: a pair for each eigenvalue of the (a, a) block, the smaller without cancellation; zeros between."""
     d = hessian.w_unit.shape[0]
     h = jnp.linalg.eigvalsh(hessian.K[:d, :d]) + shift
-    gamma = jnp.linalg.norm(hessian.g)
+    gamma = hessian.g_norm
     larger = 0.5 * (jnp.abs(h) + jnp.hypot(h, 2.0 * gamma))
     smaller = gamma * (gamma / jnp.where(larger > 0, larger, 1.0))
     below, above = jnp.where(h >= 0, -smaller, -larger), jnp.where(h >= 0, larger, smaller)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Real
+from jaxtyping import Bool, Float, Real
 
 from resflow.arrays import Array, analyse, is_traced
+from resflow.floating import all_finite, norm
 from resflow.losses.scalar import Loss
 
 __all__ = ["PartialHessian", "analyse_samples", "hessian_vector_product", "partial_hessian"]
@@ -28,6 +29,8 @@ class PartialHessian(NamedTuple):
 
     Attributes:
         K: Quadratic form in (a, c): mean ℓ''_i j_i j_iᵀ with j_i = (x_i + V f_i, ‖w‖ f_i), plus ŵgᵀ off the diagonal.
+        K_scale: What rounding on K's diagonal is relative to: the diagonal, and how much of it changes if every
+            prediction changes by the size of the terms that cancel in it, mean |ℓ'''_i| (|w|ᵀ(|x_i| + |V||f_i|)) j_i².
         g: mean ℓ'_i f_i.
         g_scale: The size of the terms that cancel in g, those that cancel in the predictions included.
         w_unit: ŵ.
@@ -35,10 +38,21 @@ class PartialHessian(NamedTuple):
     """
 
     K: Float[jax.Array, "d+k d+k"]
+    K_scale: Float[jax.Array, "d+k"]
     g: Float[jax.Array, "k"]
     g_scale: Float[jax.Array, ""]
     w_unit: Float[jax.Array, "d"]
     w_norm: Float[jax.Array, ""]
+
+    @property
+    def finite(self) -> Bool[jax.Array, ""]:
+        """Whether all of it is: what is not on K's diagonal, or overflows beside it, is not in its entries either."""
+        return all_finite(jnp.diagonal(self.K), self.g, self.w_norm)
+
+    @property
+    def g_norm(self) -> Float[jax.Array, ""]:
+        """γ = ‖g‖."""
+        return norm(self.g)
 
 
 def analyse_samples(function: Callable[..., Any], w, V, features, X, y, *, loss: Loss, **options: Any) -> Any:
@@ -195,11 +209,15 @@ def _hessian_sums(point, samples, loss: Loss):
     w_norm, _ = _norm_and_unit(w)
     a = X + features @ V.T
     p = a @ w
-    weight = jnp.sqrt(loss.second_derivative(p, y))[:, None]
+    cancelling = jnp.abs(X) @ jnp.abs(w) + jnp.abs(features) @ (jnp.abs(V).T @ jnp.abs(w))
+    curvature, curvature_change = jax.jvp(lambda p: loss.second_derivative(p, y), (p,), (cancelling,))
     slope = loss.derivative(p, y)
+    weight = jnp.sqrt(curvature)[:, None]
     gram = _gram(jnp.concatenate([weight * a, (weight * w_norm) * features], axis=1))
-    size = jnp.abs(slope) + loss.second_derivative(p, y) * (jnp.abs(a) @ jnp.abs(w))
-    return gram, slope @ features, size @ jnp.abs(features)
+    change = jnp.abs(curvature_change)
+    K_scale = jnp.concatenate([change @ a**2, w_norm**2 * (change @ features**2)]) + jnp.diagonal(gram)
+    size = jnp.abs(slope) + curvature * cancelling
+    return gram, K_scale, slope @ features, size @ jnp.abs(features)
 
 
 def _product_sums(point, samples, loss: Loss):
@@ -212,12 +230,12 @@ def _product_sums(point, samples, loss: Loss):
 
 @jax.jit
 def _assemble(w, n, sums) -> PartialHessian:
-    gram, g, g_scale = (total / n for total in sums)
+    gram, K_scale, g, g_scale = (total / n for total in sums)
     w_norm, w_unit = _norm_and_unit(w)
     d = w.shape[0]
     coupling = jnp.outer(w_unit, g)
     K = gram.at[:d, d:].add(coupling).at[d:, :d].add(coupling.T)
-    return PartialHessian(K, g, jnp.linalg.norm(g_scale), w_unit, w_norm)
+    return PartialHessian(K, K_scale, g, jnp.linalg.norm(g_scale), w_unit, w_norm)
 
 
 def _norm_and_unit(w):

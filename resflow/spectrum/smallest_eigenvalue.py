@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Real
 
 from resflow.arrays import Array, check_point, is_traced
+from resflow.floating import all_finite, nan_unless, norm, ratio
 from resflow.losses.scalar import Loss, as_loss
 from resflow.parallel import blas_on_one_thread
 from resflow.spectrum.partial_hessian import PartialHessian, analyse_samples, hessian_vector_product, partial_hessian
@@ -25,17 +26,21 @@ class SmallestEigenvalue(NamedTuple):
     """λ_min of the partial Hessian at one point, with the evidence for it.
 
     All are in the units of the mean loss per sample. The bracket is rigorous for the Hessian as accumulated in
-    floating point; `rounding` estimates how far that has moved it.
+    floating point; `rounding` estimates how far that has moved it. Where the Hessian is not finite, or λ_min is too
+    large for floating point, all numbers are NaN and `converged` is False.
 
     Attributes:
         value: The Rayleigh quotient of the direction.
-        lower: No eigenvalue lies below: from a Cholesky factorisation, or from |g|.
+        lower: No eigenvalue lies below: from a Cholesky factorisation, or from |g|; from |g| alone where that is below
+            1e-138 (1e-17 in float32), and then not converged.
         upper: An eigenvalue lies at or below: the Rayleigh quotient, the same number as `value`.
         residual: ‖Hv − value·v‖ for the direction v, of norm 1, with Hv a product with the samples themselves.
         direction_w: The part of v in w, shape (d,).
         direction_V: The part of v in V, shape (d, k).
-        converged: True if upper − lower is within the tolerance, relative to the larger of the two.
-        rounding: Estimate of the effect on `value` of rounding in the sums over samples.
+        converged: True if upper − lower is within the tolerance, relative to the larger of the two; in float32 only if
+            `rounding` is so as well, as there it decides how many digits are right.
+        rounding: Estimate of the effect on `value` of rounding in the predictions, in the sums over samples and in the
+            ridge terms.
         factorizations: Cholesky factorisations that it took.
     """
 
@@ -107,15 +112,21 @@ def smallest_partial_eigenvalue(
 def _smallest(w, V, features, X, y, *, loss: Loss, ridge_w, ridge_V, rtol) -> tuple:
     bracket, a, B = _search(partial_hessian(w, V, features, X, y, loss=loss), ridge_w - ridge_V, rtol)
     product_w, product_V = hessian_vector_product(w, V, features, X, y, a, B, loss=loss)
-    return _evidence(bracket, a, B, product_w, product_V, ridge_w, ridge_V)
+    return _evidence(bracket, a, B, product_w, product_V, ridge_w, ridge_V, rtol)
 
 
 @jax.jit
-def _evidence(bracket: _Bracket, a, B, product_w, product_V, ridge_w, ridge_V) -> tuple:
+def _evidence(bracket: _Bracket, a, B, product_w, product_V, ridge_w, ridge_V, rtol) -> tuple:
     value, lower = bracket.upper + ridge_V, bracket.lower + ridge_V
     error_w, error_V = product_w + (ridge_w - value) * a, product_V + (ridge_V - value) * B
-    residual = jnp.sqrt(jnp.sum(error_w**2) + jnp.sum(error_V**2))
-    return value, lower, value, residual, a, B, bracket.converged, bracket.rounding, bracket.count
+    residual = _hypot(norm(error_w), norm(error_V))
+    eps = jnp.finfo(value.dtype).eps
+    rounding = bracket.rounding + 4.0 * eps * (jnp.abs(ridge_w) + jnp.abs(ridge_V))
+    converged = bracket.converged
+    if eps > 1e-10:
+        converged &= rounding <= rtol * jnp.abs(bracket.upper)
+    numbers = (value, lower, value, residual, a, B, converged, rounding)
+    return *nan_unless(all_finite(value, lower), numbers), bracket.count
 
 
 class _Form(NamedTuple):
@@ -138,7 +149,7 @@ class _Form(NamedTuple):
         if not self.has_u:
             return self.K - sigma * identity
         complement = self.in_a * identity - jnp.outer(self.w_unit, self.w_unit)
-        return self.K - sigma * identity + self.gamma * _ratio(self.gamma, sigma) * complement
+        return self.K - sigma * identity + self.gamma * ratio(self.gamma, sigma) * complement
 
     def rayleigh(self, x):
         """The smallest Rayleigh quotient in the span of (x, 0) and (0, Px), with its vector (x, u), of norm 1."""
@@ -150,8 +161,8 @@ class _Form(NamedTuple):
         t = self.gamma * size
         value = _lower_root(h, t)
         length = _hypot(value, t)
-        u = jnp.where(size > 0, _ratio(direction, size), self.u)
-        return value, _ratio(value, length) * x, jnp.where(length > 0, _ratio(t, length), 1.0) * u
+        u = jnp.where(size > 0, ratio(direction, size), self.u)
+        return value, ratio(value, length) * x, jnp.where(length > 0, ratio(t, length), 1.0) * u
 
 
 class _Bracket(NamedTuple):
@@ -175,20 +186,25 @@ def _search(hessian: PartialHessian, ridge_difference, rtol) -> tuple[_Bracket, 
     d = hessian.w_unit.shape[0]
     form, start = _prepare(hessian, jnp.asarray(ridge_difference, hessian.K.dtype), rtol)
 
+    finite = hessian.finite
+    # Vectors of the iteration have entries as large as 1/γ, of which no squares can be taken at either end.
+    workable = finite & ((form.gamma == 0) | (form.gamma > jnp.finfo(form.gamma.dtype).tiny ** 0.45))
+
     def rounding(state: _Bracket):
         a, c = state.x[:d], state.x[d:]
-        in_K = jnp.abs(jnp.diagonal(hessian.K)) @ state.x**2
+        in_K = hessian.K_scale @ state.x**2
         in_g = hessian.g_scale * jnp.sqrt((a @ a) * (c @ c + state.u @ state.u))
         return 4.0 * jnp.finfo(form.K.dtype).eps * (in_K + in_g)
 
     def unfinished(state: _Bracket):
         hopeless = (state.count >= _PATIENCE) & (state.upper - state.lower <= rounding(state))
-        return ~state.converged & ~hopeless & (state.count < _MAX_FACTORIZATIONS)
+        return workable & ~state.converged & ~hopeless & (state.count < _MAX_FACTORIZATIONS)
 
     state = jax.lax.while_loop(unfinished, partial(_narrow, form, rtol=rtol), start)
-    g_unit = jnp.where(form.gamma > 0, _ratio(hessian.g, form.gamma), jnp.zeros_like(hessian.g).at[0].set(1.0))
+    g_unit = jnp.where(form.gamma > 0, ratio(hessian.g, form.gamma), jnp.zeros_like(hessian.g).at[0].set(1.0))
     B = jnp.outer(hessian.w_unit, state.x[d:]) + jnp.outer(state.u[:d], g_unit)
-    return state._replace(lower=jnp.minimum(state.lower, state.upper), rounding=rounding(state)), state.x[:d], B
+    lower = jnp.where(finite, jnp.minimum(state.lower, state.upper), jnp.nan)
+    return state._replace(lower=lower, rounding=rounding(state)), state.x[:d], B
 
 
 def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
@@ -198,7 +214,7 @@ def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
     in_a = (jnp.arange(order) < d).astype(dtype)
     w_unit = jnp.pad(hessian.w_unit, (0, k))
     size = jnp.abs(jnp.diagonal(hessian.K))
-    gamma = jnp.linalg.norm(hessian.g)
+    gamma = hessian.g_norm
     # The sums over samples are positive semidefinite but for rounding. With this much more they are so again, as
     # they have to be where K is singular: there a shift of λ_min's size is all that a pivot has.
     K = hessian.K + jnp.diag(4.0 * jnp.finfo(dtype).eps * size + delta * in_a)
@@ -210,7 +226,7 @@ def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
     other = jnp.zeros(order, dtype).at[jnp.argmin(jnp.abs(hessian.w_unit))].set(1.0)
     form = _Form(K, gamma, d > 1, in_a, w_unit, other)
     u = form.project(other)
-    form = form._replace(u=_ratio(u, jnp.linalg.norm(u)))
+    form = form._replace(u=ratio(u, jnp.linalg.norm(u)))
 
     # K's part from the samples is positive semidefinite, so that only δ and g can pull below zero.
     lower = _lower_root(jnp.minimum(delta, 0.0), gamma)
@@ -289,7 +305,7 @@ def _improve(form: _Form, factor, state: _Bracket, *, rtol):
 
     def improve(_, current):
         estimate, _, start, *_ = current
-        weight = jnp.sqrt(_ratio(form.gamma, estimate) * _ratio(form.gamma, state.shift)) if form.has_u else 0.0
+        weight = jnp.sqrt(ratio(form.gamma, estimate) * ratio(form.gamma, state.shift)) if form.has_u else 0.0
         inverse = 1.0 / jnp.sqrt(1.0 + weight**2)
 
         def root_M(x):  # over its norm, which may be as large as 1/γ
@@ -324,7 +340,7 @@ def _lanczos(operator, start, steps):
         length = jnp.linalg.norm(image)
         # In an invariant subspace nothing but rounding is left: nothing more to find then.
         length = jnp.where(length > 32.0 * eps * T[0, 0], length, 0.0)
-        return basis.at[j + 1].set(_ratio(image, length), mode="drop"), T.at[j + 1, j].set(length, mode="drop")
+        return basis.at[j + 1].set(ratio(image, length), mode="drop"), T.at[j + 1, j].set(length, mode="drop")
 
     basis = jnp.zeros((size, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
     # The last step's row and column beyond `steps` are left zero, and so are their Ritz values, below all others.
@@ -341,16 +357,11 @@ def _is_closed(lower, upper, rtol):
 def _lower_root(h, t):
     """(h − sqrt(h² + 4t²))/2, the smaller eigenvalue of [[h, t], [t, 0]], without cancellation."""
     larger = 0.5 * (jnp.abs(h) + _hypot(h, 2.0 * t))
-    return jnp.where(h >= 0, -t * _ratio(t, larger), -larger)
+    return jnp.where(h >= 0, -t * ratio(t, larger), -larger)
 
 
 def _hypot(a, b):
     """sqrt(a² + b²) without overflow; `jnp.hypot` minds infinities too and takes ten times as long to compile."""
     a, b = jnp.abs(a), jnp.abs(b)
     larger = jnp.maximum(a, b)
-    return larger * jnp.sqrt(1.0 + _ratio(jnp.minimum(a, b), larger) ** 2)
-
-
-def _ratio(numerator, denominator):
-    """numerator / denominator, 0 where the denominator is 0."""
-    return jnp.where(denominator == 0, 0.0, numerator / jnp.where(denominator == 0, 1.0, denominator))
+    return larger * jnp.sqrt(1.0 + ratio(jnp.minimum(a, b), larger) ** 2)

@@ -17,6 +17,8 @@ __all__ = ["VectorSpectrum", "vector_hessian_product", "vector_partial_spectrum"
 class VectorSpectrum(NamedTuple):
     """All eigenvalues of the partial Hessian at one point, and the direction of the smallest.
 
+    Where the Hessian is not finite all numbers are NaN, and nothing is known of its structure: order is md + dk.
+
     Attributes:
         eigenvalues: All md + dk of them, ascending, each as often as it occurs; zeros included.
         order: How many of them came from the reduced matrix: md + rank(W) k + (d − rank W) rank(R).
@@ -70,9 +72,12 @@ def vector_partial_spectrum(
     check_vector_point(W, V, features, X, Y, loss)
     W, V, features, X, Y = (np.asarray(array, dtype=np.float64) for array in (W, V, features, X, Y))
     (m, d), k, n = W.shape, features.shape[1], len(X)
-    a = X + features @ V.T
-    p = a @ W.T
-    R = loss.derivative(p, Y).T @ features / n
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it says so itself
+        a = X + features @ V.T
+        p = a @ W.T
+        R = loss.derivative(p, Y).T @ features / n
+    if not all(np.isfinite(array).all() for array in (p, a, R)):
+        return _not_finite(m, d, k)
     row_space, complement = _row_space(W)
     S, _ = _row_space(R)
     r, rho = row_space.shape[1], S.shape[1]
@@ -80,7 +85,8 @@ def vector_partial_spectrum(
     order = m * d + r * k + (d - r) * rho
     H = np.zeros((order, order))
     sees = slice(0, m * d + r * k)
-    H[sees, sees] = _curvature(loss.second_derivative(p, Y), a, features, W @ row_space)
+    with np.errstate(over="ignore", invalid="ignore"):
+        H[sees, sees] = _curvature(loss.second_derivative(p, Y), a, features, W @ row_space)
     # 2⟨AB, R⟩ = 2⟨A, R Bᵀ⟩: A's row i is coupled with B = (basis) C by basis_(j a) R_(i b) at C_(a b)
     for basis, coefficients, first in ((row_space, R, m * d), (complement, R @ S, m * d + r * k)):
         coupling = np.einsum("ja,ib->ijab", basis, coefficients).reshape(m * d, -1)
@@ -88,6 +94,8 @@ def vector_partial_spectrum(
         H[: m * d, first:last] += coupling
         H[first:last, : m * d] += coupling.T
 
+    if not np.isfinite(H).all():
+        return _not_finite(m, d, k)
     values, vectors = np.linalg.eigh(H)
     kernel = m * d + d * k - order
     v = vectors[:, 0]
@@ -110,6 +118,12 @@ def vector_partial_spectrum(
         direction_W=direction_W,
         direction_V=direction_V,
     )
+
+
+def _not_finite(m: int, d: int, k: int) -> VectorSpectrum:
+    order = m * d + d * k
+    directions = np.full((m, d), np.nan), np.full((d, k), np.nan)
+    return VectorSpectrum(np.full(order, np.nan), order, 0, np.nan, np.nan, *directions)
 
 
 def vector_hessian_product(

@@ -1,0 +1,79 @@
+"""What floating-point numbers cannot hold: points that are not finite, and norms beyond the range of squares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+__all__ = ["all_finite", "nan_unless", "norm", "product", "ratio", "spectral_norm"]
+
+
+def all_finite(*trees: Any) -> jax.Array:
+    """Whether every floating-point number in some pytrees is finite; all else in them counts as finite.
+
+    A product with what is not finite is not finite either, so that looking at the predictions of a model tells of its
+    weights and inputs, for less than looking at these.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if eqx.is_inexact_array(leaf) or isinstance(leaf, float)]
+    finite = jnp.asarray(True)
+    for leaf in leaves:
+        finite &= jnp.all(jnp.isfinite(leaf))
+    return finite
+
+
+def nan_unless(finite: Any, tree: Any) -> Any:
+    """The pytree as it is, or with NaN for floating-point numbers, −1 for whole ones and False for truth values.
+
+    For results at a point: a number that is computed from what is not finite may look like any other.
+    """
+
+    def keep(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        if jnp.issubdtype(leaf.dtype, jnp.bool_):
+            return leaf & finite
+        if jnp.issubdtype(leaf.dtype, jnp.integer):
+            return jnp.where(finite, leaf, -1)
+        return jnp.where(finite, leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf
+
+    return jax.tree.map(keep, tree)
+
+
+def norm(x: Any, axis: int | None = None) -> jax.Array:
+    """The Euclidean norm of all entries, or along an axis, of numbers whose squares may underflow or overflow.
+
+    By fixed powers of two: a scale of the numbers' own would have to be the same wherever a compiled program uses it,
+    which XLA, that computes the same sum twice and rounds it otherwise, does not keep to.
+    """
+    x = jnp.asarray(x)
+    square = jnp.sum(x * x, axis=axis)
+    exponent, safe = (540, 1e280) if x.dtype == jnp.float64 else (68, 1e30)
+
+    def scaled(power: int) -> jax.Array:
+        # Behind a barrier, as XLA would make (2^p)², which overflows, of two such factors.
+        y = jax.lax.optimization_barrier(x * 2.0**power)
+        return jnp.sqrt(jnp.sum(y * y, axis=axis)) * 2.0**-power
+
+    inside = jnp.sqrt(square)
+    return jnp.where(square < 1.0 / safe, scaled(exponent), jnp.where(square > safe, scaled(-exponent), inside))
+
+
+def spectral_norm(V: Any) -> jax.Array:
+    """The largest singular value of a matrix, NaN where it is not finite, which LAPACK must not be given."""
+    finite = all_finite(V)
+    return jnp.where(finite, jnp.linalg.norm(jnp.where(finite, V, 0.0), 2), jnp.nan)
+
+
+def ratio(numerator: Any, denominator: Any) -> jax.Array:
+    """numerator / denominator, 0 where the denominator is 0."""
+    return jnp.where(denominator == 0, 0.0, numerator / jnp.where(denominator == 0, 1.0, denominator))
+
+
+def product(*factors: Any) -> jax.Array:
+    """The product of numbers of which some may be infinite: 0 where any is 0."""
+    result, zero = jnp.asarray(factors[0]), jnp.asarray(factors[0]) == 0
+    for factor in factors[1:]:
+        result, zero = result * factor, zero | (factor == 0)
+    return jnp.where(zero, 0.0, result)
