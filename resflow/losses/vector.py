@@ -72,9 +72,11 @@ class Softmax(VectorLoss):
         return others - labels * others.sum(axis=1, keepdims=True)
 
     def second_derivative(self, p: Any, y: Any) -> Any:
+        # σ_j (1 − σ_j) as σ_j times the sum of the others: 1 − σ_j has no digits left where σ_j is close to 1
         sigma = _softmax(p)
         eye = _namespace(p).eye(p.shape[1], dtype=p.dtype)
-        return sigma[:, :, None] * eye - sigma[:, :, None] * sigma[:, None, :]
+        own = sigma * (sigma @ (1.0 - eye))
+        return own[:, :, None] * eye - sigma[:, :, None] * sigma[:, None, :] * (1.0 - eye)
 
 
 @dataclass(frozen=True)
