@@ -11,6 +11,7 @@ from resflow.models.feature_maps import feature_map
 from resflow.models.residual_unit import residual_unit
 from resflow.studies.measures import GapMeasure
 from resflow.training.train import TrainingOptions, train
+from tests.problems import ROUNDING
 
 LOSSES = [Squared(), Logistic(), PseudoHuber(0.5)]
 SHAPES = [(1, 1, 5), (8, 3, 4), (5, 12, 40)]  # d, k, n
@@ -109,7 +110,7 @@ def test_best_linear_predictor_itself_has_gap_and_certificate_zero():
     _, V, features, X, y = draw(0, 3, 4, 30, Squared())
     fit = fit_linear_predictor(X, y, loss="squared")
     result = gap_certificate(fit.w, 0 * V, features, X, y, loss="squared", linear_fit=fit)
-    np.testing.assert_allclose([result.gap, result.certificate], 0, atol=1e-14)
+    np.testing.assert_allclose([result.gap, result.certificate], 0, atol=ROUNDING * np.mean(y**2))
 
 
 def test_numpy_arrays_are_analysed_in_float64_whatever_their_type():
@@ -146,7 +147,7 @@ def test_bounds_are_ordered_along_training(loss, optimizer):
     options = TrainingOptions(steps=200, log_every=5, learning_rate=0.02, optimizer=optimizer)
     unit = residual_unit(5, f, key=keys[1])
     history = train(unit, X, y, loss=loss, options=options, key=keys[2], measure=GapMeasure.against(fit, loss)).history
-    np.testing.assert_allclose(history["linear_predictor_gap"], history["objective"] - fit.objective, atol=1e-14)
+    np.testing.assert_allclose(history["linear_predictor_gap"], history["objective"] - fit.objective, atol=ROUNDING)
     assert np.all(history["linear_predictor_gap"] <= history["gap_certificate"] + 1e-10)
     assert np.all(history["gap_certificate"] <= history["theorem1_bound"] + 1e-10)
     assert np.all(np.isfinite(history["theorem1_bound"]))
@@ -176,3 +177,26 @@ def test_shapes_and_labels_that_do_not_fit_get_one_clear_line(unchecked_types):
     ]:
         with pytest.raises(InvalidInputError, match=message):
             gap_certificate(*arrays, loss="logistic", linear_fit=fit)
+
+
+@pytest.mark.parametrize(
+    "scales", [(1e-200, 1.0, 1.0), (1e-170, 1.0, 1e-170), (1.0, 1e-165, 1e-165), (1e160, 1e-3, 1.0)]
+)
+@pytest.mark.parametrize("loss", [Squared(), Logistic()], ids=repr)
+def test_bounds_do_not_fall_below_the_gap_where_squares_leave_the_range_of_floating_point(loss, scales):
+    """w, X and features in units of which the square is no number, or 0."""
+    for seed in range(10):
+        w, V, features, X, y = draw(seed, 3, 4, 30, Logistic())
+        point = (scales[0] * w, V, scales[2] * features, scales[1] * X, y)
+        comparator = np.random.default_rng(seed).standard_normal(3)
+        fit = comparator_fit(comparator, np.mean(loss.value(point[3] @ comparator, y)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = gap_certificate(*point, loss=loss, linear_fit=fit)
+        if np.isnan(found.gap):
+            assert np.isnan(found.theorem1_bound)
+            continue
+        assert found.w_norm == pytest.approx(np.linalg.norm(w) * scales[0], rel=1e-12)
+        scale = 1e-12 * abs(found.certificate)
+        assert found.certificate <= found.frobenius_bound + scale
+        assert found.frobenius_bound <= found.theorem1_bound * (1 + 1e-12)
+        assert found.certificate <= 0 or found.frobenius_bound > 0

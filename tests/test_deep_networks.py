@@ -12,6 +12,7 @@ from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses.scalar import Logistic, as_loss
 from resflow.models.architectures import build_model
+from resflow.models.deep_network import DeepResidualNetwork
 from resflow.models.feature_maps import mlp
 from resflow.search.objectives import MeanLoss
 from resflow.spectrum.lanczos import smallest_hessian_eigenvalue
@@ -209,3 +210,64 @@ def test_data_that_does_not_fit_gets_one_clear_line():
     fit = fit_linear_predictor(np.asarray(X), np.asarray(y), ridge=0.1)
     with pytest.raises(InvalidInputError, match="but the network takes 5 inputs"):
         deep_gap_certificate(network(jax.random.key(1)), X[:, :4], y, loss="logistic", linear_fit=fit)
+
+
+def two_blocks(w, U, biased=False):
+    """φ(0) = 0 in both blocks, or not."""
+    first = (lambda x: jnp.tanh(x + 1.0)) if biased else jnp.tanh
+    return DeepResidualNetwork(jnp.asarray(w), (jnp.eye(2), jnp.ones((2, 1))), (jnp.asarray(U),), (first, jnp.tanh))
+
+
+ZERO_SAMPLE = np.array([[0.0, 0.0], [1.0, 2.0], [1.0, -1.0], [2.0, 1.0]]), np.array([1.0, 2.0, 0.0, 1.0])
+
+
+def test_a_sample_that_is_zero_leaves_the_near_identity_bound_a_number():
+    X, y = ZERO_SAMPLE
+    fit = fit_linear_predictor(X, y, loss="squared")
+    found = deep_gap_certificate(two_blocks([1.0, 0.5], [[1.0, 2.0]]), X, y, loss="squared", linear_fit=fit)
+    others = deep_gap_certificate(two_blocks([1.0, 0.5], [[1.0, 2.0]]), X[1:], y[1:], loss="squared", linear_fit=fit)
+    np.testing.assert_allclose(found.block_ratios, others.block_ratios, rtol=1e-14)
+    assert found.certificate <= found.near_identity_bound < np.inf
+    # a block that moves 0 is nowhere near the identity
+    moved = two_blocks([1.0, 0.5], [[1.0, 2.0]], biased=True)
+    moved = deep_gap_certificate(moved, X, y, loss="squared", linear_fit=fit)
+    assert moved.block_ratios[0] == moved.near_identity_bound == np.inf
+    at_zero = deep_gap_certificate(
+        two_blocks([1.0, 0.5], [[1.0, 2.0]], biased=True), X, y, loss="squared", linear_fit=fit._replace(w=np.zeros(2))
+    )
+    assert at_zero.certificate <= at_zero.near_identity_bound + 1e-12
+    assert np.isfinite(at_zero.near_identity_bound)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-30, 1e12])
+def test_rank_of_the_representation_knows_no_units_as_that_of_the_linear_fit(unit):
+    orthogonal = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 3)))[0] * np.sqrt(50)
+    X = orthogonal * [1.0, 1.0, unit]
+    fit = fit_linear_predictor(X, X[:, 0], loss="squared")
+    model = DeepResidualNetwork(jnp.ones(3), (jnp.zeros((3, 3)),), (), (jnp.tanh,))
+    found = deep_gap_certificate(model, X, X[:, 0], loss="squared", linear_fit=fit)
+    assert found.representation_rank == fit.rank == 3
+    if unit == 1e-9:
+        np.testing.assert_allclose(found.smallest_representation_curvature, 1e-18, rtol=1e-5)
+    dependent = X[:, [0, 1, 1]] * [1.0, 1.0, unit]
+    fit = fit_linear_predictor(dependent, X[:, 0], loss="squared")
+    found = deep_gap_certificate(model, dependent, X[:, 0], loss="squared", linear_fit=fit)
+    assert found.representation_rank == fit.rank == 2
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-17, 1e-13, 1e-10, 1e-4, 0.5])
+def test_a_kernel_that_w_sees_only_by_rounding_gives_no_gradient_form(share):
+    """The form divides by the part of w that later blocks are blind to: of rounding it makes any number."""
+    X, y = ZERO_SAMPLE
+    seen, unseen = np.array([0.6, 0.8]), np.array([0.8, -0.6])
+    model = two_blocks(3.0 * (np.sqrt(1.0 - share**2) * seen + share * unseen), [3.7 * seen])
+    fit = fit_linear_predictor(X, y, loss="squared")
+    found = deep_gap_certificate(model, X, y, loss="squared", linear_fit=fit)
+    assert found.kernel_dimension == 1
+    if share < 1e-8:
+        assert np.isnan(found.gradient_form)
+        assert found.norm_bound == np.inf
+        assert found.kernel_share == 0.0
+    else:
+        np.testing.assert_allclose(found.kernel_share, share, rtol=1e-9)
+        np.testing.assert_allclose(found.gradient_form, found.certificate, rtol=1e-14 / share)

@@ -25,7 +25,7 @@ from resflow.losses.scalar import Logistic, Loss, PseudoHuber, Squared, as_loss
 from resflow.models.feature_maps import feature_map
 from resflow.models.residual_unit import residual_unit
 from resflow.training.train import TrainingOptions, train
-from tests.problems import LOSSES, SHAPES, dense_hessians, objective, point
+from tests.problems import LOSSES, ROUNDING, SHAPES, dense_hessians, objective, point
 
 INSTANCES = [Squared(), Logistic(), PseudoHuber(0.5)]
 RANDOM = [(loss, shape) for loss in INSTANCES for shape in [(4, 8, 6), (40, 5, 8)]] + [(Squared(), (5, 1, 1))]
@@ -70,7 +70,7 @@ def second_order_evidence(arrays, comparator, linear_objective, loss):
     w, V, features, X, y = arrays
     p, gradient, hessian = derivatives(arrays, loss)
     eigenvalues = np.linalg.eigvalsh(hessian)
-    tolerance = np.maximum(-eigenvalues[:, 0], 0.0) + 1e-14 * np.abs(eigenvalues).max(axis=1)
+    tolerance = np.maximum(-eigenvalues[:, 0], 0.0) + ROUNDING * np.abs(eigenvalues).max(axis=1)
     grad_norm = np.linalg.norm(gradient, axis=1)
     radius = np.maximum(np.linalg.norm(w, axis=1), np.linalg.norm(V, 2, axis=(1, 2)))
     constants = jax.vmap(partial(lipschitz_constants_terms, loss=loss))(features, X, y, radius)
@@ -127,7 +127,7 @@ def test_derivatives_of_this_file_match_automatic_differentiation(loss):
     _, gradient, hessian = derivatives([array[None] for array in arrays], as_loss(loss))
     W = jnp.concatenate([arrays.w, arrays.V.ravel()])
     np.testing.assert_allclose(gradient[0], jax.jit(jax.grad(objective), static_argnums=4)(W, *arrays[2:], loss))
-    np.testing.assert_allclose(hessian[0], dense_hessians([arrays], loss)[0], atol=1e-14)
+    np.testing.assert_allclose(hessian[0], dense_hessians([arrays], loss)[0], atol=ROUNDING)
 
 
 @pytest.mark.parametrize(("shape", "loss"), CASES)
@@ -371,3 +371,20 @@ def comparator_fit(w, X, y, loss):
     """Any linear predictor in the place of the best one."""
     value = float(np.mean(as_loss(loss).value(X @ w, y)))
     return LinearFit(w, value, 0.0, True, 0.0, 0.0, None, len(w), 0, None, 0.0, as_loss(loss).name)
+
+
+@pytest.mark.parametrize("size", [1e-100, 1e-160, 1e-200, 1e-300])
+def test_theorem2_holds_where_the_curvature_underflows(size):
+    """λ_min = −‖g‖²/h is 0 in floating point, and sqrt(|λ_min| h) = ‖g‖ is not."""
+    _, V, features, X, y = point(0, 30, 4, 5, "squared")
+    fit = comparator_fit(np.ones(4), X, size * y, "squared")
+    found = theorem2_bound(V, features, X, size * y, loss="squared", linear_fit=fit)
+    assert found.g_norm > 0
+    assert found.left > 0
+    assert found.certificate <= found.bound * (1 + 1e-12)
+
+
+def test_implied_epsilon_is_never_too_small_for_its_curvature():
+    for curvature in (-1e-3, -1e-160, -1e-300):
+        epsilon = implied_epsilon(0.0, curvature, 2.0)
+        assert np.sqrt(2.0) * np.sqrt(epsilon) >= -curvature * (1 - 1e-15)

@@ -12,11 +12,13 @@ from jaxtyping import Float, Real
 
 from resflow.arrays import Array, analyse, check_labels, is_traced
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss, as_loss
 
 
 class LipschitzConstants(NamedTuple):
-    """Constants μ₀, μ₁, μ₂ of F, ∇F and ∇²F in W = (w, V) on the ball max{‖w‖, ‖V‖} ≤ radius.
+    """Constants μ₀, μ₁, μ₂ of F, ∇F and ∇²F in W = (w, V) on the ball max{‖w‖, ‖V‖} ≤ radius; NaN from data that
+    is not finite.
 
     Attributes:
         mu0: Bounds ‖∇F‖ on the ball.
@@ -92,12 +94,13 @@ def lipschitz_constants_terms(
     j_norm = jnp.hypot(a_norm, radius * f_norm)
     reach = radius * a_norm
     slope = jnp.maximum(jnp.abs(loss.derivative(-reach, y)), jnp.abs(loss.derivative(reach, y)))
-    return LipschitzConstants(
+    constants = LipschitzConstants(
         mu0=jnp.mean(slope * j_norm),
         mu1=jnp.mean(curvature * j_norm**2 + slope * f_norm),
         mu2=jnp.mean(curvature_lipschitz * j_norm**3 + 3.0 * curvature * j_norm * f_norm),
         radius=jnp.asarray(radius, x_norm.dtype),
     )
+    return nan_unless(all_finite(x_norm, f_norm, slope, y, radius), constants)
 
 
 def check_curvature_constants(loss: Loss) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from jaxtyping import Float, Real
 
 from resflow.arrays import Array, analyse, as_array, check_labels, check_point, check_samples
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless, norm, product, ratio, spectral_norm
 from resflow.linear.baseline import check_baseline, check_kind
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
@@ -23,7 +25,8 @@ class GapCertificate(NamedTuple):
     """The linear-predictor gap of one point (w, V, θ), and three upper bounds on it.
 
     At every point, up to rounding: gap ≤ certificate ≤ frobenius_bound ≤ theorem1_bound.
-    All are in the units of the mean loss per sample. The last two are infinite at w = 0.
+    All are in the units of the mean loss per sample. The last two are infinite at w = 0. At a point that is not finite,
+    in its predictions or its linear predictor, all are NaN.
 
     Attributes:
         gap: F(w, V, θ) − F_lin(w*). Negative: better than the best linear predictor w*.
@@ -107,33 +110,53 @@ def gap_certificate_terms(
     # The mean of ℓ'(p − w*ᵀx) is <G, ∇F> wherever w ≠ 0, and bounds the gap, by convexity alone, also at w = 0.
     certificate = jnp.mean(slope * (p - X @ linear_w))
 
-    grad_w = slope @ (X + V_features) / n
-    g = slope @ features / n
-    w_norm, linear_norm, V_norm = jnp.linalg.norm(w), jnp.linalg.norm(linear_w), jnp.linalg.norm(V, 2)
-    partial_grad_norm = jnp.hypot(jnp.linalg.norm(grad_w), w_norm * jnp.linalg.norm(g))
-
-    at_zero = w_norm == 0
-    safe_norm = jnp.where(at_zero, 1.0, w_norm)
-    frobenius = jnp.hypot(jnp.linalg.norm(w - linear_w), jnp.linalg.norm(linear_w @ V) / safe_norm)
-    spectral = jnp.hypot(jnp.sqrt(2.0) * w_norm, linear_norm * jnp.hypot(jnp.sqrt(2.0), V_norm / safe_norm))
-    return GapCertificate(
+    gradient = norm(slope @ (X + V_features) / n), norm(slope @ features / n)  # of ∇_w F, and of g in ∇_V F = w gᵀ
+    w_norm, linear_norm, V_norm = norm(w), norm(linear_w), spectral_norm(V)
+    frobenius = bound_over_w(gradient, (norm(w - linear_w),), norm(linear_w @ V), w_norm)
+    root_2 = math.sqrt(2.0)
+    theorem1 = bound_over_w(gradient, (root_2 * w_norm, root_2 * linear_norm), linear_norm * V_norm, w_norm)
+    terms = GapCertificate(
         gap=objective - linear_objective,
         certificate=certificate,
-        frobenius_bound=jnp.where(at_zero, jnp.inf, frobenius * partial_grad_norm),
-        theorem1_bound=jnp.where(at_zero, jnp.inf, spectral * partial_grad_norm),
-        partial_grad_norm=partial_grad_norm,
+        frobenius_bound=jnp.where(w_norm == 0, jnp.inf, frobenius),
+        theorem1_bound=jnp.where(w_norm == 0, jnp.inf, theorem1),
+        partial_grad_norm=norm(jnp.stack([gradient[0], w_norm * gradient[1]])),
         objective=objective,
         w_norm=w_norm,
         V_norm=V_norm,
     )
+    return nan_unless(all_finite(p, slope, objective, linear_w, terms.gap), terms)
+
+
+def bound_over_w(
+    gradient: tuple[Float[Array, ""], Float[Array, ""]],
+    along_w: tuple[Float[Array, ""], ...],
+    along_V: Float[Array, ""],
+    w_norm: Float[Array, ""],
+) -> Float[Array, ""]:
+    """sqrt(Σ_i r_i² + s²/‖w‖²) · sqrt(a² + (‖w‖b)²), multiplied out.
+
+    As the product of two factors it would be 0 where ‖w‖b underflows, below the gap that s b bounds.
+
+    Args:
+        gradient: a and b.
+        along_w: The r_i.
+        along_V: s.
+        w_norm: ‖w‖.
+    """
+    a, b = gradient
+    terms = [product(r, factor) for r in along_w for factor in (a, w_norm * b)]
+    return norm(jnp.stack([*terms, product(ratio(along_V, w_norm), a), product(along_V, b)]))
 
 
 class HeldOutGap(NamedTuple):
     """How a model compares with a linear predictor on samples that neither was fitted to.
 
+    NaN where a prediction is not finite, although its loss may be.
+
     Attributes:
         gap: Mean loss of the model minus that of the linear predictor. Negative: the model is better.
-        standard_error: Of the gap, from the n differences sample by sample.
+        standard_error: Of the gap, from the n differences sample by sample; NaN for a single sample.
         objective: Mean loss of the model.
         objective_error: Its standard error.
         linear_objective: Mean loss of the linear predictor.
@@ -182,8 +205,12 @@ def held_out_gap(
             f"predictions have shape {p.shape}, X {X.shape}, y {y.shape} and the linear predictor "
             f"{linear_fit.w.shape}, but they must be (n,), (n, d), (n,) and (d,)"
         )
-    model = loss.value(p, y)
-    linear = loss.value(X @ np.asarray(linear_fit.w), y)
+
+    def losses(p: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it says so itself
+            return np.where(np.isfinite(p), loss.value(p, y), np.nan)
+
+    model, linear = losses(p), losses(X @ np.asarray(linear_fit.w))
 
     def mean_and_error(values: np.ndarray) -> tuple[float, float]:
         return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from resflow.arrays import Array, analyse, as_number, check_point
+from resflow.floating import all_finite, nan_unless, norm
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
@@ -24,7 +25,8 @@ class RidgeGapCertificate(NamedTuple):
     With G = (w − u, w uᵀV / ‖w‖²), u the linear predictor. At every point, up to rounding:
     gap ≤ certificate = stationarity_term + ridge_term ≤ frobenius_bound. At a stationary point of F + R the first
     term is 0 and the certificate is the second, which may be positive. The split does not exist at w = 0: the two
-    terms are NaN there and frobenius_bound infinite, while the certificate holds.
+    terms are NaN there and frobenius_bound infinite, while the certificate holds. At a point that is not finite, in its
+    predictions or its linear predictor, all are NaN.
 
     Attributes:
         gap: F(w, V, θ) − F_lin(u), without the ridge terms of either.
@@ -125,17 +127,17 @@ def ridge_gap_certificate_terms(
     g = slope @ features / n
     grad_w = slope @ a / n + ridge_w * w
     grad_V = jnp.outer(w, g) + ridge_V * V
-    grad_norm = jnp.hypot(jnp.linalg.norm(grad_w), jnp.linalg.norm(grad_V))
+    grad_norm = jnp.hypot(norm(grad_w), norm(grad_V))
 
-    w_norm = jnp.linalg.norm(w)
+    w_norm = norm(w)
     w_unit = w / jnp.where(w_norm > 0, w_norm, jnp.nan)
     pulled = linear_w @ V
     stationarity_term = (w - linear_w) @ grad_w + pulled @ (w_unit @ grad_V) / w_norm
     ridge_term = ridge_w * (linear_w - w) @ w - ridge_V * (pulled @ (w_unit @ V)) / w_norm
-    direction_norm = jnp.hypot(jnp.linalg.norm(w - linear_w), jnp.linalg.norm(pulled) / w_norm)
+    direction_norm = jnp.hypot(norm(w - linear_w), norm(pulled) / w_norm)
     ridge = 0.5 * (ridge_w * jnp.sum(w**2) + ridge_V * jnp.sum(V**2))
     linear_ridge = 0.5 * ridge_w * jnp.sum(jnp.square(linear_w))
-    return RidgeGapCertificate(
+    terms = RidgeGapCertificate(
         gap=objective - linear_objective,
         certificate=certificate,
         stationarity_term=jnp.where(w_norm > 0, stationarity_term, jnp.nan),
@@ -146,3 +148,4 @@ def ridge_gap_certificate_terms(
         regularized_gap=objective + ridge - (linear_objective + linear_ridge),
         regularized_certificate=certificate + ridge - linear_ridge,
     )
+    return nan_unless(all_finite(p, slope, objective, linear_w, terms.gap), terms)

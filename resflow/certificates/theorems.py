@@ -18,6 +18,7 @@ from resflow.certificates._constants import (
     lipschitz_constants,
     lipschitz_constants_terms,
 )
+from resflow.floating import all_finite, nan_unless, norm, ratio, spectral_norm
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
@@ -40,7 +41,8 @@ __all__ = [
 class Theorem2Bound(NamedTuple):
     """Both sides of Theorem 2 at a point (0, V, θ), and what they are made of.
 
-    At every such point, up to rounding: left ≥ right, and gap ≤ certificate ≤ bound.
+    At every such point, up to rounding: left ≥ right, and gap ≤ certificate ≤ bound. All are NaN where
+    a_i = x_i + V f_i, ℓ'_i or the linear predictor is not finite.
 
     Attributes:
         left: ‖∇F‖ + ‖V‖ sqrt(|λ_min| ‖∂²_ww F‖ + λ_min²), all at (0, V, θ).
@@ -70,7 +72,7 @@ class Theorem2Bound(NamedTuple):
 
 
 class Theorem3Bound(NamedTuple):
-    """Theorem 3's bound on the gap of every approximate second-order stationary point in a ball.
+    """Theorem 3's bound on the gap of every approximate second-order stationary point in a ball; NaN from NaN.
 
     Attributes:
         bound: What the gap of such a point cannot exceed: the larger of the two branches that apply.
@@ -173,7 +175,8 @@ def implied_epsilon(
 ) -> float | Float[Array, "..."]:
     """The smallest ε at which a point is an ε-SOPSP: max{‖∇F‖, min(λ_min, 0)² / μ₂}, elementwise.
 
-    Infinite where λ_min < 0 = μ₂, which no ε admits.
+    Infinite where λ_min < 0 = μ₂, which no ε admits; NaN where an argument is. Where λ_min² / μ₂ underflows it is the
+    smallest normal number, so that sqrt(μ₂ε) is not below |λ_min|.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Definition 1.
@@ -197,18 +200,24 @@ def theorem2_terms(
     a = X + features @ V.T
     p = jnp.zeros(n, a.dtype)
     slope = loss.derivative(p, y)
-    h = jnp.linalg.eigvalsh((a.T * loss.second_derivative(p, y)) @ a / n)
+    A = (a.T * loss.second_derivative(p, y)) @ a / n
+    grad_w, g = slope @ a / n, slope @ features / n
+    finite = all_finite(A, grad_w, g, linear_w, linear_objective)
+    # LAPACK must not be given what is not finite.
+    h = jnp.linalg.eigvalsh(jnp.where(finite, A, 0.0))
     h_min, curvature_ww = jnp.maximum(h[0], 0.0), jnp.maximum(h[-1], 0.0)
 
-    grad_norm, g_norm = jnp.linalg.norm(slope @ a) / n, jnp.linalg.norm(slope @ features) / n
+    grad_norm, g_norm = norm(grad_w), norm(g)
     larger = 0.5 * (h_min + jnp.hypot(h_min, 2.0 * g_norm))
-    lambda_min = -g_norm * (g_norm / jnp.where(larger > 0, larger, 1.0))
-    V_norm, linear_norm = jnp.linalg.norm(V, 2), jnp.linalg.norm(linear_w)
+    lambda_min = -g_norm * ratio(g_norm, larger)
+    V_norm, linear_norm = spectral_norm(V), norm(linear_w)
 
-    left = grad_norm + V_norm * jnp.sqrt(-lambda_min * (curvature_ww - lambda_min))
+    # sqrt(|λ_min|) by itself: λ_min may underflow where its root does not.
+    root = ratio(g_norm, jnp.sqrt(larger))
+    left = grad_norm + V_norm * root * jnp.sqrt(curvature_ww - lambda_min)
     gap = jnp.mean(loss.value(p, y)) - linear_objective
     right = jnp.where(linear_norm > 0, gap / jnp.where(linear_norm > 0, linear_norm, 1.0), 0.0)
-    return Theorem2Bound(
+    terms = Theorem2Bound(
         left=left,
         right=right,
         slack=left - right,
@@ -221,6 +230,7 @@ def theorem2_terms(
         curvature_ww=curvature_ww,
         g_norm=g_norm,
     )
+    return nan_unless(finite & all_finite(gap), terms)
 
 
 @jax.jit
@@ -264,6 +274,8 @@ def theorem3_terms(
     delta = jnp.where(everywhere_near & (delta > 0), radius, delta)
     far_branch = jnp.where(everywhere_near, 0.0, far(jnp.where(delta > 0, delta, 1.0)))
     near_branch = near(delta)
+    known = ~jnp.isnan(epsilon + linear_norm + mu0 + mu1 + mu2 + radius + tolerance)
+    delta, far_branch, near_branch = (jnp.where(known, value, jnp.nan) for value in (delta, far_branch, near_branch))
     return Theorem3Bound(
         bound=jnp.maximum(far_branch, near_branch),
         delta=delta,
@@ -279,7 +291,9 @@ def theorem3_terms(
 def _implied_epsilon(grad_norm, lambda_min, mu2):
     below = jnp.maximum(-lambda_min, 0.0)
     from_curvature = jnp.where(mu2 > 0, below * (below / jnp.where(mu2 > 0, mu2, 1.0)), jnp.inf)
-    return jnp.maximum(grad_norm, jnp.where(below > 0, from_curvature, 0.0))
+    from_curvature = jnp.maximum(from_curvature, jnp.finfo(jnp.result_type(from_curvature)).tiny)
+    smallest = jnp.maximum(grad_norm, jnp.where(below > 0, from_curvature, 0.0))
+    return jnp.where(jnp.isnan(grad_norm + lambda_min + mu2), jnp.nan, smallest)
 
 
 def _floating(value):

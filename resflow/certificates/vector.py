@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Real
 
 from resflow.arrays import Array, analyse, as_array, check_samples
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless, norm, spectral_norm
 from resflow.linear.baseline import check_baseline
 from resflow.linear.vector import VectorLinearFit
 from resflow.losses.vector import VectorLoss, as_vector_loss, check_targets
@@ -23,7 +24,8 @@ class VectorGapCertificate(NamedTuple):
     """The linear-predictor gap of one point (W, V, θ), and two upper bounds on it.
 
     At every point, up to rounding: gap ≤ certificate = gradient_term + rank_term ≤ norm_bound, whatever W's rank.
-    All are in the units of the mean loss per sample.
+    All are in the units of the mean loss per sample. At a point that is not finite, in its predictions or its linear
+    predictor, all are NaN and the rank is −1.
 
     Attributes:
         gap: F(W, V, θ) − F_lin(W*). Negative: better than the linear predictor W*.
@@ -112,23 +114,25 @@ def vector_gap_certificate_terms(
     p = a @ W.T
     slope = loss.derivative(p, Y)
     objective = jnp.mean(loss.value(p, Y))
+    finite = all_finite(p, slope, objective, linear_W, linear_objective)
     certificate = jnp.sum(slope * (p - X @ linear_W.T)) / n
 
     R = slope.T @ features / n
     grad_W, grad_V = slope.T @ a / n, W.T @ R
-    grad_norm = jnp.hypot(jnp.linalg.norm(grad_W), jnp.linalg.norm(grad_V))
+    grad_norm = jnp.hypot(norm(grad_W), norm(grad_V))
 
-    left, singular, _ = jnp.linalg.svd(W, full_matrices=False)
+    # LAPACK must not be given what is not finite.
+    left, singular, _ = jnp.linalg.svd(jnp.where(finite, W, 0.0), full_matrices=False)
     positive = singular > max(W.shape) * jnp.finfo(W.dtype).eps * singular[0]
     pulled = linear_W @ V
     inside = (left * positive) @ (left.T @ pulled)
     rank_term = jnp.sum(R * (pulled - inside))
     gradient_term = jnp.sum((W - linear_W) * grad_W) + jnp.sum(R * inside)
 
-    V_norm = jnp.linalg.norm(V, 2)
+    V_norm = spectral_norm(V)
     smallest_positive = jnp.min(jnp.where(positive, singular, jnp.inf))
-    direction = jnp.hypot(jnp.linalg.norm(W - linear_W), jnp.linalg.norm(linear_W) * V_norm / smallest_positive)
-    return VectorGapCertificate(
+    direction = jnp.hypot(norm(W - linear_W), norm(linear_W) * V_norm / smallest_positive)
+    terms = VectorGapCertificate(
         gap=objective - linear_objective,
         certificate=certificate,
         gradient_term=gradient_term,
@@ -141,6 +145,7 @@ def vector_gap_certificate_terms(
         W_norm=singular[0],
         V_norm=V_norm,
     )
+    return nan_unless(finite, terms)
 
 
 def check_vector_point(W: Array, V: Array, features: Array, X: Array, Y: Array, loss: VectorLoss) -> None:
