@@ -1,4 +1,4 @@
-"""Lanczos iteration for λ_min of any model's Hessian: against dense automatic differentiation and its own promises."""
+"""λ_min of any model's Hessian from products: against dense automatic differentiation and its own promises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from resflow.search.objectives import MeanLoss
 from resflow.spectrum.lanczos import smallest_hessian_eigenvalue, smallest_operator_eigenvalue
 from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
 from resflow.stationarity.report import stationarity_verdict
+from tests.problems import ROUNDING
 
+EPS = np.finfo(float).eps
 LOGISTIC = MeanLoss(as_loss("logistic"))
 
 
@@ -69,14 +71,14 @@ def sharp_extremes(dense):
 
 
 MODELS = {
-    "residual units, fewer parameters than steps": (lambda seed: unit(seed, 3, 5), 3),
-    "two blocks, more parameters than steps": (lambda seed: two_blocks(seed, 7, 9), 7),
+    "residual units, the whole matrix": (lambda seed: unit(seed, 3, 5), 3, None),
+    "two blocks, an iteration": (lambda seed: two_blocks(seed, 7, 9), 7, 96),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_whole_hessian_of_a_population_agrees_with_dense_automatic_differentiation(name):
-    make, d = MODELS[name]
+    make, d, steps = MODELS[name]
     models = [make(seed) for seed in range(4)]
     models.append(eqx.tree_at(lambda model: model.w, models[0], jnp.full(d, jnp.nan)))
     arrays = data(30, d)
@@ -86,7 +88,8 @@ def test_whole_hessian_of_a_population_agrees_with_dense_automatic_differentiati
     def found_and_dense(moving, arrays):
         def at_one(moving):
             model = eqx.combine(moving, fixed)
-            return smallest_hessian_eigenvalue(LOGISTIC, model, *arrays), dense_hessian(LOGISTIC, model, *arrays)
+            found = smallest_hessian_eigenvalue(LOGISTIC, model, *arrays, steps=steps)
+            return found, dense_hessian(LOGISTIC, model, *arrays)
 
         return jax.vmap(at_one)(moving)
 
@@ -96,16 +99,16 @@ def test_whole_hessian_of_a_population_agrees_with_dense_automatic_differentiati
         smallest, size = sharp_extremes(dense)
         assert found.converged
         assert found.lower - found.rounding <= smallest <= found.upper + found.rounding
-        assert abs(found.value - smallest) <= 1e-12 * size
+        assert abs(found.value - smallest) <= 1e-8**2 * size + found.rounding  # as the square of the residual
         assert found.largest == pytest.approx(size, rel=1e-6)
         direction = np.asarray(ravel_pytree(found.direction)[0])
         assert np.linalg.norm(direction) == pytest.approx(1.0, abs=1e-13)
         residual = np.linalg.norm(dense @ direction - found.value * direction)
-        assert abs(residual - found.residual) <= 1e-14 * size
+        assert abs(residual - found.residual) <= 64 * EPS * size
     # the last, whose weights are not numbers, spoils no other and says so
     assert not together.converged[4]
-    assert jnp.isnan(together.value[4])
-    assert jnp.isnan(together.residual[4])
+    for number in (together.value, together.lower, together.upper, together.residual, together.largest):
+        assert jnp.isnan(number[4])
 
 
 def test_block_of_w_and_V_agrees_with_the_exact_form():
@@ -119,6 +122,10 @@ def test_block_of_w_and_V_agrees_with_the_exact_form():
     assert not any(eqx.is_array(leaf) for leaf in jax.tree.leaves(found.direction.feature_map))
     overlap = jnp.vdot(found.direction.w, exact.direction_w) + jnp.vdot(found.direction.V, exact.direction_V)
     assert abs(overlap) == pytest.approx(1.0, abs=1e-9)
+
+
+def iteration(H, steps=96, **options):
+    return smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=jax.random.key(0), steps=steps, **options)
 
 
 def rotated(eigenvalues, size: int):
@@ -140,7 +147,7 @@ EARLY = {
 
 @pytest.fixture(scope="module")
 def of_matrix():
-    return jax.jit(lambda H: smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=jax.random.key(0)))
+    return jax.jit(iteration)
 
 
 @pytest.mark.parametrize("name", EARLY)
@@ -148,9 +155,55 @@ def test_an_iteration_that_ends_early_is_not_carried_on_with_rounding(name, of_m
     """The Krylov space is invariant long before 96 steps, after which a Lanczos iteration continues on noise."""
     found = of_matrix(rotated(EARLY[name], 120))
     scale, expected = np.abs(EARLY[name]).max(), min(EARLY[name].min(), 0.0)
+    # what rounding leaves of a coupling may hide 1e7 times as much, to be certain but for one start in a million
+    assert expected - 1e-3 * scale <= found.lower <= expected + found.rounding
+    assert abs(found.value - expected) <= ROUNDING * scale
+    assert found.residual <= 2 * ROUNDING * scale
+
+
+GRADED = {
+    "graded": np.r_[-1e-4, np.geomspace(1e-6, 1e4, 149)],
+    "dense down to zero": np.r_[-3e-3, np.linspace(0.0, 1.0, 249)],
+    "apart": np.r_[-0.5, np.linspace(0.0, 1.0, 249)],
+    "low rank": np.r_[np.zeros(246), -2e-6, 0.1, 1.0, 300.0],
+    "positive": np.linspace(1.0, 2.0, 250),
+    "clustered": np.r_[np.full(5, -1e-3), np.linspace(-1e-3, 1.0, 245)],
+}
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_lower_end_of_an_iteration_is_never_above_the_smallest_eigenvalue(name):
+    """30 random starts, iterations too short to find it among them: with probability 1 − 3e-5 all of them hold."""
+    H = rotated(GRADED[name], len(GRADED[name]))
+    smallest = GRADED[name].min()
+
+    @jax.jit
+    def brackets(keys):
+        def one(key, steps):
+            found = smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=key, steps=steps, max_restarts=1)
+            return found.lower - found.rounding, found.upper + found.rounding, found.converged, found.largest
+
+        return [jax.lax.map(lambda key: one(key, steps), keys) for steps in (3, 12, 48)]  # noqa: B023
+
+    for lower, upper, converged, largest in brackets(jax.random.split(jax.random.key(1), 30)):
+        assert (lower <= smallest).all()
+        assert (smallest <= upper).all()
+        assert (upper - lower <= 2e-8 * largest)[converged].all()
+    assert converged.all() == (name in ("apart", "low rank"))
+
+
+def test_a_saddle_is_not_called_a_minimum_whose_curvature_is_small_beside_the_largest():
+    """λ_min = −1e-4 beside 1e4: a residual of 1e-8 times the largest says nothing of it."""
+    H = rotated(GRADED["graded"], 150)
+    found = smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=jax.random.key(0))
+    assert found.certain
     assert found.converged
-    assert abs(found.value - expected) <= 1e-14 * scale
-    assert found.residual <= 1e-13 * scale
+    assert found.lower - found.rounding <= -1e-4 <= found.upper + found.rounding
+    assert found.rounding <= 1e-9
+    for seed in range(4):
+        short = jax.jit(iteration)(H) if seed == 0 else iteration(H, max_restarts=seed)
+        assert not short.converged
+        assert short.lower <= -1e-4
 
 
 def test_a_network_of_dead_units_has_a_zero_hessian():
@@ -160,15 +213,20 @@ def test_a_network_of_dead_units_has_a_zero_hessian():
     assert (found.value, found.residual, bool(found.converged)) == (0.0, 0.0, True)
 
 
-def test_what_cannot_be_told_from_zero_is_flagged_and_its_verdict_inconclusive(of_matrix):
+def test_what_an_iteration_cannot_tell_from_zero_is_flagged_and_its_verdict_inconclusive(of_matrix):
     """λ_min = −1e-8 under a spectrum that is dense down to zero: thousands of products do not find it."""
     found = of_matrix(jnp.diag(jnp.concatenate([jnp.linspace(0.0, 1.0, 500), jnp.array([-1e-8])])))
     assert not found.converged
     assert found.lower <= -1e-8 <= found.upper
-    assert found.lower < 0 < found.upper
+    assert found.lower < -1e-4
+    assert not found.certain
     interval = (float(found.lower), float(found.upper))
     verdict = stationarity_verdict(
-        objective=1.0, gap=0.1, grad_norm=0.0, lambda_interval=interval, epsilon=1e-18
+        objective=1.0,
+        gap=0.1,
+        grad_norm=0.0,
+        lambda_interval=interval,
+        epsilon=(2e-8) ** 2,  # a minimum to that order
     ).verdict
     assert verdict == "inconclusive"
 
@@ -176,8 +234,8 @@ def test_what_cannot_be_told_from_zero_is_flagged_and_its_verdict_inconclusive(o
 def test_a_vector_that_is_nearly_all_kernel_is_not_taken_for_the_smallest():
     """Three steps leave a residual within the tolerance at λ = 0; another pass finds −1e-8."""
     H = rotated(np.array([-1e-8, 1.0, 2.0]), 300)
-    found = smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=jax.random.key(0), steps=3)
-    assert found.converged
+    found = iteration(H, steps=3)
+    assert found.lower <= -1e-8 + found.rounding
     assert found.value == pytest.approx(-1e-8, rel=1e-6)
 
 

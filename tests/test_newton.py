@@ -68,7 +68,7 @@ def test_solver_reaches_second_order_stationarity_at_1e_10_below_linear_from_eve
         gradient = jax.grad(objective, argnums=(0, 1))(jnp.asarray(found.w), jnp.asarray(found.V))
         size = 1.0 + np.linalg.norm(found.V)
         assert np.hypot(*map(np.linalg.norm, gradient)) <= 1e-10 + 1e-14 * size
-        np.testing.assert_allclose(found.objective, objective(found.w, found.V), rtol=1e-13)
+        np.testing.assert_allclose(found.objective, objective(found.w, found.V), rtol=4 * problems.ROUNDING)
         eigenvalues = partial_spectrum(found.w, found.V, *point[2:], loss=loss).eigenvalues
         assert eigenvalues[0] >= found.curvature_threshold == -1e-5
         assert found.gap <= 0.0
@@ -84,7 +84,8 @@ def test_path_descends_and_leaves_a_saddle_by_negative_curvature(loss):
     assert STEPS[accepted[0]] == "negative_curvature"
     assert path.grad_norm[0] < 1e-12
     assert path.lambda_min_upper[0] < -1e-3
-    assert (np.diff(path.objective) <= 1e-15).all()
+    # the decrease of a step may be less than what F, a mean of as many losses, is known to
+    assert (np.diff(path.objective) <= problems.ROUNDING * path.objective[:-1]).all()
     assert (path.lambda_min_lower <= path.lambda_min_upper).all()
     assert STEPS[path.step[-1]] == "end"
     np.testing.assert_array_equal(np.isnan(path.gap), True)

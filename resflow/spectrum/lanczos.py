@@ -1,7 +1,8 @@
-"""The smallest Hessian eigenvalue of any model, by Lanczos iteration: for models without an exact form."""
+"""The smallest Hessian eigenvalue of any model, from products with vectors: for models without an exact form."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,30 +14,38 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from matfree import decomp
 
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
 from resflow.models.residual_unit import trainable
 
 __all__ = ["HessianEigenvalue", "smallest_hessian_eigenvalue", "smallest_operator_eigenvalue", "split_parameters"]
 
 _ROUNDINGS = 8.0  # that add up in a product, in units of machine precision times the largest eigenvalue
+_STEPS = 96
+_WHOLE = 1024  # parameters up to which the whole matrix is formed, of 8 MiB in float64
+_PRODUCTS = 16  # that are made at once for it
+_DOUBT = 1e-6
 
 
 class HessianEigenvalue(NamedTuple):
-    """An estimate of λ_min of a symmetric operator, with the evidence for it.
+    """λ_min of a symmetric operator between two bounds, with the evidence for it.
 
-    The operator has an eigenvalue in [lower, upper], and λ_min ≤ value: both hold whatever the iteration did, up to
-    rounding. That the eigenvalue in the interval is λ_min, and not one above, rests on the random start, which has a
-    part along every eigenvector with probability one; where it matters try other keys. Where the interval straddles
-    the threshold of a verdict, the verdict is inconclusive.
+    lower ≤ λ_min ≤ upper, up to `rounding`. The upper end holds whatever was done. So does the lower one where the
+    whole matrix was formed (`certain`). After an iteration it holds with probability at least 1 − 1e-6 over the random
+    start, whatever the operator; it may then lie far below, and say no more than that nothing is known. The residual
+    alone says that some eigenvalue lies within it of λ, and nothing of λ_min. Where the bracket straddles the threshold
+    of a verdict, the verdict is inconclusive. Where anything that the operator was made of is not finite, all numbers
+    are NaN.
 
     Attributes:
         value: λ, the Rayleigh quotient of the direction.
-        lower: λ − residual.
-        upper: λ + residual.
+        lower: No eigenvalue lies below.
+        upper: An eigenvalue lies at or below: λ.
         residual: ‖Hv − λv‖, of the direction v itself and not of a recurrence.
         direction: v of norm 1, with the structure of what the Hessian is taken in.
-        converged: True if the residual is within the tolerance and another pass did not lower λ by more than it.
+        converged: True if upper − lower and the residual are within the tolerance.
+        certain: True if the lower end does not rest on chance.
         largest: The largest modulus of an eigenvalue seen: what the tolerance, and rounding, are relative to.
-        rounding: Estimate of the effect of rounding in a product with H on `value`.
+        rounding: Estimate of the effect of rounding in products with H on the bracket.
         products: How many products with H it took.
     """
 
@@ -46,6 +55,7 @@ class HessianEigenvalue(NamedTuple):
     residual: Float[Array, ""]
     direction: Any
     converged: Bool[Array, ""]
+    certain: Bool[Array, ""]
     largest: Float[Array, ""]
     rounding: Float[Array, ""]
     products: Int[Array, ""]
@@ -56,18 +66,19 @@ def smallest_hessian_eigenvalue(
     model: Any,
     *data: Any,
     key: PRNGKeyArray | None = None,
-    steps: int = 96,
+    steps: int | None = None,
     max_restarts: int = 20,
     tolerance: float | None = None,
     block: Callable[[Any], Any] | None = None,
 ) -> HessianEigenvalue:
-    """λ_min(∇²F) in all trainable parameters of a model, or in some, with its residual and direction.
+    """λ_min(∇²F) in all trainable parameters of a model, or in some, with its bracket, residual and direction.
 
-    Lanczos iteration with full re-orthogonalisation on Hessian-vector products, restarted from the best vector until
-    the residual meets the tolerance and λ has settled: at once for D ≤ steps parameters. Close to a
-    stationary point, where λ_min may be tiny beside the largest eigenvalue, no such iteration tells it from zero: then
-    the interval holds zero and says so. For a residual unit's Hessian in (w, V) `smallest_partial_eigenvalue` does not
-    have this limit.
+    Of D ≤ 1,024 parameters the whole Hessian is formed, by D products with vectors, and all its eigenvalues are found.
+    Of more it is a Lanczos iteration with full re-orthogonalisation, restarted from the best vector until the residual
+    meets the tolerance and λ has settled. An eigenvalue apart from the others is found to many digits, with a lower
+    end as close. Where many are close to λ_min, as near a minimum, or where it is tiny beside the largest, no such
+    iteration can tell how far below there may be others, and the lower end says so. For a residual unit's Hessian in
+    (w, V) `smallest_partial_eigenvalue` does not have this limit.
 
     In the precision of the model's arrays. Works under jit and vmap.
 
@@ -77,7 +88,8 @@ def smallest_hessian_eigenvalue(
         model: Any pytree, e.g. an Equinox module; its trainable arrays are the D parameters.
         data: What the objective takes besides the model, e.g. X and y.
         key: Random key of the first vector; by default one and the same.
-        steps: Length of the Lanczos iteration between restarts: as many vectors of length D are kept.
+        steps: Length of the Lanczos iteration between restarts: as many vectors of length D are kept; from D on the
+            whole Hessian is formed. By default D for up to 1,024 parameters, and 96 for more.
         max_restarts: How often it may start again from the best vector so far.
         tolerance: Largest residual relative to the largest modulus of an eigenvalue; by default 1e-8 in float64 and
             1e-5 in float32.
@@ -92,7 +104,9 @@ def smallest_hessian_eigenvalue(
         InvalidInputError: If the model has no parameters, or steps, max_restarts or tolerance is out of range.
 
     References:
-        Parlett 1998, The Symmetric Eigenvalue Problem, theorem 4.5.1 for the interval and chapter 13 for the iteration.
+        Parlett 1998, The Symmetric Eigenvalue Problem, chapter 13, for the iteration; Kuczyński and Woźniakowski,
+        Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start, SIAM J. Matrix Anal.
+        Appl. 13, 1992, for what a random start is worth.
     """
     _check_options(steps, max_restarts, tolerance)
     moving, fixed = split_parameters(model, block)
@@ -107,7 +121,7 @@ def smallest_operator_eigenvalue(
     like: Float[Array, "D"],
     *,
     key: PRNGKeyArray,
-    steps: int = 96,
+    steps: int | None = None,
     max_restarts: int = 20,
     tolerance: float | None = None,
 ) -> HessianEigenvalue:
@@ -117,7 +131,7 @@ def smallest_operator_eigenvalue(
         product: v ↦ Hv, from (D,) to (D,), symmetric and linear.
         like: Any vector of the operator's length and precision.
         key: Random key of the first vector.
-        steps: Length of the Lanczos iteration between restarts.
+        steps: Length of the Lanczos iteration between restarts; from D on the whole matrix is formed.
         max_restarts: How often it may start again from the best vector so far.
         tolerance: Largest residual relative to the largest modulus of an eigenvalue.
 
@@ -130,7 +144,7 @@ def smallest_operator_eigenvalue(
     eps = jnp.finfo(like.dtype).eps
     if tolerance is None:
         tolerance = 1e-8 if eps < 1e-10 else 1e-5
-    steps = min(steps, like.size)
+    steps = (like.size if like.size <= _WHOLE else _STEPS) if steps is None else min(steps, like.size)
 
     start = jax.random.normal(key, like.shape, like.dtype)
     # Squares are taken of products: with entries of order 1 they neither underflow nor overflow.
@@ -140,40 +154,87 @@ def smallest_operator_eigenvalue(
     def scaled(x):
         return product(x) / scale
 
+    whole = steps == like.size
+    found = _of_whole_matrix(scaled, like) if whole else _iterate(scaled, start, steps, max_restarts, tolerance)
+    rounding = (_ROUNDINGS + (like.size**0.5 if whole else 0.0)) * eps * found.largest
+    lower = jnp.minimum(found.lower, found.value)
+    known = (found.value - lower <= tolerance * found.largest) & (found.residual <= tolerance * found.largest)
+    value, lower, residual, largest, rounding = (
+        scale * number for number in (found.value, lower, found.residual, found.largest, rounding)
+    )
+    result = HessianEigenvalue(
+        value=value,
+        lower=lower,
+        upper=value,
+        residual=residual,
+        direction=found.x,
+        converged=known,
+        certain=jnp.asarray(whole),
+        largest=largest,
+        rounding=rounding,
+        products=found.products + 1,
+    )
+    return nan_unless(all_finite(value, lower, residual), result)._replace(products=result.products)
+
+
+class _Found(NamedTuple):
+    """What either way found, in units of the scale."""
+
+    x: jax.Array
+    value: jax.Array
+    lower: jax.Array
+    residual: jax.Array
+    largest: jax.Array
+    products: jax.Array
+
+
+def _quotient(product, x) -> tuple[jax.Array, jax.Array]:
+    """The Rayleigh quotient of a unit vector, and its residual."""
+    image = product(x)
+    value = x @ image
+    return value, jnp.linalg.norm(image - value * x)
+
+
+def _of_whole_matrix(product, like) -> _Found:
+    D = like.size
+    rows = jax.lax.map(product, jnp.eye(D, dtype=like.dtype), batch_size=min(D, _PRODUCTS))
+    finite = all_finite(rows)
+    # LAPACK must not be given what is not finite.
+    eigenvalues, vectors = jnp.linalg.eigh(jnp.where(finite, 0.5 * (rows + rows.T), 0.0))
+    eigenvalues = jnp.where(finite, eigenvalues, jnp.nan)
+    x = vectors[:, 0]
+    value, residual = _quotient(product, x)
+    largest = jnp.maximum(jnp.abs(eigenvalues[0]), jnp.abs(eigenvalues[-1]))
+    return _Found(x, value, eigenvalues[0], residual, largest, jnp.asarray(D + 1))
+
+
+def _iterate(product, start, steps: int, max_restarts: int, tolerance) -> _Found:
+    eps = jnp.finfo(start.dtype).eps
+
     def restart(state: _State) -> _State:
-        x, largest = _lowest_ritz_vector(scaled, state.x, steps)
-        image = scaled(x)
-        value = x @ image
+        x, largest, lower = _lowest_ritz_vector(product, state.x, steps)
+        value, residual = _quotient(product, x)
         largest = jnp.maximum(jnp.maximum(state.largest, largest), jnp.abs(value))
-        residual = jnp.linalg.norm(image - value * x)
         # A first vector that is nearly all kernel may pass for one of λ = 0; the next pass tells.
         settled = (state.passes > 0) & (state.value - value <= jnp.maximum(residual, _ROUNDINGS * eps * jnp.abs(value)))
         converged = settled & (residual <= tolerance * largest)
-        return _State(x, value, residual, largest, converged, state.passes + 1)
+        # Only the first start is random, and says something of what the iteration has not seen.
+        lower = jnp.where(state.passes == 0, lower, state.lower)
+        return _State(x, value, lower, residual, largest, converged, state.passes + 1)
 
     def unfinished(state: _State):
         return ~state.converged & jnp.isfinite(state.value) & (state.passes <= max_restarts)
 
-    zero = jnp.zeros((), like.dtype)
-    begin = _State(start, zero, zero, zero, jnp.asarray(False), jnp.zeros((), int))
+    zero = jnp.zeros((), start.dtype)
+    begin = _State(start, zero, zero, zero, zero, jnp.asarray(False), jnp.zeros((), int))
     end = jax.lax.while_loop(unfinished, restart, begin)
-    value, residual, largest = (scale * number for number in (end.value, end.residual, end.largest))
-    return HessianEigenvalue(
-        value=value,
-        lower=value - residual,
-        upper=value + residual,
-        residual=residual,
-        direction=end.x,
-        converged=end.converged,
-        largest=largest,
-        rounding=_ROUNDINGS * eps * largest,
-        products=1 + (steps + 1) * end.passes,
-    )
+    return _Found(end.x, end.value, end.lower, end.residual, end.largest, (steps + 1) * end.passes)
 
 
 class _State(NamedTuple):
     x: jax.Array
     value: jax.Array
+    lower: jax.Array
     residual: jax.Array
     largest: jax.Array
     converged: jax.Array
@@ -183,22 +244,35 @@ class _State(NamedTuple):
 @eqx.filter_jit
 def _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolerance) -> HessianEigenvalue:
     flat, unravel = ravel_pytree(moving)
-    gradient = jax.grad(lambda x: objective(eqx.combine(unravel(x), fixed), *data))
+
+    def slope(x):
+        value, gradient = jax.value_and_grad(lambda x: objective(eqx.combine(unravel(x), fixed), *data))(x)
+        return gradient, value
+
     # Linearised once: every product then has the point's own quantities at hand.
-    _, product = jax.linearize(gradient, flat)
+    gradient, product, value = jax.linearize(slope, flat, has_aux=True)
     options = {"steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
     found = smallest_operator_eigenvalue(product, flat, key=key, **options)
-    return found._replace(direction=unravel(found.direction))
+    # A loss that is flat far out has derivatives of 0 at infinity, which look like any others.
+    finite = all_finite(flat, fixed, data, gradient, value)
+    products, found = found.products, nan_unless(finite, found)
+    return found._replace(direction=unravel(found.direction), products=products)
 
 
-def _lowest_ritz_vector(product, start, steps: int) -> tuple[jax.Array, jax.Array]:
+def _lowest_ritz_vector(product, start, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The unit vector of the smallest Ritz value in the start's Krylov space, and the largest modulus of a Ritz value.
+
+    And how low an eigenvalue may be that it has not seen, if the start is random: with probability 1 − 1e-6 none lies
+    below. With Ritz values θ_i and the couplings β_i of the k steps, the last one's to what the space leaves out among
+    them, an eigenvector's part c of the start obeys |c| Π|λ − θ_i| ≤ Πβ_i exactly: the right side is the norm of the
+    Lanczos polynomial of degree k, the left its part along the eigenvector. |c| < c₀ has a probability of at most
+    c₀ sqrt(2D/π), so that below θ_1 − Δ with c₀ Π(θ_i − θ_1 + Δ) = Πβ_i there is no eigenvalue.
 
     Once the Krylov space is invariant, what matfree goes on with is rounding amplified to norm 1, or not a number, and
     the Ritz values are silently wrong: everything from there on is left out.
     """
     lanczos = decomp.tridiag_sym(steps, materialize=False, reortho="full", custom_vjp=False)
-    basis, (diagonal, off_diagonal), *_ = lanczos(product, start)
+    basis, (diagonal, off_diagonal), remainder, *_ = lanczos(product, start)
     eps = jnp.finfo(start.dtype).eps
     size = jnp.abs(diagonal).at[1:].max(jnp.abs(off_diagonal))
     size = jax.lax.cummax(jnp.where(jnp.isfinite(size), size, 0.0))
@@ -212,7 +286,24 @@ def _lowest_ritz_vector(product, start, steps: int) -> tuple[jax.Array, jax.Arra
     values, vectors = jnp.linalg.eigh(jnp.where(jnp.isfinite(T), T, 0.0))
     x = jnp.where(inside, vectors[:, 0], 0.0) @ jnp.where(inside[:, None], basis, 0.0)
     largest = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[dimension - 1]))
-    return x / jnp.linalg.norm(x), largest
+
+    # Beyond the dimension couplings and Ritz values do not count; what rounding leaves of the last is no less than it.
+    couplings = jnp.append(off_diagonal, jnp.linalg.norm(remainder))
+    couplings = jnp.maximum(jnp.where(jnp.isfinite(couplings), couplings, 0.0), 32.0 * eps * size[-1])
+    share = math.log(_DOUBT) + 0.5 * math.log(math.pi / (2.0 * start.size))
+    room = jnp.sum(jnp.where(inside, jnp.log(couplings), 0.0)) - share
+    above = jnp.maximum(values - values[0], 0.0)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        fits = jnp.sum(jnp.where(inside, jnp.log(above + jnp.exp(middle)), 0.0)) <= room
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    tiny = jnp.finfo(start.dtype).tiny
+    ends = jnp.full((), math.log(tiny), start.dtype), jnp.log(jnp.maximum(size[-1], tiny)) - share + 1.0
+    _, gap = jax.lax.fori_loop(0, 60, halve, ends)
+    return x / jnp.linalg.norm(x), largest, values[0] - jnp.where(size[-1] > 0, jnp.exp(gap), 0.0)
 
 
 def split_parameters(model: Any, block: Callable[[Any], Any] | None) -> tuple[Any, Any]:
@@ -224,8 +315,8 @@ def split_parameters(model: Any, block: Callable[[Any], Any] | None) -> tuple[An
     return eqx.partition(model, jax.tree.map(lambda move, free: move and free, chosen, trainable(model)))
 
 
-def _check_options(steps: int, max_restarts: int, tolerance: float | None) -> None:
-    if steps < 1:
+def _check_options(steps: int | None, max_restarts: int, tolerance: float | None) -> None:
+    if steps is not None and steps < 1:
         raise InvalidInputError(f"steps={steps} must be at least 1: the length of the Lanczos iteration")
     if max_restarts < 0:
         raise InvalidInputError(f"max_restarts={max_restarts} must be at least 0")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss
 from resflow.spectrum.partial_hessian import PartialHessian
 
@@ -53,7 +54,7 @@ class ReducedModel(NamedTuple):
         h, q = self.eigenvalues, self.eigenvectors.T @ self.gradient
         positive = h > len(h) * jnp.finfo(h.dtype).eps * jnp.max(jnp.abs(h))
         s = self.eigenvectors @ jnp.where(positive, q / jnp.where(positive, h, 1.0), 0.0)
-        return jnp.linalg.norm(self.scale * s)
+        return nan_unless(all_finite(q), jnp.linalg.norm(self.scale * s))
 
 
 def reduced_model(hessian: PartialHessian, gradient_w: jax.Array, V_norm: jax.Array) -> ReducedModel:
@@ -75,7 +76,9 @@ def reduced_model(hessian: PartialHessian, gradient_w: jax.Array, V_norm: jax.Ar
     gradient = jnp.concatenate([gradient_w, hessian.w_norm * hessian.g, jnp.zeros(d - 1)])
     V_scale = 1.0 + V_norm
     scale = jnp.where(jnp.arange(order) < d, jnp.maximum(hessian.w_norm, 1.0 / V_scale), V_scale)
-    eigenvalues, eigenvectors = jnp.linalg.eigh(scale[:, None] * M * scale)
+    scaled = scale[:, None] * M * scale
+    finite = all_finite(scaled, gradient)  # LAPACK must not be given what is not
+    eigenvalues, eigenvectors = nan_unless(finite, tuple(jnp.linalg.eigh(jnp.where(finite, scaled, 0.0))))
     return ReducedModel(scale * gradient, eigenvalues, eigenvectors, scale, hessian.w_unit, g_unit, complement)
 
 

@@ -15,6 +15,7 @@ def explain(of: dict[str, Any], ridge: bool) -> str:
         "sopsp_at_or_below_linear": "second-order stationary, and no worse than the linear predictor",
         "sopsp_above_linear": "second-order stationary, and worse than the linear predictor",
         "inconclusive": _undecided(of),
+        "not_finite": "the point, its objective or a derivative is not finite, as where training diverged",
     }
     threshold = f"{-of['curvature_tolerance'] or 0.0:.6g} = −sqrt(μ₂ε), μ₂ = {of['mu2']:.6g}"
     bracket = f"[{of['lambda_lower']:.6g}, {of['lambda_upper']:.6g}] ± {of['lambda_error']:.2g}"
@@ -31,9 +32,10 @@ def explain(of: dict[str, Any], ridge: bool) -> str:
 
 
 def _undecided(of: dict[str, Any]) -> str:
-    needed = [of[name] for name in ("gap", "gap_error", "grad_norm", "grad_error", "lambda_lower", "lambda_upper")]
-    if any(math.isnan(number) for number in needed):
-        return "a number it needs is not a number"
+    if any(math.isnan(of[name]) for name in ("gap_error", "grad_error", "lambda_error", "curvature_tolerance")):
+        return "an error or a threshold that it needs is not a number"
+    if of["lambda_lower"] == -math.inf:
+        return "nothing is known of how far below the smallest eigenvalue may lie"
     if of["lambda_lower"] + of["lambda_error"] < -of["curvature_tolerance"]:
         return "stationary, but the bracket of λ_min straddles the threshold"
     if not of["linear_converged"]:
@@ -42,6 +44,8 @@ def _undecided(of: dict[str, Any]) -> str:
 
 
 def _theory(of: dict[str, Any], ridge: bool) -> str:
+    if of["verdict"] == "not_finite":
+        return "nothing can be said of such a point"
     if ridge:
         return "no theorem covers a regularised objective: an SOPSP of F + R may lie above the linear predictor"
     if math.isnan(of["gap_allowed"]):

@@ -1,4 +1,4 @@
-"""The verdict on a point of any model: from its gradient, and from a Lanczos iteration on its Hessian."""
+"""The verdict on a point of any model: from its gradient, and from products with its Hessian."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
@@ -32,7 +33,7 @@ def analyze_model(
     epsilon: float,
     mu2: float = 1.0,
     key: PRNGKeyArray | None = None,
-    steps: int = 96,
+    steps: int | None = None,
     max_restarts: int = 20,
     tolerance: float | None = None,
     block: Callable[[Any], Any] | None = None,
@@ -40,9 +41,10 @@ def analyze_model(
     """Whether ‖∇F‖ ≤ ε and λ_min(∇²F) ≥ −sqrt(μ₂ε) in all parameters of a model, and whether F exceeds F_lin.
 
     For deep networks and models without a skip connection, of which `analyze_point` cannot speak. The verdicts are the
-    same. They rest on the interval [λ − residual, λ + residual] of `smallest_hessian_eigenvalue`: one that straddles
-    the threshold leaves the point `inconclusive`, and so does an iteration that did not converge, unless it has found
-    negative curvature beyond the threshold. Its lower end is then −∞, as λ_min may lie anywhere below.
+    same. They rest on the bracket of `smallest_hessian_eigenvalue`: one that straddles the threshold leaves the point
+    `inconclusive`. Of up to 1,024 parameters, or `steps`, the bracket is as tight as rounding allows. Of more its lower
+    end is what an iteration from a random start can claim, and may leave a minimum `inconclusive`; that a point is a
+    saddle it can always show. The explanation says which. Always in float64: model and data are cast.
 
     Args:
         objective: F(model, *data) → scalar, twice differentiable by JAX; hashable.
@@ -53,7 +55,7 @@ def analyze_model(
         mu2: Lipschitz constant μ₂ of the Hessian. Where none is known the default makes the threshold −sqrt(ε), in the
             units of the Hessian.
         key: Random key of the Lanczos iteration.
-        steps: Its length between restarts.
+        steps: Its length between restarts; from the number of parameters on the whole Hessian is formed.
         max_restarts: How often it may restart.
         tolerance: Its largest residual relative to the largest modulus of an eigenvalue.
         block: Which parameters to take gradient and Hessian in, all others held fixed; by default all.
@@ -70,11 +72,15 @@ def analyze_model(
     elif not isinstance(linear_fit, LinearFit) or not math.isfinite(linear_fit.objective):
         raise InvalidInputError(f"linear_fit={type(linear_fit).__name__} must be what fit_linear_predictor returns")
     options: dict[str, Any] = {"key": key, "steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
-    smallest = smallest_hessian_eigenvalue(objective, model, *data, **options, block=block)
-    moving, fixed = split_parameters(model, block)
-    value, gradient, size = (float(number) for number in _value_and_gradient(objective, moving, fixed, data))
+    with jax.enable_x64(True):
+        double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf  # noqa: E731
+        model, data = jax.tree.map(double, (model, data))
+        smallest = smallest_hessian_eigenvalue(objective, model, *data, **options, block=block)
+        moving, fixed = split_parameters(model, block)
+        value, gradient, size = (float(number) for number in _value_and_gradient(objective, moving, fixed, data))
     unit = _ROUNDINGS * float(jnp.finfo(smallest.value.dtype).eps)
-    lower = float(smallest.lower) if smallest.converged else -math.inf
+    if math.isnan(smallest.value):  # of the derivatives some may be finite all the same
+        value = gradient = math.nan
     report = stationarity_verdict(
         objective=value,
         gap=value - linear_fit.objective,
@@ -82,13 +88,18 @@ def analyze_model(
         grad_norm=gradient,
         # what a change of every parameter by rounding does to the gradient
         grad_error=unit * float(smallest.largest) * size,
-        lambda_interval=(lower, float(smallest.upper)),
+        lambda_interval=(float(smallest.lower), float(smallest.upper)),
         lambda_error=float(smallest.rounding),
         epsilon=epsilon,
         mu2=mu2,
         linear_converged=linear_fit.converged,
     )
-    return dataclasses.replace(report, lambda_min=float(smallest.value), residual=float(smallest.residual))
+    text = report.explanation
+    if not smallest.certain and report.verdict != "not_finite":
+        text += "\n  evidence   the lower end holds with probability 1 − 1e-6 over the random start of an iteration"
+    return dataclasses.replace(
+        report, lambda_min=float(smallest.value), residual=float(smallest.residual), explanation=text
+    )
 
 
 @eqx.filter_jit

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Real
 
 from resflow.arrays import Array, analyse, check_point
+from resflow.floating import all_finite, nan_unless, norm
 from resflow.losses.scalar import Loss, as_loss
 from resflow.spectrum.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.stationarity._newton_step import mean_decrease
@@ -27,7 +28,8 @@ class Escape(NamedTuple):
         w: Output weights after the step, shape (d,).
         V: Mixing matrix after the step, shape (d, k).
         escaped: True if the curvature along d is negative and the step gained at least a quarter of what slope and
-            curvature promise: decrease ≥ ¼ (|slope| step + ½ |curvature| step²). Else the point is where it was.
+            curvature promise: decrease ≥ ¼ (|slope| step + ½ |curvature| step²). Else the point is where it was. All
+            numbers but w and V are NaN where point or direction is not finite.
         objective: F after the step, mean loss per sample.
         decrease: F before minus F after, accurate even where it is below the rounding of F.
         step: Its length.
@@ -95,7 +97,7 @@ def escape(
 
 @partial(jax.jit, static_argnames="loss")
 def _line_search(w, V, features, X, y, a, B, *, loss: Loss) -> tuple:
-    length = jnp.hypot(jnp.linalg.norm(a), jnp.linalg.norm(B))
+    length = jnp.hypot(norm(a), norm(B))
     a, B = a / length, B / length
     x, along = X + features @ V.T, features @ B.T
     p, first, second = x @ w, x @ a + along @ w, along @ a
@@ -105,7 +107,7 @@ def _line_search(w, V, features, X, y, a, B, *, loss: Loss) -> tuple:
     turn = jnp.where(slope > 0, -1.0, 1.0)
     a, B, first, slope = turn * a, turn * B, turn * first, turn * slope
 
-    longest = 16.0 * (1.0 + jnp.hypot(jnp.linalg.norm(w), jnp.linalg.norm(V)))
+    longest = 16.0 * (1.0 + jnp.hypot(norm(w), norm(V)))
     lengths = longest * 0.5 ** jnp.arange(_HALVINGS + 1, dtype=p.dtype)
     # Against a slope of rounding's size either sign may lead further down: at a saddle both do.
     steps = jnp.concatenate([lengths, -lengths])
@@ -117,15 +119,7 @@ def _line_search(w, V, features, X, y, a, B, *, loss: Loss) -> tuple:
     t = jnp.where(escaped, steps[best], 0.0)
     sign = jnp.where(t < 0, -1.0, 1.0)
     gain = jnp.where(escaped, gains[best], 0.0)
-    return (
-        w + t * a,
-        V + t * B,
-        escaped,
-        jnp.mean(loss.value(p + t * first + t**2 * second, y)),
-        gain,
-        jnp.abs(t),
-        sign * slope,
-        curvature,
-        sign * a,
-        sign * B,
-    )
+    value = jnp.mean(loss.value(p + t * first + t**2 * second, y))
+    numbers = (escaped, value, gain, jnp.abs(t), sign * slope, curvature, sign * a, sign * B)
+    moved = jnp.where(escaped, w + t * a, w), jnp.where(escaped, V + t * B, V)
+    return *moved, *nan_unless(all_finite(p, value, slope, curvature), numbers)

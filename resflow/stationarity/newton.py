@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Real
 
 from resflow.arrays import Array, check_labels, check_point, check_samples
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
@@ -102,7 +103,8 @@ class NewtonResult(NamedTuple):
         lambda_min: λ_min of the partial Hessian with its bracket and direction.
         epsilon: What was asked for.
         curvature_threshold: −sqrt(μ₂ ε).
-        converged: True if ‖∇F‖ ≤ ε and the bracket's lower end is not below −sqrt(μ₂ ε).
+        converged: True if ‖∇F‖ ≤ ε and the bracket's lower end is not below −sqrt(μ₂ ε). A run ends at once at a point
+            that is not finite, without having converged and with NaN for all numbers.
         norm_running_away: True if no minimum is near, however small ‖∇F‖: a Newton step from here would still be longer
             than a thousandth of the point's norm, or the features classify every sample rightly under a loss for
             binary labels, so that F falls to its infimum along t ↦ (tw, V) for ever. A run can also end in the valley
@@ -232,7 +234,9 @@ def _solve(point, theta, feature_map, X, y, loss, linear_fit, options) -> Newton
     run = _run(point, theta, feature_map, X, y, loss, level, options)
     w, V, theta, features, count, history, last = jax.tree.map(np.asarray, run)
     path = NewtonPath(**{name: column[: int(count)] for name, column in history.items()})
-    mean_right = loss.binary_labels and bool((y * ((X + features @ V.T) @ w) > 0).all())
+    with np.errstate(invalid="ignore", over="ignore"):
+        margins = y * ((X + features @ V.T) @ w)
+    mean_right = loss.binary_labels and bool((np.isfinite(margins) & (margins > 0)).all())
     far = float(last["newton_step_norm"]) > 1e-3 * math.hypot(np.linalg.norm(w), np.linalg.norm(V))
     lambda_min = SmallestEigenvalue(*(np.asarray(value)[()] for value in last["lambda_min"]))
     fixed = isinstance(feature_map, _Fixed)
@@ -278,14 +282,16 @@ def _run(point, theta, feature_map, X, y, loss, level, options):
         gradient_w = loss.derivative(p, y) @ (X + features @ V.T) / len(y)
         model = reduced_model(hessian, gradient_w, jnp.linalg.norm(V))
         grad_norm = jnp.hypot(jnp.linalg.norm(gradient_w), hessian.w_norm * jnp.linalg.norm(hessian.g))
-        return jnp.mean(loss.value(p, y)), grad_norm, model, tuple(bracket)
+        value = jnp.mean(loss.value(p, y))
+        finite = all_finite(p, value, grad_norm, bracket[0])
+        return *nan_unless(finite, (value, grad_norm)), model, tuple(bracket)
 
     def iterate(state):
         features = feature_map(state.theta, X)
         objective, grad_norm, model, bracket = measure(state.point, features)
         stationary = (grad_norm <= options.epsilon) & (bracket[1] >= threshold)
         converged = stationary & (state.moved >= options.theta_steps)
-        end = converged | (state.count >= options.max_steps)
+        end = converged | (state.count >= options.max_steps) | ~jnp.isfinite(grad_norm)
         theta_turn = (state.moved < options.theta_steps) & ((state.count % 2 == 1) | stationary)
 
         step, predicted, interior = trust_region_step(model, state.radius)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 from jaxtyping import Real
 
 from resflow.arrays import Array, analyse, as_number, check_point
@@ -123,6 +124,7 @@ def analyze_point(
         sopsp_at_or_below_linear  an ε-second-order partial stationary point with gap ≤ 0.
         sopsp_above_linear        one with gap > 0. Impossible at ε = 0 for a plain residual unit (Corollary 1).
         inconclusive              stationary, but the evidence does not say which.
+        not_finite                the point, its objective or a derivative is not finite: nothing can be said.
 
     All comparisons allow for errors. ‖∇F‖ ≤ ε and gap ≤ 0 count as true up to grad_error and gap_error. λ_min is
     known by a bracket: a strict saddle has all of it, and lambda_error, below the threshold. For an SOPSP the lower end
@@ -130,8 +132,8 @@ def analyze_point(
     it if the gap is above, against the theory; so that rounding alone never makes a counterexample. A linear fit that
     did not converge decides nothing about above or below.
 
-    NumPy arrays are analysed in float64, JAX arrays in their own precision. For many points under jit and vmap use
-    `stationarity_terms`.
+    All arrays are analysed in float64: rounding in float32 would decide many a verdict. For many points under jit and
+    vmap use `stationarity_terms`.
 
     Args:
         w: Output weights, shape (d,).
@@ -168,9 +170,10 @@ def analyze_point(
             "is not that of the objective"
         )
     evidence = (linear_fit.w, linear_fit.objective, linear_fit.suboptimality, linear_fit.converged, epsilon)
-    options = {"loss": loss, "mu2": mu2, "ridge_w": ridge_w, "ridge_V": ridge_V}
-    terms = analyse(stationarity_terms, w, V, features, X, y, *evidence, **options)
-    return _report(terms._asdict(), ridge=ridge_w > 0 or ridge_V > 0)
+    options: dict[str, Any] = {"loss": loss, "mu2": mu2, "ridge_w": ridge_w, "ridge_V": ridge_V}
+    with jax.enable_x64(True):
+        terms = stationarity_terms(w, V, features, X, y, *evidence, **options)
+        return _report(terms._asdict(), ridge=ridge_w > 0 or ridge_V > 0)
 
 
 def stationarity_verdict(
@@ -189,8 +192,8 @@ def stationarity_verdict(
     """The verdict of `analyze_point` on any model, from evidence that came from elsewhere.
 
     For models of which the theory has nothing to say, or without an exact spectrum: no skip connection, deep networks,
-    the whole Hessian in (w, V, θ). The interval may be [λ − residual, λ + residual] of a converged Lanczos iteration;
-    that it holds the smallest eigenvalue, and not just some eigenvalue, is the caller's word.
+    the whole Hessian in (w, V, θ). That the interval holds the smallest eigenvalue, and not just some eigenvalue, as
+    [λ − residual, λ + residual] of an eigenpair does, is the caller's word.
 
     Args:
         objective: The objective at the point.

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Real
 from resflow.arrays import Array
 from resflow.certificates.regularization import ridge_gap_certificate_terms
 from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_terms
+from resflow.floating import all_finite, nan_unless, norm, spectral_norm
 from resflow.losses.scalar import Loss
 from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
 
@@ -21,10 +22,11 @@ VERDICTS = (
     "sopsp_at_or_below_linear",
     "sopsp_above_linear",
     "inconclusive",
+    "not_finite",
 )
 """Every verdict there is; exactly one holds at a point. `verdict_codes` counts in this order."""
 
-_NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE, _INCONCLUSIVE = range(len(VERDICTS))
+_NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE, _INCONCLUSIVE, _NOT_FINITE = range(len(VERDICTS))
 _ROUNDINGS = 8.0
 
 
@@ -53,12 +55,12 @@ class StationarityTerms(NamedTuple):
 
 
 def stationarity_terms(
-    w: Float[Array, "d"],
-    V: Float[Array, "d k"],
-    features: Float[Array, "n k"],
-    X: Float[Array, "n d"],
+    w: Real[Array, "d"],
+    V: Real[Array, "d k"],
+    features: Real[Array, "n k"],
+    X: Real[Array, "n d"],
     y: Real[Array, "n"],
-    linear_w: Float[Array, "d"],
+    linear_w: Real[Array, "d"],
     linear_objective: Any,
     linear_suboptimality: Any,
     linear_converged: Any,
@@ -70,6 +72,9 @@ def stationarity_terms(
     ridge_V: Any = 0.0,
 ) -> StationarityTerms:
     """`analyze_point` unchecked, in JAX: one point, or thousands under vmap.
+
+    In float64 wherever JAX has it switched on, whatever the precision of the arrays. Where it has not, a comparison
+    that holds or fails only up to the rounding of float32 decides nothing: the verdict is then `inconclusive`.
 
     Args:
         w: Output weights, shape (d,).
@@ -87,6 +92,8 @@ def stationarity_terms(
         ridge_w: Coefficient of ½‖w‖².
         ridge_V: Coefficient of ½‖V‖_F².
     """
+    arrays = (w, V, features, X, y, linear_w, linear_objective)
+    w, V, features, X, y, linear_w, linear_objective = (jnp.asarray(array, float) for array in arrays)
     # Not one jitted whole: so the search for the eigenvalue, slow to compile, is compiled once for all who call it.
     ridge = ridge_gap_certificate_terms(w, V, features, X, y, linear_w, linear_objective, ridge_w, ridge_V, loss=loss)
     smallest = smallest_partial_eigenvalue(w, V, features, X, y, loss=loss, ridge_w=ridge_w, ridge_V=ridge_V)
@@ -98,7 +105,7 @@ def stationarity_terms(
 def _decide(ridge, smallest, point, linear, epsilon, ridge_w, ridge_V, mu2, *, loss: Loss) -> StationarityTerms:
     w, V, features, X, y = point
     linear_w, linear_objective, linear_suboptimality, linear_converged = linear
-    w_norm, V_norm = jnp.linalg.norm(w), jnp.linalg.norm(V, 2)
+    w_norm, V_norm = norm(w), spectral_norm(V)
     grad_error, gap_rounding = _rounding_errors(point, linear_w, linear_objective, ridge_w, ridge_V, loss)
     gap_error = linear_suboptimality + gap_rounding
 
@@ -111,9 +118,11 @@ def _decide(ridge, smallest, point, linear, epsilon, ridge_w, ridge_V, mu2, *, l
     if known:
         # of what the verdict takes for an ε-SOPSP, rounding included
         lambda_tolerance = tolerance + smallest.rounding
-        linear_norm = jnp.linalg.norm(linear_w)
+        linear_norm = norm(linear_w)
         gap_allowed = theorem3_terms(epsilon + grad_error, linear_norm, *constants, lambda_tolerance).bound
     gap_allowed = jnp.where(jnp.maximum(ridge_w, ridge_V) > 0, jnp.inf, gap_allowed)
+    finite = all_finite(ridge.regularized_gap, ridge.partial_grad_norm)
+    grad_error, gap_error, gap_allowed = nan_unless(finite, (grad_error, gap_error, gap_allowed))
 
     evidence = {
         "gap": ridge.regularized_gap,
@@ -137,11 +146,11 @@ def _decide(ridge, smallest, point, linear, epsilon, ridge_w, ridge_V, mu2, *, l
         w_norm=w_norm,
         V_norm=V_norm,
         gap_allowed=gap_allowed,
-        verdict=verdict_codes(**evidence),
+        verdict=verdict_codes(**evidence, strict=w.dtype != jnp.float64),
     )
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="strict")
 def verdict_codes(
     gap: Any,
     gap_error: Any,
@@ -153,24 +162,34 @@ def verdict_codes(
     epsilon: Any,
     curvature_tolerance: Any,
     linear_converged: Any,
+    *,
+    strict: bool = False,
 ) -> Int[Array, "..."]:
-    """The verdicts as indices into VERDICTS, elementwise; a comparison with NaN decides nothing."""
+    """The verdicts as indices into VERDICTS, elementwise.
+
+    `not_finite` are points whose gap or gradient is not finite, or whose bracket is not a number. Else a comparison
+    with NaN decides nothing. `strict` says that errors are too large to be taken for zero: then ‖∇F‖ ≤ ε, gap ≤ 0 and
+    an eigenvalue's being above the threshold have to hold by more than the errors.
+    """
     linear_converged = jnp.asarray(linear_converged).astype(bool)
-    stationary = grad_norm <= epsilon + grad_error
+    finite = jnp.isfinite(gap) & jnp.isfinite(grad_norm) & ~jnp.isnan(lambda_lower) & ~jnp.isnan(lambda_upper)
+    allowed = -1.0 if strict else 1.0
+    stationary = grad_norm + grad_error <= epsilon if strict else grad_norm <= epsilon + grad_error
     not_stationary = grad_norm > epsilon + grad_error
     below_threshold = lambda_upper + lambda_error < -curvature_tolerance
     above_threshold = lambda_lower - lambda_error >= -curvature_tolerance
-    above_to_rounding = lambda_lower + lambda_error >= -curvature_tolerance
+    above_to_rounding = lambda_lower + allowed * lambda_error >= -curvature_tolerance
     above_linear = linear_converged & (gap > gap_error)
-    at_or_below_linear = linear_converged & (gap <= gap_error)
+    at_or_below_linear = linear_converged & (gap <= allowed * gap_error)
     return jnp.select(
         [
+            ~finite,
             not_stationary,
             stationary & below_threshold,
             stationary & ~below_threshold & above_to_rounding & at_or_below_linear,
             stationary & above_threshold & above_linear,
         ],
-        [_NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE],
+        [_NOT_FINITE, _NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE],
         _INCONCLUSIVE,
     )
 
@@ -181,7 +200,7 @@ def _rounding_errors(point, linear_w, linear_objective, ridge_w, ridge_V, loss: 
     unit = _ROUNDINGS * jnp.finfo(w.dtype).eps
     w_norm = jnp.linalg.norm(w)
     x_norm, f_norm = jnp.linalg.norm(X, axis=1), jnp.linalg.norm(features, axis=1)
-    a_norm = x_norm + jnp.linalg.norm(V, 2) * f_norm
+    a_norm = x_norm + spectral_norm(V) * f_norm
     p = X @ w + features @ (V.T @ w)
     slope, curvature = jnp.abs(loss.derivative(p, y)), loss.second_derivative(p, y)
     p_error = w_norm * a_norm

@@ -16,6 +16,7 @@ from jaxtyping import Real
 
 from resflow.arrays import Array, check_labels
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses.scalar import Loss, as_loss
@@ -214,15 +215,17 @@ def _convex_end(model, features, X, y, linear, epsilon, loss):
     grad_error = unit * jnp.mean(jnp.abs(slope) * jnp.linalg.norm(inputs, axis=1))
     gap_error = suboptimality + unit * (jnp.mean(values) + jnp.abs(linear_objective))
     distance = jnp.linalg.norm(weights - jnp.concatenate([linear_w, jnp.zeros_like(model.v)])) if skips else jnp.nan
-    grad_norm, zero = jnp.linalg.norm(gradient), jnp.zeros(())
-    return {
+    grad_norm = jnp.linalg.norm(gradient)
+    finite = all_finite(p, gradient, gap)
+    zero = nan_unless(finite, jnp.zeros(()))
+    numbers = {
         "objective": jnp.mean(values),
         "linear_predictor_gap": gap,
         "certificate": jnp.mean(slope * (p - u)),
         "partial_grad_norm": grad_norm,
         "lambda_lower": zero,
         "gap_allowed": epsilon * distance,
-        "verdict": verdict_codes(
-            gap, gap_error, grad_norm, grad_error, zero, zero, zero, epsilon, jnp.sqrt(epsilon), converged
-        ),
     }
+    evidence = gap, gap_error, grad_norm, grad_error, zero, zero, zero, epsilon, jnp.sqrt(epsilon), converged
+    strict = X.dtype != jnp.float64
+    return nan_unless(finite, numbers) | {"verdict": verdict_codes(*evidence, strict=strict)}
