@@ -18,6 +18,7 @@ from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_u
 from resflow.search.objectives import MeanLoss, RidgeLoss, descent_starts, random_starts
 from resflow.search.stationary_points import STATUSES, SearchOptions, find_stationary_points
 from resflow.spectrum.partial import partial_spectrum
+from tests.problems import ROUNDING
 
 LOSSES = (Squared(), Logistic(), PseudoHuber())
 
@@ -78,7 +79,7 @@ def test_points_of_the_formula_are_stationary_in_every_parameter_with_the_predic
 
     keys = jax.random.split(jax.random.key(0), 100)
     value, relative_gradient, predicted, actual, largest = map(np.asarray, jax.lax.map(check, keys))
-    np.testing.assert_allclose(value, np.mean(loss.value(jnp.zeros(len(y)), y)), rtol=1e-14)
+    np.testing.assert_allclose(value, np.mean(loss.value(jnp.zeros(len(y)), y)), rtol=ROUNDING)
     assert relative_gradient.max() < 1e-13
     assert (predicted < 0).all()
     np.testing.assert_array_less(np.abs(predicted - actual), 1e-13 * largest)
@@ -143,7 +144,7 @@ def test_without_skip_connection_dead_relus_are_spurious_with_zero_gradient_and_
     dead = np.abs(found.eigenvalues).max(axis=1) == 0
     assert (spurious & dead).any()
     np.testing.assert_array_equal(found.grad_norm[dead], 0.0)
-    np.testing.assert_allclose(found.objective[dead], np.mean(0.5 * y**2), rtol=1e-14)
+    np.testing.assert_allclose(found.objective[dead], np.mean(0.5 * y**2), rtol=ROUNDING)
 
 
 def test_ridge_makes_the_spurious_local_minimum_of_shamirs_figure():

@@ -177,13 +177,15 @@ def chart_stationary_points(
         options: How to search.
 
     Raises:
-        InvalidInputError: If there are fewer than 2 starts.
+        InvalidInputError: If there are fewer than 2 starts, or data or linear_objective are not finite.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Corollary 1: no local minimum of a residual unit has a positive gap.
     """
     if starts < 2:
         raise InvalidInputError(f"starts={starts} must be at least 2: half are random, half are on a way down")
+    if not np.isfinite(linear_objective):
+        raise InvalidInputError(f"linear_objective={linear_objective} must be finite: gaps are counted from it")
     draw_key, step_key = jax.random.split(key)
     with jax.enable_x64(True):
         X, y = jnp.asarray(X, float), jnp.asarray(y, float)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Real
 
 from resflow.arrays import Array, analyse, check_point, is_traced
 from resflow.errors import InvalidInputError
+from resflow.floating import norm
 from resflow.losses.scalar import Loss, as_loss
 
 __all__ = ["saddle_at_zero"]
@@ -38,7 +39,8 @@ def saddle_at_zero(
         w and V.
 
     Raises:
-        InvalidInputError: If shapes disagree, labels do not suit the loss, or g = 0 so that there is no such point.
+        InvalidInputError: If shapes disagree, labels do not suit the loss, a value is not finite, or g = 0 so that
+            there is no such point.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Theorems 1 and 2, which leave no room for others.
@@ -47,6 +49,10 @@ def saddle_at_zero(
     d, k = np.shape(X)[1], np.shape(features)[1]
     check_point(np.zeros(d), np.zeros((d, k)), features, X, y, loss)
     V, g_norm = analyse(_mixing_matrix, features, X, y, loss=loss)
+    if not is_traced(g_norm) and not np.isfinite(V).all() and not g_norm == 0:
+        raise InvalidInputError(
+            "features or X have values that are not finite, or too large to be squared: no point can be written down"
+        )
     if not is_traced(g_norm) and not g_norm > 0:
         raise InvalidInputError(
             f"mean ℓ'(0; y_i) f_i has norm {float(g_norm):g}, but must not vanish: features that tell nothing of the "
@@ -59,6 +65,6 @@ def saddle_at_zero(
 def _mixing_matrix(features, X, y, *, loss: Loss):
     slope = loss.derivative(jnp.zeros_like(y), y) / len(y)
     g = slope @ features
-    size = jnp.linalg.norm(g)
+    size = norm(g)
     g_unit = g / size
     return -jnp.outer(slope @ X, g_unit) / size, size

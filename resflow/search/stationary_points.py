@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
 from resflow.models.residual_unit import trainable
 from resflow.parallel import in_threads
 
@@ -87,7 +88,7 @@ class SearchCounts(NamedTuple):
         starts: How many there were.
         converged: Reached a stationary point.
         kernel_stuck: Stopped where ∇F ≠ 0 lies in the Hessian's kernel: stationary for ½‖∇F‖², not for F.
-        diverged: Ran away towards infinity, or left the numbers.
+        diverged: Ran away towards infinity, left the numbers, or was not finite to begin with.
         not_converged: Ran out of steps, or no step however small made ‖∇F‖ smaller: at a ReLU's kink, mostly.
         distinct: Stationary points left after merging.
     """
@@ -114,7 +115,7 @@ class StationaryPoints(NamedTuple):
         multiplicity: How many starts ended there, shape (m,).
         counts: How many starts converged, and what became of the others.
         status: What became of each start, shape (S,), as an index into `STATUSES`.
-        start_grad_norm: ‖∇F‖ where each start ended, shape (S,).
+        start_grad_norm: ‖∇F‖ where each start ended, shape (S,); NaN where that is not finite.
         start_kernel_ratio: ‖∇²F ∇F‖ / (‖∇²F‖ ‖∇F‖) there, shape (S,).
         start_steps: Steps that each start took, shape (S,).
         grad_tolerance: The gradient norm below which a start counted as converged.
@@ -177,7 +178,7 @@ def find_stationary_points(
         The distinct stationary points and the fate of every start.
 
     Raises:
-        InvalidInputError: If the starts' arrays disagree about S, or there are none.
+        InvalidInputError: If the starts' arrays disagree about S, there are none, or the data is not finite.
 
     References:
         Frye 2019 (arXiv:1901.10603) for gradient-norm minimisation and the points where it gets stuck.
@@ -188,6 +189,8 @@ def find_stationary_points(
     with jax.enable_x64(True):
         as_double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array_like(leaf) else leaf  # noqa: E731
         moving, fixed, data = jax.tree.map(as_double, (moving, fixed, data))
+        if not all_finite(data):
+            raise InvalidInputError("the data has values that are not finite: drop those samples before a search")
         grad_tolerance = options.tolerance * _typical_gradient(objective, moving, fixed, data)
 
         def search(share: Any) -> dict[str, Any]:
@@ -284,7 +287,7 @@ def _search(objective, moving, fixed, data, grad_tolerance, options, block):
             "x": state.x,
             "status": state.status,
             "objective": F(state.x),
-            "grad_norm": jnp.linalg.norm(state.gradient),
+            "grad_norm": nan_unless(all_finite(state.x), jnp.linalg.norm(state.gradient)),
             "eigenvalues": state.eigenvalues,
             "kernel_ratio": state.kernel_ratio,
             "steps": state.steps,
@@ -336,16 +339,17 @@ def _refine(gradient, hessian, start, grad_tolerance, options):
         # A rejected step that is rounding beside x: a kink of F, mostly, that no smaller step will get round either.
         step_norm = jnp.linalg.norm(trial - x)
         stalled = ~accepted & (step_norm <= 1e-14 * jnp.maximum(norm, tiny))
-        kernel_ratio = jnp.where(size > 0, jnp.linalg.norm(eigenvalues * (Q.T @ g)) / jnp.maximum(size, tiny), 0.0)
+        kernel_ratio = jnp.where(size > 0, jnp.linalg.norm(eigenvalues * (Q.T @ g)) / jnp.maximum(size, tiny), size)
         status = jnp.select(
             [
+                ~(jnp.isfinite(square) & jnp.isfinite(norm)),
                 small & (~accepted | (trial_square > 0.25 * square) | (steps >= options.max_steps)),
-                (norm > furthest) | ~jnp.isfinite(square),
+                norm > furthest,
                 ~small & (kernel_ratio <= options.kernel_tolerance),
                 (steps >= options.max_steps) & (norm > 1.1 * norm_halfway),
                 stalled | (steps >= options.max_steps),
             ],
-            [_CONVERGED, _DIVERGED, _KERNEL_STUCK, _DIVERGED, _NOT_CONVERGED],
+            [_DIVERGED, _CONVERGED, _DIVERGED, _KERNEL_STUCK, _DIVERGED, _NOT_CONVERGED],
             _RUNNING,
         )
         return _State(x, g, eigenvalues, Q, damping, steps, norm_halfway, kernel_ratio, status)

@@ -15,6 +15,7 @@ from resflow.certificates.deep import deep_gap_certificate_terms
 from resflow.certificates.gap import gap_certificate_terms
 from resflow.certificates.theorems import implied_epsilon, lipschitz_constants_terms, theorem2_terms, theorem3_terms
 from resflow.certificates.vector import vector_gap_certificate_terms
+from resflow.floating import all_finite, nan_unless
 from resflow.linear.baseline import check_kind
 from resflow.linear.predictor import LinearFit
 from resflow.linear.vector import VectorLinearFit
@@ -38,7 +39,8 @@ __all__ = [
 class GapMeasure(eqx.Module):
     """What `train` records of a residual unit: its objective, gap, certificates and norms, by MLflow's metric names.
 
-    Evaluated in JAX's default precision whatever the model's own: float64 once x64 is enabled.
+    Evaluated in JAX's default precision whatever the model's own: float64 once x64 is enabled. NaN where the model, its
+    θ included, or the data is not finite: a feature map that is flat far out would not show it.
 
     Attributes:
         linear_w: The best linear predictor, shape (d,).
@@ -59,7 +61,7 @@ class GapMeasure(eqx.Module):
     def __call__(self, model: ResidualUnit, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
         arrays = (model.w, model.V, model.features(X), X, y, self.linear_w, self.linear_objective)
         terms = gap_certificate_terms(*(jnp.asarray(array, dtype=float) for array in arrays), loss=self.loss)
-        return {
+        measured = {
             "objective": terms.objective,
             "linear_predictor_gap": terms.gap,
             "gap_certificate": terms.certificate,
@@ -68,6 +70,7 @@ class GapMeasure(eqx.Module):
             "w_norm": terms.w_norm,
             "V_norm": terms.V_norm,
         }
+        return nan_unless(all_finite(model, X, y), measured)
 
 
 class ModelGapMeasure(eqx.Module):
@@ -90,7 +93,8 @@ class ModelGapMeasure(eqx.Module):
     def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n"]) -> dict[str, Float[Array, ""]]:
         predictions, labels = (jnp.asarray(array, dtype=float) for array in (model(X), y))
         objective = jnp.mean(self.loss.value(predictions, labels))
-        return {"objective": objective, "linear_predictor_gap": objective - self.linear_objective}
+        measured = {"objective": objective, "linear_predictor_gap": objective - self.linear_objective}
+        return nan_unless(all_finite(model, X, y, predictions, measured["linear_predictor_gap"]), measured)
 
 
 class StationarityMeasure(eqx.Module):
@@ -121,7 +125,7 @@ class StationarityMeasure(eqx.Module):
         constants = lipschitz_constants_terms(features, samples, labels, radius, loss=loss)
         epsilon = implied_epsilon(measured["partial_grad_norm"], smallest.lower, constants.mu2)
         theorem2 = theorem2_terms(V, features, samples, labels, linear_w, self.gap.linear_objective, loss=loss)
-        return measured | {
+        further = {
             "lambda_min": smallest.value,
             "lambda_min_lower": smallest.lower,
             "lambda_min_upper": smallest.upper,
@@ -130,6 +134,7 @@ class StationarityMeasure(eqx.Module):
             "theorem2_slack": theorem2.slack,
             "theorem3_bound": theorem3_terms(epsilon, jnp.linalg.norm(linear_w), *constants).bound,
         }
+        return measured | nan_unless(all_finite(measured["objective"], smallest.value), further)
 
 
 class VectorGapMeasure(eqx.Module):
@@ -156,7 +161,7 @@ class VectorGapMeasure(eqx.Module):
     ) -> dict[str, Float[Array, ""]]:
         arrays = (model.W, model.V, model.features(X), X, Y, self.linear_W, self.linear_objective)
         terms = vector_gap_certificate_terms(*(jnp.asarray(array, dtype=float) for array in arrays), loss=self.loss)
-        return {
+        measured = {
             "objective": terms.objective,
             "linear_predictor_gap": terms.gap,
             "gap_certificate": terms.certificate,
@@ -164,10 +169,11 @@ class VectorGapMeasure(eqx.Module):
             "rank_term": terms.rank_term,
             "norm_bound": terms.norm_bound,
             "smallest_singular_value": terms.smallest_singular_value,
-            "W_rank": terms.rank.astype(float),
+            "W_rank": jnp.where(terms.rank < 0, jnp.nan, terms.rank),
             "partial_grad_norm": terms.partial_grad_norm,
             "V_norm": terms.V_norm,
         }
+        return nan_unless(all_finite(model, X, Y), measured)
 
 
 class DeepGapMeasure(eqx.Module):
@@ -199,7 +205,7 @@ class DeepGapMeasure(eqx.Module):
             "gap_certificate": terms.certificate,
             "norm_bound": terms.norm_bound,
             "partial_grad_norm": terms.partial_grad_norm,
-            "kernel_dimension": terms.kernel_dimension.astype(float),
+            "kernel_dimension": jnp.where(terms.kernel_dimension < 0, jnp.nan, terms.kernel_dimension),
             "kernel_share_of_w": terms.kernel_share,
             "smallest_representation_curvature": terms.smallest_representation_curvature,
             "near_identity_bound": terms.near_identity_bound,

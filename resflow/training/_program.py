@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss
 from resflow.losses.vector import VectorLoss
 from resflow.training._shuffle import random_order
@@ -52,7 +53,8 @@ class MeanLoss(eqx.Module):
     loss: Loss | VectorLoss = eqx.field(static=True)
 
     def __call__(self, model: Any, X: Any, y: Any) -> dict[str, Any]:
-        return {"objective": jnp.mean(self.loss.value(model(X), y))}
+        p = model(X)
+        return {"objective": nan_unless(all_finite(p), jnp.mean(self.loss.value(p, y)))}
 
 
 def training_program(
@@ -84,7 +86,8 @@ def training_program(
     Returns:
         The trainable arrays after the last step, or the last finite one; the number of steps before divergence, or
         −1; and, with an axis of measurements in front, the number of steps before each of them and what was measured.
-        One that diverged stays where it was, and is measured there again and again.
+        One that diverged stays where it was, and is measured there again and again. Where its start, X or y is not
+        finite it diverged at 0, and NaN is what was measured.
     """
     n, size = (setting.y.shape if axes is None or axes.y is None else setting.y.shape[1:])[0], options.batch_size
     per_epoch = n // size if size else 1
@@ -99,7 +102,9 @@ def training_program(
     def start(dynamic, setting, _):
         order = jnp.arange(n if size else 0, dtype=jnp.int32)
         begun = options.transformation(setting.learning_rate).init(dynamic)
-        return _State(dynamic, begun, order, jnp.where(setting.active, -1, 0).astype(jnp.int32))
+        # What is not finite need not show in the objective: where a loss or a feature map is flat far out, say.
+        sound = setting.active & all_finite(dynamic, setting.frozen, setting.X, setting.y)
+        return _State(dynamic, begun, order, jnp.where(sound, -1, 0).astype(jnp.int32))
 
     def shuffle(order, setting, step):
         return random_order(jax.random.fold_in(setting.key, step // per_epoch), n)
@@ -141,7 +146,8 @@ def training_program(
         return step + 1, each(update)(state, setting, step)
 
     def record(state, setting):
-        return eqx.combine(setting.measure, measure)(model_of(state.dynamic, setting), setting.X, setting.y)
+        measured = eqx.combine(setting.measure, measure)(model_of(state.dynamic, setting), setting.X, setting.y)
+        return nan_unless(all_finite(state.dynamic, setting.frozen, setting.X, setting.y), measured)
 
     def recorded(state):
         if axes is None:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Key, Real
 
 from resflow.arrays import Array, check_labels
 from resflow.errors import InvalidInputError, nearest
+from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss, as_loss
 from resflow.models.residual_unit import trainable
 
@@ -151,7 +152,7 @@ def _run(moving, stacked, static, X, y, learning_rate, keys, loss, order, epochs
         start, unravel = ravel_pytree(moving)
 
         def values(flat, X, y):
-            return loss.value(eqx.combine(unravel(flat), stacked, static)(X), y)
+            return nan_unless(all_finite(flat), loss.value(eqx.combine(unravel(flat), stacked, static)(X), y))
 
         def one(flat, example):
             return values(flat, X[example][None], y[example][None])[0]

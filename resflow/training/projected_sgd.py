@@ -13,6 +13,7 @@ from jaxtyping import Float, Key, PRNGKeyArray, Real
 
 from resflow.arrays import Array, check_labels
 from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss, as_loss
 from resflow.models.residual_unit import OutputSkipNetwork, trainable
 
@@ -330,7 +331,8 @@ def _run_all(source, moving, fixed, keys, linear_w, length, eta, theta_rates, ra
             return carry, jnp.mean(loss.value(network(*kept)(X), y) - loss.value(X @ linear_w, y))
 
         start = (jnp.zeros(d), jnp.zeros(k)), theta
-        return jax.lax.scan(part, start, jax.random.split(key, parts))[1]
+        excess = jax.lax.scan(part, start, jax.random.split(key, parts))[1]
+        return nan_unless(all_finite(theta, fixed, source, linear_w), excess)
 
     over_seeds = jax.vmap(run, in_axes=(None, 0, 0))
     return jax.vmap(over_seeds, in_axes=(0, None, None))(theta_rates, moving, keys)

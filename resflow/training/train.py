@@ -32,7 +32,17 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "rmsprop": optax.rmsprop,
     "sgd": optax.sgd,
 }
-"""Optimisers that can be named, each a function of the learning rate."""
+"""Optimisers that can be named, each a function of the learning rate; all else is Optax's default or ours.
+
+    adam      β₁ = 0.9, β₂ = 0.999, ε = 1e-8 added to the root, as in PyTorch.
+    adamw     The same, with a decoupled weight decay of 1e-4; PyTorch's default is 1e-2.
+    momentum  Momentum 0.9 without dampening; PyTorch's SGD has none by default.
+    nesterov  The same in Nesterov's form.
+    rmsprop   Decay 0.9 of the mean square, ε = 1e-8 within the root; PyTorch's are 0.99, and added to it.
+    sgd       Plain gradient descent, without momentum or decay.
+
+Others are given as an Optax gradient transformation.
+"""
 
 Measure = Callable[[Any, Any, Any], dict[str, Any]]
 
@@ -44,7 +54,8 @@ class TrainingOptions:
     Attributes:
         steps: Number of optimiser steps.
         learning_rate: Step size of the optimiser.
-        optimizer: A name of `OPTIMIZERS`, or any Optax gradient transformation (learning_rate is then its own affair).
+        optimizer: A name of `OPTIMIZERS`, which says what each is, or any Optax gradient transformation
+            (learning_rate is then its own affair).
         batch_size: Samples a step, drawn without replacement within an epoch, whose last incomplete batch is left
             out; None for all samples in every step.
         log_every: Steps between two measurements; the first and the last point are always measured.
@@ -88,7 +99,8 @@ class TrainResult(NamedTuple):
         model: The model after the last step; after the last finite one if training diverged.
         history: One array a measurement, each of length m, and "step": how many steps came before it.
         diverged_at: The number of steps that went well before objective or parameters were no longer finite, or None;
-            the last row of the history is measured there.
+            the last row of the history is measured there. 0, and NaN for all that was measured, where the start or the
+            data is not finite.
     """
 
     model: Any

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from resflow.workflow.logged_values import is_finite
 
 __all__ = ["GAP", "NO_GOAL", "Goal", "finite"]
 
@@ -13,7 +14,6 @@ METRIC = "resflow.metric"
 DIRECTION = "resflow.direction"
 NO_GOAL = {METRIC: "", DIRECTION: ""}
 """The tags of a run that says no longer what its like are compared by."""
-_INFINITE = 1.79e308
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,5 @@ class Goal:
 
 
 def finite(value: float | None) -> float | None:
-    """A metric's value, or None if there is none or it isn't finite: MLflow's database keeps ±∞ as ±1.8e308."""
-    return value if value is not None and math.isfinite(value) and abs(value) < _INFINITE else None
+    """A metric's value, or None if there is none or it isn't finite."""
+    return value if is_finite(value) else None

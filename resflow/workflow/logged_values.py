@@ -12,7 +12,9 @@ from resflow.workflow.parameters import brief
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param
 
-__all__ = ["as_metrics", "as_params", "dataset_input", "loggable", "not_finite", "rows_of"]
+__all__ = ["as_metrics", "as_params", "dataset_input", "is_finite", "loggable", "not_finite", "rows_of"]
+
+_INFINITE = 1.79e308  # MLflow's database keeps ±inf as the largest finite float64
 
 
 def as_params(values: Mapping[str, Any]) -> list[Param]:
@@ -45,6 +47,11 @@ def loggable(rows: list[tuple[int, dict[str, float]]]) -> tuple[list[tuple[str, 
         if abs(value) != float("inf") or step == values[-1][0]
     ]
     return told, notes
+
+
+def is_finite(value: float | None) -> bool:
+    """Whether a metric read back from MLflow is there, and was finite when it was logged."""
+    return value is not None and abs(value) < _INFINITE
 
 
 def not_finite(key: str, values: list[tuple[int, float]]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from resflow.errors import InvalidInputError, nearest
 from resflow.studies.ensemble import SUMMARY_COLUMNS
 from resflow.workflow.goal import GAP, Goal
 from resflow.workflow.last_word import status_of
+from resflow.workflow.logged_values import is_finite
 from resflow.workflow.tracking import every_run
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ __all__ = ["Comparison", "load_comparison", "load_sweep", "read_histories"]
 
 NOTEBOOK = "compare_runs"
 """The notebook that compares; where it ran as a run itself, that is not one of the runs to compare."""
-
-_INFINITE = 1.79e308  # MLflow's database keeps ±inf as the largest finite float64
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def _repeated(info: pd.DataFrame, points: list[tuple[Any, ...]]) -> pd.Series:
 
 
 def _value(value: float) -> float:
-    return float("inf") * (1 if value > 0 else -1) if abs(value) >= _INFINITE else value
+    return value if value != value or is_finite(value) else math.copysign(math.inf, value)
 
 
 def _latest_first(client: MlflowClient, experiment_ids: list[str], condition: str) -> list[MlflowRun]:
