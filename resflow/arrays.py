@@ -14,7 +14,6 @@ import numpy as np
 from scipy import sparse
 
 from resflow.errors import InvalidInputError
-from resflow.losses.scalar import Loss
 
 __all__ = [
     "LARGEST",
@@ -28,6 +27,7 @@ __all__ = [
     "check_samples",
     "check_size",
     "is_traced",
+    "samples_of",
 ]
 
 Array: TypeAlias = np.ndarray | jax.Array
@@ -35,6 +35,9 @@ Array: TypeAlias = np.ndarray | jax.Array
 
 SMALLEST, LARGEST = 1e-60, 1e60
 """Between these a size may lie, if it is not 0: products of a few such numbers neither overflow nor underflow."""
+
+
+_MOST_WHOLE = 2.0**53
 
 
 def is_traced(*arrays: Any) -> bool:
@@ -111,8 +114,8 @@ def as_number(
         try:
             as_float = float(number)
         except OverflowError:  # an int of more than 308 digits
-            as_float = math.inf
-        if holds(as_float) and not (whole and as_float != math.floor(as_float)):
+            as_float = math.nan
+        if holds(as_float) and not (whole and not (abs(as_float) < _MOST_WHOLE and as_float == math.floor(as_float))):
             return int(number) if whole else as_float
     shown = reprlib.repr(value) if not real or isinstance(value, int) else f"{as_float}"
     raise InvalidInputError(f"{name}={shown} {allowed}".replace("\n", " "))
@@ -131,7 +134,7 @@ def check_size(name: str, largest: float, what: str = "its largest value is") ->
         )
 
 
-def check_labels(y: Any, loss: Loss) -> None:
+def check_labels(y: Any, loss: Any) -> None:
     """Check that the labels suit the loss; traced labels pass unseen.
 
     Raises:
@@ -171,7 +174,24 @@ def check_samples(X: Any, name: str = "X") -> Array:
     return X
 
 
-def check_point(w: Any, V: Any, features: Any, X: Any, y: Any, loss: Loss) -> None:
+def samples_of(objective: Any, data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The data of an objective, as checked arrays where it is the mean of a loss over samples X with labels y.
+
+    Raises:
+        InvalidInputError: If these are no samples and labels, or do not fit together.
+    """
+    loss = getattr(objective, "loss", None)
+    if len(data) != 2 or not hasattr(loss, "second_derivative"):
+        return data
+    X, y = check_samples(data[0]), as_array("y", data[1])
+    if hasattr(loss, "binary_labels"):
+        check_labels(as_array("y", y, 1), loss)
+    if y.shape[:1] != X.shape[:1]:
+        raise InvalidInputError(f"y has shape {y.shape}, but X has {len(X)} samples: one label each is needed")
+    return X, y
+
+
+def check_point(w: Any, V: Any, features: Any, X: Any, y: Any, loss: Any) -> None:
     """Check that the arrays of one point of a residual unit fit together.
 
     The point itself (w, V and the features) may be infinite or not a number, as that of a diverged run is: what is

@@ -25,7 +25,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """
     known = list(known)
     lowered = {entry[:100].lower(): entry for entry in reversed(known)}  # comparing takes the square of the length
-    close = difflib.get_close_matches(name[:100].lower(), lowered, n=count, cutoff=0.4)
+    close = difflib.get_close_matches(str(name)[:100].lower(), lowered, n=count, cutoff=0.4)
     return [lowered[entry] for entry in close] or known[:count]
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, analyse, check_labels, is_traced
+from resflow.arrays import Array, analyse, as_array, check_labels, check_samples, is_traced
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss, as_loss
@@ -74,6 +74,8 @@ def lipschitz_constants(
     loss = as_loss(loss)
     check_curvature_constants(loss)
     check_at_least_zero("radius", radius)
+    as_array("features", features, 2)
+    check_samples(X)
     check_labels(y, loss)
     return analyse(lipschitz_constants_terms, features, X, y, radius, loss=loss)
 
@@ -118,7 +120,7 @@ def check_at_least_zero(name: str, value: object) -> None:
     """Check that a number, or every number of an array, is at least 0; traced ones pass unseen."""
     if is_traced(value):
         return
-    wrong = np.asarray(value, dtype=float)
+    wrong = np.asarray(as_array(name, value), dtype=float)
     wrong = wrong[~(wrong >= 0)]
     if wrong.size:
         raise InvalidInputError(f"{name}={wrong.flat[0]:g} must be at least 0")

@@ -97,6 +97,8 @@ def deep_gap_certificate(
         Yun 2019 (arXiv:1907.03922), for the two conditions and critical points; the pointwise form is this project's.
     """
     loss = as_loss(loss)
+    if not isinstance(model, DeepResidualNetwork):
+        raise InvalidInputError(f"model is a {type(model).__name__}, but must be a DeepResidualNetwork")
     X, y = check_samples(X), as_array("y", y, 1)
     check_labels(y, loss)
     if np.shape(y) != np.shape(X)[:1]:

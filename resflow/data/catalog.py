@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from resflow.arrays import as_number
 from resflow.data.dataset import Dataset
 from resflow.data.files import FILE_SUFFIXES, check_file, is_file_name, load_file
 from resflow.data.messages import shown
@@ -44,6 +45,7 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
             is missing or not a finite number that float64 holds, names repeat, or the target has one value only. The
             message has the line of the file, or the row counted from 0 where there are no lines, and the value.
     """
+    _check_text(name)
     if is_file_name(name):
         return load_file(name, target)
     source, options = _parse(name)
@@ -60,6 +62,7 @@ def check_dataset_name(name: str) -> None:
     Raises:
         InvalidInputError: As `load_dataset`.
     """
+    _check_text(name)
     if is_file_name(name):
         check_file(name)
     else:
@@ -92,10 +95,11 @@ def teacher(
         InvalidInputError: If an option is out of its range.
     """
     for option, value, lowest in (("n", n, 1), ("d", d, 1), ("nonlinearity", nonlinearity, 0), ("noise", noise, 0)):
-        if not (np.isfinite(value) and value >= lowest):
-            raise InvalidInputError(f"teacher: {option}={value} must be a finite number, at least {lowest}")
+        allowed = f"must be a finite number, at least {lowest}"
+        as_number(f"teacher: {option}", value, allowed, lambda number: lowest <= number < np.inf, whole=option in "nd")  # noqa: B023
     if labels not in ("real", "binary"):
         raise InvalidInputError(f"teacher: labels={labels} is unknown: choose real or binary")
+    seed = as_number("teacher: seed", seed, "must be a whole number, at least 0", lambda seed: seed >= 0, whole=True)
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, d))
     u, v = (direction / np.linalg.norm(direction) for direction in rng.standard_normal((2, d)))
@@ -105,6 +109,11 @@ def teacher(
     if labels == "binary":
         y, classes = np.where(rng.random(n) < 1.0 / (1.0 + np.exp(-4.0 * y)), 1.0, -1.0), ("negative", "positive")
     return Dataset("teacher", X, y, tuple(f"x{j}" for j in range(d)), "y", classes)
+
+
+def _check_text(name: Any) -> None:
+    if not isinstance(name, str):
+        raise InvalidInputError(f"dataset={name!r} must be a text: one of {', '.join(DATASETS)}, or the path of a file")
 
 
 def _breast_cancer(name: str, options: list[str]) -> Dataset:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
+from resflow.arrays import as_array
 from resflow.data.messages import shown
 from resflow.data.names import check_names
 from resflow.errors import InvalidInputError
@@ -42,10 +43,9 @@ class Dataset:
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, values in (("X", self.X), ("y", self.y)):
-            if not isinstance(values, np.ndarray) or isinstance(values, np.ma.MaskedArray) or values.dtype.kind != "f":
-                found = f"{type(values).__name__} of {getattr(values, 'dtype', 'no type')}"
-                raise InvalidInputError(f"{self.name}: {name} is a {found}, but must be a NumPy array of float64")
+        for part in ("X", "y"):
+            values = np.asarray(as_array(f"{self.name}: {part}", getattr(self, part)), dtype=np.float64)
+            object.__setattr__(self, part, values)
         if self.X.ndim != 2 or self.y.shape != self.X.shape[:1] or 0 in self.X.shape:
             raise InvalidInputError(
                 f"{self.name}: X has shape {self.X.shape} and y {self.y.shape}, but they must be (n, d) and (n,), "

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.linalg import qr
 
-__all__ = ["Direction", "beside", "off_plane"]
+__all__ = ["Direction", "beside", "off_plane", "whole_numbers"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _MOST_PRODUCTS = 4_000_000
@@ -19,7 +19,7 @@ Direction = np.ndarray | list[int]
 
 
 def off_plane(blocks: Iterable[np.ndarray], direction: Direction) -> int | None:
-    """How many rows x have direction · x > 0, if no row has it below 0 and at least one above; None if not, or unknown.
+    """How many rows x have direction · x > 0, if no row has it below 0; None if one has, or it is not known.
 
     Signs that rounding cannot touch are taken from floats, all others from exact products of whole numbers. It is
     unknown where these are too many.
@@ -28,10 +28,10 @@ def off_plane(blocks: Iterable[np.ndarray], direction: Direction) -> int | None:
         blocks: The rows, some at a time, each of shape (rows, d).
         direction: Shape (d,).
     """
-    whole = direction if isinstance(direction, list) else _whole(direction)
+    whole = direction if isinstance(direction, list) else whole_numbers(direction)
     largest = max((abs(entry) for entry in whole), default=0)
     if largest == 0:
-        return None
+        return 0
     z = np.array([entry / largest for entry in whole])  # correctly rounded, whatever the size of the numbers
     bound = 2.0 * (len(z) + 3) * _EPS
     positive, left = 0, _MOST_PRODUCTS
@@ -48,11 +48,11 @@ def off_plane(blocks: Iterable[np.ndarray], direction: Direction) -> int | None:
         if left < 0:
             return None
         for row in block[close]:
-            sign = sum(a * b for a, b in zip(_whole(row), whole, strict=True) if a and b)
+            sign = sum(a * b for a, b in zip(whole_numbers(row), whole, strict=True) if a and b)
             if sign < 0:
                 return None
             positive += sign > 0
-    return positive or None
+    return positive
 
 
 def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
@@ -68,7 +68,7 @@ def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
     lengths = np.linalg.norm(rows, axis=1)
     rows = rows[lengths > 0.0]
     if len(rows) == 0:
-        return _whole(direction)
+        return whole_numbers(direction)
     sizes = np.linalg.norm(rows, axis=0)
     scaled = rows / np.where(sizes > 0.0, sizes, 1.0) / lengths[lengths > 0.0, None]
     triangle, order = qr(scaled.T, mode="r", pivoting=True, check_finite=False)
@@ -79,8 +79,8 @@ def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
     chosen = order[:rank]
     _, places = qr(scaled[chosen], mode="r", pivoting=True, check_finite=False)
     pivots, free = places[:rank], places[rank:]
-    matrix = [_whole(row) for row in rows[chosen]]
-    wanted = _whole(direction)
+    matrix = [whole_numbers(row) for row in rows[chosen]]
+    wanted = whole_numbers(direction)
     right = [-sum(row[place] * wanted[place] for place in free) for row in matrix]
     solution = _solve([[row[place] for place in pivots] for row in matrix], right)
     if solution is None:
@@ -92,7 +92,7 @@ def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
     return [entry if denominator > 0 else -entry for entry in result]
 
 
-def _whole(values: np.ndarray) -> list[int]:
+def whole_numbers(values: np.ndarray) -> list[int]:
     """Whole numbers in the ratios of these floats."""
     ratios = [value.as_integer_ratio() for value in np.asarray(values, dtype=np.float64).tolist()]
     common = max((denominator for _, denominator in ratios), default=1)  # all of them powers of 2

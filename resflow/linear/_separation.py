@@ -6,16 +6,14 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import linprog
 
 from resflow.errors import InvalidInputError
 from resflow.linear._algebra import WELL_CONDITIONED, Rows, reciprocal_condition
 from resflow.linear._exact import Direction, beside, off_plane
 from resflow.linear._newton import Newton, Problem
+from resflow.linear._programme import Programme
 
 _UNDECIDED_AFTER = 16
-_ON_PLANE = 1e-6
 _FEW_SAMPLES = 1 << 24
 
 
@@ -67,7 +65,8 @@ class Separation:
         """Have a verdict, if one is needed and can be had, by linear programming."""
         if self.verdict is None and self.needed and not self._asked:
             self._asked = True
-            programme = _Programme(self.problem)
+            rows = np.concatenate([block for _, block in self.problem.rows.blocks()])
+            programme = Programme(rows * self.problem.y[:, None])
             if programme.direction is not None:
                 self._try(programme.direction, programme.on_plane)
             if self.verdict is None and programme.excluded():
@@ -96,7 +95,7 @@ class Separation:
 
     def _judge(self, direction: Direction | None) -> None:
         count = None if direction is None else off_plane(self._signed(), direction)
-        if count is not None:
+        if count:
             self.verdict, self.separated = True, count
 
     def _weights(self, z: np.ndarray) -> np.ndarray:
@@ -126,52 +125,3 @@ class Separation:
             f"the data (n={n}, d={d}) is linearly separable{how}, so the logistic objective has no minimiser: pass "
             f"{remedy}"
         )
-
-
-class _Programme:
-    """max Σ t_i over 0 ≤ t_i ≤ min(1, y_i zᵀx_i), z free: how many samples a hyperplane can have strictly beside it.
-
-    Scaling z makes every positive margin at least 1, so the maximum is a number of samples. The solver allows
-    violations of 1e-7: what it finds is a direction to be judged, or weights to be made exact, and no proof.
-
-    Attributes:
-        direction: z in the problem's coordinates; None if all t_i = 0, or the solver does not say.
-        on_plane: The samples that are to lie on its plane, shape (n,).
-    """
-
-    direction: np.ndarray | None
-
-    def __init__(self, problem: Problem) -> None:
-        A = np.concatenate([block for _, block in problem.rows.blocks()]) * problem.y[:, None]
-        self.direction, self.on_plane = None, np.ones(len(A), dtype=bool)
-        lengths = np.linalg.norm(A, axis=1)
-        used = np.flatnonzero(lengths > 0)
-        A = A[used] / lengths[used, None]
-        sizes = np.linalg.norm(A, axis=0)
-        sizes = np.where(sizes > 0, sizes, 1.0)
-        self._A = A = A / sizes
-        n, d = A.shape
-        constraints = sparse.hstack([sparse.csr_array(-A), sparse.eye_array(n)], "csr")
-        bounds = np.vstack([np.tile([-np.inf, np.inf], (d, 1)), np.tile([0.0, 1.0], (n, 1))])
-        costs = np.concatenate([np.zeros(d), -np.ones(n)])
-        outcome = linprog(costs, A_ub=constraints, b_ub=np.zeros(n), bounds=bounds, method="highs")
-        self._weights = -outcome.ineqlin.marginals if outcome.status == 0 else None
-        if outcome.status == 0 and round(-outcome.fun) > 0:
-            z = outcome.x[:d]
-            margins = A @ z
-            self.direction = z / sizes
-            self.on_plane[used] = margins <= _ON_PLANE * np.max(np.abs(margins))
-
-    def excluded(self) -> bool:
-        """Whether the dual weights, all at least 1, show that no plane separates: Σ β_i y_i x_i = 0 with all β_i > 0.
-
-        Rounded, the sum is not 0. What makes it so is the combination of the rows that lies in their own span.
-        """
-        beta, A = self._weights, self._A
-        if beta is None or len(beta) == 0 or not (beta > 0.5).all():
-            return False
-        Q, R = np.linalg.qr(A)
-        if Q.shape[1] < A.shape[1] or reciprocal_condition(R.T @ R) < WELL_CONDITIONED:
-            return False
-        repair = Q @ np.linalg.solve(R.T, A.T @ beta)
-        return bool((np.abs(repair) <= 0.5 * beta).all())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array
+from resflow.arrays import Array, as_array, check_samples, check_size
 from resflow.errors import InvalidInputError
 from resflow.linear._algebra import (
     WELL_CONDITIONED,
@@ -22,6 +22,7 @@ from resflow.linear._algebra import (
 )
 from resflow.linear._multinomial_separation import MultinomialSeparation
 from resflow.linear._newton import TOLERANCE, into_ball
+from resflow.linear.predictor import check_options
 from resflow.losses.vector import Softmax, VectorLoss, as_vector_loss, check_targets
 
 __all__ = ["VectorLinearFit", "fit_vector_linear_predictor"]
@@ -41,8 +42,9 @@ class VectorLinearFit(NamedTuple):
             second-order model at W or, if that is less, by the bound ⟨∇F, W⟩ + max_norm ‖∇F‖, which convexity proves.
         multiplier: Of the bound ‖W‖_F ≤ max_norm: 0 where it is inactive.
         separable: Softmax loss only. True: some W ranks no sample's own class below another, and not all of them
-            equal, so that without bound or ridge there is no minimiser. False: a minimiser exists. None: the fit did
-            not need to know.
+            equal, by exact arithmetic, so that without bound or ridge there is no minimiser. False: a minimiser exists.
+            None: not known. Either the fit did not need to know, or a class has no samples, or it could not be decided
+            beyond rounding; in the last case, without bound or ridge, `converged` is False.
         rank: Of X: how many of the d directions the samples determine.
         iterations: Newton steps.
         max_norm: The bound on ‖W‖_F that was asked for, or None.
@@ -98,21 +100,15 @@ def fit_vector_linear_predictor(
         Albert and Anderson 1984: separation decides whether a multinomial logistic minimiser exists.
     """
     loss = as_vector_loss(loss)
-    X = np.asarray(X, dtype=np.float64)
-    if X.ndim != 2 or 0 in X.shape:
-        raise InvalidInputError(f"X has shape {X.shape}, but must be (n, d) with at least one sample and one feature")
-    if not np.isfinite(X).all():
-        row, column = np.argwhere(~np.isfinite(X))[0]
-        raise InvalidInputError(f"X has a value that is not finite, the first in column {column}, row {row}")
+    X = np.asarray(check_samples(X), dtype=np.float64)
+    for column, largest in enumerate(np.abs(X).max(axis=0)):
+        check_size(f"X's column {column}", float(largest))
     m = check_targets(Y, loss, len(X))
-    if max_norm is not None and not max_norm > 0:
-        raise InvalidInputError(f"max_norm={max_norm} must be positive, or None for no bound")
-    if not (math.isfinite(ridge) and ridge >= 0):
-        raise InvalidInputError(f"ridge={ridge} must be a finite number, at least 0; 0 is no ridge term")
-    if max_iterations < 1:
-        raise InvalidInputError(f"max_iterations={max_iterations} must be at least 1")
-    radius = math.inf if max_norm is None else float(max_norm)
-    problem = _Problem.of(X, np.asarray(Y), loss, m, ridge, radius)
+    radius, ridge, max_iterations = check_options(max_norm, ridge, max_iterations)
+    if radius == 0.0:
+        raise InvalidInputError("max_norm=0.0 must be positive, or None for no bound")
+    max_norm = None if math.isinf(radius) else radius
+    problem = _Problem.of(X, np.asarray(as_array("Y", Y)), loss, m, ridge, radius)
     best, separable = _minimise(problem, max_iterations)
     W = problem.weights(best.z)
     objective, grad_norm = _evidence(problem, W, best.multiplier)
@@ -212,7 +208,8 @@ def _minimise(problem: _Problem, max_iterations: int) -> tuple[_Iterate, bool | 
     free = ridge == 0.0 and math.isinf(radius)
     separation = None
     if isinstance(problem.loss, Softmax):
-        separation = MultinomialSeparation(problem.Z, problem.Y, problem.outputs.shape[0], needed=free)
+        m = problem.outputs.shape[0]
+        separation = MultinomialSeparation(problem.X, problem.Y, m, problem.basis, needed=free)
     best: _Iterate | None = None
     guess, stalled = 0.0, 0
     for iteration in range(max_iterations + 1):
@@ -225,8 +222,11 @@ def _minimise(problem: _Problem, max_iterations: int) -> tuple[_Iterate, bool | 
         change = problem.predictions(model.step)
         if separation is not None:
             exact = free and model.exact and reciprocal_condition(H) >= WELL_CONDITIONED
-            separation.look(p, change if exact else None, iteration, float(np.linalg.norm(z)))
+            separation.look(problem.weights(z), p, change if exact else None, iteration)
         iterate = _describe(problem, z, total, slope, model, iteration)
+        if separation is not None and np.max(np.abs(change)) > 0.5:
+            # the second-order model does not hold as far as the minimum, but the loss is never negative
+            iterate = iterate._replace(suboptimality=max(iterate.suboptimality, total))
         if best is None or iterate.total < best.total - 64 * _EPS * abs(best.total):
             best, stalled = iterate, 0
         else:
@@ -240,7 +240,11 @@ def _minimise(problem: _Problem, max_iterations: int) -> tuple[_Iterate, bool | 
     assert best is not None
     if separation is not None:
         separation.settle()
-    return best._replace(iterations=iteration), None if separation is None else separation.verdict
+    if separation is None:
+        return best._replace(iterations=iteration), None
+    if free and separation.verdict is None:  # there may be no minimiser to converge to
+        best = best._replace(suboptimality=math.inf)
+    return best._replace(iterations=iteration), separation.found
 
 
 def _describe(problem: _Problem, z, total: float, slope, model: BallStep, iteration: int) -> _Iterate:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
+from resflow.arrays import as_number
 from resflow.errors import InvalidInputError, nearest
 
 __all__ = ["LOSSES", "Logistic", "Loss", "PseudoHuber", "Squared", "as_loss"]
@@ -140,8 +141,13 @@ class PseudoHuber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.delta) and self.delta > 0):
-            raise InvalidInputError(f"delta={self.delta} must be a positive finite number, in the units of y")
+        delta = as_number(
+            "delta",
+            self.delta,
+            "must be a positive finite number, in the units of y",
+            lambda delta: 0 < delta < math.inf,
+        )
+        object.__setattr__(self, "delta", delta)
 
     @property
     def lipschitz(self) -> float:
@@ -186,7 +192,7 @@ def as_loss(loss: str | Loss) -> Loss:
     """
     if isinstance(loss, Loss):
         return loss
-    if loss not in LOSSES:
+    if not isinstance(loss, str) or loss not in LOSSES:
         raise InvalidInputError(
             f"loss={loss!r} is unknown: nearest is {nearest(str(loss), LOSSES, 1)[0]!r}; "
             f"choose one of {', '.join(LOSSES)}, or pass a resflow.losses.Loss"

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Real
 from scipy.special import logsumexp
 
+from resflow.arrays import as_array, as_number, check_size, is_traced
 from resflow.errors import InvalidInputError, nearest
 
 __all__ = ["VECTOR_LOSSES", "MultiOutputSquared", "Softmax", "VectorLoss", "as_vector_loss", "check_targets", "one_hot"]
@@ -100,6 +101,8 @@ class MultiOutputSquared(VectorLoss):
         return xp.broadcast_to(xp.eye(m, dtype=p.dtype), (n, m, m))
 
 
+_MOST_CLASSES = 10_000
+
 VECTOR_LOSSES: dict[str, type[VectorLoss]] = {"softmax": Softmax, "multioutput_squared": MultiOutputSquared}
 """The losses of vector-valued predictions that can be named."""
 
@@ -112,7 +115,7 @@ def as_vector_loss(loss: str | VectorLoss) -> VectorLoss:
     """
     if isinstance(loss, VectorLoss):
         return loss
-    if loss not in VECTOR_LOSSES:
+    if not isinstance(loss, str) or loss not in VECTOR_LOSSES:
         raise InvalidInputError(
             f"loss={loss!r} is no loss of vector-valued predictions: nearest is "
             f"{nearest(str(loss), VECTOR_LOSSES, 1)[0]!r}; choose one of {', '.join(VECTOR_LOSSES)}"
@@ -126,6 +129,13 @@ def one_hot(y: Real[Any, "n"], m: int) -> Float[Any, "n m"]:
     >>> one_hot(np.array([1, 0]), 3)
     array([[0., 1., 0.], [1., 0., 0.]])
     """
+    m = as_number("m", m, f"must be from 1 to {_MOST_CLASSES}", lambda m: 1 <= m <= _MOST_CLASSES, whole=True)
+    y = as_array("y", y, 1)
+    if not is_traced(y) and y.size and not np.isin(y, np.arange(m)).all():
+        raise InvalidInputError(
+            f"y has the label {np.asarray(y)[~np.isin(y, np.arange(m))][0]:g}, but with m={m} classes must be whole "
+            f"numbers from 0 to {m - 1}"
+        )
     if isinstance(y, jax.Array):
         return (y[:, None] == jnp.arange(m)).astype(jnp.result_type(float))
     return (np.asarray(y)[:, None] == np.arange(m)).astype(np.float64)
@@ -137,7 +147,7 @@ def check_targets(Y: Any, loss: VectorLoss, n: int) -> int:
     Raises:
         InvalidInputError: If they don't, naming their shape or the first that is wrong.
     """
-    Y = np.asarray(Y)
+    Y = np.asarray(as_array("Y", Y))
     if Y.shape[:1] != (n,) or Y.ndim != (1 if loss.class_labels else 2):
         expected = f"({n},), one class a sample" if loss.class_labels else f"({n}, m), one row a sample"
         raise InvalidInputError(f"Y has shape {Y.shape}, but the {loss.name} loss needs {expected}")
@@ -146,13 +156,20 @@ def check_targets(Y: Any, loss: VectorLoss, n: int) -> int:
             f"Y has {np.count_nonzero(~np.isfinite(Y))} values that are not finite: drop those rows"
         )
     if not loss.class_labels:
+        check_size("Y", float(np.max(np.abs(np.asarray(Y, dtype=np.float64)), initial=0.0)))
         return Y.shape[1]
     wrong = np.flatnonzero((Y < 0) | (np.floor(Y) != Y))
     if wrong.size:
         raise InvalidInputError(
             f"Y has the label {Y[wrong[0]]:g} in row {wrong[0]}, but classes must be whole numbers 0, 1, ..., m − 1"
         )
-    return max(int(Y.max()) + 1, 2)
+    m, present = max(int(Y.max()) + 1, 2), len(np.unique(Y))
+    if m > _MOST_CLASSES or (m > 100 and m > 4 * present):
+        raise InvalidInputError(
+            f"Y has the label {int(Y.max())}, but only {present} classes occur: code them as 0, ..., {present - 1}, "
+            f"or the fit is of {m} classes"
+        )
+    return m
 
 
 def _pick(p: Any, y: Any) -> Any:

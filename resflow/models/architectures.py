@@ -65,7 +65,7 @@ def check_architecture(name: str) -> None:
     Raises:
         InvalidInputError: If there is none.
     """
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InvalidInputError(
             f"architecture={name!r} is unknown: nearest is {nearest(name, ARCHITECTURES, 1)[0]!r}; "
             f"choose one of {', '.join(ARCHITECTURES)}"

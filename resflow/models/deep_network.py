@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from resflow.arrays import Array
+from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError
 from resflow.models.residual_unit import feature_count, random_weights
 
@@ -78,8 +78,9 @@ def deep_residual_network(
     """
     if not feature_maps:
         raise InvalidInputError("feature_maps is empty: a deep residual network needs one feature map a block")
-    if inner < 1:
-        raise InvalidInputError(f"inner={inner} must be at least 1: the number of rows of each U_l")
+    as_number(
+        "inner", inner, "must be at least 1: the number of rows of each U_l", lambda inner: inner >= 1, whole=True
+    )
     w_key, *keys = jax.random.split(key, 2 * len(feature_maps))
     V_keys, U_keys = keys[: len(feature_maps)], keys[len(feature_maps) :]
     counts = [feature_count(phi, inner if block else d) for block, phi in enumerate(feature_maps)]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from resflow.arrays import Array
+from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError, nearest
 
 __all__ = [
@@ -58,13 +58,13 @@ def feature_map(
     Raises:
         InvalidInputError: If a name is unknown, width or depth is below 1, or d is not that of a square image.
     """
-    if name not in FEATURE_MAPS:
+    as_number("d", d, "must be at least 1: the number of inputs", lambda d: d >= 1, whole=True)
+    if not isinstance(name, str) or name not in FEATURE_MAPS:
         raise InvalidInputError(
             f"feature_map={name!r} is unknown: nearest is {nearest(name, FEATURE_MAPS, 1)[0]!r}; "
             f"choose one of {', '.join(FEATURE_MAPS)}"
         )
-    if width < 1:
-        raise InvalidInputError(f"width={width} must be at least 1: the number of features")
+    as_number("width", width, "must be at least 1: the number of features", lambda width: width >= 1, whole=True)
     if name == "random_fourier":
         return RandomFourierFeatures(d, width, key=key)
     if name == "convolutional":
@@ -78,8 +78,13 @@ def mlp(d: int, *, width: int, depth: int, activation: str, key: PRNGKeyArray) -
     Raises:
         InvalidInputError: If depth is below 1 or the activation is unknown.
     """
-    if depth < 1:
-        raise InvalidInputError(f"depth={depth} must be at least 1: the number of layers of the feature map")
+    as_number(
+        "depth",
+        depth,
+        "must be at least 1: the number of layers of the feature map",
+        lambda depth: depth >= 1,
+        whole=True,
+    )
     check_activation(activation)
     phi = ACTIVATIONS[activation]
     # Not final_activation=phi: equinox.nn.MLP ignores it where it has no hidden layer, and the map would be linear.
@@ -92,7 +97,7 @@ def check_activation(name: str) -> None:
     Raises:
         InvalidInputError: If it is not.
     """
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise InvalidInputError(
             f"activation={name!r} is unknown: nearest is {nearest(name, ACTIVATIONS, 1)[0]!r}; "
             f"choose one of {', '.join(ACTIVATIONS)}"

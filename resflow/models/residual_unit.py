@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
-from resflow.arrays import Array, is_traced
+from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError
 
 __all__ = [
@@ -165,8 +165,7 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
     Raises:
         InvalidInputError: If d is below 1, or the feature map does not take (d,) to a vector.
     """
-    if d < 1:
-        raise InvalidInputError(f"d={d} must be at least 1: a model needs an input")
+    d = as_number("d", d, "must be at least 1: a model needs an input", lambda d: 1 <= d < math.inf, whole=True)
     shape = jax.eval_shape(feature_map, jax.ShapeDtypeStruct((d,), jnp.result_type(float))).shape
     if len(shape) != 1:
         raise InvalidInputError(
@@ -183,8 +182,7 @@ def random_weights(
     Raises:
         InvalidInputError: If scale is negative; a traced one passes unseen.
     """
-    if not is_traced(scale) and not scale >= 0:
-        raise InvalidInputError(f"init_scale={scale} must be at least 0")
+    scale = as_number("init_scale", scale, "must be at least 0", lambda scale: 0 <= scale < math.inf)
     # No division by a constant, which a compiled program rounds otherwise: the same bits under jit and vmap.
     drawn = jnp.asarray(scale) * (1.0 / math.sqrt(count)) * jax.random.normal(key, shape)
     return drawn.astype(jnp.result_type(float) if dtype is None else dtype)

@@ -9,8 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Float, PRNGKeyArray
 
-from resflow.arrays import Array
-from resflow.errors import InvalidInputError
+from resflow.arrays import Array, as_number
 from resflow.models.residual_unit import feature_count, random_weights
 
 __all__ = ["VectorResidualUnit", "vector_output"]
@@ -63,8 +62,13 @@ def vector_output(
     Raises:
         InvalidInputError: If d, outputs or scale is out of range, or the feature map does not take (d,) to a vector.
     """
-    if outputs < 1:
-        raise InvalidInputError(f"outputs={outputs} must be at least 1: the number of outputs, e.g. of classes")
+    as_number(
+        "outputs",
+        outputs,
+        "must be at least 1: the number of outputs, e.g. of classes",
+        lambda outputs: outputs >= 1,
+        whole=True,
+    )
     k = feature_count(feature_map, d)
     W_key, V_key = jax.random.split(key)
     W = random_weights(W_key, (outputs, d), d, scale, dtype)

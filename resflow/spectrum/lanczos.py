@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from matfree import decomp
 
+from resflow.arrays import as_number, samples_of
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.models.residual_unit import trainable
@@ -109,6 +110,7 @@ def smallest_hessian_eigenvalue(
         Appl. 13, 1992, for what a random start is worth.
     """
     _check_options(steps, max_restarts, tolerance)
+    data = samples_of(objective, data)
     moving, fixed = split_parameters(model, block)
     if not jax.tree.leaves(moving):
         raise InvalidInputError("the model has no trainable floating-point arrays to take a Hessian in")
@@ -316,9 +318,11 @@ def split_parameters(model: Any, block: Callable[[Any], Any] | None) -> tuple[An
 
 
 def _check_options(steps: int | None, max_restarts: int, tolerance: float | None) -> None:
-    if steps is not None and steps < 1:
-        raise InvalidInputError(f"steps={steps} must be at least 1: the length of the Lanczos iteration")
-    if max_restarts < 0:
-        raise InvalidInputError(f"max_restarts={max_restarts} must be at least 0")
-    if tolerance is not None and not tolerance > 0:
-        raise InvalidInputError(f"tolerance={tolerance} must be positive: relative to the largest eigenvalue")
+    if steps is not None:
+        allowed = "must be at least 1: the length of the Lanczos iteration"
+        as_number("steps", steps, allowed, lambda steps: 1 <= steps < math.inf, whole=True)
+    as_number("max_restarts", max_restarts, "must be at least 0", lambda most: 0 <= most < math.inf, whole=True)
+    if tolerance is not None:
+        as_number(
+            "tolerance", tolerance, "must be positive: relative to the largest eigenvalue", lambda size: 0 < size < 1
+        )

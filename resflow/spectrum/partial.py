@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, check_point
+from resflow.arrays import Array, as_number, check_point
 from resflow.floating import all_finite, nan_unless
 from resflow.losses.scalar import Loss, as_loss
 from resflow.spectrum.partial_hessian import PartialHessian, analyse_samples, partial_hessian
@@ -75,6 +75,8 @@ def partial_spectrum(
     """
     loss = as_loss(loss)
     check_point(w, V, features, X, y, loss)
+    for name, value in (("ridge_w", ridge_w), ("ridge_V", ridge_V)):
+        as_number(name, value, "must be a finite number, at least 0; 0 is no ridge term", lambda r: 0 <= r < np.inf)
     d, k = np.shape(V)
     return PartialSpectrum(
         eigenvalues=analyse_samples(

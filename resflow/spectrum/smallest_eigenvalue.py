@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Real
 
-from resflow.arrays import Array, check_point, is_traced
+from resflow.arrays import Array, as_number, check_point, is_traced
 from resflow.floating import all_finite, nan_unless, norm, ratio
 from resflow.losses.scalar import Loss, as_loss
 from resflow.parallel import blas_on_one_thread
@@ -98,9 +98,12 @@ def smallest_partial_eigenvalue(
     """
     loss = as_loss(loss)
     check_point(w, V, features, X, y, loss)
+    for name, value in (("ridge_w", ridge_w), ("ridge_V", ridge_V)):
+        as_number(name, value, "must be a finite number, at least 0; 0 is no ridge term", lambda r: 0 <= r < jnp.inf)
     if rtol is None:
         single = any(array.dtype == jnp.float32 for array in (w, V) if isinstance(array, jax.Array))
         rtol = 1e-4 if single else 1e-10
+    as_number("rtol", rtol, "must lie between 0 and 1: relative to the eigenvalue", lambda rtol: 0 < rtol < 1)
     options: dict[str, Any] = {"loss": loss, "ridge_w": ridge_w, "ridge_V": ridge_V, "rtol": rtol}
     search = partial(analyse_samples, _smallest, w, V, features, X, y, **options)
     if is_traced(w, V, features, X, y):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
+from resflow.arrays import samples_of
 from resflow.errors import InvalidInputError
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
@@ -66,6 +67,7 @@ def analyze_model(
     References:
         Shamir 2018 (arXiv:1804.06739), Definition 1, with all parameters in place of (w, V).
     """
+    data = samples_of(objective, data)
     loss = getattr(objective, "loss", None)
     if isinstance(loss, Loss) and len(data) == 2:
         check_baseline(linear_fit, *data, loss, finished=False)

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Key, Real
 from tqdm import tqdm
 
-from resflow.arrays import Array
+from resflow.arrays import Array, as_array, check_labels, check_samples
 from resflow.errors import InvalidInputError
 from resflow.losses.scalar import Loss, as_loss
 from resflow.models.residual_unit import trainable
@@ -115,7 +115,14 @@ def train_population(
     frozen, static = eqx.partition(rest, eqx.is_array)
     rates = _learning_rates(learning_rates, options, m)
     _check_members(m, models=(dynamic, frozen), data_sets=data_sets)
+    X, y = as_array("X", X, finite=True), as_array("y", y)
+    check_labels(y, loss)
+    if X.ndim not in (2, 3):
+        raise InvalidInputError(f"X has shape {X.shape}, but must be (n, d), or (sets, n, d)")
+    check_samples(X.reshape(-1, X.shape[-1]))
     X, y = jnp.asarray(X), jnp.asarray(y)
+    if y.shape != X.shape[:-1]:
+        raise InvalidInputError(f"y has shape {y.shape}, but must be {X.shape[:-1]} to fit X {X.shape}")
     if (X.ndim == 3) != (data_sets is not None):
         raise InvalidInputError(
             f"X has shape {X.shape}, and data_sets is {'not ' if data_sets is None else ''}given: several data sets "
@@ -186,7 +193,7 @@ def _learning_rates(given: Any, options: TrainingOptions, m: int) -> np.ndarray:
         raise InvalidInputError(
             "learning_rates goes with an optimiser by name: the one given is an Optax gradient transformation"
         )
-    rates = np.asarray(given, dtype=float)
+    rates = np.asarray(as_array("learning_rates", given), dtype=float)
     if rates.shape != (m,):
         raise InvalidInputError(f"learning_rates has shape {rates.shape}, but must be {(m,)}: one a member")
     bad = ~(np.isfinite(rates) & (rates > 0))

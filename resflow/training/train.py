@@ -15,10 +15,10 @@ import optax
 from jaxtyping import Float, PRNGKeyArray, Real
 from tqdm import tqdm
 
-from resflow.arrays import Array
+from resflow.arrays import Array, as_array, as_number, check_labels, check_samples, is_traced
 from resflow.errors import InvalidInputError, nearest
 from resflow.losses.scalar import Loss, as_loss
-from resflow.losses.vector import VECTOR_LOSSES, VectorLoss, as_vector_loss
+from resflow.losses.vector import VECTOR_LOSSES, VectorLoss, as_vector_loss, check_targets
 from resflow.models.residual_unit import trainable
 from resflow.training._program import MeanLoss, Setting, training_program
 
@@ -71,19 +71,22 @@ class TrainingOptions:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise InvalidInputError(f"steps={self.steps} must be at least 0")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InvalidInputError(f"learning_rate={self.learning_rate} must be a positive finite number, e.g. 0.01")
+        as_number("steps", self.steps, "must be at least 0", lambda steps: 0 <= steps < math.inf, whole=True)
+        allowed = "must be a positive finite number, e.g. 0.01"
+        as_number("learning_rate", self.learning_rate, allowed, lambda rate: 0 < rate < math.inf)
         if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
             raise InvalidInputError(
                 f"optimizer={self.optimizer!r} is unknown: nearest is {nearest(self.optimizer, OPTIMIZERS, 1)[0]!r}; "
                 f"choose one of {', '.join(OPTIMIZERS)}"
             )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InvalidInputError(f"batch_size={self.batch_size} must be at least 1, or None for all samples")
-        if self.log_every < 1:
-            raise InvalidInputError(f"log_every={self.log_every} must be at least 1")
+        if not isinstance(self.optimizer, str) and not hasattr(self.optimizer, "update"):
+            raise InvalidInputError(
+                f"optimizer={self.optimizer!r} must be one of {', '.join(OPTIMIZERS)}, or an Optax transformation"
+            )
+        if self.batch_size is not None:
+            allowed = "must be at least 1, or None for all samples"
+            as_number("batch_size", self.batch_size, allowed, lambda size: 1 <= size < math.inf, whole=True)
+        as_number("log_every", self.log_every, "must be at least 1", lambda every: 1 <= every < math.inf, whole=True)
 
     def transformation(self, learning_rate: Any = None) -> optax.GradientTransformation:
         """The Optax gradient transformation, of another learning rate than this one's if it is given."""
@@ -137,9 +140,20 @@ def train(
         The trained model and its history. A run that diverges stops there and says so in `diverged_at`.
 
     Raises:
-        InvalidInputError: If batch_size exceeds the number of samples.
+        InvalidInputError: If samples or labels are no finite numbers, do not fit together or do not suit the loss, or
+            batch_size exceeds their number.
     """
-    loss = as_vector_loss(loss) if isinstance(loss, VectorLoss) or loss in VECTOR_LOSSES else as_loss(loss)
+    if isinstance(loss, VectorLoss) or (isinstance(loss, str) and loss in VECTOR_LOSSES):
+        loss = as_vector_loss(loss)
+        X = check_samples(X)
+        if not is_traced(y):
+            check_targets(y, loss, len(X))
+    else:
+        loss = as_loss(loss)
+        X, y = check_samples(X), as_array("y", y, 1)
+        check_labels(y, loss)
+    if len(y) != len(X):
+        raise InvalidInputError(f"y has shape {np.shape(y)}, but X has {len(X)} samples: one label each is needed")
     if options.batch_size is not None and options.batch_size > len(y):
         raise InvalidInputError(
             f"batch_size={options.batch_size} must be at most the number of training samples, {len(y)}, or None for all"
