@@ -205,6 +205,9 @@ def describe(
     multiplier = 0.0
     if length > 0.0 and length >= radius * (1.0 - 8.0 * _EPS):
         multiplier = max(-float(total @ (z / length)) / length, 0.0)
+        # where columns are far apart, rounding along the longest is all there is in this product
+        if np.linalg.norm(total + model.multiplier * z) <= 2.0 * np.linalg.norm(total + multiplier * z):
+            multiplier = model.multiplier
     suboptimality, proven = model.decrease if model.exact else math.inf, False
     if math.isfinite(radius):
         # F(z) − F(u) ≤ <∇F(z), z − u> ≤ <∇F(z), z> + radius |∇F(z)| for every u in the ball, and what rounding may hide

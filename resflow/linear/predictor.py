@@ -401,15 +401,13 @@ def _linear_fit(problem: Problem, best: Iterate, space: RowSpace | int, *, separ
     suboptimality, sound = best.suboptimality, best.sound
     if not isinstance(space, int) and space.cut.size:
         suboptimality += _hidden_gain(problem, best, space.cut)
-    if not sound and isinstance(problem.loss, Squared | Logistic | PseudoHuber):
-        suboptimality, sound = (
-            best.objective + 0.5 * problem.ridge * float(best.z @ best.z),
-            True,
-        )  # as none is negative
     small = best.residual <= TOLERANCE * problem.gradient_scale
     if not small:
         left, gain = _left_by_rounding(problem, best)
         small, suboptimality = best.residual <= left, suboptimality + gain
+    if isinstance(problem.loss, Squared | Logistic | PseudoHuber):  # none of these is ever negative
+        total = best.objective + 0.5 * problem.ridge * float(best.z @ best.z)
+        suboptimality, sound = min(suboptimality, total) if sound else total, True
     converged = sound and small and suboptimality <= TOLERANCE * problem.objective_scale
     return LinearFit(
         w=best.z,
