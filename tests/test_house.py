@@ -17,8 +17,8 @@ LIBRARY = [path for path in MODULES if path not in WORKFLOW]
 # From the ground up: a module or folder imports only from rows above its own, or from its own row.
 FLOORS = [
     ["errors", "floating", "parallel"],
-    ["losses"],
     ["arrays"],
+    ["losses"],
     ["data", "models"],
     ["linear", "training"],
     ["certificates"],

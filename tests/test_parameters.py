@@ -198,7 +198,7 @@ def test_an_int_where_a_float_is_declared_is_recorded_as_float():
         ("seed", "zero", "seed='zero' must be at least 0"),
         ("learning_rate", "adaptive", "learning_rate='adaptive' must be a positive finite number"),
         ("loss", ["logistic"], r"loss=\['logistic'\] must be a name"),
-        ("dataset", "a" * 300 + ".csv", "cannot be looked for: File name too long"),
+        ("dataset", "a" * 300 + ".csv", r"no such file that can be read \(File name too long\)"),
         ("loss", "logstic", "nearest is 'logistic'"),
     ],
 )

@@ -104,7 +104,9 @@ def test_plain_papermill_records_the_same_run_as_the_engine(executed, client):
         history = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "linear_predictor_gap")]
         return run.info.status, run.info.run_name, run.data.params, run.data.metrics, history, tags
 
-    assert json.dumps(recorded("plain")).replace("plain", "engine") == json.dumps(recorded("engine"))
+    assert json.dumps(recorded("plain"), sort_keys=True).replace("plain", "engine") == json.dumps(
+        recorded("engine"), sort_keys=True
+    )
     status, name, parameters, *_ = recorded("plain")
     assert (status, name) == ("FINISHED", "plain width=64 rate=1.0")
     assert parameters == {"width": "64", "rate": "1.0", "note": "None"}

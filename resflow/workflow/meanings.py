@@ -67,10 +67,7 @@ def _check_loss(value: str) -> None:
 def _check_dataset(value: str) -> None:
     from resflow.data.catalog import check_dataset_name
 
-    try:
-        check_dataset_name(value)
-    except OSError as error:  # such as a name too long for a file
-        raise InvalidInputError(f"dataset={shown(value)} cannot be looked for: {error.strerror}") from None
+    check_dataset_name(value)
 
 
 def _check_activation(value: str) -> None:

@@ -51,7 +51,7 @@ def import_mlflow() -> None:
     """Import MLflow; while a log is being collected, without the handlers by which it writes to the terminal."""
     name = "MLFLOW_CONFIGURE_LOGGING"
     if not _collecting or "mlflow" in sys.modules or name in os.environ:
-        return
+        return  # whoever needs it imports it
     os.environ[name] = "false"
     try:
         import_module("mlflow")
