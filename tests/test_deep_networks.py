@@ -109,6 +109,7 @@ def test_conditions_of_yun_are_those_of_the_representations():
     expected = np.linalg.eigvalsh((h.T * curvature) @ h / N)
     np.testing.assert_allclose(found.smallest_representation_curvature, expected[0], rtol=1e-9)
     assert found.representation_rank == D
+    fit = fit_linear_predictor(np.asarray(X[:3]), np.asarray(y[:3]), ridge=0.1)
     few = deep_gap_certificate(model, X[:3], y[:3], loss="logistic", linear_fit=fit)
     assert few.representation_rank == 3
 

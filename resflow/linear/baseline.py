@@ -10,6 +10,7 @@ import numpy as np
 
 from resflow.arrays import is_traced
 from resflow.errors import InvalidInputError
+from resflow.linear._algebra import Rows
 from resflow.linear.predictor import LinearFit
 from resflow.linear.vector import VectorLinearFit
 from resflow.losses.scalar import Loss
@@ -74,18 +75,20 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss | VectorLoss, *, finishe
     if is_traced(X, y, weights, fit.objective):
         return
     unit = max(_unit(X), _unit(y))
-    samples, labels = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    rows, labels = Rows(np.asarray(X)), np.asarray(y, dtype=np.float64)
     weights = np.asarray(weights, dtype=np.float64)
+    p = np.empty((rows.n, *weights.shape[:-1]))
+    sizes, single = np.empty_like(p), True
     with np.errstate(over="ignore", invalid="ignore"):
-        p = samples @ weights.T
+        for part, block in rows.blocks():
+            p[part], sizes[part] = block @ weights.T, np.abs(block) @ np.abs(weights.T)
+            single = single and np.array_equal(block.astype(np.float32), block)
+        sizes += np.abs(labels) if p.shape == labels.shape else 0.0
         found = float(np.mean(loss.value(p, labels)))
-        slope = np.abs(loss.derivative(p, labels))
-        sizes = np.abs(samples) @ np.abs(weights.T) + (0.0 if p.shape != labels.shape else np.abs(labels))
-        moved = float(np.mean(slope * sizes)) * (1 if p.ndim == 1 else p.shape[1])
+        moved = float(np.sum(np.abs(loss.derivative(p, labels)) * sizes)) / rows.n
+    if single:  # float32 samples, in float64 by now
+        unit = max(unit, _SINGLE)
     wrong = abs(found - fit.objective)
-    if wrong > _ROUNDINGS * unit * (moved + abs(found)) and unit < _SINGLE:
-        single = samples.astype(np.float32)
-        unit = _SINGLE if np.array_equal(single, samples) else unit  # float32 samples in float64
     if not wrong <= _ROUNDINGS * unit * (moved + abs(found)):
         raise InvalidInputError(
             f"linear_fit has a mean loss of {fit.objective:.6g} by its own account, but its weights have {found:.6g} "
