@@ -83,7 +83,7 @@ def test_an_epoch_visits_every_sample_once():
         result = train(
             counter,
             np.eye(n),
-            np.zeros(n),
+            np.ones(n),
             loss=_Linear(),
             options=TrainingOptions(optimizer="sgd", learning_rate=float(size), batch_size=size, steps=3 * epochs),
             key=KEY,
