@@ -156,15 +156,16 @@ def _attempt(client: MlflowClient, job: dict[str, Any], is_wanted: Callable[[], 
         log = folder / "log.txt"
         own = {"folder": str(folder), "log": str(log), "environment": _environment(job, attempt)}
         code, reason = PointServer.here().execute(job | own, reason_to_stop)
-        said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        said = _last_line(log.read_text(errors="replace")) if log.exists() else ""
     run = next(every_run(client, [job["experiment_id"]], tagged(ATTEMPT, attempt)), None)
-    outcome = _judge(client, run, reason, code, said[-1] if said else "")
+    outcome = _judge(client, run, reason, code, said)
     return outcome._replace(seconds=time.monotonic() - started)
 
 
 def _judge(client: MlflowClient, run: StoredRun | None, reason: str, code: int, said: str) -> Outcome:
     """What an attempt came to, by its run and, where there is none, by how the process ended."""
-    how = f"its process died with signal {-code}" if code < 0 else f"its process ended with exit code {code}: {said}"
+    how = f"its process died with signal {-code}" if code < 0 else f"its process ended with exit code {code}"
+    how += f": {said}" if code > 0 and said else ""
     if run is None:
         if reason:
             return Outcome("KILLED", error=reason)
@@ -183,6 +184,12 @@ def _judge(client: MlflowClient, run: StoredRun | None, reason: str, code: int, 
     if reason and status == "LOST":
         status, error = "KILLED", reason
     return Outcome(status, run.info.run_id, error)
+
+
+def _last_line(log: str) -> str:
+    """The last line of a log that is no part of a traceback, as is left of one where the disk became full."""
+    lines = [line for line in log.splitlines() if line.strip() and not line[0].isspace()]
+    return next((line for line in reversed(lines) if not line.startswith("Traceback ")), "")
 
 
 def _environment(job: dict[str, Any], attempt: str) -> dict[str, str]:
