@@ -450,6 +450,10 @@ def test_names_are_unique_texts_and_none_is_the_targets(unchecked_types):
     ):
         with pytest.raises(InvalidInputError, match=match):
             Dataset("made up", X, y, names)
-    for samples, match in ((X + 0j, "complex"), (np.ma.masked_array(X, X > 0), "mask"), (X.astype(str), "must hold real numbers")):
+    for samples, match in (
+        (X + 0j, "complex"),
+        (np.ma.masked_array(X, X > 0), "mask"),
+        (X.astype(str), "must hold real numbers"),
+    ):
         with pytest.raises(InvalidInputError, match=f"made up: X .*{match}"):
             Dataset("made up", samples, y, ("a", "b", "c"))

@@ -105,8 +105,8 @@ def altered(*statements):
 
 CONDITIONS = {
     "empty": (lambda database: database.write_bytes(b""), 2, "is empty: put a backup in its place"),
-    "short": (lambda database: database.write_bytes(database.read_bytes()[:50]), 1, "is cut off after 50 bytes"),
-    "cut off": (lambda database: database.write_bytes(database.read_bytes()[:50000]), 1, "it has 50000 of"),
+    "short": (lambda database: database.write_bytes(database.read_bytes()[:50]), 1, "is damaged or cut off"),
+    "cut off": (lambda database: database.write_bytes(database.read_bytes()[:50000]), 1, "is damaged or cut off"),
     "text": (lambda database: database.write_text("hello\n" * 99), 2, "is no SQLite database"),
     "image": (lambda database: database.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(999)), 2, "is no SQLite database"),
     "foreign": (foreign, 2, "belongs to another program (it holds the tables Album, Artist)"),
@@ -114,7 +114,7 @@ CONDITIONS = {
     "folder": (replaced(Path.mkdir), 2, "is a folder"),
     "pipe": (replaced(os.mkfifo), 2, "is no ordinary file"),
     "link": (replaced(lambda database: database.symlink_to(database)), 2, "a link that leads nowhere"),
-    "scribbled over": (scribbled_over, 1, "is damaged"),
+    "scribbled over": (scribbled_over, 1, "is damaged or cut off"),
     "older": (altered("UPDATE alembic_version SET version_num = 'bda7b8c39065'"), 2, "run `mlflow db upgrade"),
     "newer": (altered("UPDATE alembic_version SET version_num = 'ffffffffffff'"), 2, "install the newer MLflow"),
     "no version": (altered("DELETE FROM alembic_version"), 1, "does not say of which version its schema is"),
@@ -440,3 +440,14 @@ with ThreadPoolExecutor(32) as pool:
     assert done.returncode == 0, done.stderr
     run_id = nbformat.read("out.ipynb", as_version=4).metadata["resflow"]["run_id"]
     assert len(open_client().get_run(run_id).data.metrics) == 64
+
+
+def test_looking_at_a_store_leaves_the_locks_of_this_process_as_they_are(database):
+    edit(database, "PRAGMA journal_mode = WAL")
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("UPDATE runs SET name = 'x'")
+        sqlite_check.check_sqlite(database, thorough=True)
+        other = f"import sqlite3; c = sqlite3.connect({str(database)!r}); c.execute('SELECT * FROM runs'); c.close()"
+        subprocess.run([sys.executable, "-c", other], check=True, timeout=60)
+        # Had the other process found no lock, it would have taken itself for the last and the log with it.
+        assert database.with_name("mlflow.db-wal").exists()

@@ -23,8 +23,8 @@ BUSY_SECONDS = 60.0
 CHECK_SECONDS = 5.0
 """At most, for the thorough check of a large file."""
 
-HEADER = 100
-"""Bytes at the beginning of every database of SQLite's."""
+LEAST_SIZE = 512
+"""Bytes of a page: no database is smaller."""
 
 UNFINISHED = "_alembic_tmp_"
 
@@ -53,7 +53,6 @@ def check_sqlite(database: Path, *, thorough: bool = False) -> None:
     _check_file(database)
     try:
         with connected(database, timeout=0.0) as connection:
-            _check_size(connection, database)
             _await_lock(connection, database)
             tables: dict[str, set[str]] = {}
             for table, column in connection.execute(
@@ -63,11 +62,23 @@ def check_sqlite(database: Path, *, thorough: bool = False) -> None:
             _check_schema(connection, database, tables, thorough)
             if thorough:
                 _check_pages(connection, database)
+    except sqlite3.DatabaseError as error:
+        code, size = getattr(error, "sqlite_errorcode", 0) & 0xFF, database.stat().st_size
+        if code == sqlite3.SQLITE_NOTADB and size < LEAST_SIZE:
+            raise StoreError(f"{database} is damaged or cut off (it has {size} bytes): {RESTORE}") from error
+        if code == sqlite3.SQLITE_CORRUPT:
+            raise StoreError(f"{database} is damaged or cut off ({one_line(error)}): {RESTORE}") from error
+        raise
     except UnicodeDecodeError as error:  # a name, perhaps within SQLite's own message
         raise StoreError(f"{database} is damaged (it holds text that is no UTF-8): {RESTORE}") from error
 
 
 def _check_file(database: Path) -> None:
+    """Check what can be told without opening the file.
+
+    Opening it other than by SQLite would be the end of it: closing it again would drop the locks that this process's
+    own connections hold, and another process would then take the log away that they write to.
+    """
     found = database.stat()
     if not stat.S_ISREG(found.st_mode):
         what = "a folder" if stat.S_ISDIR(found.st_mode) else "no ordinary file"
@@ -81,29 +92,6 @@ def _check_file(database: Path) -> None:
         )
     if not found.st_size:
         raise UnusableStoreError(f"{database} is empty: {RESTORE}")
-    if found.st_size < HEADER:
-        raise UnusableStoreError(
-            f"{database} is no SQLite database, or cut off: it has {found.st_size} bytes; {RESTORE}"
-        )
-
-
-def _check_size(connection: sqlite3.Connection, database: Path) -> None:
-    """Check that the file is a database and has all the pages that it says it has.
-
-    SQLite is asked, as the file may not be read otherwise: by POSIX's rules closing it would take the locks away that
-    this process holds on it through other connections, and another process would then throw their writes away.
-    """
-    try:
-        (page,) = connection.execute("PRAGMA page_size").fetchone()
-        (count,) = connection.execute("PRAGMA page_count").fetchone()
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:
-            raise
-        raise UnusableStoreError(f"{database} is no SQLite database, or its beginning is damaged: {RESTORE}") from error
-    log = database.with_name(f"{database.name}-wal")
-    held = database.stat().st_size
-    if held < page * count and not (log.exists() and log.stat().st_size):  # which may hold pages that the file lacks
-        raise StoreError(f"{database} is cut off: it has {held} of {page * count} bytes; {RESTORE}")
 
 
 def _await_lock(connection: sqlite3.Connection, database: Path) -> None:
