@@ -209,13 +209,14 @@ def _hessian_sums(point, samples, loss: Loss):
     w_norm, _ = _norm_and_unit(w)
     a = X + features @ V.T
     p = a @ w
-    cancelling = jnp.abs(X) @ jnp.abs(w) + jnp.abs(features) @ (jnp.abs(V).T @ jnp.abs(w))
+    cancelling = jnp.sum(jnp.abs(X * w), axis=1) + jnp.sum(jnp.abs(features) * (jnp.abs(V).T @ jnp.abs(w)), axis=1)
     curvature, curvature_change = jax.jvp(lambda p: loss.second_derivative(p, y), (p,), (cancelling,))
     slope = loss.derivative(p, y)
     weight = jnp.sqrt(curvature)[:, None]
     gram = _gram(jnp.concatenate([weight * a, (weight * w_norm) * features], axis=1))
     change = jnp.abs(curvature_change)
-    K_scale = jnp.concatenate([change @ a**2, w_norm**2 * (change @ features**2)]) + jnp.diagonal(gram)
+    squares = [jnp.sum(change[:, None] * part * part, axis=0) for part in (a, features)]  # as sums: nothing is stored
+    K_scale = jnp.concatenate([squares[0], w_norm**2 * squares[1]]) + jnp.diagonal(gram)
     size = jnp.abs(slope) + curvature * cancelling
     return gram, K_scale, slope @ features, size @ jnp.abs(features)
 
