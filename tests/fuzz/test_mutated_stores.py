@@ -96,6 +96,7 @@ def loopback_and_no_kernels(monkeypatch):
 
 def edit(database, *statements):
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")  # else most of the time would be the disk's
         connection.execute("PRAGMA ignore_check_constraints = ON")
         for statement, values in statements:
             connection.execute(statement, values)
