@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo notebooks test fuzz chaos bench lint format ui lab lock clean
+.PHONY: help install demo notebooks test fuzz chaos disk bench lint format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
@@ -42,6 +42,9 @@ fuzz: $(READY)  ## try a thousand seeded mutants of each kind of input
 
 chaos: $(READY)  ## kill parts of forty runs and sweeps, and see the same command complete each
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --strikes 40 tests/chaos
+
+disk: $(READY)   ## fill the disk at twenty moments of a run and of a sweep (as root)
+	$(BIN)/python -m pytest --numprocesses 0 --moments 20 tests/test_full_disk.py
 
 bench: $(READY)  ## time the library against its peers, side by side
 	$(BIN)/python -m pytest --numprocesses 0 --benchmark-columns=median,rounds tests/benchmarks/bench_*.py

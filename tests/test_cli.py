@@ -1,6 +1,5 @@
 """The command `resflow`: what it says, and with which exit code."""
 
-import fcntl
 import os
 import pty
 import re
@@ -8,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 from urllib.request import urlopen
@@ -57,7 +55,7 @@ def statuses(project):
 
     client = MlflowClient(f"sqlite:///{project}/mlruns/mlflow.db")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    return {run.data.params["size"]: run.info.status for run in runs}
+    return {run.data.params.get("size"): run.info.status for run in runs}
 
 
 def test_finished_run_says_where_its_report_is(project):
@@ -163,18 +161,13 @@ def test_ui_serves_the_store_and_ends_with_everything_it_started(project, end):
         port = probe.getsockname()[1]
     terminal, inside = pty.openpty()
 
-    def take_terminal():
-        os.setsid()
-        fcntl.ioctl(inside, termios.TIOCSCTTY, 0)
-
     process = subprocess.Popen(
-        [RESFLOW, "ui", "--port", str(port)],
+        ["setsid", "--ctty", RESFLOW, "ui", "--port", str(port)],
         cwd=project,
         env=environment(),
         stdin=inside,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=take_terminal,
     )
     os.close(inside)
     family = []

@@ -226,15 +226,18 @@ def test_a_sample_that_is_zero_leaves_the_near_identity_bound_a_number():
     X, y = ZERO_SAMPLE
     fit = fit_linear_predictor(X, y, loss="squared")
     found = deep_gap_certificate(two_blocks([1.0, 0.5], [[1.0, 2.0]]), X, y, loss="squared", linear_fit=fit)
-    others = deep_gap_certificate(two_blocks([1.0, 0.5], [[1.0, 2.0]]), X[1:], y[1:], loss="squared", linear_fit=fit)
+    rest = X[1:], y[1:]
+    theirs = fit_linear_predictor(*rest, loss="squared")
+    others = deep_gap_certificate(two_blocks([1.0, 0.5], [[1.0, 2.0]]), *rest, loss="squared", linear_fit=theirs)
     np.testing.assert_allclose(found.block_ratios, others.block_ratios, rtol=1e-14)
     assert found.certificate <= found.near_identity_bound < np.inf
     # a block that moves 0 is nowhere near the identity
     moved = two_blocks([1.0, 0.5], [[1.0, 2.0]], biased=True)
     moved = deep_gap_certificate(moved, X, y, loss="squared", linear_fit=fit)
     assert moved.block_ratios[0] == moved.near_identity_bound == np.inf
+    zero = fit._replace(w=np.zeros(2), objective=float(np.mean(0.5 * y**2)))
     at_zero = deep_gap_certificate(
-        two_blocks([1.0, 0.5], [[1.0, 2.0]], biased=True), X, y, loss="squared", linear_fit=fit._replace(w=np.zeros(2))
+        two_blocks([1.0, 0.5], [[1.0, 2.0]], biased=True), X, y, loss="squared", linear_fit=zero
     )
     assert at_zero.certificate <= at_zero.near_identity_bound + 1e-12
     assert np.isfinite(at_zero.near_identity_bound)

@@ -212,9 +212,8 @@ def test_later_runs_of_a_notebook_are_below_the_engines_and_end_with_it(project,
         papermill.execute_notebook(path, path.with_suffix(".out.ipynb"), engine_name="resflow", progress_bar=False)
     runs = {run.info.run_name: run for run in runs_of(client, "fluent")}
     engines = runs.pop("x1")
-    assert caught.value.__notes__[-1] == (
-        f"resflow: cell 3: os._exit(1): DeadKernelError: Kernel died (run {engines.info.run_id}, FAILED)"
-    )
+    how = "DeadKernelError: Kernel died with exit code 1"
+    assert caught.value.__notes__[-1] == f"resflow: cell 3: os._exit(1): {how} (run {engines.info.run_id}, FAILED)"
     executed = nbformat.read(project / "fluent.out.ipynb", as_version=4)
     said = [output.text for output in executed.cells[1].outputs if output.name == "stdout"]
     assert said[0].startswith("FINISHED RUNNING\n")
@@ -224,7 +223,7 @@ def test_later_runs_of_a_notebook_are_below_the_engines_and_end_with_it(project,
     assert {name: run.info.status for name, run in runs.items()} == {
         "x2": "FINISHED", "x4": "FINISHED", "open": "FAILED", "below": "FAILED",
     }  # fmt: skip
-    assert runs["below"].data.tags["resflow.error"] == "DeadKernelError: Kernel died"
+    assert runs["below"].data.tags["resflow.error"] == how
 
 
 def test_runs_left_open_end_with_a_run_that_finished_and_half_a_member_is_killed(run, client):
@@ -351,11 +350,14 @@ def test_kernels_that_know_ports_only_and_a_kernelspec_without_a_name_run(projec
     assert is_finished(run)
 
 
-def test_run_whose_parameters_mlflow_refuses_is_failed(client):
-    with pytest.raises(MlflowException):
-        tracking.create_run(
-            client, notebook="refused", name="refused", parameters={"no;good": 1}, tags=provenance_tags("refused")
-        )
+def test_run_whose_parameters_cannot_be_written_is_failed(client, monkeypatch):
+    def refuse(self, parameters):
+        raise MlflowException("no parameters today")
+
+    monkeypatch.setattr(tracking.Run, "log_parameters", refuse)
+    tags = provenance_tags("refused")
+    with pytest.raises(MlflowException, match="today"):
+        tracking.create_run(client, notebook="refused", name="refused", parameters={"a": 1}, tags=tags)
     (run,) = runs_of(client, "refused")
     assert status_of(run) == "FAILED"
     assert "MlflowException" in run.data.tags["resflow.error"]

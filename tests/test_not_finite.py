@@ -33,6 +33,7 @@ from resflow.stationarity.escape import escape
 from resflow.stationarity.newton import NewtonOptions, solve_partial, solve_residual_unit
 from resflow.stationarity.terms import VERDICTS, stationarity_terms
 from resflow.studies.skip_comparison import training_ends
+from resflow.workflow.goal import Goal
 from resflow.workflow.sweeps.progress import Tally
 from tests.problems import LOSSES, Point, point
 
@@ -76,13 +77,13 @@ def is_said(result: Any, known: tuple[str, ...] = ()) -> None:
 
 
 POINTWISE = {
-    "gap_certificate": lambda p, loss: resflow.gap_certificate(*p, loss=loss, linear_fit=fit(loss)),
-    "ridge_gap_certificate": lambda p, loss: ridge_gap_certificate(
-        *p, loss=loss, linear_fit=fit(loss), ridge_w=0.1, ridge_V=0.2
+    "gap_certificate": lambda p, loss, linear: resflow.gap_certificate(*p, loss=loss, linear_fit=linear),
+    "ridge_gap_certificate": lambda p, loss, linear: ridge_gap_certificate(
+        *p, loss=loss, linear_fit=linear, ridge_w=0.1, ridge_V=0.2
     ),
-    "partial_spectrum": lambda p, loss: resflow.partial_spectrum(*p, loss=loss),
-    "smallest_partial_eigenvalue": lambda p, loss: resflow.smallest_partial_eigenvalue(*p, loss=loss),
-    "escape": lambda p, loss: escape(*p, loss=loss),
+    "partial_spectrum": lambda p, loss, linear: resflow.partial_spectrum(*p, loss=loss),
+    "smallest_partial_eigenvalue": lambda p, loss, linear: resflow.smallest_partial_eigenvalue(*p, loss=loss),
+    "escape": lambda p, loss, linear: escape(*p, loss=loss),
 }
 
 
@@ -91,18 +92,18 @@ POINTWISE = {
 def test_numbers_of_a_point_that_is_not_finite_are_not_numbers(name, loss):
     for seed in range(25):
         arrays, place = spoiled(seed, loss)
-        if place == "y":
-            with pytest.raises(InvalidInputError, match="labels that are not finite"):
-                POINTWISE[name](arrays, loss)
+        if place in ("X", "y"):  # data is asked to be finite
+            with pytest.raises(InvalidInputError, match="not finite"):
+                POINTWISE[name](arrays, loss, fit(loss, seed))
             continue
-        is_said(POINTWISE[name](arrays, loss), known=("w", "V"))
+        is_said(POINTWISE[name](arrays, loss, fit(loss, seed)), known=("w", "V"))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_its_verdict_is_not_finite_and_says_so(loss):
     for seed in range(100):
-        arrays, place = spoiled(seed, loss, ("w", "V", "features", "X"))
-        report = resflow.analyze_point(*arrays, loss=loss, linear_fit=fit(loss), epsilon=1e-3)
+        arrays, place = spoiled(seed, loss, ("w", "V", "features"))
+        report = resflow.analyze_point(*arrays, loss=loss, linear_fit=fit(loss, seed), epsilon=1e-3)
         assert report.verdict == "not_finite", (seed, place, report)
         assert str(report).startswith("not_finite: the point, its objective or a derivative is not finite")
         assert "nothing can be said" in str(report)
@@ -145,9 +146,9 @@ def test_members_of_a_population_do_not_spoil_each_other(loss):
 
 def test_theorems_of_what_is_not_finite_are_not_numbers():
     for seed in range(30):
-        arrays, _ = spoiled(seed, "squared", ("V", "features", "X"))
-        is_said(theorem2_bound(*arrays[1:], loss="squared", linear_fit=fit("squared")))
-        if not np.isfinite(arrays.features).all() or not np.isfinite(arrays.X).all():
+        arrays, place = spoiled(seed, "squared", ("V", "features"))
+        is_said(theorem2_bound(*arrays[1:], loss="squared", linear_fit=fit("squared", seed)))
+        if place == "features":
             is_said(lipschitz_constants(*arrays[2:], loss="squared", radius=1.0))
             with pytest.raises(InvalidInputError, match=r"not finite|must not vanish"):
                 saddle_at_zero(*arrays[2:], loss="squared")
@@ -176,6 +177,10 @@ def test_vector_outputs_that_are_not_finite_are_said(loss):
         found = terms(W, V, features, X, Y, linear_W, 0.5)
         is_said(found)
         assert found.rank == -1
+        if seed % 4 == 3:
+            with pytest.raises(InvalidInputError, match="X has a value that is not finite"):
+                resflow.vector_partial_spectrum(W, V, features, X, Y, loss=loss)
+            continue
         spectrum = resflow.vector_partial_spectrum(W, V, features, X, Y, loss=loss)
         is_said(spectrum)
         assert len(spectrum.eigenvalues) == m * D + D * K
@@ -212,22 +217,21 @@ def test_any_model_that_is_not_finite_is_said(architecture):
     X, y = jnp.asarray(arrays.X), jnp.asarray(arrays.y)
     objective = resflow.MeanLoss(as_loss("logistic"))
     for seed in range(16):
-        model, samples = (
-            (spoil(network(architecture), seed), X) if seed % 4 else (network(architecture), spoil(X, seed))
-        )
-        found = resflow.smallest_hessian_eigenvalue(objective, model, samples, y)
+        model = spoil(network(architecture), seed)
+        found = resflow.smallest_hessian_eigenvalue(objective, model, X, y)
         is_said(found._replace(direction=0), known=("certain",))
-        report = resflow.analyze_model(objective, model, samples, y, linear_fit=fit("logistic"), epsilon=1e-3)
+        report = resflow.analyze_model(objective, model, X, y, linear_fit=fit("logistic"), epsilon=1e-3)
         assert report.verdict == "not_finite"
         assert np.isnan([report.objective, report.gap, report.grad_norm, report.lambda_min]).all()
+    with pytest.raises(InvalidInputError, match="not finite"):
+        resflow.smallest_hessian_eigenvalue(objective, network(architecture), spoil(X, 0), y)
 
 
 def test_deep_certificates_of_what_is_not_finite_are_said():
     arrays = point(0, N, D, K, "logistic")
     for seed in range(12):
-        model, X = network("deep_residual_network"), jnp.asarray(arrays.X)
-        model, X = (spoil(model, seed), X) if seed % 4 else (model, spoil(X, seed))
-        found = resflow.deep_gap_certificate(model, X, arrays.y, loss="logistic", linear_fit=fit("logistic"))
+        model = spoil(network("deep_residual_network"), seed)
+        found = resflow.deep_gap_certificate(model, arrays.X, arrays.y, loss="logistic", linear_fit=fit("logistic"))
         is_said(found)
         assert found.representation_rank == found.kernel_dimension == -1
 
@@ -235,8 +239,8 @@ def test_deep_certificates_of_what_is_not_finite_are_said():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_solver_ends_at_once_at_a_point_that_is_not_finite(loss):
     for seed in range(6):
-        arrays, _ = spoiled(seed, loss, ("w", "V", "features", "X"))
-        found = solve_partial(*arrays, loss=loss, linear_fit=fit(loss), options=NewtonOptions(max_steps=20))
+        arrays, _ = spoiled(seed, loss, ("w", "V", "features"))
+        found = solve_partial(*arrays, loss=loss, linear_fit=fit(loss, seed), options=NewtonOptions(max_steps=20))
         assert not found.converged
         assert not found.norm_running_away
         assert len(found.path.step) == 1
@@ -281,9 +285,9 @@ def test_training_from_what_is_not_finite_diverges_at_once_and_records_no_number
     arrays = point(0, N, D, K, "logistic")
     measure = MEASURES[architecture].against(fit("logistic"), "logistic")
     options = resflow.TrainingOptions(steps=4, log_every=2, batch_size=4)
+    X = jnp.asarray(arrays.X)
     for seed in range(4):
-        model, X = network(architecture), jnp.asarray(arrays.X)
-        model, X = (spoil(model, seed), X) if seed else (model, spoil(X, seed))
+        model = spoil(network(architecture), seed)
         result = resflow.train(
             model, X, arrays.y, loss="logistic", options=options, key=jax.random.key(0), measure=measure
         )
@@ -323,7 +327,7 @@ def test_held_out_gap_of_predictions_that_are_not_finite_is_not_a_number():
 
 @pytest.mark.parametrize("maximize", [False, True])
 def test_what_is_not_finite_is_never_the_best_of_a_sweep(maximize):
-    tally = Tally(maximize=maximize)
+    tally = Tally(goal=Goal("accuracy", maximize=maximize))
     largest = np.finfo(float).max  # what MLflow keeps for infinity
     for value in (np.nan, np.inf, -np.inf, largest, -largest, None):
         tally.consider(value, "diverged")

@@ -189,8 +189,8 @@ def test_diverged_run_says_where_and_still_finishes(project):
     ("parameters", "message"),
     [
         ({"dataset": "missing.csv"}, "there is no such file"),
-        ({"dataset": "classes.csv", "target": "sort"}, "there is no column 'sort': nearest are"),
-        ({"dataset": "holes.csv", "target": "kind"}, "missing or not finite, the first in column 'b', row 4"),
+        ({"dataset": "classes.csv", "target": "sort"}, "there is no column 'sort' for the target: nearest are"),
+        ({"dataset": "holes.csv", "target": "kind"}, "holes.csv, line 6, column 'b': 'nan' is not finite"),
         ({"dataset": "classes.csv", "target": "kind"}, "has 3 distinct values (0, 1, 2)"),
         ({"dataset": "breast_cancer"}, "separable"),
         ({"dataset": "brest_cancer"}, "unknown: nearest are breast_cancer"),

@@ -132,7 +132,7 @@ def test_parameter_table_gives_value_default_and_explanation(everything):
         "learning_rate": ["0.01", "same", ""],
         "max_norm": ["None", "same", "bound r on ‖w‖ # or none"],
         "separator": ["'#'", "same", '"#" inside a text is no comment'],
-        "scale": ["2 * 3", "same", ""],
+        "scale": ["6.0", "same", ""],
         "extra": ['"<b>&\'"', "none", "not among the notebook's declared parameters"],
     }
     assert [row.th.get_text() for row in rows if "changed" in row.get("class", [])] == ["width", "extra"]

@@ -377,8 +377,8 @@ def comparator_fit(w, X, y, loss):
 def test_theorem2_holds_where_the_curvature_underflows(size):
     """λ_min = −‖g‖²/h is 0 in floating point, and sqrt(|λ_min| h) = ‖g‖ is not."""
     _, V, features, X, y = point(0, 30, 4, 5, "squared")
-    fit = comparator_fit(np.ones(4), X, size * y, "squared")
-    found = theorem2_bound(V, features, X, size * y, loss="squared", linear_fit=fit)
+    fit = comparator_fit(np.ones(4), X, y, "squared")
+    found = theorem2_bound(V, size * features, X, y, loss="squared", linear_fit=fit)
     assert found.g_norm > 0
     assert found.left > 0
     assert found.certificate <= found.bound * (1 + 1e-12)
