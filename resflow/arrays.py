@@ -6,6 +6,7 @@ import math
 import numbers
 import reprlib
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeAlias
 
 import jax
@@ -26,6 +27,7 @@ __all__ = [
     "check_point",
     "check_samples",
     "check_size",
+    "in_full_precision",
     "is_traced",
     "samples_of",
 ]
@@ -45,6 +47,21 @@ def is_traced(*arrays: Any) -> bool:
     return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
+def in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with every product of matrices in the precision of their type.
+
+    In float32 accelerators take some ten bits of each factor otherwise, which no estimate of rounding here allows for.
+    """
+
+    @wraps(function)
+    def precise(*arguments: Any, **options: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*arguments, **options)
+
+    return precise
+
+
+@in_full_precision
 def analyse(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
     """Call `function(*arrays, **options)`, in float64 unless the caller chose a precision by passing JAX arrays.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 import os
-from importlib.util import find_spec
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -55,18 +55,16 @@ def pytest_configure(config):
         return
     # The second is known to versions that have two code generators for CPUs.
     flags = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}
-    known = flags_known_to_jaxlib(list(flags))
-    os.environ.setdefault("XLA_FLAGS", " ".join(f"--{name}={flags[name]}" for name in known))
+    if "XLA_FLAGS" not in os.environ:
+        wanted = [f"--{name}={value}" for name, value in flags.items()]
+        os.environ["XLA_FLAGS"] = " ".join(filter(known_to_xla, wanted))
 
 
-def flags_known_to_jaxlib(names):
-    """Those of the flags that the installed build of XLA has, which ends the process on any other."""
-    folder = Path(find_spec("jaxlib").submodule_search_locations[0])
-    largest = max(folder.glob("*.so*"), key=lambda path: path.stat().st_size, default=None)
-    if largest is None:
-        return []
-    with largest.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
-        return [name for name in names if library.find(name.encode()) >= 0]
+def known_to_xla(flag):
+    """Whether the installed build of XLA has a flag; it ends a process that names any other."""
+    trial = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+    environment = os.environ | {"XLA_FLAGS": flag}
+    return not subprocess.run([sys.executable, "-c", trial], env=environment, capture_output=True).returncode
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from matfree import decomp
 
-from resflow.arrays import as_number, samples_of
+from resflow.arrays import as_number, in_full_precision, samples_of
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.models.residual_unit import trainable
@@ -62,6 +62,7 @@ class HessianEigenvalue(NamedTuple):
     products: Int[Array, ""]
 
 
+@in_full_precision
 def smallest_hessian_eigenvalue(
     objective: Callable[..., Any],
     model: Any,
@@ -118,6 +119,7 @@ def smallest_hessian_eigenvalue(
     return _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolerance)
 
 
+@in_full_precision
 def smallest_operator_eigenvalue(
     product: Callable[[Any], Any],
     like: Float[Array, "D"],

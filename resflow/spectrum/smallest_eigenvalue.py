@@ -186,6 +186,8 @@ class _Bracket(NamedTuple):
 
 @jax.jit
 def _search(hessian: PartialHessian, ridge_difference, rtol) -> tuple[_Bracket, jax.Array, jax.Array]:
+    # One g for its norm and its unit vector: XLA may else sum it twice, and where it is all rounding they disagree.
+    hessian = jax.lax.optimization_barrier(hessian)
     d = hessian.w_unit.shape[0]
     form, start = _prepare(hessian, jnp.asarray(ridge_difference, hessian.K.dtype), rtol)
 

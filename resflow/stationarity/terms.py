@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int, Real
 
-from resflow.arrays import Array
+from resflow.arrays import Array, in_full_precision
 from resflow.certificates.regularization import ridge_gap_certificate_terms
 from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_terms
 from resflow.floating import all_finite, nan_unless, norm, spectral_norm
@@ -54,6 +54,7 @@ class StationarityTerms(NamedTuple):
     verdict: Int[Array, ""]
 
 
+@in_full_precision
 def stationarity_terms(
     w: Real[Array, "d"],
     V: Real[Array, "d k"],
