@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import Client
 from processes import MARK, playing, wait_until_gone
 from schedule import strike
 
@@ -81,6 +82,8 @@ class Trial:
             address = json.loads(named.read_text())["address"]
             options = ("--nthreads", "1", "--nworkers", "2", "--no-dashboard", "--local-directory", "workers")
             self.cluster.append(self.start("dask", "worker", address, *options))
+            with Client(address, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=60)  # one that is struck as it starts ends the command above it
         return json.loads(named.read_text())["address"]
 
     def end_cluster(self) -> None:
