@@ -16,6 +16,7 @@ except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
 from resflow.errors import InvalidInputError, shown
+from resflow.workflow.addresses import without_secrets
 from resflow.workflow.boundary import fail, guarded
 from resflow.workflow.plainly import with_traceback_file
 from resflow.workflow.store_errors import UnusableStoreError
@@ -219,8 +220,8 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
 
 
 def _one_line(text: str, longest: int) -> str:
-    """A text on one line, a long one cut."""
-    line = " ".join(str(text).split())
+    """A text on one line without credentials, a long one cut."""
+    line = " ".join(without_secrets(str(text)).split())
     return line if len(line) <= longest else line[:longest].rstrip() + " …"
 
 
