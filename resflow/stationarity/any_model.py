@@ -10,10 +10,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
-from resflow.arrays import samples_of
+from resflow.arrays import as_number, samples_of
 from resflow.errors import InvalidInputError
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
@@ -71,8 +72,11 @@ def analyze_model(
     loss = getattr(objective, "loss", None)
     if isinstance(loss, Loss) and len(data) == 2:
         check_baseline(linear_fit, *data, loss, finished=False)
-    elif not isinstance(linear_fit, LinearFit) or not math.isfinite(linear_fit.objective):
-        raise InvalidInputError(f"linear_fit={type(linear_fit).__name__} must be what fit_linear_predictor returns")
+    else:  # of data and a loss that only the objective knows
+        for name in ("objective", "suboptimality"):
+            as_number(f"linear_fit.{name}", getattr(linear_fit, name, None), "must be a finite number")
+        if not isinstance(getattr(linear_fit, "converged", None), bool | np.bool_):
+            raise InvalidInputError("linear_fit.converged must be True or False, as fit_linear_predictor has it")
     options: dict[str, Any] = {"key": key, "steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
     with jax.enable_x64(True):
         double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf  # noqa: E731
