@@ -23,13 +23,11 @@ __all__ = [
     "analyse",
     "as_array",
     "as_number",
-    "check_labels",
-    "check_point",
     "check_samples",
     "check_size",
     "in_full_precision",
     "is_traced",
-    "samples_of",
+    "largest",
 ]
 
 Array: TypeAlias = np.ndarray | jax.Array
@@ -138,43 +136,28 @@ def as_number(
     raise InvalidInputError(f"{name}={shown} {allowed}".replace("\n", " "))
 
 
-def check_size(name: str, largest: float, what: str = "its largest value is") -> None:
+def check_size(name: str, size: float, what: str = "its largest value is") -> None:
     """Check that the largest modulus of some numbers is 0, or one that can be computed with.
 
     Raises:
         InvalidInputError: If it is not between `SMALLEST` and `LARGEST`.
     """
-    if largest != 0.0 and not SMALLEST <= largest <= LARGEST:
+    if size != 0.0 and not SMALLEST <= size <= LARGEST:
         raise InvalidInputError(
-            f"{name} is of a size that float64 cannot square and divide by ({what} {largest:.3g}): rescale it to lie "
+            f"{name} is of a size that float64 cannot square and divide by ({what} {size:.3g}): rescale it to lie "
             f"between {SMALLEST:g} and {LARGEST:g}"
         )
 
 
-def check_labels(y: Any, loss: Any) -> None:
-    """Check that the labels suit the loss; traced labels pass unseen.
-
-    Raises:
-        InvalidInputError: If they are no real numbers in one row, one is not finite, all are too large or too small,
-            or one is not −1 or +1 under a loss for binary labels.
-    """
-    y = as_array("y", y)
-    if is_traced(y):
-        return
-    y = np.asarray(y)
-    if not np.isfinite(y).all():
-        raise InvalidInputError(
-            f"y has {np.count_nonzero(~np.isfinite(y))} labels that are not finite: remove those samples"
-        )
-    if loss.binary_labels and not np.isin(y, (-1, 1)).all():
-        values = np.unique(y)
-        shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
-        raise InvalidInputError(
-            f"y has the labels {{{shown}}}, but the {loss.name} loss takes −1 and +1 only: "
-            "code two classes as −1 and +1, or choose the squared loss"
-        )
-    if not loss.binary_labels:
-        check_size("y", _largest(y))
+def largest(array: Array) -> float:
+    """The largest modulus of an array's numbers, 0 of none."""
+    if array.size == 0:
+        return 0.0
+    if array.dtype == bool:
+        return float(array.any())
+    # not of the moduli: no array of its size is made, and the least integer has none
+    with np.errstate(invalid="ignore"):
+        return max(abs(float(array.max())), abs(float(array.min())))
 
 
 def check_samples(X: Any, name: str = "X") -> Array:
@@ -187,50 +170,8 @@ def check_samples(X: Any, name: str = "X") -> Array:
     if 0 in X.shape:
         raise InvalidInputError(f"{name} has shape {X.shape}, but there must be at least one sample and one feature")
     if not is_traced(X):
-        check_size(name, _largest(X))
+        check_size(name, largest(X))
     return X
-
-
-def samples_of(objective: Any, data: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The data of an objective, as checked arrays where it is the mean of a loss over samples X with labels y.
-
-    Raises:
-        InvalidInputError: If these are no samples and labels, or do not fit together.
-    """
-    loss = getattr(objective, "loss", None)
-    if len(data) != 2 or not hasattr(loss, "second_derivative"):
-        return data
-    X, y = check_samples(data[0]), as_array("y", data[1])
-    if hasattr(loss, "binary_labels"):
-        check_labels(as_array("y", y, 1), loss)
-    if y.shape[:1] != X.shape[:1]:
-        raise InvalidInputError(f"y has shape {y.shape}, but X has {len(X)} samples: one label each is needed")
-    return X, y
-
-
-def check_point(w: Any, V: Any, features: Any, X: Any, y: Any, loss: Any) -> None:
-    """Check that the arrays of one point of a residual unit fit together.
-
-    The point itself (w, V and the features) may be infinite or not a number, as that of a diverged run is: what is
-    computed from it then says so. The data may not.
-
-    Raises:
-        InvalidInputError: If an array holds no real numbers, shapes disagree, naming both, the samples are not finite,
-            or labels do not suit the loss.
-    """
-    ranks = (("w", w, 1), ("V", V, 2), ("features", features, 2), ("X", X, 2), ("y", y, 1))
-    shapes = {name: as_array(name, values, axes).shape for name, values, axes in ranks}
-    (n, d), k = shapes["X"], shapes["features"][1]
-    if n == 0:
-        raise InvalidInputError(f"X has shape {(n, d)}, but there must be at least one sample")
-    expected = {"w": (d,), "V": (d, k), "features": (n, k), "y": (n,)}
-    for name, shape in expected.items():
-        if shapes[name] != shape:
-            raise InvalidInputError(
-                f"{name} has shape {shapes[name]}, but must be {shape} to fit X {(n, d)} and features {(n, k)}"
-            )
-    check_samples(X)
-    check_labels(y, loss)
 
 
 def _real_numbers(name: str, values: Any) -> np.ndarray:
@@ -288,22 +229,12 @@ def _as_float64(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def _check_finite(name: str, array: Array) -> None:
-    if not math.isfinite(_largest(array)):
+    if not math.isfinite(largest(array)):
         place = np.argwhere(~np.isfinite(np.asarray(array)))[0]
         where = f"column {place[1]}, row {place[0]}" if array.ndim == 2 else f"place {list(map(int, place))}"
         raise InvalidInputError(
             f"{name} has a value that is not finite, the first in {where} (counted from 0): fill it in or drop that row"
         )
-
-
-def _largest(array: Array) -> float:
-    if array.size == 0:
-        return 0.0
-    if array.dtype == bool:
-        return float(array.any())
-    # not of the moduli: no array of its size is made, and the least integer has none
-    with np.errstate(invalid="ignore"):
-        return max(abs(float(array.max())), abs(float(array.min())))
 
 
 def _shown(entry: Any) -> str:

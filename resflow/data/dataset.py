@@ -13,7 +13,7 @@ from resflow.arrays import as_array
 from resflow.data.messages import shown
 from resflow.data.names import check_names
 from resflow.errors import InvalidInputError
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss, as_loss
 
 __all__ = ["INTERCEPT", "Dataset", "Standardization"]
 
@@ -72,39 +72,31 @@ class Dataset:
         return digest.hexdigest()
 
     def labelled_for(self, loss: str | Loss) -> Dataset:
-        """The same data with labels that suit the loss: −1 and +1 for a binary one, the numbers as they are otherwise.
+        """The same data with labels that suit the loss.
 
-        Two distinct labels are coded −1 (the smaller) and +1 (the larger).
+        Two distinct labels are coded −1 (the smaller) and +1 (the larger) for a binary loss, m of them 0, ..., m − 1 in
+        ascending order for one of classes. Others are left as they are.
 
         Raises:
-            InvalidInputError: If the loss is for two classes and y has another number of distinct values.
+            InvalidInputError: If the loss is for classes and y has too many distinct values for them, or too few.
         """
         loss = as_loss(loss)
-        if not loss.binary_labels or (self.classes is not None and len(self.classes) == 2):
+        if loss.labels == "real" or (loss.labels == "binary" and self.classes is not None and len(self.classes) == 2):
             return self
-        values = np.unique(self.y)
-        if len(values) != 2:
+        values, indices = np.unique(self.y, return_inverse=True)
+        if loss.labels == "binary" and len(values) != 2:
             shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
             raise InvalidInputError(
                 f"{self.name}: target {self.target!r} has {len(values)} distinct values ({shown}), but the {loss.name} "
                 "loss needs exactly two classes: choose one class against the rest, or loss squared or pseudo_huber"
             )
-        y = np.where(self.y == values[1], 1.0, -1.0)
-        return replace(self, y=y, classes=(f"{values[0]:g}", f"{values[1]:g}"))
-
-    def with_class_indices(self) -> Dataset:
-        """The same data with labels 0, ..., m − 1 for its m distinct labels in ascending order.
-
-        Raises:
-            InvalidInputError: If there is one label only, or there are more than 100, which are hardly classes.
-        """
-        values, indices = np.unique(self.y, return_inverse=True)
         if not 2 <= len(values) <= 100:
             raise InvalidInputError(
                 f"{self.name}: target {self.target!r} has {len(values)} distinct values, but classes must be 2 to 100"
             )
         names = self.classes or tuple(f"{value:g}" for value in values)
-        return replace(self, y=indices.astype(float), classes=names)
+        y = 2.0 * indices - 1.0 if loss.labels == "binary" else indices.astype(float)
+        return replace(self, y=y, classes=names)
 
     def split(self, test_fraction: float, *, seed: int) -> tuple[Dataset, Dataset]:
         """Disjoint training and test sets, drawn at random; classes keep their shares.

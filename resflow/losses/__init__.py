@@ -1,1 +1,0 @@
-"""Convex losses of one output and of several, with their derivatives and constants."""
