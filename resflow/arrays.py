@@ -23,6 +23,7 @@ __all__ = [
     "analyse",
     "as_array",
     "as_number",
+    "as_numpy",
     "check_samples",
     "check_size",
     "in_full_precision",
@@ -60,18 +61,23 @@ def in_full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @in_full_precision
-def analyse(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
-    """Call `function(*arrays, **options)`, in float64 unless the caller chose a precision by passing JAX arrays.
+def analyse(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
+    """Call `function(*trees, **options)`, in float64 unless the caller chose a precision by passing JAX arrays.
 
-    If any argument is a JAX array, the arrays go in as they are and the result keeps their precision.
-    Otherwise they are NumPy arrays (or lists): the function runs in float64, whatever JAX's global setting,
+    If any array in the pytrees is a JAX array, they go in as they are and the result keeps their precision.
+    Otherwise they are NumPy arrays (or numbers): the function runs in float64, whatever JAX's global setting,
     and its result comes back as NumPy arrays. Changes no global setting.
     """
-    if any(isinstance(array, jax.Array) for array in arrays):
-        return function(*(jnp.asarray(array) for array in arrays), **options)
+    if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(trees)):
+        return function(*jax.tree.map(jnp.asarray, trees), **options)
     with jax.enable_x64(True):
-        result = function(*(jnp.asarray(as_array("array", array), dtype=jnp.float64) for array in arrays), **options)
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[()] if isinstance(leaf, jax.Array) else leaf, result)
+        trees = jax.tree.map(lambda leaf: jnp.asarray(as_array("array", leaf), dtype=jnp.float64), trees)
+        return as_numpy(function(*trees, **options))
+
+
+def as_numpy(tree: Any) -> Any:
+    """The pytree with NumPy arrays, or scalars of theirs, for JAX arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[()] if isinstance(leaf, jax.Array) else leaf, tree)
 
 
 def as_array(name: str, values: Any, axes: int | None = None, *, finite: bool = False) -> Array:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, analyse, as_array, check_labels, check_samples, is_traced
+from resflow.arrays import Array, as_array, is_traced
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss
+from resflow.point import Point, analyse_point, sum_over_samples
 
 
 class LipschitzConstants(NamedTuple):
-    """Constants μ₀, μ₁, μ₂ of F, ∇F and ∇²F in W = (w, V) on the ball max{‖w‖, ‖V‖} ≤ radius; NaN from data that
+    """Constants μ₀, μ₁, μ₂ of F, ∇F and ∇²F in (W, V) on the ball max{‖W‖, ‖V‖} ≤ radius; NaN from data that
     is not finite.
 
     Attributes:
@@ -33,76 +32,58 @@ class LipschitzConstants(NamedTuple):
     radius: Float[Array, "..."]
 
 
-def lipschitz_constants(
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: str | Loss,
-    radius: float | Real[Array, ""],
-) -> LipschitzConstants:
-    """Constants of F, ∇F and ∇²F on max{‖w‖, ‖V‖} ≤ b, from the norms of the samples.
+def lipschitz_constants(point: Point, radius: float | Real[Array, ""]) -> LipschitzConstants:
+    """Constants of F, ∇F and ∇²F on max{‖W‖, ‖V‖} ≤ b (spectral norms), from the norms of the samples.
 
-    Write ξ_i = ‖x_i‖, φ_i = ‖f_i‖. On the ball, p_i = wᵀ(x_i + V f_i) has
+    Write ξ_i = ‖x_i‖, φ_i = ‖f_i‖. On the ball, p_i = W(x_i + V f_i) has
 
-        |p_i| ≤ P_i = b (ξ_i + b φ_i),    ‖Dp_i‖ ≤ J_i = sqrt((ξ_i + b φ_i)² + b² φ_i²),    ‖D²p_i‖ ≤ φ_i,    D³p_i = 0,
+        ‖p_i‖ ≤ P_i = b (ξ_i + b φ_i),    ‖Dp_i‖ ≤ J_i = sqrt((ξ_i + b φ_i)² + b² φ_i²),    ‖D²p_i‖ ≤ φ_i,    D³p_i = 0,
 
-    for Dp_i = (x_i + V f_i, w f_iᵀ), and D²p_i[(a,B),(a,B)] = 2 aᵀB f_i ≤ φ_i (‖a‖² + ‖B‖²). By the chain rule
+    for Dp_i[A, B] = A(x_i + V f_i) + W B f_i, and D²p_i[(A,B),(A,B)] = 2 AB f_i is at most φ_i (‖A‖_F² + ‖B‖_F²). By
+    the chain rule
 
         D F  = mean ℓ'_i Dp_i,
         D²F  = mean ℓ''_i Dp_i² + ℓ'_i D²p_i,
         D³F  = mean ℓ'''_i Dp_i³ + 3 ℓ''_i Dp_i D²p_i   (on the diagonal, where a symmetric form attains its norm),
 
-    so that with L_i = max{|ℓ'(−P_i; y_i)|, |ℓ'(P_i; y_i)|}, the largest |ℓ'| on [−P_i, P_i] as ℓ' never decreases, and
-    c₂, c₃ the suprema of ℓ'' and |ℓ'''|,
+    so that with L_i a bound on ‖ℓ'‖ over ‖p‖ ≤ P_i, and c₂, c₃ the suprema of the norms of ℓ'' and ℓ''',
 
         μ₀ = mean L_i J_i,    μ₁ = mean c₂ J_i² + L_i φ_i,    μ₂ = mean c₃ J_i³ + 3 c₂ J_i φ_i.
 
     L_i is finite for the squared loss too. The ball is convex: bounds on derivatives are Lipschitz constants, in the
-    Euclidean norm of (w, V).
+    Euclidean norm of (W, V).
 
     Args:
-        features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
-        loss: A loss or its name, with finite `curvature` and `curvature_lipschitz`.
-        radius: b ≥ 0, a bound on ‖w‖ and on the spectral norm of V.
+        point: Its features, samples and labels; the loss with finite `curvature` and `curvature_lipschitz`.
+        radius: b ≥ 0, a bound on the spectral norms of W and V.
 
     Raises:
         InvalidInputError: If the loss lacks one of the two constants, or radius is negative or not a number.
     """
-    loss = as_loss(loss)
-    check_curvature_constants(loss)
+    check_curvature_constants(point.loss)
     check_at_least_zero("radius", radius)
-    as_array("features", features, 2)
-    check_samples(X)
-    check_labels(y, loss)
-    return analyse(lipschitz_constants_terms, features, X, y, radius, loss=loss)
+    return analyse_point(lipschitz_constants_terms, point, radius)
 
 
-@partial(jax.jit, static_argnames="loss")
-def lipschitz_constants_terms(
-    features: Float[Array, "n k"],
-    X: Float[Array, "n d"],
-    y: Real[Array, "n"],
-    radius: float | Float[Array, ""],
-    *,
-    loss: Loss,
-) -> LipschitzConstants:
+def lipschitz_constants_terms(point: Point, radius: float | Float[Array, ""]) -> LipschitzConstants:
     """`lipschitz_constants` of a loss that has its constants, unchecked."""
-    curvature, curvature_lipschitz = check_curvature_constants(loss)
-    x_norm, f_norm = jnp.linalg.norm(X, axis=1), jnp.linalg.norm(features, axis=1)
+    mu0, mu1, mu2, sound = sum_over_samples(_sums, point, radius)
+    n = point.X.shape[0]
+    constants = LipschitzConstants(mu0 / n, mu1 / n, mu2 / n, jnp.asarray(radius, mu0.dtype))
+    return nan_unless(all_finite(sound, radius), constants)
+
+
+def _sums(point: Point, radius):
+    curvature, curvature_lipschitz = check_curvature_constants(point.loss)
+    x_norm, f_norm = jnp.linalg.norm(point.X, axis=1), jnp.linalg.norm(point.features, axis=1)
     a_norm = x_norm + radius * f_norm
     j_norm = jnp.hypot(a_norm, radius * f_norm)
-    reach = radius * a_norm
-    slope = jnp.maximum(jnp.abs(loss.derivative(-reach, y)), jnp.abs(loss.derivative(reach, y)))
-    constants = LipschitzConstants(
-        mu0=jnp.mean(slope * j_norm),
-        mu1=jnp.mean(curvature * j_norm**2 + slope * f_norm),
-        mu2=jnp.mean(curvature_lipschitz * j_norm**3 + 3.0 * curvature * j_norm * f_norm),
-        radius=jnp.asarray(radius, x_norm.dtype),
-    )
-    return nan_unless(all_finite(x_norm, f_norm, slope, y, radius), constants)
+    slope = point.loss.steepest(radius * a_norm, point.y, point.outputs)
+    mu0 = jnp.sum(slope * j_norm)
+    mu1 = jnp.sum(curvature * j_norm**2 + slope * f_norm)
+    mu2 = jnp.sum(curvature_lipschitz * j_norm**3 + 3.0 * curvature * j_norm * f_norm)
+    finite = all_finite(x_norm, f_norm, slope, point.y)
+    return mu0, mu1, mu2, jnp.where(finite, 0.0, jnp.nan).astype(x_norm.dtype)
 
 
 def check_curvature_constants(loss: Loss) -> tuple[float, float]:

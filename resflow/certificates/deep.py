@@ -8,37 +8,37 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Int, Real
 
-from resflow.arrays import Array, as_array, check_labels, check_samples
+from resflow.arrays import Array
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless, norm, product, ratio
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss
 from resflow.models.deep_network import DeepResidualNetwork
+from resflow.point import ModelPoint
 
-__all__ = ["DeepGapCertificate", "deep_gap_certificate", "deep_gap_certificate_terms"]
+__all__ = ["DeepGapCertificate", "certify_network", "deep_gap_certificate"]
 
 
 class DeepGapCertificate(NamedTuple):
     """The linear-predictor gap of one point of a deep residual network, with upper bounds and what they rest on.
 
-    At every point, up to rounding: gap ≤ certificate ≤ norm_bound and certificate ≤ near_identity_bound, t being the
-    linear predictor. v is the direction of w's projection onto the common kernel of U_2, ..., U_L, which no block but
+    At every point, up to rounding: linear_predictor_gap ≤ gap_certificate ≤ norm_bound and ≤ near_identity_bound, t
+    being the linear predictor. v is the direction of w's projection onto the common kernel of U_2, ..., U_L, which no block but
     the first sees. All bounds are in the units of the mean loss per sample. At a point that is not finite, in its
     weights, predictions or linear predictor, all are NaN and whole numbers −1.
 
     Attributes:
-        gap: F − F_lin(t). Negative: better than the linear predictor.
-        certificate: mean ℓ'_i (p_i − tᵀx_i), by convexity.
+        linear_predictor_gap: F − F_lin(t). Negative: better than the linear predictor.
+        gap_certificate: mean ℓ'_i (p_i − tᵀx_i), by convexity.
         gradient_form: The same as ⟨w − t, ∇_w F⟩ + Σ_l tᵀV_l (∇_{V_l}F)ᵀv / (wᵀv), which vanishes at stationary
             points; not a number where the U_l leave no such v, or so little of w along it that fewer than half of v's
             digits are right: wᵀv ≤ sqrt(machine precision) × (condition of the U_l, each of norm 1) × ‖w‖.
         norm_bound: ‖∇F‖ sqrt(‖w − t‖² + Σ_l ‖V_lᵀt‖² / (wᵀv)²), the gradient in w and all V_l; infinite without v.
         near_identity_bound: ⟨w − t, ∇_w F⟩ + ‖t‖ (Π_l (1 + ρ_l) − 1) mean |ℓ'_i| ‖x_i‖.
-        stationarity_term: ⟨w − t, ∇_w F⟩; certificate = stationarity_term + the sum of block_terms.
+        stationarity_term: ⟨w − t, ∇_w F⟩; gap_certificate = stationarity_term + the sum of block_terms.
         block_terms: mean ℓ'_i tᵀ(h_l(x_i) − h_{l−1}(x_i)) of every block, shape (L,).
         block_ratios: ρ_l, the largest ‖h_l − h_{l−1}‖ / ‖h_{l−1}‖ of any sample, shape (L,): 0 for a sample that the
             block leaves where it is, infinite for one that it moves away from 0.
@@ -47,14 +47,14 @@ class DeepGapCertificate(NamedTuple):
         representation_rank: Of that matrix, which is the rank of the h_L of all samples with ℓ''_i > 0, in the units of
             each coordinate, as `LinearFit.rank` is that of the samples; d is Yun's first condition.
         kernel_dimension: Of the common kernel of U_2, ..., U_L: positive is Yun's second condition; d for L = 1.
-        kernel_share: wᵀv / ‖w‖, the share of w that no later block sees; 0 without v.
+        kernel_share_of_w: wᵀv / ‖w‖, the share of w that no later block sees; 0 without v.
         partial_grad_norm: ‖∇F‖ in w and all V_l.
         objective: F, the mean loss per sample.
         w_norm: ‖w‖.
     """
 
-    gap: Float[Array, ""]
-    certificate: Float[Array, ""]
+    linear_predictor_gap: Float[Array, ""]
+    gap_certificate: Float[Array, ""]
     gradient_form: Float[Array, ""]
     norm_bound: Float[Array, ""]
     near_identity_bound: Float[Array, ""]
@@ -64,54 +64,38 @@ class DeepGapCertificate(NamedTuple):
     smallest_representation_curvature: Float[Array, ""]
     representation_rank: Int[Array, ""]
     kernel_dimension: Int[Array, ""]
-    kernel_share: Float[Array, ""]
+    kernel_share_of_w: Float[Array, ""]
     partial_grad_norm: Float[Array, ""]
     objective: Float[Array, ""]
     w_norm: Float[Array, ""]
 
 
-def deep_gap_certificate(
-    model: DeepResidualNetwork,
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: str | Loss,
-    linear_fit: LinearFit,
-) -> DeepGapCertificate:
+def certify_network(point: ModelPoint, fit: LinearFit) -> DeepGapCertificate:
     """The linear-predictor gap of a deep residual network and its certificates, for the cost of one gradient.
 
     In the precision of the model. Moving any V_l along v bᵀ moves p by (wᵀv) bᵀφ_l and nothing else, for every later
     block is blind to v: (∇_{V_l}F)ᵀv = (wᵀv) mean ℓ'_i φ_l(i).
 
     Args:
-        model: The network.
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
-        loss: A loss or its name.
-        linear_fit: The linear predictor t to compare with, of `fit_linear_predictor` on the same data and loss.
+        point: Of a `DeepResidualNetwork`.
+        fit: The linear predictor t to compare with, of `fit_linear_predictor` on the same data and loss.
 
     Raises:
-        InvalidInputError: If X does not fit the model or labels do not suit the loss.
+        InvalidInputError: If X does not fit the model, or the fit is of another loss, other data or not finished.
 
     References:
         Yun 2019 (arXiv:1907.03922), for the two conditions and critical points; the pointwise form is this project's.
     """
-    loss = as_loss(loss)
-    if not isinstance(model, DeepResidualNetwork):
-        raise InvalidInputError(f"model is a {type(model).__name__}, but must be a DeepResidualNetwork")
-    X, y = check_samples(X), as_array("y", y, 1)
-    check_labels(y, loss)
-    if np.shape(y) != np.shape(X)[:1]:
-        raise InvalidInputError(f"y has shape {np.shape(y)}, but X has {len(X)} samples: one label each is needed")
-    if np.shape(X)[1:] != np.shape(model.w):
-        raise InvalidInputError(f"X has shape {np.shape(X)}, but the network takes {len(model.w)} inputs a sample")
-    check_baseline(linear_fit, X, y, loss)
-    arrays = (jnp.asarray(array, model.w.dtype) for array in (X, y, linear_fit.w, linear_fit.objective))
-    return deep_gap_certificate_terms(model, *arrays, loss=loss)
+    model, X, y = point.model, point.X, point.y
+    if X.shape[1:] != model.w.shape:
+        raise InvalidInputError(f"X has shape {X.shape}, but the network takes {len(model.w)} inputs a sample")
+    check_baseline(fit, X, y, point.loss)
+    arrays = (jnp.asarray(array, model.w.dtype) for array in (X, y, fit.W, fit.objective))
+    return deep_gap_certificate(model, *arrays, loss=point.loss)
 
 
 @eqx.filter_jit
-def deep_gap_certificate_terms(
+def deep_gap_certificate(
     model: DeepResidualNetwork,
     X: Float[Array, "n d"],
     y: Real[Array, "n"],
@@ -120,7 +104,7 @@ def deep_gap_certificate_terms(
     *,
     loss: Loss,
 ) -> DeepGapCertificate:
-    """`deep_gap_certificate` against the linear predictor `linear_w` of that mean loss, unchecked."""
+    """`certify_network` against the linear predictor `linear_w` of that mean loss, unchecked."""
     w = jnp.asarray(model.w)
 
     def objective_of(outer):
@@ -155,8 +139,8 @@ def deep_gap_certificate_terms(
     moved = jnp.expm1(jnp.sum(jnp.log1p(ratios)))
     slope_size = jnp.mean(jnp.abs(slope) * norm(X, axis=1))
     terms = DeepGapCertificate(
-        gap=objective - linear_objective,
-        certificate=jnp.mean(slope * (p - X @ linear_w)),
+        linear_predictor_gap=objective - linear_objective,
+        gap_certificate=jnp.mean(slope * (p - X @ linear_w)),
         gradient_form=stationarity_term + along_V,
         norm_bound=jnp.where(exists, grad_norm * direction, jnp.inf),
         near_identity_bound=stationarity_term + product(moved, norm(linear_w), slope_size),
@@ -166,7 +150,7 @@ def deep_gap_certificate_terms(
         smallest_representation_curvature=smallest_curvature,
         representation_rank=rank,
         kernel_dimension=kernel_dimension,
-        kernel_share=jnp.where(exists, length / jnp.where(w_norm > 0, w_norm, 1.0), 0.0),
+        kernel_share_of_w=jnp.where(exists, length / jnp.where(w_norm > 0, w_norm, 1.0), 0.0),
         partial_grad_norm=grad_norm,
         objective=objective,
         w_norm=w_norm,

@@ -4,136 +4,221 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float, Int
 
-from resflow.arrays import Array, analyse, as_array, check_labels, check_point, check_samples
-from resflow.errors import InvalidInputError
+from resflow.arrays import Array, as_number
 from resflow.floating import all_finite, nan_unless, norm, product, ratio, spectral_norm
-from resflow.linear.baseline import check_baseline, check_kind
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
-from resflow.losses.scalar import Loss, as_loss
+from resflow.point import Point, analyse_point, sum_over_samples
 
-__all__ = ["GapCertificate", "HeldOutGap", "gap_certificate", "gap_certificate_terms", "held_out_gap"]
+__all__ = ["GapCertificate", "Ridge", "certify_point", "check_ridge", "gap_certificate", "linear_rows"]
+
+
+class Ridge(NamedTuple):
+    """R = ½ W ‖W‖_F² + ½ V ‖V‖_F², added to the objective.
+
+    Attributes:
+        W: Coefficient of ½‖W‖_F², per mean loss.
+        V: Coefficient of ½‖V‖_F².
+    """
+
+    W: Any = 0.0
+    V: Any = 0.0
 
 
 class GapCertificate(NamedTuple):
-    """The linear-predictor gap of one point (w, V, θ), and three upper bounds on it.
+    """The linear-predictor gap of one point (W, V, θ), and upper bounds on it.
 
-    At every point, up to rounding: gap ≤ certificate ≤ frobenius_bound ≤ theorem1_bound.
-    All are in the units of the mean loss per sample. The last two are infinite at w = 0. At a point that is not finite,
-    in its predictions or its linear predictor, all are NaN.
+    With G = (W − W*, W⁺W*V), W⁺ the pseudo-inverse; for one output that is (w − w*, w w*ᵀV / ‖w‖²). At every point, up
+    to rounding: linear_predictor_gap ≤ gap_certificate = gradient_term + rank_term + ridge_term ≤ frobenius_bound ≤
+    norm_bound ≤ theorem1_bound. All are in the units of the mean loss per sample. At a point that is not finite, in its
+    predictions or its linear predictor, all are NaN and the rank is −1.
 
     Attributes:
-        gap: F(w, V, θ) − F_lin(w*). Negative: better than the best linear predictor w*.
-        certificate: ⟨G, ∇F⟩ = mean ℓ'_i (p_i − w*ᵀx_i), with G = (w − w*, w w*ᵀV / ‖w‖²).
-        frobenius_bound: ‖G‖_F ‖∇F‖_F.
-        theorem1_bound: ‖∇F‖_F sqrt(2‖w‖² + ‖w*‖² (2 + ‖V‖²/‖w‖²)), ‖V‖ the spectral norm.
-        partial_grad_norm: ‖∇F‖_F with respect to (w, V), θ held fixed.
-        objective: F(w, V, θ), the mean loss per sample.
-        w_norm: ‖w‖.
+        linear_predictor_gap: F − F_lin(W*). Negative: better than the best linear predictor W*.
+        gap_certificate: mean ⟨ℓ'_i, p_i − W*x_i⟩, by convexity.
+        gradient_term: ⟨G, ∇(F + R)⟩, which vanishes at stationary points; R = 0 without a ridge term.
+        rank_term: mean ⟨ℓ'_i, (I − WW⁺)W*V f_i⟩, which vanishes where every ℓ'_i lies in W's column space: at full
+            row rank (w ≠ 0), and for the softmax loss, whose ℓ'_i sum to 0, where that space holds all such vectors.
+        ridge_term: −⟨G, ∇R⟩, how much of the guarantee a ridge term takes away.
+        frobenius_bound: ‖G‖_F ‖∇(F + R)‖_F + rank_term + ridge_term.
+        norm_bound: The same with ‖W*‖_F ‖V‖ / s for ‖W⁺W*V‖_F, s the smallest singular value of W that is not 0.
+        theorem1_bound: ‖∇(F + R)‖_F sqrt(2‖W‖_F² + ‖W*‖_F² (2 + ‖V‖²/s²)) + ridge_term; infinite below full row rank.
+        partial_grad_norm: ‖∇(F + R)‖_F with respect to (W, V), θ held fixed.
+        objective: F, the mean loss per sample, without the ridge term.
+        regularized_objective: F + R.
+        regularized_gap: F + R − (F_lin(W*) + ½ ridge.W ‖W*‖_F²), what the optimiser of F + R lost to linear predictors.
+        regularized_certificate: gap_certificate + R − ½ ridge.W ‖W*‖_F², an upper bound on it.
+        smallest_singular_value: The m-th of W; 0 if m > d.
+        W_rank: How many singular values of W exceed rounding, max(m, d) ε times the largest.
+        w_norm: ‖W‖, the spectral norm.
         V_norm: ‖V‖, the spectral norm.
     """
 
-    gap: Float[Array, ""]
-    certificate: Float[Array, ""]
+    linear_predictor_gap: Float[Array, ""]
+    gap_certificate: Float[Array, ""]
+    gradient_term: Float[Array, ""]
+    rank_term: Float[Array, ""]
+    ridge_term: Float[Array, ""]
     frobenius_bound: Float[Array, ""]
+    norm_bound: Float[Array, ""]
     theorem1_bound: Float[Array, ""]
     partial_grad_norm: Float[Array, ""]
     objective: Float[Array, ""]
+    regularized_objective: Float[Array, ""]
+    regularized_gap: Float[Array, ""]
+    regularized_certificate: Float[Array, ""]
+    smallest_singular_value: Float[Array, ""]
+    W_rank: Int[Array, ""]
     w_norm: Float[Array, ""]
     V_norm: Float[Array, ""]
 
 
-def gap_certificate(
-    w: Real[Array, "d"],
-    V: Real[Array, "d k"],
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: str | Loss,
-    linear_fit: LinearFit,
-) -> GapCertificate:
-    """The linear-predictor gap of p(x) = wᵀ(x + V f(x)) and its certificates, for the cost of one gradient.
+def certify_point(point: Point, fit: LinearFit, *, ridge_W: float = 0.0, ridge_V: float = 0.0) -> GapCertificate:
+    """The linear-predictor gap of p(x) = W(x + V f(x)) and its certificates, for the cost of one gradient.
 
-    NumPy arrays are analysed in float64, JAX arrays in their own precision; works under jit and vmap.
+    With ∇_W F = mean ℓ'_i (x_i + V f_i)ᵀ and ∇_V F = Wᵀ mean ℓ'_i f_iᵀ the certificate mean ⟨ℓ'_i, p_i − W*x_i⟩ is
+    ⟨G, ∇F⟩ + mean ⟨ℓ'_i, (I − WW⁺)W*V f_i⟩.
 
     Args:
-        w: Output weights, shape (d,).
-        V: Mixing matrix, shape (d, k).
-        features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
-        loss: A loss or its name.
-        linear_fit: The linear predictor to compare with, of `fit_linear_predictor` on the same X, y and loss.
-
-    Returns:
-        The gap and its upper bounds, mean loss per sample.
+        point: The point.
+        fit: The linear predictor W* to compare with, of `fit_linear_predictor` on the same X, y and loss. For
+            `regularized_gap` to be that to the best regularised one, fit it with ridge=ridge_W.
+        ridge_W: Coefficient of ½‖W‖_F² in the objective, per mean loss.
+        ridge_V: Coefficient of ½‖V‖_F².
 
     Raises:
-        InvalidInputError: If shapes disagree, labels do not suit the loss, or linear_fit is of another loss, other data
-            or not finished.
+        InvalidInputError: If the fit is of another loss, other data or not finished, or a coefficient is negative.
 
     References:
-        Shamir 2018 (arXiv:1804.06739), Theorem 1 and its proof.
+        Shamir 2018 (arXiv:1804.06739), Theorem 1 and its proof, its appendix for several outputs of full row rank, and
+        section 4, where a ridge term makes a bad local minimum; Kawaguchi 2018 (arXiv:1810.09038) for local minima at
+        any rank.
     """
-    loss = as_loss(loss)
-    check_point(w, V, features, X, y, loss)
-    check_baseline(linear_fit, X, y, loss)
-    return analyse(gap_certificate_terms, w, V, features, X, y, linear_fit.w, linear_fit.objective, loss=loss)
+    check_ridge(ridge_W, ridge_V)
+    check_baseline(fit, point.X, point.y, point.loss)
+    return analyse_point(gap_certificate, point, fit.W, fit.objective, Ridge(ridge_W, ridge_V))
 
 
-@partial(jax.jit, static_argnames="loss")
-def gap_certificate_terms(
-    w: Float[Array, "d"],
-    V: Float[Array, "d k"],
-    features: Float[Array, "n k"],
-    X: Float[Array, "n d"],
-    y: Real[Array, "n"],
-    linear_w: Float[Array, "d"],
-    linear_objective: float | Float[Array, ""],
-    *,
-    loss: Loss,
+def check_ridge(ridge_W: float, ridge_V: float) -> None:
+    """Check the coefficients of a ridge term; traced ones pass unseen.
+
+    Raises:
+        InvalidInputError: If one is negative or not finite.
+    """
+    for name, value in (("ridge_W", ridge_W), ("ridge_V", ridge_V)):
+        allowed = "must be a finite number, at least 0; 0 is no ridge term"
+        as_number(name, value, allowed, lambda r: 0 <= r < math.inf)
+
+
+def gap_certificate(
+    point: Point, linear_W: Float[Array, "*m d"], linear_objective: float | Float[Array, ""], ridge: Ridge | None = None
 ) -> GapCertificate:
-    """`gap_certificate` against the linear predictor `linear_w` of mean loss `linear_objective`, unchecked."""
-    n = X.shape[0]
-    V_features = features @ V.T
-    p = (X + V_features) @ w
-    slope = loss.derivative(p, y)
-    objective = jnp.mean(loss.value(p, y))
+    """`certify_point` against the linear predictor `linear_W` of that mean loss, unchecked and in JAX."""
+    ridge, linear_W = Ridge() if ridge is None else ridge, linear_rows(linear_W)
+    sums = sum_over_samples(_sums, point, linear_W)
+    return _assemble(point.rows, point.V, linear_W, linear_objective, sums, point.X.shape[0], ridge)
 
-    # The mean of ℓ'(p − w*ᵀx) is <G, ∇F> wherever w ≠ 0, and bounds the gap, by convexity alone, also at w = 0.
-    certificate = jnp.mean(slope * (p - X @ linear_w))
 
-    gradient = norm(slope @ (X + V_features) / n), norm(slope @ features / n)  # of ∇_w F, and of g in ∇_V F = w gᵀ
-    w_norm, linear_norm, V_norm = norm(w), norm(linear_w), spectral_norm(V)
-    frobenius = bound_over_w(gradient, (norm(w - linear_w),), norm(linear_w @ V), w_norm)
-    root_2 = math.sqrt(2.0)
-    theorem1 = bound_over_w(gradient, (root_2 * w_norm, root_2 * linear_norm), linear_norm * V_norm, w_norm)
+def linear_rows(linear_W: Any) -> Float[Array, "m d"]:
+    """A linear predictor's weights with an axis of outputs, also for one."""
+    return jnp.atleast_2d(linear_W)
+
+
+class _Sums(NamedTuple):
+    value: jax.Array
+    certificate: jax.Array
+    along_a: jax.Array  # of ℓ'_i a_iᵀ, (m, d)
+    along_f: jax.Array  # of ℓ'_i f_iᵀ, (m, k)
+    sound: jax.Array  # 0 if predictions and slopes are finite
+
+
+def _sums(point: Point, linear_W) -> _Sums:
+    loss, a = point.row_loss, point.inner
+    p = a @ point.rows.T
+    slope = loss.derivative(p, point.y)
+    # Its mean is ⟨G, ∇F⟩ wherever W has full row rank, and bounds the gap, by convexity alone, anywhere.
+    certificate = jnp.sum(slope * (p - point.X @ linear_W.T))
+    sound = jnp.where(all_finite(p, slope), 0.0, jnp.nan).astype(p.dtype)
+    return _Sums(jnp.sum(loss.value(p, point.y)), certificate, slope.T @ a, slope.T @ point.features, sound)
+
+
+@partial(jax.jit, static_argnames="n")
+def _assemble(W, V, linear_W, linear_objective, sums: _Sums, n: int, ridge: Ridge) -> GapCertificate:
+    objective, certificate, grad_W, R, sound = (total / n for total in sums)
+    finite = all_finite(sound, objective, linear_W, linear_objective, objective - linear_objective)
+    m, d = W.shape
+    left, singular = _left_singular(W, finite)
+    positive = singular > max(m, d) * jnp.finfo(W.dtype).eps * singular[0] if m > 1 else singular > 0
+    smallest = jnp.min(jnp.where(positive, singular, jnp.inf))
+    full_rank = jnp.sum(positive) == m
+
+    pulled = linear_W @ V
+    coordinates = left.T @ pulled  # of W*V in W's left singular vectors
+    inside = (left * positive) @ coordinates
+    # W⁺W*V = Σ_j r_j (l_jᵀ W*V) / s_j over right and left singular vectors
+    over = ratio(jnp.where(positive[:, None], coordinates, 0.0), singular[:, None])
+    right = ratio(left.T @ W, singular[:, None])
+    rank_term = jnp.sum(R * (pulled - inside))
+    ridge_along_V = ridge.V * jnp.sum(over * (right @ V))
+    total_W = grad_W + ridge.W * W
+    ridge_term = ridge.W * jnp.sum((linear_W - W) * W) - ridge_along_V
+    gradient_term = jnp.sum((W - linear_W) * total_W) + jnp.sum(R * inside) + ridge_along_V
+    grad_V = W.T @ R + ridge.V * V
+    gradient = norm(total_W), norm(grad_V)
+
+    w_norm, linear_norm, V_norm = singular[0], norm(linear_W), spectral_norm(V)
+    W_frobenius, distance, root_2 = norm(W), norm(W - linear_W), math.sqrt(2.0)
+    grad_norm, reach = norm(jnp.stack(gradient)), ratio(linear_norm * V_norm, smallest)
+    frobenius = grad_norm * norm(jnp.stack([distance, norm(over)]))
+    by_norms = grad_norm * norm(jnp.stack([distance, reach]))
+    theorem1 = grad_norm * norm(jnp.stack([root_2 * W_frobenius, root_2 * linear_norm, reach]))
+    if m == 1:  # ‖∇_V F‖ may underflow where its quotient by ‖w‖ does not
+        pair = gradient[0], jnp.where(ridge.V > 0, ratio(gradient[1], w_norm), norm(R))
+        bound = partial(_bound_over_w, pair, w_norm=w_norm)
+        frobenius = jnp.where(w_norm > 0, bound((distance,), norm(pulled)), frobenius)
+        by_norms = jnp.where(w_norm > 0, bound((distance,), linear_norm * V_norm), by_norms)
+        theorem1 = bound((root_2 * w_norm, root_2 * linear_norm), linear_norm * V_norm)
+    ridge_value = 0.5 * (ridge.W * jnp.sum(W**2) + ridge.V * jnp.sum(V**2))
+    linear_ridge = 0.5 * ridge.W * jnp.sum(jnp.square(linear_W))
+    further = rank_term + ridge_term
     terms = GapCertificate(
-        gap=objective - linear_objective,
-        certificate=certificate,
-        frobenius_bound=jnp.where(w_norm == 0, jnp.inf, frobenius),
-        theorem1_bound=jnp.where(w_norm == 0, jnp.inf, theorem1),
-        partial_grad_norm=norm(jnp.stack([gradient[0], w_norm * gradient[1]])),
+        linear_predictor_gap=objective - linear_objective,
+        gap_certificate=certificate,
+        gradient_term=gradient_term,
+        rank_term=rank_term,
+        ridge_term=ridge_term,
+        frobenius_bound=frobenius + further,
+        norm_bound=by_norms + further,
+        theorem1_bound=jnp.where(full_rank, theorem1 + ridge_term, jnp.inf),
+        partial_grad_norm=grad_norm,
         objective=objective,
+        regularized_objective=objective + ridge_value,
+        regularized_gap=objective + ridge_value - (linear_objective + linear_ridge),
+        regularized_certificate=certificate + ridge_value - linear_ridge,
+        smallest_singular_value=singular[-1] if m <= d else jnp.zeros((), W.dtype),
+        W_rank=jnp.sum(positive),
         w_norm=w_norm,
         V_norm=V_norm,
     )
-    return nan_unless(all_finite(p, slope, objective, linear_w, terms.gap), terms)
+    return nan_unless(finite, terms)
 
 
-def bound_over_w(
-    gradient: tuple[Float[Array, ""], Float[Array, ""]],
-    along_w: tuple[Float[Array, ""], ...],
-    along_V: Float[Array, ""],
-    w_norm: Float[Array, ""],
-) -> Float[Array, ""]:
+def _left_singular(W, finite) -> tuple[jax.Array, jax.Array]:
+    """W's left singular vectors as columns, and its singular values."""
+    if W.shape[0] == 1:
+        return jnp.ones((1, 1), W.dtype), norm(W)[None]
+    # LAPACK must not be given what is not finite.
+    left, singular, _ = jnp.linalg.svd(jnp.where(finite, W, 0.0), full_matrices=False)
+    return left, singular
+
+
+def _bound_over_w(gradient, along_w, along_V, *, w_norm):
     """sqrt(Σ_i r_i² + s²/‖w‖²) · sqrt(a² + (‖w‖b)²), multiplied out.
 
     As the product of two factors it would be 0 where ‖w‖b underflows, below the gap that s b bounds.
@@ -147,72 +232,3 @@ def bound_over_w(
     a, b = gradient
     terms = [product(r, factor) for r in along_w for factor in (a, w_norm * b)]
     return norm(jnp.stack([*terms, product(ratio(along_V, w_norm), a), product(along_V, b)]))
-
-
-class HeldOutGap(NamedTuple):
-    """How a model compares with a linear predictor on samples that neither was fitted to.
-
-    NaN where a prediction is not finite, although its loss may be.
-
-    Attributes:
-        gap: Mean loss of the model minus that of the linear predictor. Negative: the model is better.
-        standard_error: Of the gap, from the n differences sample by sample; NaN for a single sample.
-        objective: Mean loss of the model.
-        objective_error: Its standard error.
-        linear_objective: Mean loss of the linear predictor.
-        linear_objective_error: Its standard error.
-    """
-
-    gap: float
-    standard_error: float
-    objective: float
-    objective_error: float
-    linear_objective: float
-    linear_objective_error: float
-
-
-def held_out_gap(
-    predictions: Real[Array, "n"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: str | Loss,
-    linear_fit: LinearFit,
-) -> HeldOutGap:
-    """The gap of a model's predictions to a linear predictor fitted on other samples, with its standard error.
-
-    Unlike the gap on the training set it has no certificate: the theory bounds the training objective only.
-
-    Args:
-        predictions: The model's p(x_i), shape (n,).
-        X: Samples as rows, shape (n, d), in the units that the linear predictor was fitted in.
-        y: Labels, shape (n,).
-        loss: A loss or its name.
-        linear_fit: The linear predictor, of `fit_linear_predictor` on the training set.
-
-    Raises:
-        InvalidInputError: If labels do not suit the loss.
-    """
-    loss = as_loss(loss)
-    check_labels(y, loss)
-    check_kind(linear_fit, loss)
-    p, X, y = (
-        np.asarray(as_array(name, values, axes), dtype=float)
-        for name, values, axes in (("predictions", predictions, 1), ("X", check_samples(X), 2), ("y", y, 1))
-    )
-    if not p.shape == y.shape == X.shape[:1] or linear_fit.w.shape != X.shape[1:]:
-        raise InvalidInputError(
-            f"predictions have shape {p.shape}, X {X.shape}, y {y.shape} and the linear predictor "
-            f"{linear_fit.w.shape}, but they must be (n,), (n, d), (n,) and (d,)"
-        )
-
-    def losses(p: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it says so itself
-            return np.where(np.isfinite(p), loss.value(p, y), np.nan)
-
-    model, linear = losses(p), losses(X @ np.asarray(linear_fit.w))
-
-    def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else np.nan
-
-    return HeldOutGap(*mean_and_error(model - linear), *mean_and_error(model), *mean_and_error(linear))

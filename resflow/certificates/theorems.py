@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, analyse, check_point
+from resflow.arrays import Array, analyse
 from resflow.certificates._constants import (
     LipschitzConstants,
     check_at_least_zero,
@@ -18,10 +16,11 @@ from resflow.certificates._constants import (
     lipschitz_constants,
     lipschitz_constants_terms,
 )
+from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless, norm, ratio, spectral_norm
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
-from resflow.losses.scalar import Loss, as_loss
+from resflow.point import Point, analyse_point, sum_over_samples
 
 __all__ = [
     "LipschitzConstants",
@@ -93,41 +92,29 @@ class Theorem3Bound(NamedTuple):
     constants: LipschitzConstants
 
 
-def theorem2_bound(
-    V: Real[Array, "d k"],
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: str | Loss,
-    linear_fit: LinearFit,
-) -> Theorem2Bound:
+def theorem2_bound(point: Point, fit: LinearFit) -> Theorem2Bound:
     """‖∇F‖ + ‖V‖ sqrt(|λ_min| ‖∂²_ww F‖ + λ_min²) ≥ (F − F_lin(w*)) / ‖w*‖ at (0, V, θ), with all its terms.
 
     At w = 0 the partial Hessian has, for each eigenvalue h of mean ℓ''_i a_i a_iᵀ, the eigenvalues
     (h ± sqrt(h² + 4‖g‖²))/2, and zeros else. So ‖g‖² = λ_min² + h |λ_min| with the smallest h, while convexity
     gives gap ≤ −w*ᵀ mean ℓ'_i x_i = w*ᵀ(V g − ∇_w F) ≤ ‖w*‖ (‖∇F‖ + ‖V‖‖g‖). Together: the theorem.
 
-    NumPy arrays are analysed in float64, JAX arrays in their own precision; works under jit and vmap.
-
     Args:
-        V: Mixing matrix, shape (d, k).
-        features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
-        loss: A loss or its name.
-        linear_fit: The linear predictor w* to compare with.
+        point: A point of one output, of which V, features, X and y count: w is taken for 0.
+        fit: The linear predictor w* to compare with.
 
     Raises:
-        InvalidInputError: If shapes disagree or labels do not suit the loss.
+        InvalidInputError: If the point has several outputs, or the fit is of another loss, other data or not finished.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 2.
     """
-    loss = as_loss(loss)
-    check_point(np.zeros(np.shape(X)[1:]), V, features, X, y, loss)
-    check_baseline(linear_fit, X, y, loss)
-    return analyse(theorem2_terms, V, features, X, y, linear_fit.w, linear_fit.objective, loss=loss)
+    if point.W.ndim != 1:
+        raise InvalidInputError(
+            f"W has shape {point.W.shape}, but Theorem 2 is about one output: W must have shape (d,)"
+        )
+    check_baseline(fit, point.X, point.y, point.loss)
+    return analyse_point(theorem2_terms, point, fit.W, fit.objective)
 
 
 def theorem3_bound(
@@ -184,24 +171,26 @@ def implied_epsilon(
     return analyse(_implied_epsilon, grad_norm, lambda_min, mu2)
 
 
-@partial(jax.jit, static_argnames="loss")
 def theorem2_terms(
-    V: Float[Array, "d k"],
-    features: Float[Array, "n k"],
-    X: Float[Array, "n d"],
-    y: Real[Array, "n"],
-    linear_w: Float[Array, "d"],
-    linear_objective: float | Float[Array, ""],
-    *,
-    loss: Loss,
+    point: Point, linear_w: Float[Array, "d"], linear_objective: float | Float[Array, ""]
 ) -> Theorem2Bound:
     """`theorem2_bound` against the linear predictor `linear_w` of mean loss `linear_objective`, unchecked."""
-    n = X.shape[0]
-    a = X + features @ V.T
-    p = jnp.zeros(n, a.dtype)
+    sums = sum_over_samples(_sums_at_zero, point, linear_w)
+    return _theorem2(point.V, linear_w, linear_objective, [total / point.X.shape[0] for total in sums])
+
+
+def _sums_at_zero(point: Point, linear_w):
+    loss, y, a = point.loss, point.y, point.inner
+    p = jnp.zeros(a.shape[0], a.dtype)
     slope = loss.derivative(p, y)
-    A = (a.T * loss.second_derivative(p, y)) @ a / n
-    grad_w, g = slope @ a / n, slope @ features / n
+    certificate = -jnp.sum(slope * (point.X @ linear_w))
+    along = slope @ a, slope @ point.features
+    return (a.T * loss.second_derivative(p, y)) @ a, *along, certificate, jnp.sum(loss.value(p, y))
+
+
+@jax.jit
+def _theorem2(V, linear_w, linear_objective, means) -> Theorem2Bound:
+    A, grad_w, g, certificate, objective = means
     finite = all_finite(A, grad_w, g, linear_w, linear_objective)
     # LAPACK must not be given what is not finite.
     h = jnp.linalg.eigvalsh(jnp.where(finite, A, 0.0))
@@ -215,14 +204,14 @@ def theorem2_terms(
     # sqrt(|λ_min|) by itself: λ_min may underflow where its root does not.
     root = ratio(g_norm, jnp.sqrt(larger))
     left = grad_norm + V_norm * root * jnp.sqrt(curvature_ww - lambda_min)
-    gap = jnp.mean(loss.value(p, y)) - linear_objective
+    gap = objective - linear_objective
     right = jnp.where(linear_norm > 0, gap / jnp.where(linear_norm > 0, linear_norm, 1.0), 0.0)
     terms = Theorem2Bound(
         left=left,
         right=right,
         slack=left - right,
         bound=linear_norm * left,
-        certificate=-jnp.mean(slope * (X @ linear_w)),
+        certificate=certificate,
         gap=gap,
         grad_norm=grad_norm,
         V_norm=V_norm,

@@ -11,7 +11,6 @@ from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
 from resflow.models.deep_network import deep_residual_network
 from resflow.models.residual_unit import no_skip, output_skip, residual_unit
-from resflow.models.vector_unit import vector_output
 
 __all__ = ["ARCHITECTURES", "build_model", "check_architecture"]
 
@@ -19,12 +18,11 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "residual_unit": residual_unit,
     "output_skip": output_skip,
     "no_skip": no_skip,
-    "vector_output": vector_output,
     "deep_residual_network": deep_residual_network,
 }
 """What makes the model of that name, from d, feature map, key and scale.
 
-`vector_output` takes the number of `outputs` too; `deep_residual_network` takes a sequence of feature maps, one a
+All but `deep_residual_network` take the number of `outputs` too; that one takes a sequence of feature maps, one a
 block, and `inner`, the number of rows of each U_l.
 """
 

@@ -27,76 +27,74 @@ __all__ = [
 ]
 
 
-class ResidualUnit(eqx.Module):
-    """p(x) = wᵀ(x + V f_θ(x)): a skip connection around a feature map, and a linear output.
+class _WithFeatures(eqx.Module):
+    """A model around a feature map f_θ, of one sample (d,) to (k,)."""
 
-    Attributes:
-        w: Output weights, shape (d,).
-        V: Mixing matrix, shape (d, k).
-        feature_map: f_θ, a function of one sample (d,) to (k,): an Equinox module whose floating-point arrays are θ,
-            a module that `trainable` counts as fixed, or any function that JAX can trace.
-
-    References:
-        Shamir 2018 (arXiv:1804.06739), section 2.
-    """
-
-    w: Float[Array, "d"]
-    V: Float[Array, "d k"]
-    feature_map: Callable[[Any], Any]
+    feature_map: eqx.AbstractVar[Callable[[Any], Any]]
 
     def features(self, X: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """f_θ(x_i) as rows."""
         return jax.vmap(self.feature_map)(X)
 
-    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n"]:
-        """The predictions p(x_i)."""
-        # (features Vᵀ) w is never formed: Vᵀw first costs d k instead of n d k.
-        return X @ self.w + self.features(X) @ (self.V.T @ self.w)
 
-
-class OutputSkipNetwork(eqx.Module):
-    """p(x) = wᵀx + vᵀf_θ(x): the skip connection goes straight to the output.
+class ResidualUnit(_WithFeatures):
+    """p(x) = W(x + V f_θ(x)): a skip connection around a feature map, and a linear output.
 
     Attributes:
-        w: Weights of the skip connection, shape (d,).
-        v: Weights of the features, shape (k,).
+        W: Output weights, shape (d,) for one output, (m, d) for m.
+        V: Mixing matrix, shape (d, k).
+        feature_map: f_θ, a function of one sample (d,) to (k,): an Equinox module whose floating-point arrays are θ,
+            a module that `trainable` counts as fixed, or any function that JAX can trace.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), section 2, and its appendix for several outputs.
+    """
+
+    W: Float[Array, "*m d"]
+    V: Float[Array, "d k"]
+    feature_map: Callable[[Any], Any]
+
+    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n *m"]:
+        """The predictions p(x_i)."""
+        # (features Vᵀ) Wᵀ is never formed: W V first costs m d k instead of n d k.
+        return X @ self.W.T + self.features(X) @ (self.W @ self.V).T
+
+
+class OutputSkipNetwork(_WithFeatures):
+    """p(x) = Wx + v f_θ(x): the skip connection goes straight to the output.
+
+    Attributes:
+        W: Weights of the skip connection, shape (d,) or (m, d).
+        v: Weights of the features, shape (k,) or (m, k).
         feature_map: f_θ, as in `ResidualUnit`.
 
     References:
         Shamir 2018 (arXiv:1804.06739), section 5, where SGD on it is proved to match linear predictors (Theorem 4).
     """
 
-    w: Float[Array, "d"]
-    v: Float[Array, "k"]
+    W: Float[Array, "*m d"]
+    v: Float[Array, "*m k"]
     feature_map: Callable[[Any], Any]
 
-    def features(self, X: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """f_θ(x_i) as rows."""
-        return jax.vmap(self.feature_map)(X)
-
-    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n"]:
+    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n *m"]:
         """The predictions p(x_i)."""
-        return X @ self.w + self.features(X) @ self.v
+        return X @ self.W.T + self.features(X) @ self.v.T
 
 
-class NoSkipNetwork(eqx.Module):
-    """p(x) = vᵀf_θ(x): the control that the theory promises nothing about, for the skip connection is missing.
+class NoSkipNetwork(_WithFeatures):
+    """p(x) = v f_θ(x): the control that the theory promises nothing about, for the skip connection is missing.
 
     Attributes:
-        v: Output weights, shape (k,).
+        v: Output weights, shape (k,) or (m, k).
         feature_map: f_θ, as in `ResidualUnit`.
     """
 
-    v: Float[Array, "k"]
+    v: Float[Array, "*m k"]
     feature_map: Callable[[Any], Any]
 
-    def features(self, X: Float[Array, "n d"]) -> Float[Array, "n k"]:
-        """f_θ(x_i) as rows."""
-        return jax.vmap(self.feature_map)(X)
-
-    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n"]:
+    def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n *m"]:
         """The predictions p(x_i)."""
-        return self.features(X) @ self.v
+        return self.features(X) @ self.v.T
 
 
 def residual_unit(
@@ -104,25 +102,27 @@ def residual_unit(
     feature_map: Callable[[Any], Any],
     *,
     key: PRNGKeyArray,
+    outputs: int | None = None,
     scale: float | Float[Array, ""] = 1.0,
     dtype: Any = None,
 ) -> ResidualUnit:
-    """A residual unit at a random point: w of variance scale²/d and V of variance scale²/k, normally distributed.
+    """A residual unit at a random point: W of variance scale²/d and V of variance scale²/k, normally distributed.
 
     Args:
         d: Number of inputs.
         feature_map: f_θ, from (d,) to (k,).
-        key: Random key for w and V.
-        scale: Standard deviations relative to the above; 0 starts at the saddle w = 0, V = 0.
-        dtype: Of w and V; JAX's default floating-point type if None.
+        key: Random key for W and V.
+        outputs: m, e.g. the number of classes; None for one output, without an axis.
+        scale: Standard deviations relative to the above; 0 starts at the saddle W = 0, V = 0.
+        dtype: Of the weights; JAX's default floating-point type if None.
 
     Raises:
-        InvalidInputError: If d or scale is out of range, or the feature map does not take (d,) to a vector.
+        InvalidInputError: If d, outputs or scale is out of range, or the feature map does not take (d,) to a vector.
     """
-    k = feature_count(feature_map, d)
-    w_key, V_key = jax.random.split(key)
-    w = random_weights(w_key, (d,), d, scale, dtype)
-    return ResidualUnit(w, random_weights(V_key, (d, k), k, scale, dtype), feature_map)
+    k, m = feature_count(feature_map, d), _axis(outputs)
+    W_key, V_key = jax.random.split(key)
+    W = random_weights(W_key, (*m, d), d, scale, dtype)
+    return ResidualUnit(W, random_weights(V_key, (d, k), k, scale, dtype), feature_map)
 
 
 def output_skip(
@@ -130,17 +130,18 @@ def output_skip(
     feature_map: Callable[[Any], Any],
     *,
     key: PRNGKeyArray,
+    outputs: int | None = None,
     scale: float | Float[Array, ""] = 1.0,
     dtype: Any = None,
 ) -> OutputSkipNetwork:
-    """An output-skip network at a random point: w of variance scale²/d and v of variance scale²/k.
+    """An output-skip network at a random point: W of variance scale²/d and v of variance scale²/k.
 
     Arguments and errors are those of `residual_unit`.
     """
-    k = feature_count(feature_map, d)
-    w_key, v_key = jax.random.split(key)
-    w = random_weights(w_key, (d,), d, scale, dtype)
-    return OutputSkipNetwork(w, random_weights(v_key, (k,), k, scale, dtype), feature_map)
+    k, m = feature_count(feature_map, d), _axis(outputs)
+    W_key, v_key = jax.random.split(key)
+    W = random_weights(W_key, (*m, d), d, scale, dtype)
+    return OutputSkipNetwork(W, random_weights(v_key, (*m, k), k, scale, dtype), feature_map)
 
 
 def no_skip(
@@ -148,6 +149,7 @@ def no_skip(
     feature_map: Callable[[Any], Any],
     *,
     key: PRNGKeyArray,
+    outputs: int | None = None,
     scale: float | Float[Array, ""] = 1.0,
     dtype: Any = None,
 ) -> NoSkipNetwork:
@@ -156,7 +158,14 @@ def no_skip(
     Arguments and errors are those of `residual_unit`.
     """
     k = feature_count(feature_map, d)
-    return NoSkipNetwork(random_weights(key, (k,), k, scale, dtype), feature_map)
+    return NoSkipNetwork(random_weights(key, (*_axis(outputs), k), k, scale, dtype), feature_map)
+
+
+def _axis(outputs: int | None) -> tuple[int, ...]:
+    if outputs is None:
+        return ()
+    allowed = "must be at least 1: the number of outputs, e.g. of classes; or None for one without an axis"
+    return (as_number("outputs", outputs, allowed, lambda m: m >= 1, whole=True),)
 
 
 def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:

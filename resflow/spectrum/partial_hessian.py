@@ -1,250 +1,218 @@
-"""The Hessian of a residual unit in (w, V), θ held fixed, kept as the small matrix that determines it."""
+"""The Hessian of a residual unit in (W, V), θ held fixed, kept as the small matrix that determines it."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float
 
-from resflow.arrays import Array, analyse, is_traced
-from resflow.floating import all_finite, norm
-from resflow.losses.scalar import Loss
+from resflow.floating import all_finite, norm, ratio, spectral_norm
+from resflow.point import Point, sum_over_samples
 
-__all__ = ["PartialHessian", "analyse_samples", "hessian_vector_product", "partial_hessian"]
-
-_CHUNK_ENTRIES = 1 << 22
-"""Entries of a chunk's n × (d+k) sample matrix: 32 MiB in float64, and a few times that while it is worked on."""
+__all__ = ["PartialHessian", "hessian_vector_product", "partial_hessian", "reduced_matrix"]
 
 
 class PartialHessian(NamedTuple):
-    """∇²F in (w, V), whose quadratic form is that of `K` in (a, c) plus 2γ aᵀu, on directions (a, ŵcᵀ + uĝᵀ).
+    """∇²F in (W, V), whose quadratic form is that of `K` in (A, C) plus 2 Σ_j γ_j a_jᵀu_j.
 
-    Here ŵ = w/‖w‖ (any unit vector at w = 0), u ⟂ w, γ = ‖g‖, ĝ = g/γ; every direction orthogonal to these is
-    in the kernel. So K and g, of sizes d + k and k, determine all d + dk eigenvalues.
+    R = mean ℓ'_i f_iᵀ = U diag(γ) Zᵀ by singular values, a_j are the rows of A, and the form is taken on the directions
+    (U A, Q C + Σ_j u_j z_jᵀ). The columns of Q, q = min(m, d) of them, are orthonormal and hold W's row space, u_j ⟂ Q.
+    Every direction orthogonal to these is in the kernel, so that K and γ determine all md + dk eigenvalues. For one
+    output that is a ŵcᵀ + uĝᵀ with ŵ = w/‖w‖, γ = ‖g‖, g = mean ℓ'_i f_i.
 
     Attributes:
-        K: Quadratic form in (a, c): mean ℓ''_i j_i j_iᵀ with j_i = (x_i + V f_i, ‖w‖ f_i), plus ŵgᵀ off the diagonal.
+        K: Quadratic form in (A, C), by rows: mean ⟨t_i, ℓ''_i t_i⟩ with t_i = A(x_i + V f_i) + W Q C f_i, plus R's part
+            2⟨A Q C, R⟩ off the diagonal.
         K_scale: What rounding on K's diagonal is relative to: the diagonal, and how much of it changes if every
-            prediction changes by the size of the terms that cancel in it, mean |ℓ'''_i| (|w|ᵀ(|x_i| + |V||f_i|)) j_i².
-        g: mean ℓ'_i f_i.
-        g_scale: The size of the terms that cancel in g, those that cancel in the predictions included.
-        w_unit: ŵ.
-        w_norm: ‖w‖.
+            prediction changes by the size of the terms that cancel in it.
+        gamma: γ, the singular values of R, descending, zeros for outputs beyond k.
+        U: R's left singular vectors as columns.
+        Z: Its right ones; zero where there is none.
+        R_scale: The size of the terms that cancel in R, those that cancel in the predictions included.
+        Q: A basis whose span holds W's row space; at W = 0 any.
+        W_norm: ‖W‖, the spectral norm.
     """
 
-    K: Float[jax.Array, "d+k d+k"]
-    K_scale: Float[jax.Array, "d+k"]
-    g: Float[jax.Array, "k"]
-    g_scale: Float[jax.Array, ""]
-    w_unit: Float[jax.Array, "d"]
-    w_norm: Float[jax.Array, ""]
+    K: Float[jax.Array, "N N"]
+    K_scale: Float[jax.Array, "N"]
+    gamma: Float[jax.Array, "m"]
+    U: Float[jax.Array, "m m"]
+    Z: Float[jax.Array, "k m"]
+    R_scale: Float[jax.Array, ""]
+    Q: Float[jax.Array, "d q"]
+    W_norm: Float[jax.Array, ""]
 
     @property
     def finite(self) -> Bool[jax.Array, ""]:
         """Whether all of it is: what is not on K's diagonal, or overflows beside it, is not in its entries either."""
-        return all_finite(jnp.diagonal(self.K), self.g, self.w_norm)
+        return all_finite(jnp.diagonal(self.K), self.gamma, self.W_norm)
 
     @property
-    def g_norm(self) -> Float[jax.Array, ""]:
-        """γ = ‖g‖."""
-        return norm(self.g)
+    def free(self) -> int:
+        """d − q, the length of the u_j: how many directions of V's columns W does not see."""
+        return self.Q.shape[0] - self.Q.shape[1]
+
+    def direction(self, x: Any, u: Any) -> tuple[jax.Array, jax.Array]:
+        """The direction (A, B) in (W, V) of x = (A, C) by rows and u, shape (m, d)."""
+        m, (d, q) = self.gamma.shape[0], self.Q.shape
+        A, C = x[: m * d].reshape(m, d), x[m * d :].reshape(q, -1)
+        return self.U @ A, self.Q @ C + u.T @ self.Z.T
 
 
-def analyse_samples(function: Callable[..., Any], w, V, features, X, y, *, loss: Loss, **options: Any) -> Any:
-    """`analyse(function, w, V, features, X, y, loss=loss, **options)` for samples that may be many, or on many devices.
-
-    NumPy samples for more than one chunk are passed on as they are, so that `partial_hessian` can read chunks. Under
-    a mesh of explicit axes, where JAX wants to be told the sharding of every product, its compiler finds them.
-    """
-    arrays = (w, V, features, X, y)
-    mesh, in_chunks = _explicit_mesh(arrays), _in_chunks(features, X)
-    if not in_chunks:
-        function = _compiled(function, inside=is_traced(*arrays) or mesh is not None)
-    function = partial(function, loss=loss)
-    if in_chunks and not any(isinstance(array, jax.Array) for array in arrays):
-        return analyse(lambda w, V: function(w, V, features, X, y, **options), w, V)
-    if mesh is not None:
-        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        return analyse(jax.sharding.auto_axes(partial(function, **options), out_sharding=replicated), *arrays)
-    return analyse(function, *arrays, **options)
-
-
-@cache
-def _compiled(function: Callable[..., Any], *, inside: bool) -> Callable[..., Any]:
-    """The function under jit; `inside` says that it is part of a larger program, which has options of its own."""
-    return jax.jit(function, static_argnames="loss", compiler_options=None if inside else _quick_to_compile())
-
-
-@cache
-def _quick_to_compile() -> dict[str, Any] | None:
-    """Compiler options without XLA's newer code generator, if there is a choice.
-
-    That one takes half as long again for the hundreds of short loops over vectors here, and they run no faster: the
-    time goes into products and factorisations. From JAX 0.12 on it is quicker, and the only one.
-    """
-    options = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # no such option
-        return None
-    return options
-
-
-def _explicit_mesh(arrays: tuple[Array, ...]) -> Any:
-    """The mesh of explicit axes that the first such array is on, or None."""
-    meshes = (jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array))
-    return next((mesh for mesh in meshes if mesh.are_all_axes_explicit and not mesh.empty), None)
-
-
-def _rows_in_chunk(features: Array, X: Array) -> int:
-    return max(256, _CHUNK_ENTRIES // (X.shape[1] + features.shape[1]))
-
-
-def _in_chunks(features: Array, X: Array) -> bool:
-    return X.shape[0] > _rows_in_chunk(features, X)
-
-
-def partial_hessian(
-    w: Float[jax.Array, "d"],
-    V: Float[jax.Array, "d k"],
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: Loss,
-) -> PartialHessian:
-    """Accumulate `PartialHessian` over the samples, in chunks where they are many.
-
-    NumPy samples, memory-mapped files among them, are read chunk by chunk and take the precision of `w`.
-    Samples sharded over several devices stay where they are: each device sums its own.
-
-    Args:
-        w: Output weights, shape (d,).
-        V: Mixing matrix, shape (d, k).
-        features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
-        loss: The loss.
-    """
-    sums = _sum_over_samples(_hessian_sums, (w, V), (features, X, y), loss)
-    return _assemble(w, X.shape[0], sums)
+def partial_hessian(point: Point) -> PartialHessian:
+    """Accumulate `PartialHessian` over the samples of a point, in chunks where they are many."""
+    W = point.rows
+    Q, WQ, W_norm = _row_basis(W)
+    return _assemble(Q, W_norm, point.X.shape[0], sum_over_samples(_hessian_sums, point, WQ))
 
 
 def hessian_vector_product(
-    w: Float[jax.Array, "d"],
-    V: Float[jax.Array, "d k"],
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    direction_w: Float[jax.Array, "d"],
-    direction_V: Float[jax.Array, "d k"],
-    *,
-    loss: Loss,
-) -> tuple[Float[jax.Array, "d"], Float[jax.Array, "d k"]]:
-    """∇²F(w, V)[a, B] from the samples themselves: (mean ℓ''_i t_i a_i + Bg, w (mean ℓ''_i t_i f_i)ᵀ + agᵀ).
+    point: Point, A: Float[jax.Array, "m d"], B: Float[jax.Array, "d k"]
+) -> tuple[Float[jax.Array, "m d"], Float[jax.Array, "d k"]]:
+    """∇²F(W, V)[A, B] from the samples themselves: (mean s_i a_iᵀ + R Bᵀ, Wᵀ mean s_i f_iᵀ + Aᵀ R), s_i = ℓ''_i t_i.
 
-    Here a_i = x_i + V f_i and t_i = aᵀa_i + wᵀBf_i. Costs a few passes over the samples; uses no `PartialHessian`.
+    Here a_i = x_i + V f_i and t_i = A a_i + W B f_i. Costs a few passes over the samples; uses no `PartialHessian`.
     """
-    inner = V.T @ direction_w + direction_V.T @ w
-    along_X, along_features, g = (
-        total / X.shape[0]
-        for total in _sum_over_samples(_product_sums, (w, V, direction_w, inner), (features, X, y), loss)
-    )
-    product_w = along_X + V @ along_features + direction_V @ g
-    return product_w, jnp.outer(w, along_features) + jnp.outer(direction_w, g)
+    W, V = point.rows, point.V
+    sums = sum_over_samples(_product_sums, point, A, A @ V + W @ B)
+    along_X, along_features, R = (total / point.X.shape[0] for total in sums)
+    return along_X + along_features @ V.T + R @ B.T, W.T @ along_features + A.T @ R
 
 
-def _sum_over_samples(sums: Callable[..., Any], point: tuple[jax.Array, ...], samples: tuple[Array, ...], loss: Loss):
-    """The sum of `sums(point, samples, loss)` over chunks of the samples."""
-    rows = _rows_in_chunk(*samples[:2])
-    if all(isinstance(array, jax.Array) for array in samples):
-        if any(_is_sharded(array) for array in samples):
-            rows = samples[0].shape[
-                0
-            ]  # every device has its own part, which slices across all samples would move about
-        return _sum_on_device(sums, point, samples, rows=rows, loss=loss)
-    total = None
-    for chunk in _read_chunks(samples, rows, point[0].dtype):
-        part = _sum_on_device(sums, point, chunk, rows=rows, loss=loss)
-        total = part if total is None else jax.tree.map(jnp.add, total, part)
-    return total
+def reduced_matrix(hessian: PartialHessian, shift: Any = 0.0) -> tuple[jax.Array, jax.Array]:
+    """The symmetric matrix of the form in (A, C, u), `shift` added on A, and the basis N, (d, d − q), that u is in.
+
+    Its order is md + qk + (d − q) min(m, k); all other eigenvalues of ∇²F are zero.
+    """
+    m, k, (d, q) = hessian.gamma.shape[0], hessian.Z.shape[0], hessian.Q.shape
+    N, rows, order = _complement(hessian.Q), min(m, k), hessian.K.shape[0]
+    size = order + (d - q) * rows
+    matrix = jnp.zeros((size, size), hessian.K.dtype).at[:order, :order].set(hessian.K)
+    in_A = jnp.arange(m * d)
+    matrix = matrix.at[in_A, in_A].add(shift)
+    coupling = jnp.einsum("j,da,ji->jdia", hessian.gamma[:rows], N, jnp.eye(rows, dtype=N.dtype))
+    coupling = coupling.reshape(rows * d, rows * (d - q))
+    matrix = matrix.at[: rows * d, order:].set(coupling).at[order:, : rows * d].set(coupling.T)
+    return matrix, N
 
 
-def _read_chunks(samples: tuple[Array, ...], rows: int, dtype: Any) -> Iterator[tuple[jax.Array, ...]]:
-    for start in range(0, samples[0].shape[0], rows):
-        yield tuple(jnp.asarray(array[start : start + rows], dtype=dtype) for array in samples)
-
-
-def _is_sharded(array: Any) -> bool:
-    if jax.typeof(array).sharding.mesh.size > 1:
-        return True
-    return not is_traced(array) and len(array.sharding.device_set) > 1
-
-
-@partial(jax.jit, static_argnames=("sums", "rows", "loss"))
-def _sum_on_device(sums, point, samples, *, rows: int, loss: Loss):
-    n = samples[0].shape[0]
-    whole, rest = divmod(n, rows)
-    if whole <= 1 and rest * whole == 0:
-        return sums(point, samples, loss)
-
-    def chunk(start: Any, size: int):
-        return sums(point, tuple(jax.lax.dynamic_slice_in_dim(array, start, size) for array in samples), loss)
-
-    def add(i: jax.Array, total: Any):
-        return jax.tree.map(jnp.add, total, chunk(i * rows, rows))
-
-    total = jax.lax.fori_loop(1, whole, add, chunk(0, rows))
-    return jax.tree.map(jnp.add, total, chunk(whole * rows, rest)) if rest else total
-
-
-def _hessian_sums(point, samples, loss: Loss):
-    w, V = point
-    features, X, y = samples
-    w_norm, _ = _norm_and_unit(w)
-    a = X + features @ V.T
-    p = a @ w
-    cancelling = jnp.sum(jnp.abs(X * w), axis=1) + jnp.sum(jnp.abs(features) * (jnp.abs(V).T @ jnp.abs(w)), axis=1)
-    curvature, curvature_change = jax.jvp(lambda p: loss.second_derivative(p, y), (p,), (cancelling,))
-    slope = loss.derivative(p, y)
-    weight = jnp.sqrt(curvature)[:, None]
-    gram = _gram(jnp.concatenate([weight * a, (weight * w_norm) * features], axis=1))
-    change = jnp.abs(curvature_change)
-    squares = [jnp.sum(change[:, None] * part * part, axis=0) for part in (a, features)]  # as sums: nothing is stored
-    K_scale = jnp.concatenate([squares[0], w_norm**2 * squares[1]]) + jnp.diagonal(gram)
-    size = jnp.abs(slope) + curvature * cancelling
-    return gram, K_scale, slope @ features, size @ jnp.abs(features)
-
-
-def _product_sums(point, samples, loss: Loss):
-    w, V, direction_w, inner = point
-    features, X, y = samples
-    p = X @ w + features @ (V.T @ w)
-    t = loss.second_derivative(p, y) * (X @ direction_w + features @ inner)
-    return t @ X, t @ features, loss.derivative(p, y) @ features
-
-
-@jax.jit
-def _assemble(w, n, sums) -> PartialHessian:
-    gram, K_scale, g, g_scale = (total / n for total in sums)
-    w_norm, w_unit = _norm_and_unit(w)
-    d = w.shape[0]
-    coupling = jnp.outer(w_unit, g)
-    K = gram.at[:d, d:].add(coupling).at[d:, :d].add(coupling.T)
-    return PartialHessian(K, K_scale, g, jnp.linalg.norm(g_scale), w_unit, w_norm)
-
-
-def _norm_and_unit(w):
-    """‖w‖ and w/‖w‖, the first unit vector at w = 0; scaled, as ‖w‖² may underflow or overflow."""
+def _row_basis(W: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Q, WQ and ‖W‖; for one output w/‖w‖, the first unit vector at w = 0; scaled, as ‖w‖² may underflow or overflow."""
+    if W.shape[0] > 1:
+        finite = all_finite(W)
+        # LAPACK must not be given what is not finite.
+        U, singular, Vt = jnp.linalg.svd(jnp.where(finite, W, 0.0), full_matrices=False)
+        return Vt.T, jnp.where(finite, U * singular, jnp.nan), jnp.where(finite, singular[0], jnp.nan)
+    w = W[0]
     largest = jnp.max(jnp.abs(w))
     scaled = jnp.where(largest > 0, w / jnp.where(largest > 0, largest, 1.0), jnp.zeros_like(w).at[0].set(1.0))
     length = jnp.linalg.norm(scaled)
-    return largest * length, scaled / length
+    w_norm = largest * length
+    return (scaled / length)[:, None], w_norm[None, None], w_norm
+
+
+def _hessian_sums(point: Point, WQ):
+    """Of ℓ'' in the coordinates (A, C), not yet turned to R's singular vectors; what it is relative to; and of R."""
+    W, V, features, y, loss = point.rows, point.V, point.features, point.y, point.row_loss
+    a = point.inner
+    p = a @ W.T
+    cancelling = jnp.abs(point.X) @ jnp.abs(W).T + jnp.abs(features) @ (jnp.abs(W) @ jnp.abs(V)).T
+    slope = loss.derivative(p, y)
+    gram, diagonal_change, steepness = (_one_output if W.shape[0] == 1 else _several_outputs)(
+        loss, p, y, cancelling, a, features, WQ
+    )
+    size = jnp.abs(slope) + steepness
+    return gram, diagonal_change + jnp.diagonal(gram), slope.T @ features, size.T @ jnp.abs(features)
+
+
+def _one_output(loss, p, y, cancelling, a, features, WQ):
+    change = jax.jvp(lambda p: loss.second_derivative(p, y)[:, 0, 0], (p,), (cancelling,))
+    curvature, change = change[0], jnp.abs(change[1])
+    weight, w_norm = jnp.sqrt(curvature)[:, None], WQ[0, 0]
+    gram = _gram(jnp.concatenate([weight * a, (weight * w_norm) * features], axis=1))
+    squares = [jnp.sum(change[:, None] * part * part, axis=0) for part in (a, features)]  # as sums: nothing is stored
+    return gram, jnp.concatenate([squares[0], w_norm**2 * squares[1]]), curvature[:, None] * cancelling
+
+
+def _several_outputs(loss, p, y, cancelling, a, features, WQ):
+    (n, m), q = p.shape, WQ.shape[1]
+    curvature = loss.second_derivative(p, y)
+    inner = jnp.concatenate([jnp.eye(m, dtype=p.dtype), WQ], axis=1)  # of a direction's rows in A, then in C
+    weights = inner.T @ curvature @ inner  # (n, m + q, m + q)
+
+    def strip(weights):  # of one row of A or C against all of both
+        along_a = (weights[:, :m, None] * a[:, None, :]).reshape(n, -1)
+        return jnp.concatenate([along_a, (weights[:, m:, None] * features[:, None, :]).reshape(n, -1)], axis=1)
+
+    rows = jnp.moveaxis(weights, 1, 0)
+    in_A = jax.lax.map(lambda row: a.T @ strip(row), rows[:m])
+    in_C = jax.lax.map(lambda row: features.T @ strip(row), rows[m:])
+    columns = in_A.shape[-1]
+    gram = jnp.concatenate([in_A.reshape(-1, columns), in_C.reshape(-1, columns)])
+    gram = 0.5 * (gram + gram.T)
+
+    def changed(output):  # of the diagonal of ℓ'' if this output's predictions move by what cancels in them
+        moved = jnp.where(jnp.arange(m) == output, cancelling, 0.0)
+        diagonal = lambda p: jnp.diagonal(loss.second_derivative(p, y), axis1=1, axis2=2)  # noqa: E731
+        return jnp.abs(jax.jvp(diagonal, (p,), (moved,))[1])
+
+    change = jnp.sum(jax.lax.map(changed, jnp.arange(m)), axis=0)
+    in_C = (change @ WQ**2).T @ features**2
+    squares = jnp.concatenate([(change.T @ a**2).ravel(), in_C.ravel()])
+    steepness = jnp.einsum("nij,nj->ni", jnp.abs(curvature), cancelling)
+    return gram, squares, steepness
+
+
+def _product_sums(point: Point, A, inner):
+    p = point.X @ point.rows.T + point.features @ (point.rows @ point.V).T
+    loss, t = point.row_loss, point.X @ A.T + point.features @ inner.T
+    s = jnp.einsum("nij,nj->ni", loss.second_derivative(p, point.y), t)
+    return s.T @ point.X, s.T @ point.features, loss.derivative(p, point.y).T @ point.features
+
+
+@jax.jit
+def _assemble(Q, W_norm, n, sums) -> PartialHessian:
+    gram, K_scale, R, R_scale = (total / n for total in sums)
+    (m, k), (d, q) = R.shape, Q.shape
+    U, gamma, Z = _singular(R)
+    if m > 1:  # A's rows turned to R's left singular vectors
+        in_A = m * d
+        rows = jnp.einsum("ij,iaN->jaN", U, gram[:in_A].reshape(m, d, -1)).reshape(in_A, -1)
+        gram = jnp.concatenate([rows, gram[in_A:]])
+        columns = jnp.einsum("Nia,ij->Nja", gram[:, :in_A].reshape(-1, m, d), U).reshape(-1, in_A)
+        gram = jnp.concatenate([columns, gram[:, in_A:]], axis=1)
+        scale = (jnp.abs(U).T @ jnp.sqrt(K_scale[:in_A]).reshape(m, d)) ** 2
+        K_scale = jnp.concatenate([scale.ravel(), K_scale[in_A:]])
+    coupling = jnp.einsum("ab,jl->jabl", Q, U.T @ R).reshape(m * d, q * k)
+    K = gram.at[: m * d, m * d :].add(coupling).at[m * d :, : m * d].add(coupling.T)
+    return PartialHessian(K, K_scale, gamma, U, Z, spectral_norm(R_scale) if m > 1 else norm(R_scale), Q, W_norm)
+
+
+def _singular(R: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U, γ and Z with R = U diag(γ) Zᵀ: all m left singular vectors, zeros for those without a right one."""
+    m, k = R.shape
+    if m == 1:
+        gamma = norm(R)
+        z = jnp.where(gamma > 0, ratio(R[0], gamma), jnp.zeros(k, R.dtype).at[0].set(1.0))
+        return jnp.ones((1, 1), R.dtype), gamma[None], z[:, None]
+    finite = all_finite(R)
+    U, gamma, Zt = jnp.linalg.svd(jnp.where(finite, R, 0.0), full_matrices=m > k)
+    gamma = jnp.where(finite, gamma, jnp.nan)
+    missing = max(m - k, 0)
+    return U, jnp.pad(gamma, (0, missing)), jnp.pad(Zt[:m].T, ((0, 0), (0, missing)))
+
+
+def _complement(Q: jax.Array) -> jax.Array:
+    """An orthonormal basis of what is orthogonal to Q's columns, shape (d, d − q)."""
+    d, q = Q.shape
+    if q > 1:
+        return jnp.linalg.qr(Q, mode="complete")[0][:, q:]
+    # A Householder reflection sends the first unit vector to ∓Q's column and the others to a basis of its complement.
+    axis = Q[:, 0].at[0].add(jnp.where(Q[0, 0] < 0, -1.0, 1.0))
+    return (jnp.eye(d, dtype=Q.dtype) - 2.0 * jnp.outer(axis, axis) / (axis @ axis))[:, 1:]
 
 
 def _gram(J: jax.Array, block: int = 320) -> jax.Array:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Float, Int
 
-from resflow.arrays import Array, as_number, check_point, is_traced
+from resflow.arrays import Array, as_number, is_traced
+from resflow.certificates.gap import check_ridge
 from resflow.floating import all_finite, nan_unless, norm, ratio
-from resflow.losses.scalar import Loss, as_loss
 from resflow.parallel import blas_on_one_thread
-from resflow.spectrum.partial_hessian import PartialHessian, analyse_samples, hessian_vector_product, partial_hessian
+from resflow.point import Point, analyse_point
+from resflow.spectrum.partial_hessian import PartialHessian, hessian_vector_product, partial_hessian
 
 __all__ = ["SmallestEigenvalue", "smallest_partial_eigenvalue"]
 
@@ -30,25 +31,25 @@ class SmallestEigenvalue(NamedTuple):
     large for floating point, all numbers are NaN and `converged` is False.
 
     Attributes:
-        value: The Rayleigh quotient of the direction.
-        lower: No eigenvalue lies below: from a Cholesky factorisation, or from |g|; from |g| alone where that is below
+        lambda_min: The Rayleigh quotient of the direction.
+        lambda_min_lower: No eigenvalue lies below: from a Cholesky factorisation, or from ‖R‖; from that alone where it is below
             1e-138 (1e-17 in float32), and then not converged.
-        upper: An eigenvalue lies at or below: the Rayleigh quotient, the same number as `value`.
-        residual: ‖Hv − value·v‖ for the direction v, of norm 1, with Hv a product with the samples themselves.
-        direction_w: The part of v in w, shape (d,).
+        lambda_min_upper: An eigenvalue lies at or below: the Rayleigh quotient, the same number as `lambda_min`.
+        lambda_min_residual: ‖Hv − λv‖ for the direction v, of norm 1, with Hv a product with the samples themselves.
+        direction_W: The part of v in W, of W's shape.
         direction_V: The part of v in V, shape (d, k).
-        converged: True if upper − lower is within the tolerance, relative to the larger of the two; in float32 only if
+        converged: True if their difference is within the tolerance, relative to the larger of the two; in float32 only if
             `rounding` is so as well, as there it decides how many digits are right.
-        rounding: Estimate of the effect on `value` of rounding in the predictions, in the sums over samples and in the
+        rounding: Estimate of the effect on `lambda_min` of rounding in the predictions, in the sums over samples and in the
             ridge terms.
         factorizations: Cholesky factorisations that it took.
     """
 
-    value: Float[Array, ""]
-    lower: Float[Array, ""]
-    upper: Float[Array, ""]
-    residual: Float[Array, ""]
-    direction_w: Float[Array, "d"]
+    lambda_min: Float[Array, ""]
+    lambda_min_lower: Float[Array, ""]
+    lambda_min_upper: Float[Array, ""]
+    lambda_min_residual: Float[Array, ""]
+    direction_W: Float[Array, "*m d"]
     direction_V: Float[Array, "d k"]
     converged: Bool[Array, ""]
     rounding: Float[Array, ""]
@@ -56,34 +57,18 @@ class SmallestEigenvalue(NamedTuple):
 
 
 def smallest_partial_eigenvalue(
-    w: Real[Array, "d"],
-    V: Real[Array, "d k"],
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: str | Loss,
-    ridge_w: float = 0.0,
-    ridge_V: float = 0.0,
-    rtol: float | None = None,
+    point: Point, *, ridge_W: float = 0.0, ridge_V: float = 0.0, rtol: float | None = None
 ) -> SmallestEigenvalue:
-    """λ_min of ∇²F + diag(ridge_w, ridge_V) in (w, V), closed in from both sides, with its direction.
+    """λ_min of ∇²F + diag(ridge_W, ridge_V) in (W, V), closed in from both sides, with its direction.
 
-    With K, γ = ‖g‖ of `PartialHessian` and P the projector onto w's complement, σ < 0 lies below every eigenvalue
-    if and only if S(σ) = K − σI + (γ²/σ) P has a Cholesky factorisation (Sylvester's law of inertia, u eliminated).
-    Each factor that exists also serves a Lanczos iteration for the direction, whose Rayleigh quotient is the other end.
-
-    NumPy arrays are analysed in float64, memory-mapped ones in chunks; JAX arrays in their own precision and on
-    their own devices; works under jit and vmap.
+    With K, R = U diag(γ) Zᵀ and Q of `PartialHessian`, σ < 0 lies below every eigenvalue if and only if
+    S(σ) = K − σI + (1/σ) (diag(γ²) ⊗ (I − QQᵀ)), of order md + min(m, d) k, has a Cholesky factorisation (Sylvester's
+    law of inertia, u eliminated). Each factor that exists also serves a Lanczos iteration for the direction, whose
+    Rayleigh quotient is the other end. Before any factorisation −‖R‖ ≤ λ_min.
 
     Args:
-        w: Output weights, shape (d,).
-        V: Mixing matrix, shape (d, k).
-        features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
-        loss: A loss or its name.
-        ridge_w: Coefficient of ‖w‖²/2 in the objective.
+        point: A residual unit's point, of any number of outputs and any rank of W.
+        ridge_W: Coefficient of ‖W‖_F²/2 in the objective.
         ridge_V: Coefficient of ‖V‖_F²/2 in the objective.
         rtol: Largest relative width of the bracket, of λ_min − ridge_V; by default 1e-10 in float64, 1e-4 in float32.
 
@@ -91,80 +76,85 @@ def smallest_partial_eigenvalue(
         The eigenvalue with its bracket, residual and direction. Look at `converged` before you trust it.
 
     Raises:
-        InvalidInputError: If shapes disagree or labels do not suit the loss.
+        InvalidInputError: If a ridge coefficient or rtol is out of range.
 
     References:
-        The setting is that of Shamir 2018 (arXiv:1804.06739), section 3.
+        The setting is that of Shamir 2018 (arXiv:1804.06739), section 3 and appendix; the bracket is this project's own.
     """
-    loss = as_loss(loss)
-    check_point(w, V, features, X, y, loss)
-    for name, value in (("ridge_w", ridge_w), ("ridge_V", ridge_V)):
-        as_number(name, value, "must be a finite number, at least 0; 0 is no ridge term", lambda r: 0 <= r < jnp.inf)
+    check_ridge(ridge_W, ridge_V)
     if rtol is None:
-        single = any(array.dtype == jnp.float32 for array in (w, V) if isinstance(array, jax.Array))
+        single = any(array.dtype == jnp.float32 for array in (point.W, point.V) if isinstance(array, jax.Array))
         rtol = 1e-4 if single else 1e-10
     as_number("rtol", rtol, "must lie between 0 and 1: relative to the eigenvalue", lambda rtol: 0 < rtol < 1)
-    options: dict[str, Any] = {"loss": loss, "ridge_w": ridge_w, "ridge_V": ridge_V, "rtol": rtol}
-    search = partial(analyse_samples, _smallest, w, V, features, X, y, **options)
-    if is_traced(w, V, features, X, y):
+    search = partial(analyse_point, _smallest, point, ridge_W, ridge_V, rtol)
+    if is_traced(*jax.tree.leaves(point)):
         return SmallestEigenvalue(*search())
     with blas_on_one_thread():
         return SmallestEigenvalue(*jax.block_until_ready(search()))  # not before the factorisations are done
 
 
-def _smallest(w, V, features, X, y, *, loss: Loss, ridge_w, ridge_V, rtol) -> tuple:
-    bracket, a, B = _search(partial_hessian(w, V, features, X, y, loss=loss), ridge_w - ridge_V, rtol)
-    product_w, product_V = hessian_vector_product(w, V, features, X, y, a, B, loss=loss)
-    return _evidence(bracket, a, B, product_w, product_V, ridge_w, ridge_V, rtol)
+def _smallest(point: Point, ridge_W, ridge_V, rtol) -> tuple:
+    bracket, A, B = _search(partial_hessian(point), ridge_W - ridge_V, rtol)
+    products = hessian_vector_product(point, A, B)
+    found = _evidence(bracket, A, B, *products, ridge_W, ridge_V, rtol)
+    value, lower, upper, residual, A, *rest = found
+    return value, lower, upper, residual, A.reshape(point.W.shape), *rest
 
 
 @jax.jit
-def _evidence(bracket: _Bracket, a, B, product_w, product_V, ridge_w, ridge_V, rtol) -> tuple:
+def _evidence(bracket: _Bracket, A, B, product_W, product_V, ridge_W, ridge_V, rtol) -> tuple:
     value, lower = bracket.upper + ridge_V, bracket.lower + ridge_V
-    error_w, error_V = product_w + (ridge_w - value) * a, product_V + (ridge_V - value) * B
-    residual = _hypot(norm(error_w), norm(error_V))
+    error_W, error_V = product_W + (ridge_W - value) * A, product_V + (ridge_V - value) * B
+    residual = _hypot(norm(error_W), norm(error_V))
     eps = jnp.finfo(value.dtype).eps
-    rounding = bracket.rounding + 4.0 * eps * (jnp.abs(ridge_w) + jnp.abs(ridge_V))
+    rounding = bracket.rounding + 4.0 * eps * (jnp.abs(ridge_W) + jnp.abs(ridge_V))
     converged = bracket.converged
     if eps > 1e-10:
         converged &= rounding <= rtol * jnp.abs(bracket.upper)
-    numbers = (value, lower, value, residual, a, B, converged, rounding)
+    numbers = (value, lower, value, residual, A, B, converged, rounding)
     return *nan_unless(all_finite(value, lower), numbers), bracket.count
 
 
 class _Form(NamedTuple):
-    """The quadratic form xᵀKx + 2γ aᵀu on (x, u), with x = (a, c), u ⟂ w, as the search needs it."""
+    """The quadratic form xᵀKx + 2 Σ_j γ_j a_jᵀu_j on (x, u), x = (A, C) by rows, u_j ⟂ Q, as the search needs it.
+
+    Vectors u, and the part of x that they are coupled with, have the shape (m, d) of A.
+    """
 
     K: jax.Array
-    gamma: jax.Array
-    has_u: bool  # false if d = 1
-    in_a: jax.Array  # 1 on the coordinates of x that are a's, else 0
-    w_unit: jax.Array  # ŵ in a's coordinates
-    u: jax.Array  # some unit vector orthogonal to w, zero if d = 1
+    gamma: jax.Array  # (m,), descending
+    has_u: bool  # false if Q spans everything
+    complement: jax.Array  # I − QQᵀ
+    u: jax.Array  # some unit vector orthogonal to Q, zero if there is none
 
     def project(self, x):
-        """Px, zero if d = 1."""
-        return self.in_a * x - self.w_unit * (self.w_unit @ x) if self.has_u else jnp.zeros_like(x)
+        """The rows of A without their part in Q's span."""
+        m, d = self.u.shape
+        return x[: m * d].reshape(m, d) @ self.complement
 
     def shifted(self, sigma):
         """S(σ), definite if and only if σ < 0 lies below every eigenvalue."""
-        identity = jnp.eye(self.K.shape[0], dtype=self.K.dtype)
+        order, (m, d) = self.K.shape[0], self.u.shape
+        S = self.K - sigma * jnp.eye(order, dtype=self.K.dtype)
         if not self.has_u:
-            return self.K - sigma * identity
-        complement = self.in_a * identity - jnp.outer(self.w_unit, self.w_unit)
-        return self.K - sigma * identity + self.gamma * ratio(self.gamma, sigma) * complement
+            return S
+        blocks = (self.gamma * ratio(self.gamma, sigma))[:, None, None] * self.complement
+        for j in range(m):
+            S = S.at[j * d : (j + 1) * d, j * d : (j + 1) * d].add(blocks[j])
+        return S
 
     def rayleigh(self, x):
-        """The smallest Rayleigh quotient in the span of (x, 0) and (0, Px), with its vector (x, u), of norm 1."""
-        direction = self.project(x)
+        """The smallest Rayleigh quotient in the span of (x, 0) and (0, u), u_j = γ_j Pa_j, with its vector, of norm 1."""
         h = x @ (self.K @ x)
         if not self.has_u:
-            return h, x, direction
-        size = jnp.linalg.norm(direction)
-        t = self.gamma * size
+            return h, x, self.u
+        # relative to the largest γ, and of one output without it: squares are taken
+        along = ratio(self.gamma, self.gamma[0])[:, None] * self.project(x)
+        size = jnp.linalg.norm(along)
+        t = self.gamma[0] * size
         value = _lower_root(h, t)
         length = _hypot(value, t)
-        u = jnp.where(size > 0, ratio(direction, size), self.u)
+        u = jnp.where(size > 0, ratio(along, size), self.u)
         return value, ratio(value, length) * x, jnp.where(length > 0, ratio(t, length), 1.0) * u
 
 
@@ -186,58 +176,55 @@ class _Bracket(NamedTuple):
 
 @jax.jit
 def _search(hessian: PartialHessian, ridge_difference, rtol) -> tuple[_Bracket, jax.Array, jax.Array]:
-    # One g for its norm and its unit vector: XLA may else sum it twice, and where it is all rounding they disagree.
+    # One R for its singular values and vectors: XLA may else sum it twice, and where it is all rounding they disagree.
     hessian = jax.lax.optimization_barrier(hessian)
-    d = hessian.w_unit.shape[0]
     form, start = _prepare(hessian, jnp.asarray(ridge_difference, hessian.K.dtype), rtol)
 
-    finite = hessian.finite
+    finite, gamma = hessian.finite, form.gamma[0]
     # Vectors of the iteration have entries as large as 1/γ, of which no squares can be taken at either end.
-    workable = finite & ((form.gamma == 0) | (form.gamma > jnp.finfo(form.gamma.dtype).tiny ** 0.45))
+    workable = finite & ((gamma == 0) | (gamma > jnp.finfo(gamma.dtype).tiny ** 0.45))
+    in_A = form.u.size
 
     def rounding(state: _Bracket):
-        a, c = state.x[:d], state.x[d:]
+        A, C = state.x[:in_A], state.x[in_A:]
         in_K = hessian.K_scale @ state.x**2
-        in_g = hessian.g_scale * jnp.sqrt((a @ a) * (c @ c + state.u @ state.u))
-        return 4.0 * jnp.finfo(form.K.dtype).eps * (in_K + in_g)
+        in_R = hessian.R_scale * jnp.sqrt((A @ A) * (C @ C + jnp.sum(state.u**2)))
+        return 4.0 * jnp.finfo(form.K.dtype).eps * (in_K + in_R)
 
     def unfinished(state: _Bracket):
         hopeless = (state.count >= _PATIENCE) & (state.upper - state.lower <= rounding(state))
         return workable & ~state.converged & ~hopeless & (state.count < _MAX_FACTORIZATIONS)
 
     state = jax.lax.while_loop(unfinished, partial(_narrow, form, rtol=rtol), start)
-    g_unit = jnp.where(form.gamma > 0, ratio(hessian.g, form.gamma), jnp.zeros_like(hessian.g).at[0].set(1.0))
-    B = jnp.outer(hessian.w_unit, state.x[d:]) + jnp.outer(state.u[:d], g_unit)
     lower = jnp.where(finite, jnp.minimum(state.lower, state.upper), jnp.nan)
-    return state._replace(lower=lower, rounding=rounding(state)), state.x[:d], B
+    return state._replace(lower=lower, rounding=rounding(state)), *hessian.direction(state.x, state.u)
 
 
 def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
-    """The form, with δ = ridge_w − ridge_V on a, and what is known of λ_min − ridge_V before any factorisation."""
-    d, k = hessian.w_unit.shape[0], hessian.g.shape[0]
-    order, dtype = d + k, hessian.K.dtype
-    in_a = (jnp.arange(order) < d).astype(dtype)
-    w_unit = jnp.pad(hessian.w_unit, (0, k))
+    """The form, with δ = ridge_W − ridge_V on A, and what is known of λ_min − ridge_V before any factorisation."""
+    m, (d, q) = hessian.gamma.shape[0], hessian.Q.shape
+    order, dtype = hessian.K.shape[0], hessian.K.dtype
+    in_A = (jnp.arange(order) < m * d).astype(dtype)
     size = jnp.abs(jnp.diagonal(hessian.K))
-    gamma = hessian.g_norm
+    gamma, has_u = hessian.gamma, q < d
     # The sums over samples are positive semidefinite but for rounding. With this much more they are so again, as
     # they have to be where K is singular: there a shift of λ_min's size is all that a pivot has.
-    K = hessian.K + jnp.diag(4.0 * jnp.finfo(dtype).eps * size + delta * in_a)
-    if d > 1:
-        # At w = 0 no direction is w's: u may be any vector of R^d, and then there is no need of c.
-        at_zero = hessian.w_norm == 0
-        K = jnp.where(at_zero, in_a[:, None] * in_a, 1.0) * K
-        w_unit = jnp.where(at_zero, 0.0, w_unit)
-    other = jnp.zeros(order, dtype).at[jnp.argmin(jnp.abs(hessian.w_unit))].set(1.0)
-    form = _Form(K, gamma, d > 1, in_a, w_unit, other)
-    u = form.project(other)
-    form = form._replace(u=ratio(u, jnp.linalg.norm(u)))
+    K = hessian.K + jnp.diag(4.0 * jnp.finfo(dtype).eps * size + delta * in_A)
+    complement, u = jnp.eye(d, dtype=dtype), jnp.zeros((m, d), dtype)
+    if has_u:
+        # At W = 0 no direction is W's: u may be any vector of R^d, and then there is no need of C.
+        at_zero = hessian.W_norm == 0
+        K = jnp.where(at_zero, in_A[:, None] * in_A, 1.0) * K
+        complement = complement - jnp.where(at_zero, 0.0, hessian.Q @ hessian.Q.T)
+        other = complement[jnp.argmax(jnp.diagonal(complement))]
+        u = u.at[0].set(ratio(other, jnp.linalg.norm(other)))
+    form = _Form(K, gamma, has_u, complement, u)
 
-    # K's part from the samples is positive semidefinite, so that only δ and g can pull below zero.
-    lower = _lower_root(jnp.minimum(delta, 0.0), gamma)
-    if d > 1:
-        x, u, upper = jnp.zeros(order, dtype), form.u, jnp.zeros((), dtype)
-        estimate = _lower_root(jnp.maximum(in_a @ size / d + delta, 0.0), gamma)
+    # K's part from the samples is positive semidefinite, so that only δ and R can pull below zero.
+    lower = _lower_root(jnp.minimum(delta, 0.0), gamma[0])
+    if has_u:
+        x, upper = jnp.zeros(order, dtype), jnp.zeros((), dtype)
+        estimate = _lower_root(jnp.maximum(in_A @ size / (m * d) + delta, 0.0), gamma[0])
         shift = lower * (1.0 + 1.0 / 16.0)
     else:
         x = jnp.zeros(order, dtype).at[jnp.argmin(jnp.diagonal(K))].set(1.0)
@@ -296,7 +283,7 @@ def _narrow(form: _Form, state: _Bracket, *, rtol) -> _Bracket:
 def _improve(form: _Form, factor, state: _Bracket, *, rtol):
     """A better vector by Lanczos iteration with a factor LLᵀ = S(σ), and how far below it to try the next shift.
 
-    S(λ) = S(σ) − (λ − σ) M with M = I + γ²/(σλ) P, exactly: so at λ = λ_min the largest eigenvalue of
+    S(λ) = S(σ) − (λ − σ) M with M = I + (1/(σλ)) diag(γ²) ⊗ P, exactly: so at λ = λ_min the largest eigenvalue of
     (λ − σ) M^½ S(σ)⁻¹ M^½ is 1 and its vector is the one sought, however far from λ_min the shift σ is. Far
     away the iteration is run twice, the second time with what the first found in λ's place.
     """
@@ -310,12 +297,15 @@ def _improve(form: _Form, factor, state: _Bracket, *, rtol):
 
     def improve(_, current):
         estimate, _, start, *_ = current
-        weight = jnp.sqrt(ratio(form.gamma, estimate) * ratio(form.gamma, state.shift)) if form.has_u else 0.0
-        inverse = 1.0 / jnp.sqrt(1.0 + weight**2)
+        weight = 1.0 + ratio(form.gamma, estimate) * ratio(form.gamma, state.shift)  # of M, row by row
+        inverse = 1.0 / jnp.sqrt(weight[0])
 
         def root_M(x):  # over its norm, which may be as large as 1/γ
+            if not form.has_u:
+                return x
             along = form.project(x)
-            return along + inverse * (x - along)
+            scaled = jnp.sqrt(weight / weight[0])[:, None] * along - inverse * along
+            return (inverse * x).at[: along.size].add(scaled.ravel())
 
         x = solve(root_M(_lanczos(lambda y: root_M(solve(root_M(y))), root_M(start), steps)))
         x = x / jnp.max(jnp.abs(x))

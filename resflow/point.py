@@ -1,0 +1,324 @@
+"""A point: the weights of a residual unit, its features, and the samples and loss that they are judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Real
+
+from resflow.arrays import Array, analyse, as_array, as_numpy, check_samples, in_full_precision, is_traced
+from resflow.errors import InvalidInputError
+from resflow.labels import as_labels
+from resflow.losses import Loss, as_loss, lifted
+from resflow.models.residual_unit import ResidualUnit
+
+__all__ = ["ModelPoint", "Point", "analyse_point", "checked_samples", "sum_over_samples"]
+
+_CHUNK_ENTRIES = 1 << 22
+"""Entries of what is made of a chunk of samples: 32 MiB in float64, and a few times that while it is worked on."""
+
+
+class Point(eqx.Module):
+    """A point (W, V) of p(x) = W(x + V f(x)) with its features, samples X, labels y and a loss; checked once.
+
+    Everything that is known of a point is a function of it: `certify`, `analyze`, `spectrum`, `smallest_eigenvalue`,
+    `escape`, `solve`. NumPy arrays are analysed in float64, memory-mapped ones in chunks; JAX arrays in their own
+    precision and on their own devices. A pytree: may be made inside functions under jit and vmap, and passed to them.
+
+    The point itself (W, V and the features) may be infinite or not a number, as that of a diverged run is: what is
+    computed from it then says so. Samples and labels may not.
+
+    Attributes:
+        W: Output weights, shape (d,) for one output, (m, d) for m.
+        V: Mixing matrix, shape (d, k).
+        features: f_θ(x_i) as rows, shape (n, k).
+        X: Samples as rows, shape (n, d).
+        y: Labels as the loss takes them, shape (n,), or (n, m) for several outputs of the squared loss.
+        loss: ℓ.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), section 2, and its appendix for several outputs.
+    """
+
+    W: Real[Array, "*m d"]
+    V: Real[Array, "d k"]
+    features: Real[Array, "n k"]
+    X: Real[Array, "n d"]
+    y: Real[Array, "n *m"]
+    loss: Loss = eqx.field(static=True)
+
+    def __init__(self, W: Any, V: Any, features: Any, X: Any, y: Any, loss: str | Loss) -> None:
+        """A point of arrays, lists, data frames or tensors; features may come from any framework.
+
+        Args:
+            W: Output weights, shape (d,) or (m, d).
+            V: Mixing matrix, shape (d, k).
+            features: f_θ(x_i) as rows, shape (n, k).
+            X: Samples as rows, shape (n, d).
+            y: Labels: −1 and +1, 0 and 1 or truth values for the logistic loss; whole numbers 0, ..., m − 1 or one-hot
+                rows for softmax; numbers, or rows of m, for the squared loss.
+            loss: A loss or its name.
+
+        Raises:
+            InvalidInputError: If an array holds no real numbers, shapes disagree, naming both, the samples are not
+                finite, or labels do not suit the loss or the number of outputs.
+        """
+        self.loss = loss = as_loss(loss)
+        self.X, self.W = check_samples(X), as_array("W", W)
+        if self.W.ndim not in (1, 2):
+            raise InvalidInputError(f"W has shape {self.W.shape}, but must be (d,), or (m, d) for m outputs")
+        self.V, self.features = as_array("V", V, 2), as_array("features", features, 2)
+        (n, d), k = self.X.shape, self.features.shape[1]
+        expected = {"W": (*self.W.shape[:-1], d), "V": (d, k), "features": (n, k)}
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise InvalidInputError(
+                    f"{name} has shape {found}, but must be {shape} to fit X {(n, d)} and features {(n, k)}"
+                )
+        m = None if self.W.ndim == 1 else self.W.shape[0]
+        if (m is None) != (loss.outputs == "one") and loss.outputs != "any":
+            needed = "(d,): it is for one output" if m is not None else "(m, d), one row a class"
+            raise InvalidInputError(f"W has shape {self.W.shape}, but the {loss.name} loss needs {needed}")
+        self.y = as_labels(y, loss, n=n, m=m)
+        if loss.outputs == "any" and self.y.ndim != self.W.ndim:
+            needed = (n,) if m is None else (n, m)
+            raise InvalidInputError(f"y has shape {self.y.shape}, but must be {needed} to fit W {self.W.shape}")
+
+    @staticmethod
+    def of(model: Any, X: Any, y: Any, loss: str | Loss) -> Point | ModelPoint:
+        """Where a model of the zoo, or any other, stands on samples.
+
+        Args:
+            model: A residual unit, of which a `Point` is made; any other model that maps X to predictions is kept as it
+                is, as a `ModelPoint`, which the same functions take as far as the theory has something to say.
+            X: Samples as rows, shape (n, d).
+            y: Labels, as for a `Point`.
+            loss: A loss or its name.
+
+        Raises:
+            InvalidInputError: As a `Point`.
+        """
+        if isinstance(model, ResidualUnit):
+            X = check_samples(X)
+            d = model.W.shape[-1]
+            if X.shape[1] != d:
+                raise InvalidInputError(f"X has shape {X.shape}, but the model takes {d} inputs a sample")
+            arrays = model.W, model.V, model.features(X)
+            if not isinstance(X, jax.Array) and not is_traced(*arrays):  # at home in NumPy: analysed in float64
+                arrays = tuple(map(np.asarray, arrays))
+            return Point(*arrays, X, y, loss)
+        return ModelPoint(model, X, y, loss)
+
+    @property
+    def outputs(self) -> int:
+        """m, the number of outputs."""
+        return 1 if self.W.ndim == 1 else self.W.shape[0]
+
+    @property
+    def rows(self) -> Float[Array, "m d"]:
+        """W with an axis of outputs, also for one."""
+        return self.W[None] if self.W.ndim == 1 else self.W
+
+    @property
+    def row_loss(self) -> Loss:
+        """The loss on predictions with an axis of outputs."""
+        return lifted(self.loss, self.y)
+
+    @property
+    def inner(self) -> Float[Array, "n d"]:
+        """x_i + V f_i."""
+        return self.X + self.features @ self.V.T
+
+    @property
+    def predictions(self) -> Float[Array, "n *m"]:
+        """p_i = W(x_i + V f_i)."""
+        # (features Vᵀ) Wᵀ is never formed: W V first costs m d k instead of n d k.
+        return self.X @ self.W.T + self.features @ (self.W @ self.V).T
+
+    @property
+    def slopes(self) -> Float[Array, "n *m"]:
+        """ℓ'(p_i; y_i)."""
+        return self.loss.derivative(self.predictions, self.y)
+
+    @property
+    def curvatures(self) -> Float[Array, "n *mm"]:
+        """ℓ''(p_i; y_i)."""
+        return self.loss.second_derivative(self.predictions, self.y)
+
+    @property
+    def objective(self) -> Float[Array, ""]:
+        """F = mean ℓ(p_i; y_i)."""
+        return self.loss.value(self.predictions, self.y).mean()
+
+    @property
+    def gradient(self) -> tuple[Float[Array, "*m d"], Float[Array, "d k"]]:
+        """∇F = (mean ℓ'_i (x_i + V f_i)ᵀ, Wᵀ mean ℓ'_i f_iᵀ) in (W, V), θ held fixed."""
+        slopes = self.slopes if self.W.ndim == 2 else self.slopes[:, None]
+        R = slopes.T @ self.features / len(self.X)
+        along_a = slopes.T @ self.X / len(self.X) + R @ self.V.T
+        return along_a.reshape(self.W.shape), self.rows.T @ R
+
+    def at(self, W: Any, V: Any) -> Point:
+        """The same features, samples and loss at other weights, unchecked."""
+        return eqx.tree_at(lambda point: (point.W, point.V), self, (W, V))
+
+    def part(self, features: Any, X: Any, y: Any) -> Point:
+        """The same weights and loss on other samples, unchecked."""
+        return eqx.tree_at(lambda point: (point.features, point.X, point.y), self, (features, X, y))
+
+
+class ModelPoint(eqx.Module):
+    """A model of any kind on samples, where nothing is known of its weights but that JAX can differentiate in them.
+
+    Attributes:
+        model: Any pytree that maps X to predictions, shape (n,) or (n, m).
+        X: Samples as rows, shape (n, d).
+        y: Labels as the loss takes them.
+        loss: ℓ.
+    """
+
+    model: Any
+    X: Real[Array, "n d"]
+    y: Real[Array, "n *m"]
+    loss: Loss = eqx.field(static=True)
+
+    def __init__(self, model: Any, X: Any, y: Any, loss: str | Loss) -> None:
+        """As `Point.of`."""
+        self.model, self.loss = model, as_loss(loss)
+        self.X, self.y = checked_samples(X, y, self.loss)
+
+    @property
+    def predictions(self) -> Float[Array, "n *m"]:
+        """p_i = model(X)_i."""
+        return self.model(self.X)
+
+    @property
+    def objective(self) -> Float[Array, ""]:
+        """F = mean ℓ(p_i; y_i)."""
+        return jnp.mean(self.loss.value(self.predictions, self.y))
+
+
+def checked_samples(X: Any, y: Any, loss: Loss, *, m: int | None = None) -> tuple[Array, Array]:
+    """Samples and labels that fit each other and the loss.
+
+    Raises:
+        InvalidInputError: If they are no finite numbers, do not fit together or do not suit the loss.
+    """
+    X = check_samples(X)
+    return X, as_labels(y, loss, n=X.shape[0], m=m)
+
+
+@in_full_precision
+def analyse_point(function: Callable[..., Any], point: Point, *trees: Any, **options: Any) -> Any:
+    """`analyse(function, point, *trees, **options)` for samples that may be many, or on many devices.
+
+    NumPy samples for more than one chunk are passed on as they are, so that `sum_over_samples` can read chunks. Under
+    a mesh of explicit axes, where JAX wants to be told the sharding of every product, its compiler finds them.
+    """
+    leaves, in_chunks = jax.tree.leaves((point, trees)), point.X.shape[0] > _rows_in_chunk(point)
+    mesh = _explicit_mesh(leaves)
+    if in_chunks and not any(isinstance(leaf, jax.Array) for leaf in leaves):
+        with jax.enable_x64(True):
+            weights = jnp.asarray(point.W, float), jnp.asarray(point.V, float)
+            trees = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), trees)
+            return as_numpy(function(point.at(*weights), *trees, **options))
+    if not in_chunks:
+        function = _compiled(function, inside=is_traced(*leaves) or mesh is not None)
+    if mesh is not None:
+        replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        function = jax.sharding.auto_axes(partial(function, **options), out_sharding=replicated)
+        options = {}
+    return analyse(function, point, *trees, **options)
+
+
+@cache
+def _compiled(function: Callable[..., Any], *, inside: bool) -> Callable[..., Any]:
+    """The function under jit; `inside` says that it is part of a larger program, which has options of its own."""
+    return jax.jit(function, compiler_options=None if inside else _quick_to_compile())
+
+
+@cache
+def _quick_to_compile() -> dict[str, Any] | None:
+    """Compiler options without XLA's newer code generator, if there is a choice.
+
+    That one takes half as long again for the hundreds of short loops over vectors here, and they run no faster: the
+    time goes into products and factorisations. From JAX 0.12 on it is quicker, and the only one.
+    """
+    options = {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # no such option
+        return None
+    return options
+
+
+def sum_over_samples(function: Callable[..., Any], point: Point, *arguments: Any) -> Any:
+    """The sum of `function(part, *arguments)` over parts of a point's samples, each a point of its own.
+
+    NumPy samples, memory-mapped files among them, are read chunk by chunk and take the precision of W. Samples sharded
+    over several devices stay where they are: each device sums its own.
+
+    Args:
+        function: To a pytree of arrays that are sums over samples; hashable, as it is compiled once.
+        point: The point.
+        arguments: What else the function takes.
+    """
+    rows, n = _rows_in_chunk(point), point.X.shape[0]
+    samples = point.features, point.X, point.y
+    if all(isinstance(array, jax.Array) for array in samples):
+        if any(_is_sharded(array) for array in samples):
+            rows = n  # every device has its own part, which slices across all samples would move about
+        return _sum_on_device(function, point, arguments, rows=rows)
+    total = None
+    for part in _read_chunks(point, rows):
+        chunk = _sum_on_device(function, part, arguments, rows=rows)
+        total = chunk if total is None else jax.tree.map(jnp.add, total, chunk)
+    return total
+
+
+def _rows_in_chunk(point: Point) -> int:
+    (d, k), m = point.V.shape, point.outputs
+    return max(256, _CHUNK_ENTRIES // (m * d + min(m, d) * k))
+
+
+def _read_chunks(point: Point, rows: int) -> Iterator[Point]:
+    for start in range(0, point.X.shape[0], rows):
+        samples = point.features, point.X, point.y
+        yield point.part(*(jnp.asarray(array[start : start + rows], dtype=point.W.dtype) for array in samples))
+
+
+def _explicit_mesh(leaves: list[Any]) -> Any:
+    """The mesh of explicit axes that the first such array is on, or None."""
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in leaves if isinstance(leaf, jax.Array))
+    return next((mesh for mesh in meshes if mesh.are_all_axes_explicit and not mesh.empty), None)
+
+
+def _is_sharded(array: Any) -> bool:
+    if jax.typeof(array).sharding.mesh.size > 1:
+        return True
+    return not is_traced(array) and len(array.sharding.device_set) > 1
+
+
+@partial(jax.jit, static_argnames=("function", "rows"))
+def _sum_on_device(function, point: Point, arguments, *, rows: int):
+    whole, rest = divmod(point.X.shape[0], rows)
+    if whole <= 1 and rest * whole == 0:
+        return function(point, *arguments)
+
+    def chunk(start: Any, size: int):
+        samples = point.features, point.X, point.y
+        part = point.part(*(jax.lax.dynamic_slice_in_dim(array, start, size) for array in samples))
+        return function(part, *arguments)
+
+    def add(i: jax.Array, total: Any):
+        return jax.tree.map(jnp.add, total, chunk(i * rows, rows))
+
+    total = jax.lax.fori_loop(1, whole, add, chunk(0, rows))
+    return jax.tree.map(jnp.add, total, chunk(whole * rows, rest)) if rest else total
