@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -223,12 +224,14 @@ def analyse_point(function: Callable[..., Any], point: Point, *trees: Any, **opt
     a mesh of explicit axes, where JAX wants to be told the sharding of every product, its compiler finds them.
     """
     leaves, in_chunks = jax.tree.leaves((point, trees)), point.X.shape[0] > _rows_in_chunk(point)
+    if in_chunks and not any(isinstance(array, jax.Array) for array in (point.features, point.X, point.y)):
+        chosen = any(isinstance(leaf, jax.Array) for leaf in leaves)
+        with nullcontext() if chosen else jax.enable_x64(True):
+            dtype = None if chosen else float
+            weights, trees = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), ((point.W, point.V), trees))
+            result = function(point.at(*weights), *trees, **options)
+            return result if chosen else as_numpy(result)
     mesh = _explicit_mesh(leaves)
-    if in_chunks and not any(isinstance(leaf, jax.Array) for leaf in leaves):
-        with jax.enable_x64(True):
-            weights = jnp.asarray(point.W, float), jnp.asarray(point.V, float)
-            trees = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), trees)
-            return as_numpy(function(point.at(*weights), *trees, **options))
     if not in_chunks:
         function = _compiled(function, inside=is_traced(*leaves) or mesh is not None)
     if mesh is not None:

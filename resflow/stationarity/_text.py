@@ -18,13 +18,13 @@ def explain(of: dict[str, Any], ridge: bool) -> str:
         "not_finite": "the point, its objective or a derivative is not finite, as where training diverged",
     }
     threshold = f"{-of['curvature_tolerance'] or 0.0:.6g} = −sqrt(μ₂ε), μ₂ = {of['mu2']:.6g}"
-    bracket = f"[{of['lambda_lower']:.6g}, {of['lambda_upper']:.6g}] ± {of['lambda_error']:.2g}"
+    bracket = f"[{of['lambda_min_lower']:.6g}, {of['lambda_min_upper']:.6g}] ± {of['lambda_min_error']:.2g}"
     lines = [
         f"{of['verdict']}: {meaning[of['verdict']]}.",
         f"  gradient   ‖∇{gradient}‖ = {of['grad_norm']:.6g} ± {of['grad_error']:.2g}, ε = {of['epsilon']:.6g}",
         f"  curvature  λ_min in {bracket}, threshold {threshold}",
-        f"  gap        {of['gap']:.6g} ± {of['gap_error']:.2g} to the linear predictor, objective {of['objective']:.6g}"
-        + ("" if math.isnan(of["certificate"]) else f", certified ≤ {of['certificate']:.6g}"),
+        f"  gap        {of['linear_predictor_gap']:.6g} ± {of['gap_error']:.2g} to the linear predictor, objective {of['objective']:.6g}"
+        + ("" if math.isnan(of["gap_certificate"]) else f", certified ≤ {of['gap_certificate']:.6g}"),
     ]
     if not of["linear_converged"]:
         lines.append("  baseline   the linear fit did not converge: nothing can be said of above or below")
@@ -32,11 +32,11 @@ def explain(of: dict[str, Any], ridge: bool) -> str:
 
 
 def _undecided(of: dict[str, Any]) -> str:
-    if any(math.isnan(of[name]) for name in ("gap_error", "grad_error", "lambda_error", "curvature_tolerance")):
+    if any(math.isnan(of[name]) for name in ("gap_error", "grad_error", "lambda_min_error", "curvature_tolerance")):
         return "an error or a threshold that it needs is not a number"
-    if of["lambda_lower"] == -math.inf:
+    if of["lambda_min_lower"] == -math.inf:
         return "nothing is known of how far below the smallest eigenvalue may lie"
-    if of["lambda_lower"] + of["lambda_error"] < -of["curvature_tolerance"]:
+    if of["lambda_min_lower"] + of["lambda_min_error"] < -of["curvature_tolerance"]:
         return "stationary, but the bracket of λ_min straddles the threshold"
     if not of["linear_converged"]:
         return "second-order stationary, but the linear fit to compare with did not converge"
@@ -49,7 +49,7 @@ def _theory(of: dict[str, Any], ridge: bool) -> str:
     if ridge:
         return "no theorem covers a regularised objective: an SOPSP of F + R may lie above the linear predictor"
     if math.isnan(of["gap_allowed"]):
-        return "no bound applies: what was given does not say that this is a plain residual unit with known constants"
+        return "no bound applies: Theorem 3 is about residual units of one output whose loss has known constants"
     radius = max(of["w_norm"], of["V_norm"])
     allowed = f"{of['gap_allowed']:.6g} within max{{‖w‖, ‖V‖}} ≤ {radius:.6g}"
     if not of["allowed_by_theory"]:

@@ -14,12 +14,13 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PRNGKeyArray
 
-from resflow.arrays import as_number, samples_of
+from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
-from resflow.losses.scalar import Loss
-from resflow.spectrum.lanczos import smallest_hessian_eigenvalue, split_parameters
+from resflow.losses import Loss
+from resflow.point import checked_samples
+from resflow.hessian.lanczos import smallest_hessian_eigenvalue, split_parameters
 from resflow.stationarity.report import StationarityReport, stationarity_verdict
 
 __all__ = ["analyze_model"]
@@ -31,7 +32,7 @@ def analyze_model(
     objective: Callable[..., Any],
     model: Any,
     *data: Any,
-    linear_fit: LinearFit,
+    fit: LinearFit,
     epsilon: float,
     mu2: float = 1.0,
     key: PRNGKeyArray | None = None,
@@ -52,7 +53,7 @@ def analyze_model(
         objective: F(model, *data) → scalar, twice differentiable by JAX; hashable.
         model: Any pytree; its trainable arrays are the parameters.
         data: What the objective takes besides the model, e.g. X and y.
-        linear_fit: The linear predictor to compare with, of `fit_linear_predictor` on the same data and loss.
+        fit: The linear predictor to compare with, of `fit_linear_predictor` on the same data and loss.
         epsilon: ε ≥ 0, in the units of the gradient; 0 means to working precision.
         mu2: Lipschitz constant μ₂ of the Hessian. Where none is known the default makes the threshold −sqrt(ε), in the
             units of the Hessian.
@@ -68,15 +69,15 @@ def analyze_model(
     References:
         Shamir 2018 (arXiv:1804.06739), Definition 1, with all parameters in place of (w, V).
     """
-    data = samples_of(objective, data)
     loss = getattr(objective, "loss", None)
     if isinstance(loss, Loss) and len(data) == 2:
-        check_baseline(linear_fit, *data, loss, finished=False)
+        data = checked_samples(*data, loss)
+        check_baseline(fit, *data, loss, finished=False)
     else:  # of data and a loss that only the objective knows
         for name in ("objective", "suboptimality"):
-            as_number(f"linear_fit.{name}", getattr(linear_fit, name, None), "must be a finite number")
-        if not isinstance(getattr(linear_fit, "converged", None), bool | np.bool_):
-            raise InvalidInputError("linear_fit.converged must be True or False, as fit_linear_predictor has it")
+            as_number(f"fit.{name}", getattr(fit, name, None), "must be a finite number")
+        if not isinstance(getattr(fit, "converged", None), bool | np.bool_):
+            raise InvalidInputError("fit.converged must be True or False, as fit_linear_predictor has it")
     options: dict[str, Any] = {"key": key, "steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
     with jax.enable_x64(True):
         double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf  # noqa: E731
@@ -84,27 +85,27 @@ def analyze_model(
         smallest = smallest_hessian_eigenvalue(objective, model, *data, **options, block=block)
         moving, fixed = split_parameters(model, block)
         value, gradient, size = (float(number) for number in _value_and_gradient(objective, moving, fixed, data))
-    unit = _ROUNDINGS * float(jnp.finfo(smallest.value.dtype).eps)
-    if math.isnan(smallest.value):  # of the derivatives some may be finite all the same
+    unit = _ROUNDINGS * float(jnp.finfo(smallest.lambda_min.dtype).eps)
+    if math.isnan(smallest.lambda_min):  # of the derivatives some may be finite all the same
         value = gradient = math.nan
     report = stationarity_verdict(
         objective=value,
-        gap=value - linear_fit.objective,
-        gap_error=linear_fit.suboptimality + unit * (abs(value) + abs(linear_fit.objective)),
+        linear_predictor_gap=value - fit.objective,
+        gap_error=fit.suboptimality + unit * (abs(value) + abs(fit.objective)),
         grad_norm=gradient,
         # what a change of every parameter by rounding does to the gradient
         grad_error=unit * float(smallest.largest) * size,
-        lambda_interval=(float(smallest.lower), float(smallest.upper)),
-        lambda_error=float(smallest.rounding),
+        lambda_interval=(float(smallest.lambda_min_lower), float(smallest.lambda_min_upper)),
+        lambda_min_error=float(smallest.rounding),
         epsilon=epsilon,
         mu2=mu2,
-        linear_converged=linear_fit.converged,
+        linear_converged=fit.converged,
     )
     text = report.explanation
     if not smallest.certain and report.verdict != "not_finite":
         text += "\n  evidence   the lower end holds with probability 1 − 1e-6 over the random start of an iteration"
     return dataclasses.replace(
-        report, lambda_min=float(smallest.value), residual=float(smallest.residual), explanation=text
+        report, lambda_min=float(smallest.lambda_min), lambda_min_residual=float(smallest.lambda_min_residual), explanation=text
     )
 
 

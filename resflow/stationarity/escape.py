@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float
 
-from resflow.arrays import Array, analyse, check_point
+from resflow.arrays import Array, analyse
+from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless, norm
-from resflow.losses.scalar import Loss, as_loss
-from resflow.spectrum.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
-from resflow.stationarity._newton_step import mean_decrease
+from resflow.hessian.bracket import SmallestEigenvalue, smallest_partial_eigenvalue
+from resflow.point import Point
+from resflow.stationarity._trust_region import mean_decrease
 
 __all__ = ["Escape", "escape"]
 
@@ -22,92 +22,71 @@ _SUFFICIENT = 0.25
 
 
 class Escape(NamedTuple):
-    """A step along a direction d = (a, B) of norm 1, and what it gained.
+    """A step along a direction D = (A, B) of norm 1, and what it gained.
 
     Attributes:
-        w: Output weights after the step, shape (d,).
-        V: Mixing matrix after the step, shape (d, k).
-        escaped: True if the curvature along d is negative and the step gained at least a quarter of what slope and
+        point: The point after the step.
+        escaped: True if the curvature along D is negative and the step gained at least a quarter of what slope and
             curvature promise: decrease ≥ ¼ (|slope| step + ½ |curvature| step²). Else the point is where it was. All
-            numbers but w and V are NaN where point or direction is not finite.
+            numbers but the point's own are NaN where point or direction is not finite.
         objective: F after the step, mean loss per sample.
         decrease: F before minus F after, accurate even where it is below the rounding of F.
         step: Its length.
-        slope: ⟨∇F, d⟩. Positive only where d leads further down than −d all the same.
-        curvature: ⟨d, ∇²F d⟩.
-        direction_w: a, shape (d,).
-        direction_V: B, shape (d, k).
+        slope: ⟨∇F, D⟩. Positive only where D leads further down than −D all the same.
+        curvature: ⟨D, ∇²F D⟩.
+        direction: D: A, of W's shape, and B, shape (d, k).
     """
 
-    w: Float[Array, "d"]
-    V: Float[Array, "d k"]
+    point: Point
     escaped: Bool[Array, ""]
     objective: Float[Array, ""]
     decrease: Float[Array, ""]
     step: Float[Array, ""]
     slope: Float[Array, ""]
     curvature: Float[Array, ""]
-    direction_w: Float[Array, "d"]
-    direction_V: Float[Array, "d k"]
+    direction: tuple[Float[Array, "*m d"], Float[Array, "d k"]]
 
 
-def escape(
-    w: Real[Array, "d"],
-    V: Real[Array, "d k"],
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    *,
-    loss: str | Loss,
-    saddle: SmallestEigenvalue | None = None,
-) -> Escape:
-    """The best of the steps t d, over both signs, with F(W) − F(W + t d) ≥ ¼ (|⟨∇F, d⟩| |t| + ½ |⟨d, ∇²F d⟩| t²).
+def escape(point: Point, *, saddle: SmallestEigenvalue | None = None) -> Escape:
+    """The best of the steps t D, over both signs, with F before − F after ≥ ¼ (|⟨∇F, D⟩| |t| + ½ |⟨D, ∇²F D⟩| t²).
 
-    Along d = (a, B) the prediction is a polynomial, p + t (aᵀ(x + Vf) + wᵀBf) + t² aᵀBf. So the trial steps cost no
-    product with the features: 61 lengths, from 16 (1 + ‖(w, V)‖) down by halves, are all tried at once. Short steps
+    Along D = (A, B) the prediction is a polynomial, p + t (A(x + Vf) + W B f) + t² A B f. So the trial steps cost no
+    product with the features: 61 lengths, from 16 (1 + ‖(W, V)‖) down by halves, are all tried at once. Short steps
     succeed wherever the curvature is negative, so a strict saddle is always left.
 
-    NumPy arrays are analysed in float64, JAX arrays in their own precision; works under jit and vmap.
-
     Args:
-        w: Output weights, shape (d,).
-        V: Mixing matrix, shape (d, k).
-        features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
-        loss: A loss or its name.
-        saddle: The direction, of `smallest_partial_eigenvalue` at this point; computed if None.
+        point: A residual unit's point, of any number of outputs.
+        saddle: The direction, of `smallest_eigenvalue` at this point; computed if None.
 
     Returns:
         The point after the step, and the numbers it rests on.
 
-    Raises:
-        InvalidInputError: If shapes disagree or labels do not suit the loss.
-
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 2: at w = 0 above the linear predictor this curvature is negative.
     """
-    loss = as_loss(loss)
-    check_point(w, V, features, X, y, loss)
-    if saddle is None:
-        saddle = smallest_partial_eigenvalue(w, V, features, X, y, loss=loss)
-    a, B = saddle.direction_w, saddle.direction_V
-    return Escape(*analyse(_line_search, w, V, features, X, y, a, B, loss=loss))
+    if not isinstance(point, Point):
+        raise InvalidInputError(f"point is a {type(point).__name__}, but must be the Point of a residual unit")
+    saddle = smallest_partial_eigenvalue(point) if saddle is None else saddle
+    W, V, *numbers = analyse(_line_search, point, *saddle.direction)
+    return Escape(point.at(W, V), *numbers)
 
 
-@partial(jax.jit, static_argnames="loss")
-def _line_search(w, V, features, X, y, a, B, *, loss: Loss) -> tuple:
-    length = jnp.hypot(norm(a), norm(B))
-    a, B = a / length, B / length
-    x, along = X + features @ V.T, features @ B.T
-    p, first, second = x @ w, x @ a + along @ w, along @ a
-    derivative = loss.derivative(p, y)
-    slope = jnp.mean(derivative * first)
-    curvature = jnp.mean(loss.second_derivative(p, y) * first**2) + 2.0 * jnp.mean(derivative * second)
+@jax.jit
+def _line_search(point: Point, A, B) -> tuple:
+    W, V, loss, y, shape = point.rows, point.V, point.row_loss, point.y, point.W.shape
+    A = A.reshape(W.shape)
+    length = jnp.hypot(norm(A), norm(B))
+    A, B = A / length, B / length
+    x, along = point.inner, point.features @ B.T
+    p, first, second = x @ W.T, x @ A.T + along @ W.T, along @ A.T
+    derivative, n = loss.derivative(p, y), len(p)
+    slope = jnp.sum(derivative * first) / n
+    curved = jnp.einsum("ni,nij,nj->", first, loss.second_derivative(p, y), first)
+    curvature = curved / n + 2.0 * jnp.sum(derivative * second) / n
     turn = jnp.where(slope > 0, -1.0, 1.0)
-    a, B, first, slope = turn * a, turn * B, turn * first, turn * slope
+    A, B, first, slope = turn * A, turn * B, turn * first, turn * slope
 
-    longest = 16.0 * (1.0 + jnp.hypot(norm(w), norm(V)))
+    longest = 16.0 * (1.0 + jnp.hypot(norm(W), norm(V)))
     lengths = longest * 0.5 ** jnp.arange(_HALVINGS + 1, dtype=p.dtype)
     # Against a slope of rounding's size either sign may lead further down: at a saddle both do.
     steps = jnp.concatenate([lengths, -lengths])
@@ -120,6 +99,7 @@ def _line_search(w, V, features, X, y, a, B, *, loss: Loss) -> tuple:
     sign = jnp.where(t < 0, -1.0, 1.0)
     gain = jnp.where(escaped, gains[best], 0.0)
     value = jnp.mean(loss.value(p + t * first + t**2 * second, y))
-    numbers = (escaped, value, gain, jnp.abs(t), sign * slope, curvature, sign * a, sign * B)
-    moved = jnp.where(escaped, w + t * a, w), jnp.where(escaped, V + t * B, V)
+    direction = (sign * A).reshape(shape), sign * B
+    numbers = (escaped, value, gain, jnp.abs(t), sign * slope, curvature, direction)
+    moved = jnp.where(escaped, W + t * A, W).reshape(shape), jnp.where(escaped, V + t * B, V)
     return *moved, *nan_unless(all_finite(p, value, slope, curvature), numbers)

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Float, Int
 
 from resflow.arrays import Array, in_full_precision
-from resflow.certificates.regularization import ridge_gap_certificate_terms
+from resflow.certificates.gap import Ridge, gap_certificate
 from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_terms
-from resflow.floating import all_finite, nan_unless, norm, spectral_norm
-from resflow.losses.scalar import Loss
-from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.floating import all_finite, nan_unless, norm
+from resflow.hessian.bracket import smallest_partial_eigenvalue
+from resflow.linear.predictor import LinearFit
+from resflow.point import Point, sum_over_samples
 
 VERDICTS = (
     "not_stationary",
@@ -30,20 +31,33 @@ _NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE, _INCONCLUSIVE, _NOT_FINIT
 _ROUNDINGS = 8.0
 
 
+class FitEvidence(NamedTuple):
+    """What counts of a linear fit, as arrays: its weights, mean loss, suboptimality, and whether it converged."""
+
+    W: Any
+    objective: Any
+    suboptimality: Any
+    converged: Any
+
+    @classmethod
+    def of(cls, fit: LinearFit) -> FitEvidence:
+        return cls(fit.W, fit.objective, fit.suboptimality, fit.converged)
+
+
 class StationarityTerms(NamedTuple):
     """The numbers of a `StationarityReport` as arrays, for jit and vmap; `verdict` is an index into VERDICTS."""
 
     objective: Float[Array, ""]
-    gap: Float[Array, ""]
+    linear_predictor_gap: Float[Array, ""]
     gap_error: Float[Array, ""]
-    certificate: Float[Array, ""]
+    gap_certificate: Float[Array, ""]
     grad_norm: Float[Array, ""]
     grad_error: Float[Array, ""]
     lambda_min: Float[Array, ""]
-    lambda_lower: Float[Array, ""]
-    lambda_upper: Float[Array, ""]
-    lambda_error: Float[Array, ""]
-    residual: Float[Array, ""]
+    lambda_min_lower: Float[Array, ""]
+    lambda_min_upper: Float[Array, ""]
+    lambda_min_error: Float[Array, ""]
+    lambda_min_residual: Float[Array, ""]
     epsilon: Float[Array, ""]
     mu2: Float[Array, ""]
     curvature_tolerance: Float[Array, ""]
@@ -56,110 +70,114 @@ class StationarityTerms(NamedTuple):
 
 @in_full_precision
 def stationarity_terms(
-    w: Real[Array, "d"],
-    V: Real[Array, "d k"],
-    features: Real[Array, "n k"],
-    X: Real[Array, "n d"],
-    y: Real[Array, "n"],
-    linear_w: Real[Array, "d"],
-    linear_objective: Any,
-    linear_suboptimality: Any,
-    linear_converged: Any,
-    epsilon: Any,
-    *,
-    loss: Loss,
-    mu2: Any = None,
-    ridge_w: Any = 0.0,
-    ridge_V: Any = 0.0,
+    point: Point, fit: FitEvidence, epsilon: Any, *, mu2: Any = None, ridge_W: Any = 0.0, ridge_V: Any = 0.0
 ) -> StationarityTerms:
-    """`analyze_point` unchecked, in JAX: one point, or thousands under vmap.
+    """`analyze` of a residual unit's point, unchecked, in JAX: one point, or thousands under vmap.
 
     In float64 wherever JAX has it switched on, whatever the precision of the arrays. Where it has not, a comparison
     that holds or fails only up to the rounding of float32 decides nothing: the verdict is then `inconclusive`.
 
     Args:
-        w: Output weights, shape (d,).
-        V: Mixing matrix, shape (d, k).
-        features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
-        linear_w: Of the `LinearFit`: w.
-        linear_objective: Its objective.
-        linear_suboptimality: Its suboptimality.
-        linear_converged: Whether it converged.
+        point: The point; its loss with finite constants if mu2 is None.
+        fit: What counts of the linear fit.
         epsilon: ε ≥ 0.
-        loss: The loss; with finite constants if mu2 is None.
         mu2: Lipschitz constant of the Hessian, or None for that of the ball of the point's own radius.
-        ridge_w: Coefficient of ½‖w‖².
+        ridge_W: Coefficient of ½‖W‖_F².
         ridge_V: Coefficient of ½‖V‖_F².
     """
-    arrays = (w, V, features, X, y, linear_w, linear_objective)
-    w, V, features, X, y, linear_w, linear_objective = (jnp.asarray(array, float) for array in arrays)
+    weights = jnp.asarray(point.W, float), jnp.asarray(point.V, float)
+    if isinstance(point.X, jax.Array):
+        point = point.part(*(jnp.asarray(array, float) for array in (point.features, point.X, point.y)))
+    point, fit = point.at(*weights), fit._replace(W=jnp.asarray(fit.W, float))
     # Not one jitted whole: so the search for the eigenvalue, slow to compile, is compiled once for all who call it.
-    ridge = ridge_gap_certificate_terms(w, V, features, X, y, linear_w, linear_objective, ridge_w, ridge_V, loss=loss)
-    smallest = smallest_partial_eigenvalue(w, V, features, X, y, loss=loss, ridge_w=ridge_w, ridge_V=ridge_V)
-    point, linear = (w, V, features, X, y), (linear_w, linear_objective, linear_suboptimality, linear_converged)
-    return _decide(ridge, smallest, point, linear, epsilon, ridge_w, ridge_V, mu2, loss=loss)
+    ridge = Ridge(ridge_W, ridge_V)
+    gap = gap_certificate(point, fit.W, fit.objective, ridge)
+    smallest = smallest_partial_eigenvalue(point, ridge_W=ridge_W, ridge_V=ridge_V)
+    constants = None
+    if point.loss.curvature is not None and point.loss.curvature_lipschitz is not None:
+        constants = lipschitz_constants_terms(point, jnp.maximum(gap.w_norm, gap.V_norm))
+    errors = sum_over_samples(_errors, point, jnp.atleast_2d(fit.W), gap.w_norm, gap.V_norm)
+    errors = tuple(total / point.X.shape[0] for total in errors)
+    # of one output alone: with several, W may lose rank without being 0
+    covered = point.W.ndim == 1
+    return _decide(gap, smallest, constants, errors, point.at(*weights).V, fit, epsilon, ridge, mu2, covered=covered)
 
 
-@partial(jax.jit, static_argnames="loss")
-def _decide(ridge, smallest, point, linear, epsilon, ridge_w, ridge_V, mu2, *, loss: Loss) -> StationarityTerms:
-    w, V, features, X, y = point
-    linear_w, linear_objective, linear_suboptimality, linear_converged = linear
-    w_norm, V_norm = norm(w), spectral_norm(V)
-    grad_error, gap_rounding = _rounding_errors(point, linear_w, linear_objective, ridge_w, ridge_V, loss)
-    gap_error = linear_suboptimality + gap_rounding
+@partial(jax.jit, static_argnames="covered")
+def _decide(gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, *, covered: bool) -> StationarityTerms:
+    dtype, linear_norm, W_norm = V.dtype, norm(fit.W), gap.w_norm
+    unit = _ROUNDINGS * jnp.finfo(dtype).eps
+    grad_error = unit * (errors[0] + ridge.W * W_norm + ridge.V * jnp.linalg.norm(V))
+    sizes = ridge.W * (W_norm**2 + linear_norm**2) + ridge.V * jnp.sum(V**2)
+    gap_error = fit.suboptimality + unit * (errors[1] + jnp.abs(fit.objective) + sizes)
 
-    epsilon, gap_allowed = jnp.asarray(epsilon, w.dtype), jnp.asarray(jnp.nan, w.dtype)
-    known = loss.curvature is not None and loss.curvature_lipschitz is not None
-    if known:
-        constants = lipschitz_constants_terms(features, X, y, jnp.maximum(w_norm, V_norm), loss=loss)
+    epsilon, gap_allowed = jnp.asarray(epsilon, dtype), jnp.asarray(jnp.nan, dtype)
+    if constants is not None:
         mu2 = constants.mu2 if mu2 is None else mu2
     tolerance = jnp.sqrt(mu2) * jnp.sqrt(epsilon)
-    if known:
+    if constants is not None and covered:
         # of what the verdict takes for an ε-SOPSP, rounding included
         lambda_tolerance = tolerance + smallest.rounding
-        linear_norm = norm(linear_w)
         gap_allowed = theorem3_terms(epsilon + grad_error, linear_norm, *constants, lambda_tolerance).bound
-    gap_allowed = jnp.where(jnp.maximum(ridge_w, ridge_V) > 0, jnp.inf, gap_allowed)
-    finite = all_finite(ridge.regularized_gap, ridge.partial_grad_norm)
+    gap_allowed = jnp.where(jnp.maximum(ridge.W, ridge.V) > 0, jnp.inf, gap_allowed)
+    finite = all_finite(gap.regularized_gap, gap.partial_grad_norm)
     grad_error, gap_error, gap_allowed = nan_unless(finite, (grad_error, gap_error, gap_allowed))
 
     evidence = {
-        "gap": ridge.regularized_gap,
+        "linear_predictor_gap": gap.regularized_gap,
         "gap_error": gap_error,
-        "grad_norm": ridge.partial_grad_norm,
+        "grad_norm": gap.partial_grad_norm,
         "grad_error": grad_error,
-        "lambda_lower": smallest.lower,
-        "lambda_upper": smallest.upper,
-        "lambda_error": smallest.rounding,
+        "lambda_min_lower": smallest.lambda_min_lower,
+        "lambda_min_upper": smallest.lambda_min_upper,
+        "lambda_min_error": smallest.rounding,
         "epsilon": epsilon,
         "curvature_tolerance": tolerance,
-        "linear_converged": jnp.asarray(linear_converged).astype(bool),
+        "linear_converged": jnp.asarray(fit.converged).astype(bool),
     }
     return StationarityTerms(
         **evidence,
-        objective=ridge.regularized_objective,
-        certificate=ridge.regularized_certificate,
-        lambda_min=smallest.value,
-        residual=smallest.residual,
-        mu2=jnp.asarray(mu2, w.dtype),
-        w_norm=w_norm,
-        V_norm=V_norm,
+        objective=gap.regularized_objective,
+        gap_certificate=gap.regularized_certificate,
+        lambda_min=smallest.lambda_min,
+        lambda_min_residual=smallest.lambda_min_residual,
+        mu2=jnp.asarray(mu2, dtype),
+        w_norm=W_norm,
+        V_norm=gap.V_norm,
         gap_allowed=gap_allowed,
-        verdict=verdict_codes(**evidence, strict=w.dtype != jnp.float64),
+        verdict=verdict_codes(**evidence, strict=dtype != jnp.float64),
     )
+
+
+def _errors(point: Point, linear_W, W_norm, V_norm):
+    """What the rounding errors of ‖∇F‖ and of the gap are relative to: the sizes of the terms that cancel in them."""
+    loss, y = point.row_loss, point.y
+    unit = _ROUNDINGS * jnp.finfo(V_norm.dtype).eps
+
+    def sizes(p):
+        slope, curvature = loss.derivative(p, y), loss.second_derivative(p, y)
+        return jnp.linalg.norm(slope, axis=1), jnp.trace(curvature, axis1=1, axis2=2)
+
+    x_norm, f_norm = jnp.linalg.norm(point.X, axis=1), jnp.linalg.norm(point.features, axis=1)
+    a_norm = x_norm + V_norm * f_norm
+    p, linear_p = point.predictions.reshape(len(x_norm), -1), point.X @ linear_W.T
+    (slope, curvature), (linear_slope, linear_curvature) = sizes(p), sizes(linear_p)
+    p_error, linear_p_error = W_norm * a_norm, norm(linear_W) * x_norm
+    grad = jnp.sum((slope + curvature * p_error) * (a_norm + W_norm * f_norm))
+    # to second order in the errors of p, for at a perfect fit the first vanishes
+    gap = jnp.sum(loss.value(p, y) + p_error * (slope + 0.5 * unit * curvature * p_error))
+    return grad, gap + jnp.sum(linear_p_error * (linear_slope + 0.5 * unit * linear_curvature * linear_p_error))
 
 
 @partial(jax.jit, static_argnames="strict")
 def verdict_codes(
-    gap: Any,
+    linear_predictor_gap: Any,
     gap_error: Any,
     grad_norm: Any,
     grad_error: Any,
-    lambda_lower: Any,
-    lambda_upper: Any,
-    lambda_error: Any,
+    lambda_min_lower: Any,
+    lambda_min_upper: Any,
+    lambda_min_error: Any,
     epsilon: Any,
     curvature_tolerance: Any,
     linear_converged: Any,
@@ -173,15 +191,15 @@ def verdict_codes(
     an eigenvalue's being above the threshold have to hold by more than the errors.
     """
     linear_converged = jnp.asarray(linear_converged).astype(bool)
-    finite = jnp.isfinite(gap) & jnp.isfinite(grad_norm) & ~jnp.isnan(lambda_lower) & ~jnp.isnan(lambda_upper)
+    finite = jnp.isfinite(linear_predictor_gap) & jnp.isfinite(grad_norm) & ~jnp.isnan(lambda_min_lower) & ~jnp.isnan(lambda_min_upper)
     allowed = -1.0 if strict else 1.0
     stationary = grad_norm + grad_error <= epsilon if strict else grad_norm <= epsilon + grad_error
     not_stationary = grad_norm > epsilon + grad_error
-    below_threshold = lambda_upper + lambda_error < -curvature_tolerance
-    above_threshold = lambda_lower - lambda_error >= -curvature_tolerance
-    above_to_rounding = lambda_lower + allowed * lambda_error >= -curvature_tolerance
-    above_linear = linear_converged & (gap > gap_error)
-    at_or_below_linear = linear_converged & (gap <= allowed * gap_error)
+    below_threshold = lambda_min_upper + lambda_min_error < -curvature_tolerance
+    above_threshold = lambda_min_lower - lambda_min_error >= -curvature_tolerance
+    above_to_rounding = lambda_min_lower + allowed * lambda_min_error >= -curvature_tolerance
+    above_linear = linear_converged & (linear_predictor_gap > gap_error)
+    at_or_below_linear = linear_converged & (linear_predictor_gap <= allowed * gap_error)
     return jnp.select(
         [
             ~finite,
@@ -193,27 +211,3 @@ def verdict_codes(
         [_NOT_FINITE, _NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE],
         _INCONCLUSIVE,
     )
-
-
-def _rounding_errors(point, linear_w, linear_objective, ridge_w, ridge_V, loss: Loss):
-    """Estimates of the rounding errors of ‖∇(F+R)‖ and of the gap, from the sizes of the terms that cancel in them."""
-    w, V, features, X, y = point
-    unit = _ROUNDINGS * jnp.finfo(w.dtype).eps
-    w_norm = jnp.linalg.norm(w)
-    x_norm, f_norm = jnp.linalg.norm(X, axis=1), jnp.linalg.norm(features, axis=1)
-    a_norm = x_norm + spectral_norm(V) * f_norm
-    p = X @ w + features @ (V.T @ w)
-    slope, curvature = jnp.abs(loss.derivative(p, y)), loss.second_derivative(p, y)
-    p_error = w_norm * a_norm
-    grad = jnp.mean((slope + curvature * p_error) * (a_norm + w_norm * f_norm))
-    grad = grad + ridge_w * w_norm + ridge_V * jnp.linalg.norm(V)
-
-    linear_p, linear_norm = X @ linear_w, jnp.linalg.norm(linear_w)
-    linear_slope, linear_curvature = jnp.abs(loss.derivative(linear_p, y)), loss.second_derivative(linear_p, y)
-    linear_p_error = linear_norm * x_norm
-    # to second order in the errors of p, for at a perfect fit the first vanishes
-    gap = jnp.mean(loss.value(p, y) + p_error * (slope + 0.5 * unit * curvature * p_error))
-    gap = gap + jnp.abs(linear_objective)
-    gap = gap + jnp.mean(linear_p_error * (linear_slope + 0.5 * unit * linear_curvature * linear_p_error))
-    gap = gap + ridge_w * (w_norm**2 + linear_norm**2) + ridge_V * jnp.sum(V**2)
-    return unit * grad, unit * gap

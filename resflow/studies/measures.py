@@ -24,7 +24,7 @@ from resflow.losses.vector import VectorLoss, as_vector_loss
 from resflow.models.deep_network import DeepResidualNetwork
 from resflow.models.residual_unit import ResidualUnit, trainable
 from resflow.models.vector_unit import VectorResidualUnit
-from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.hessian.bracket import smallest_partial_eigenvalue
 
 __all__ = [
     "Checkpoints",

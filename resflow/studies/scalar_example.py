@@ -18,7 +18,7 @@ from resflow.certificates.theorems import theorem2_bound
 from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.search.stationary_points import SearchOptions, find_stationary_points
-from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
+from resflow.hessian.bracket import smallest_partial_eigenvalue
 
 __all__ = ["DiscMinima", "FlatSaddles", "ScalarExample", "disc_minima", "flat_saddles", "landscape"]
 

@@ -13,24 +13,31 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from matfree import decomp
 
-from resflow.arrays import as_number, in_full_precision, samples_of
+from resflow.arrays import as_number, in_full_precision
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.models.residual_unit import trainable
 
-__all__ = ["HessianEigenvalue", "smallest_hessian_eigenvalue", "smallest_operator_eigenvalue", "split_parameters"]
+__all__ = [
+    "HessianEigenvalue",
+    "hessian_eigenvalues",
+    "smallest_hessian_eigenvalue",
+    "smallest_operator_eigenvalue",
+    "split_parameters",
+]
 
 _ROUNDINGS = 8.0  # that add up in a product, in units of machine precision times the largest eigenvalue
 _STEPS = 96
 _WHOLE = 1024  # parameters up to which the whole matrix is formed, of 8 MiB in float64
 _PRODUCTS = 16  # that are made at once for it
+_MOST_EIGENVALUES = 8_192
 _DOUBT = 1e-6
 
 
 class HessianEigenvalue(NamedTuple):
     """λ_min of a symmetric operator between two bounds, with the evidence for it.
 
-    lower ≤ λ_min ≤ upper, up to `rounding`. The upper end holds whatever was done. So does the lower one where the
+    lambda_min_lower ≤ λ_min ≤ lambda_min_upper, up to `rounding`. The upper end holds whatever was done. So does the lower one where the
     whole matrix was formed (`certain`). After an iteration it holds with probability at least 1 − 1e-6 over the random
     start, whatever the operator; it may then lie far below, and say no more than that nothing is known. The residual
     alone says that some eigenvalue lies within it of λ, and nothing of λ_min. Where the bracket straddles the threshold
@@ -38,22 +45,22 @@ class HessianEigenvalue(NamedTuple):
     are NaN.
 
     Attributes:
-        value: λ, the Rayleigh quotient of the direction.
-        lower: No eigenvalue lies below.
-        upper: An eigenvalue lies at or below: λ.
-        residual: ‖Hv − λv‖, of the direction v itself and not of a recurrence.
+        lambda_min: λ, the Rayleigh quotient of the direction.
+        lambda_min_lower: No eigenvalue lies below.
+        lambda_min_upper: An eigenvalue lies at or below: λ.
+        lambda_min_residual: ‖Hv − λv‖, of the direction v itself and not of a recurrence.
         direction: v of norm 1, with the structure of what the Hessian is taken in.
-        converged: True if upper − lower and the residual are within the tolerance.
+        converged: True if the bracket's width and the residual are within the tolerance.
         certain: True if the lower end does not rest on chance.
         largest: The largest modulus of an eigenvalue seen: what the tolerance, and rounding, are relative to.
         rounding: Estimate of the effect of rounding in products with H on the bracket.
         products: How many products with H it took.
     """
 
-    value: Float[Array, ""]
-    lower: Float[Array, ""]
-    upper: Float[Array, ""]
-    residual: Float[Array, ""]
+    lambda_min: Float[Array, ""]
+    lambda_min_lower: Float[Array, ""]
+    lambda_min_upper: Float[Array, ""]
+    lambda_min_residual: Float[Array, ""]
     direction: Any
     converged: Bool[Array, ""]
     certain: Bool[Array, ""]
@@ -111,12 +118,32 @@ def smallest_hessian_eigenvalue(
         Appl. 13, 1992, for what a random start is worth.
     """
     _check_options(steps, max_restarts, tolerance)
-    data = samples_of(objective, data)
     moving, fixed = split_parameters(model, block)
     if not jax.tree.leaves(moving):
         raise InvalidInputError("the model has no trainable floating-point arrays to take a Hessian in")
     key = jax.random.key(0) if key is None else key
     return _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolerance)
+
+
+@in_full_precision
+def hessian_eigenvalues(
+    objective: Callable[..., Any], model: Any, *data: Any, block: Callable[[Any], Any] | None = None
+) -> Float[Array, "D"]:
+    """All eigenvalues of ∇²F in the trainable parameters of a model, or in some, ascending; NaN if not finite.
+
+    Arguments are those of `smallest_hessian_eigenvalue`; D, at most 8,192, products with vectors make the matrix.
+
+    Raises:
+        InvalidInputError: If there are no parameters, or too many.
+    """
+    moving, fixed = split_parameters(model, block)
+    D = sum(leaf.size for leaf in jax.tree.leaves(moving))
+    if not 1 <= D <= _MOST_EIGENVALUES:
+        raise InvalidInputError(
+            f"the model has {D} parameters, but a whole spectrum is for 1 to {_MOST_EIGENVALUES}: name a block of them, or "
+            "ask for the smallest eigenvalue alone"
+        )
+    return _all_of_hessian(objective, moving, fixed, data)
 
 
 @in_full_precision
@@ -167,10 +194,10 @@ def smallest_operator_eigenvalue(
         scale * number for number in (found.value, lower, found.residual, found.largest, rounding)
     )
     result = HessianEigenvalue(
-        value=value,
-        lower=lower,
-        upper=value,
-        residual=residual,
+        lambda_min=value,
+        lambda_min_lower=lower,
+        lambda_min_upper=value,
+        lambda_min_residual=residual,
         direction=found.x,
         converged=known,
         certain=jnp.asarray(whole),
@@ -261,6 +288,16 @@ def _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolera
     finite = all_finite(flat, fixed, data, gradient, value)
     products, found = found.products, nan_unless(finite, found)
     return found._replace(direction=unravel(found.direction), products=products)
+
+
+@eqx.filter_jit
+def _all_of_hessian(objective, moving, fixed, data) -> jax.Array:
+    flat, unravel = ravel_pytree(moving)
+    gradient = jax.grad(lambda x: objective(eqx.combine(unravel(x), fixed), *data))
+    _, product = jax.linearize(gradient, flat)
+    rows = jax.lax.map(product, jnp.eye(flat.size, dtype=flat.dtype), batch_size=min(flat.size, _PRODUCTS))
+    finite = all_finite(flat, fixed, data, rows)
+    return nan_unless(finite, jnp.linalg.eigvalsh(jnp.where(finite, 0.5 * (rows + rows.T), 0.0)))
 
 
 def _lowest_ritz_vector(product, start, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -1,9 +1,9 @@
-"""The exact spectrum of a residual unit's Hessian in (W, V), θ held fixed."""
+"""All eigenvalues of a Hessian: of a residual unit in (W, V) from a small matrix, of any model from the whole one."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,14 @@ from jaxtyping import Float
 
 from resflow.arrays import Array
 from resflow.certificates.gap import check_ridge
+from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
-from resflow.point import Point, analyse_point
-from resflow.spectrum.partial_hessian import PartialHessian, partial_hessian, reduced_matrix
+from resflow.objectives import MeanLoss
+from resflow.point import ModelPoint, Point, analyse_point
+from resflow.hessian.lanczos import hessian_eigenvalues
+from resflow.hessian.partial_hessian import PartialHessian, partial_hessian, reduced_matrix
 
-__all__ = ["Spectrum", "partial_spectrum"]
+__all__ = ["Spectrum", "partial_spectrum", "spectrum"]
 
 
 class Spectrum(NamedTuple):
@@ -32,6 +35,27 @@ class Spectrum(NamedTuple):
     eigenvalues: Float[Array, "N"]
     reduced_order: int
     kernel_dimension: int
+
+
+def spectrum(point: Point | ModelPoint, **options: Any) -> Spectrum:
+    """All eigenvalues of ∇²F at a point.
+
+    Of a residual unit those in (W, V), θ held fixed, by `partial_spectrum`, with its options `ridge_W` and `ridge_V`. Of
+    any other model those in all D parameters, or in a `block` of them, from the whole matrix: D products with vectors.
+
+    Args:
+        point: Of `Point` or `Point.of`.
+        options: See above.
+
+    Raises:
+        InvalidInputError: If an option is out of range, or the model has too many parameters for a whole matrix.
+    """
+    if isinstance(point, Point):
+        return partial_spectrum(point, **options)
+    if not isinstance(point, ModelPoint):
+        raise InvalidInputError(f"point is a {type(point).__name__}, but must be a Point, or Point.of a model")
+    eigenvalues = hessian_eigenvalues(MeanLoss(point.loss), point.model, point.X, point.y, **options)
+    return Spectrum(eigenvalues, len(eigenvalues), 0)
 
 
 def partial_spectrum(point: Point, *, ridge_W: float = 0.0, ridge_V: float = 0.0) -> Spectrum:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Real
 
-from resflow.arrays import Array, analyse, check_point, is_traced
+from resflow.arrays import Array, analyse, is_traced
 from resflow.errors import InvalidInputError
 from resflow.floating import norm
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss
+from resflow.point import Point
 
 __all__ = ["saddle_at_zero"]
 
 
-def saddle_at_zero(
-    features: Real[Array, "n k"], X: Real[Array, "n d"], y: Real[Array, "n"], *, loss: str | Loss
-) -> tuple[Float[Array, "d"], Float[Array, "d k"]]:
+def saddle_at_zero(features: Real[Array, "n k"], X: Real[Array, "n d"], y: Real[Array, "n"], loss: str | Loss) -> Point:
     """The point w = 0, V = −(mean ℓ'_i x_i) gᵀ / ‖g‖² with g = mean ℓ'_i f_i and ℓ'_i = ℓ'(0; y_i).
 
     There ∇_w F = mean ℓ'_i (x_i + V f_i) = 0 and ∇_V F = w gᵀ = 0, and ∂F/∂θ has the factor Vᵀw = 0: the point is
@@ -27,16 +24,11 @@ def saddle_at_zero(
     eigenvalue. Every stationary point above the best linear predictor has w = 0 and this value; of those with the
     same features, it is the one of least ‖V‖_F.
 
-    NumPy arrays are analysed in float64, JAX arrays in their own precision; works under jit and vmap.
-
     Args:
         features: f_θ(x_i) as rows, shape (n, k).
         X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
-        loss: A loss or its name.
-
-    Returns:
-        w and V.
+        y: Labels, shape (n,).
+        loss: A loss of one output or its name.
 
     Raises:
         InvalidInputError: If shapes disagree, labels do not suit the loss, a value is not finite, or g = 0 so that
@@ -45,10 +37,9 @@ def saddle_at_zero(
     References:
         Shamir 2018 (arXiv:1804.06739), Theorems 1 and 2, which leave no room for others.
     """
-    loss = as_loss(loss)
     d, k = np.shape(X)[1], np.shape(features)[1]
-    check_point(np.zeros(d), np.zeros((d, k)), features, X, y, loss)
-    V, g_norm = analyse(_mixing_matrix, features, X, y, loss=loss)
+    point = Point(np.zeros(d), np.zeros((d, k)), features, X, y, loss)
+    V, g_norm = analyse(_mixing_matrix, point)
     if not is_traced(g_norm) and not np.isfinite(V).all() and not g_norm == 0:
         raise InvalidInputError(
             "features or X have values that are not finite, or too large to be squared: no point can be written down"
@@ -58,13 +49,12 @@ def saddle_at_zero(
             f"mean ℓ'(0; y_i) f_i has norm {float(g_norm):g}, but must not vanish: features that tell nothing of the "
             "labels have no saddle at w = 0"
         )
-    return 0.0 * V[:, 0], V
+    return point.at(0.0 * V[:, 0], V)
 
 
-@partial(jax.jit, static_argnames="loss")
-def _mixing_matrix(features, X, y, *, loss: Loss):
-    slope = loss.derivative(jnp.zeros_like(y), y) / len(y)
-    g = slope @ features
+@jax.jit
+def _mixing_matrix(point: Point):
+    slope = point.loss.derivative(jnp.zeros(point.X.shape[0], point.X.dtype), point.y) / point.X.shape[0]
+    g = slope @ point.features
     size = norm(g)
-    g_unit = g / size
-    return -jnp.outer(slope @ X, g_unit) / size, size
+    return -jnp.outer(slope @ point.X, g / size) / size, size

@@ -14,7 +14,7 @@ from resflow.certificates.gap import check_ridge
 from resflow.floating import all_finite, nan_unless, norm, ratio
 from resflow.parallel import blas_on_one_thread
 from resflow.point import Point, analyse_point
-from resflow.spectrum.partial_hessian import PartialHessian, hessian_vector_product, partial_hessian
+from resflow.hessian.partial_hessian import PartialHessian, hessian_vector_product, partial_hessian
 
 __all__ = ["SmallestEigenvalue", "smallest_partial_eigenvalue"]
 
@@ -36,8 +36,7 @@ class SmallestEigenvalue(NamedTuple):
             1e-138 (1e-17 in float32), and then not converged.
         lambda_min_upper: An eigenvalue lies at or below: the Rayleigh quotient, the same number as `lambda_min`.
         lambda_min_residual: ‖Hv − λv‖ for the direction v, of norm 1, with Hv a product with the samples themselves.
-        direction_W: The part of v in W, of W's shape.
-        direction_V: The part of v in V, shape (d, k).
+        direction: v, its part in W, of W's shape, and in V.
         converged: True if their difference is within the tolerance, relative to the larger of the two; in float32 only if
             `rounding` is so as well, as there it decides how many digits are right.
         rounding: Estimate of the effect on `lambda_min` of rounding in the predictions, in the sums over samples and in the
@@ -49,8 +48,7 @@ class SmallestEigenvalue(NamedTuple):
     lambda_min_lower: Float[Array, ""]
     lambda_min_upper: Float[Array, ""]
     lambda_min_residual: Float[Array, ""]
-    direction_W: Float[Array, "*m d"]
-    direction_V: Float[Array, "d k"]
+    direction: tuple[Float[Array, "*m d"], Float[Array, "d k"]]
     converged: Bool[Array, ""]
     rounding: Float[Array, ""]
     factorizations: Int[Array, ""]
@@ -96,13 +94,11 @@ def smallest_partial_eigenvalue(
 def _smallest(point: Point, ridge_W, ridge_V, rtol) -> tuple:
     bracket, A, B = _search(partial_hessian(point), ridge_W - ridge_V, rtol)
     products = hessian_vector_product(point, A, B)
-    found = _evidence(bracket, A, B, *products, ridge_W, ridge_V, rtol)
-    value, lower, upper, residual, A, *rest = found
-    return value, lower, upper, residual, A.reshape(point.W.shape), *rest
+    return _evidence(bracket, A, B, *products, point.W.shape, ridge_W, ridge_V, rtol)
 
 
-@jax.jit
-def _evidence(bracket: _Bracket, A, B, product_W, product_V, ridge_W, ridge_V, rtol) -> tuple:
+@partial(jax.jit, static_argnames="shape")
+def _evidence(bracket: _Bracket, A, B, product_W, product_V, shape, ridge_W, ridge_V, rtol) -> tuple:
     value, lower = bracket.upper + ridge_V, bracket.lower + ridge_V
     error_W, error_V = product_W + (ridge_W - value) * A, product_V + (ridge_V - value) * B
     residual = _hypot(norm(error_W), norm(error_V))
@@ -111,7 +107,7 @@ def _evidence(bracket: _Bracket, A, B, product_W, product_V, ridge_W, ridge_V, r
     converged = bracket.converged
     if eps > 1e-10:
         converged &= rounding <= rtol * jnp.abs(bracket.upper)
-    numbers = (value, lower, value, residual, A, B, converged, rounding)
+    numbers = (value, lower, value, residual, (A.reshape(shape), B), converged, rounding)
     return *nan_unless(all_finite(value, lower), numbers), bracket.count
 
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from resflow.floating import all_finite, nan_unless
-from resflow.losses.scalar import Loss
-from resflow.spectrum.partial_hessian import PartialHessian
+from resflow.hessian.partial_hessian import PartialHessian, reduced_matrix
+from resflow.losses import Loss
+from resflow.point import Point
 
 __all__ = ["ReducedModel", "decrease", "mean_decrease", "reduced_model", "trust_region_step"]
 
@@ -19,67 +20,58 @@ _NODES = _NODES + 0.5
 
 
 class ReducedModel(NamedTuple):
-    """F + gᵀs + ½ sᵀMs in coordinates s along the directions (a, ŵcᵀ + Quĝᵀ), where (a, c, u) = scale · s.
+    """F + gᵀs + ½ sᵀMs in coordinates s = (A, C, u) / scale of the directions of `PartialHessian`.
 
     Attributes:
-        gradient: scale · (∇_w F, ‖w‖g, 0), where ∇_V F = wgᵀ.
-        eigenvalues: Of M, ascending, shape (2d + k − 1,).
+        gradient: scale · (∇_W F in R's left singular vectors, Qᵀ∇_V F, 0).
+        eigenvalues: Of M, ascending, shape (md + qk + (d − q) min(m, k),).
         eigenvectors: As columns.
-        scale: A length for a, and another for c and u, shape (2d + k − 1,).
-        w_unit: ŵ.
-        g_unit: ĝ.
-        complement: Q, an orthonormal basis of ŵ's complement, shape (d, d−1).
+        scale: A length for A, and another for C and u.
+        hessian: What the coordinates are taken from.
+        complement: N, an orthonormal basis of what is orthogonal to Q, shape (d, d − q).
     """
 
     gradient: jax.Array
     eigenvalues: jax.Array
     eigenvectors: jax.Array
     scale: jax.Array
-    w_unit: jax.Array
-    g_unit: jax.Array
+    hessian: PartialHessian
     complement: jax.Array
 
     def directions(self, s: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The change of (w, V) that the coordinates stand for."""
-        d, k = self.w_unit.shape[0], self.g_unit.shape[0]
-        a, c, u = jnp.split(self.scale * s, [d, d + k])
-        return a, jnp.outer(self.w_unit, c) + jnp.outer(self.complement @ u, self.g_unit)
+        """The change of (W, V) that the coordinates stand for, W with an axis of outputs."""
+        x, u = jnp.split(self.scale * s, [self.hessian.K.shape[0]])
+        m, free = self.hessian.gamma.shape[0], self.complement.shape[1]
+        u = (u.reshape(-1, free) if free else jnp.zeros((0, 0))) @ self.complement.T
+        return self.hessian.direction(x, jnp.zeros((m, self.complement.shape[0])).at[: len(u)].set(u))
 
     def apply(self, s: jax.Array) -> jax.Array:
         """Ms."""
         return self.eigenvectors @ (self.eigenvalues * (self.eigenvectors.T @ s))
 
     def newton_step_norm(self) -> jax.Array:
-        """The length in (w, V) of M⁺g, over the eigenvalues that are positive beyond rounding."""
+        """The length in (W, V) of M⁺g, over the eigenvalues that are positive beyond rounding."""
         h, q = self.eigenvalues, self.eigenvectors.T @ self.gradient
         positive = h > len(h) * jnp.finfo(h.dtype).eps * jnp.max(jnp.abs(h))
         s = self.eigenvectors @ jnp.where(positive, q / jnp.where(positive, h, 1.0), 0.0)
         return nan_unless(all_finite(q), jnp.linalg.norm(self.scale * s))
 
 
-def reduced_model(hessian: PartialHessian, gradient_w: jax.Array, V_norm: jax.Array) -> ReducedModel:
-    """The model at a point, from its partial Hessian, ∇_w F and ‖V‖.
+def reduced_model(hessian: PartialHessian, gradient: tuple[jax.Array, jax.Array], V_norm: jax.Array) -> ReducedModel:
+    """The model at a point, from its partial Hessian, ∇F in (W, V), W with an axis of outputs, and ‖V‖.
 
-    w and V are measured in units of their own size: F depends on the product Vᵀw, and minima with a small w and a
-    large V lie in valleys that a ball in (w, V) is far too narrow for. Near w = 0 the unit is what V makes of it.
+    W and V are measured in units of their own size: F depends on the product W V, and minima with a small W and a
+    large V lie in valleys that a ball in (W, V) is far too narrow for. Near W = 0 the unit is what V makes of it.
     """
-    d, k = hessian.w_unit.shape[0], hessian.g.shape[0]
-    order = 2 * d + k - 1
-    # A Householder reflection sends the first unit vector to ∓ŵ and the others to a basis of its complement.
-    axis = hessian.w_unit.at[0].add(jnp.where(hessian.w_unit[0] < 0, -1.0, 1.0))
-    complement = (jnp.eye(d) - 2.0 * jnp.outer(axis, axis) / (axis @ axis))[:, 1:]
-    gamma = jnp.linalg.norm(hessian.g)
-    g_unit = hessian.g / jnp.where(gamma > 0, gamma, 1.0)
-    g_unit = jnp.where(gamma > 0, g_unit, jnp.zeros_like(g_unit).at[0].set(1.0))
-    M = jnp.zeros((order, order)).at[: d + k, : d + k].set(hessian.K)
-    M = M.at[:d, d + k :].set(gamma * complement).at[d + k :, :d].set(gamma * complement.T)
-    gradient = jnp.concatenate([gradient_w, hessian.w_norm * hessian.g, jnp.zeros(d - 1)])
+    M, N = reduced_matrix(hessian)
+    along_A, along_C = hessian.U.T @ gradient[0], hessian.Q.T @ gradient[1]
+    flat = jnp.concatenate([along_A.ravel(), along_C.ravel(), jnp.zeros(len(M) - hessian.K.shape[0])])
     V_scale = 1.0 + V_norm
-    scale = jnp.where(jnp.arange(order) < d, jnp.maximum(hessian.w_norm, 1.0 / V_scale), V_scale)
+    scale = jnp.where(jnp.arange(len(M)) < along_A.size, jnp.maximum(hessian.W_norm, 1.0 / V_scale), V_scale)
     scaled = scale[:, None] * M * scale
-    finite = all_finite(scaled, gradient)  # LAPACK must not be given what is not
+    finite = all_finite(scaled, flat)  # LAPACK must not be given what is not
     eigenvalues, eigenvectors = nan_unless(finite, tuple(jnp.linalg.eigh(jnp.where(finite, scaled, 0.0))))
-    return ReducedModel(scale * gradient, eigenvalues, eigenvectors, scale, hessian.w_unit, g_unit, complement)
+    return ReducedModel(scale * flat, eigenvalues, eigenvectors, scale, hessian, N)
 
 
 def trust_region_step(model: ReducedModel, radius: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -129,11 +121,11 @@ def trust_region_step(model: ReducedModel, radius: jax.Array) -> tuple[jax.Array
     return Q @ s, predicted, interior
 
 
-def decrease(loss: Loss, w, V, a, B, features, X, y) -> Any:
-    """F(w, V) − F(w + a, V + B), accurate even where it is far below the rounding of F."""
-    x = X + features @ V.T
+def decrease(point: Point, A, B) -> Any:
+    """F(W, V) − F(W + A, V + B), W and A with an axis of outputs, accurate even where it is far below F's rounding."""
+    W, x = point.rows, point.inner
     # δ_i as it stands: the difference of two predictions would have lost it.
-    return mean_decrease(loss, x @ w, x @ a + features @ (B.T @ (w + a)), y)
+    return mean_decrease(point.row_loss, x @ W.T, x @ A.T + point.features @ ((W + A) @ B).T, point.y)
 
 
 def mean_decrease(loss: Loss, p, delta, y) -> Any:
@@ -141,4 +133,5 @@ def mean_decrease(loss: Loss, p, delta, y) -> Any:
     values = loss.value(p, y)
     difference = jnp.mean(values) - jnp.mean(loss.value(p + delta, y))
     slope = sum(weight * loss.derivative(p + node * delta, y) for node, weight in zip(_NODES, _WEIGHTS, strict=True))
-    return jnp.where(jnp.abs(difference) > 1e-6 * jnp.mean(jnp.abs(values)), difference, -jnp.mean(slope * delta))
+    along = -jnp.sum(slope * delta) / len(p)
+    return jnp.where(jnp.abs(difference) > 1e-6 * jnp.mean(jnp.abs(values)), difference, along)

@@ -1,56 +1,21 @@
-"""What a search for stationary points needs to be given: objectives of a whole model, and diverse starting points."""
+"""Where a search for stationary points starts: from diverse random points, and from points on the way down."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, Real
+from jaxtyping import PRNGKeyArray
 
 from resflow.errors import InvalidInputError
-from resflow.losses.scalar import Loss
 from resflow.models.residual_unit import trainable
 from resflow.parallel import in_threads
 
-__all__ = ["MeanLoss", "RidgeLoss", "descent_starts", "random_starts"]
-
-
-@dataclass(frozen=True)
-class MeanLoss:
-    """F = mean_i ℓ(model(X)_i; y_i), of any model that maps X to predictions.
-
-    Attributes:
-        loss: ℓ.
-    """
-
-    loss: Loss
-
-    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n"]) -> Float[Array, ""]:
-        return jnp.mean(self.loss.value(model(X), y))
-
-
-@dataclass(frozen=True)
-class RidgeLoss:
-    """F + (ridge/2) ‖weights‖²: with it the theory's guarantee is gone.
-
-    Attributes:
-        loss: ℓ, in F = mean_i ℓ(model(X)_i; y_i).
-        ridge: Strength, in units of the mean loss per squared unit of the weights.
-        weights: Which of the model's arrays, a function at module level: of a model to a pytree, e.g. (w, V).
-    """
-
-    loss: Loss
-    ridge: float
-    weights: Callable[[Any], Any]
-
-    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n"]) -> Float[Array, ""]:
-        squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(self.weights(model))]
-        return MeanLoss(self.loss)(model, X, y) + 0.5 * self.ridge * sum(squares)
+__all__ = ["descent_starts", "random_starts"]
 
 
 def random_starts(model: Any, count: int, *, key: PRNGKeyArray, scales: tuple[float, float] = (0.03, 3.0)) -> Any:

@@ -1,1 +1,0 @@
-"""Stationary points of every index, found from thousands of starting points at once."""

@@ -1,0 +1,372 @@
+"""A second-order solver that drives a residual unit to an ε-second-order stationary point in (W, V)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int, Real
+
+from resflow.arrays import Array, as_number, as_numpy
+from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
+from resflow.hessian.bracket import SmallestEigenvalue, smallest_partial_eigenvalue
+from resflow.hessian.partial_hessian import partial_hessian
+from resflow.linear.baseline import check_baseline
+from resflow.linear.predictor import LinearFit
+from resflow.losses import Loss
+from resflow.models.residual_unit import ResidualUnit, trainable
+from resflow.point import Point
+from resflow.stationarity._trust_region import decrease, reduced_model, trust_region_step
+from resflow.status import Status
+
+__all__ = ["STEPS", "NewtonPath", "NewtonResult", "solve", "solve_unit"]
+
+STEPS = ("newton", "negative_curvature", "theta", "rejected", "end")
+"""What an iteration did, in the order in which `NewtonPath.step` counts."""
+
+_NEWTON, _NEGATIVE, _THETA, _REJECTED, _END = range(5)
+
+
+class _Options(NamedTuple):
+    """The options of `solve` and `solve_unit`, checked."""
+
+    epsilon: float
+    hessian_lipschitz: float
+    max_steps: int
+    radius: float
+    theta_steps: int = 0
+    theta_optimizer: optax.GradientTransformation | None = None
+
+    @property
+    def threshold(self) -> float:
+        return -math.sqrt(self.hessian_lipschitz * self.epsilon)
+
+    def checked(self) -> _Options:
+        for name in ("epsilon", "hessian_lipschitz", "radius"):
+            value = getattr(self, name)
+            as_number(name, value, "must be a positive finite number", lambda number: 0 < number < math.inf)
+        as_number("max_steps", self.max_steps, "must be at least 1", lambda steps: steps >= 1, whole=True)
+        as_number("theta_steps", self.theta_steps, "must be at least 0", lambda steps: steps >= 0, whole=True)
+        return self
+
+
+class NewtonPath(NamedTuple):
+    """What was measured at each of the m points of a run, before the step that it names.
+
+    Attributes:
+        objective: F, shape (m,).
+        linear_predictor_gap: F − F_lin(W*), shape (m,); NaN without a linear fit.
+        grad_norm: ‖∇F‖ in (W, V), shape (m,).
+        lambda_min_lower: No eigenvalue of the partial Hessian lies below, shape (m,).
+        lambda_min_upper: An eigenvalue lies at or below, shape (m,).
+        radius: Of the trust region, relative to the size of W and V, shape (m,).
+        step_norm: ‖(ΔW, ΔV)‖ of the step, 0 if it was rejected or θ's, shape (m,).
+        step: An index into `STEPS`, shape (m,).
+    """
+
+    objective: Float[Array, "m"]
+    linear_predictor_gap: Float[Array, "m"]
+    grad_norm: Float[Array, "m"]
+    lambda_min_lower: Float[Array, "m"]
+    lambda_min_upper: Float[Array, "m"]
+    radius: Float[Array, "m"]
+    step_norm: Float[Array, "m"]
+    step: Int[Array, "m"]
+
+
+class NewtonResult(NamedTuple):
+    """Where the solver ended, and the evidence.
+
+    Attributes:
+        point: The point reached.
+        objective: F there.
+        linear_predictor_gap: F − F_lin(W*); NaN without a linear fit.
+        grad_norm: ‖∇F‖ in (W, V).
+        smallest: λ_min of the partial Hessian with its bracket and direction.
+        epsilon: What was asked for.
+        curvature_threshold: −sqrt(μ₂ ε).
+        status: `CONVERGED` if ‖∇F‖ ≤ ε and the bracket's lower end is not below −sqrt(μ₂ ε). A run ends at once at a point
+            that is not finite: `DIVERGED`, with NaN for all numbers.
+        norm_running_away: True if no minimum is near, however small ‖∇F‖: a Newton step from here would still be longer
+            than a thousandth of the point's norm, or every sample is classified rightly, so that F falls to its
+            infimum along t ↦ (tW, V) for ever. A run can also end in the valley W → 0, V → ∞ with W V fixed; at d = 1,
+            where w cannot go round 0, even at its side without a minimum.
+        newton_step_norm: ‖H⁺∇F‖ over the positive eigenvalues: how far away a minimum would be, to first order.
+        model: The residual unit, θ included; None of `solve`, which keeps the features.
+        path: What was measured on the way.
+    """
+
+    point: Point
+    objective: float
+    linear_predictor_gap: float
+    grad_norm: float
+    smallest: SmallestEigenvalue
+    epsilon: float
+    curvature_threshold: float
+    status: Status
+    norm_running_away: bool
+    newton_step_norm: float
+    model: ResidualUnit | None
+    path: NewtonPath
+
+    @property
+    def converged(self) -> bool:
+        """Whether the run ended where it was to end."""
+        return self.status is Status.CONVERGED
+
+
+def solve(
+    point: Point,
+    *,
+    epsilon: float = 1e-10,
+    fit: LinearFit | None = None,
+    hessian_lipschitz: float = 1.0,
+    max_steps: int = 200,
+    radius: float = 1.0,
+) -> NewtonResult:
+    """Minimise F(W, V) from a point to an ε-second-order stationary point, θ held fixed.
+
+    A trust-region Newton method in units of the size of W and of V. The subproblem is solved exactly, the hard case
+    included, in the md + qk + (d − q) min(m, k) coordinates outside which the gradient vanishes and the Hessian is zero,
+    q = min(m, d). Always in float64. By Corollary 1 it ends no higher than the best linear predictor, wherever it
+    starts. Decreases too small to be seen in F are computed from ℓ' along the step, so that a step's success means
+    something until ‖∇F‖ itself is rounding.
+
+    Args:
+        point: Where to start.
+        epsilon: The run ends at an ε-second-order partial stationary point: ‖∇F‖ ≤ ε and λ_min ≥ −sqrt(μ₂ ε).
+        fit: The linear predictor that the gap refers to.
+        hessian_lipschitz: μ₂, in the units of the objective per cubed unit of the weights.
+        max_steps: Iterations after which the run ends without having converged.
+        radius: First radius of the trust region, relative to the size of W and V.
+
+    Returns:
+        The point reached, whether it is what was asked for, and the path.
+
+    Raises:
+        InvalidInputError: If an option is out of range, or the fit is of other data or another loss.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Theorem 3 and Corollary 1; Conn, Gould and Toint, Trust-Region Methods,
+        2000, section 7.3, for the subproblem.
+    """
+    if not isinstance(point, Point):
+        raise InvalidInputError(f"point is a {type(point).__name__}, but must be the Point of a residual unit")
+    options = _Options(epsilon, hessian_lipschitz, max_steps, radius).checked()
+    if fit is not None:
+        check_baseline(fit, point.X, point.y, point.loss)
+    with jax.enable_x64(True):
+        return _solve(_in_float64(point), None, _Fixed(), fit, options)
+
+
+def solve_unit(
+    model: ResidualUnit,
+    X: Real[Array, "n d"],
+    y: Real[Array, "n *m"],
+    loss: str | Loss,
+    *,
+    theta_steps: int,
+    theta_optimizer: optax.GradientTransformation | None = None,
+    epsilon: float = 1e-10,
+    fit: LinearFit | None = None,
+    hessian_lipschitz: float = 1.0,
+    max_steps: int = 200,
+    radius: float = 1.0,
+) -> NewtonResult:
+    """`solve` from a residual unit's (W, V), θ moved by an Optax optimiser between the steps.
+
+    Args:
+        model: The residual unit to start from.
+        X: Samples as rows, shape (n, d).
+        y: Labels.
+        loss: A loss or its name.
+        theta_steps: Optimiser steps of θ. One follows every iteration in (W, V) until they are used up; after the
+            last θ stays where it is and the run ends in (W, V) alone.
+        theta_optimizer: An Optax transformation for θ; Adam with learning rate 0.01 if None.
+        epsilon: As in `solve`, and so the further ones.
+        fit: The linear predictor that the gap refers to.
+        hessian_lipschitz: μ₂.
+        max_steps: Iterations, θ steps included.
+        radius: First radius of the trust region.
+
+    Raises:
+        InvalidInputError: As `Point` and `solve`.
+    """
+    optimizer = optax.adam(1e-2) if theta_optimizer is None else theta_optimizer
+    options = _Options(epsilon, hessian_lipschitz, max_steps, radius, theta_steps, optimizer).checked()
+    point = Point.of(model, X, y, loss)
+    if not isinstance(point, Point):
+        raise InvalidInputError(f"model is a {type(model).__name__}, but must be a residual unit")
+    if fit is not None:
+        check_baseline(fit, point.X, point.y, point.loss)
+    with jax.enable_x64(True):
+        moving, fixed = eqx.partition(model.feature_map, trainable(model.feature_map))
+        theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), moving)
+        return _solve(_in_float64(point), theta, _Mapped(fixed), fit, options)
+
+
+def _in_float64(point: Point) -> Point:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), point)
+
+
+class _Fixed(eqx.Module):
+    def __call__(self, theta: Any, point: Point) -> Any:
+        return point.features
+
+
+class _Mapped(eqx.Module):
+    fixed: Any
+
+    def __call__(self, theta: Any, point: Point) -> Any:
+        return jax.vmap(eqx.combine(theta, self.fixed))(point.X)
+
+
+def _solve(point: Point, theta, feature_map, fit, options: _Options) -> NewtonResult:
+    level = jnp.asarray(jnp.nan if fit is None else fit.objective, float)
+    run = as_numpy(_run(point, theta, feature_map, level, options))
+    point, theta, count, history, last = run
+    path = NewtonPath(**{name: column[: int(count)] for name, column in history.items()})
+    far = float(last["newton_step_norm"]) > 1e-3 * math.hypot(np.linalg.norm(point.W), np.linalg.norm(point.V))
+    status = Status.CONVERGED if last["converged"] else Status.ITERATION_LIMIT
+    return NewtonResult(
+        point=point,
+        objective=float(path.objective[-1]),
+        linear_predictor_gap=float(path.linear_predictor_gap[-1]),
+        grad_norm=float(path.grad_norm[-1]),
+        smallest=SmallestEigenvalue(*last["smallest"]),
+        epsilon=options.epsilon,
+        curvature_threshold=options.threshold,
+        status=status if np.isfinite(path.grad_norm[-1]) else Status.DIVERGED,
+        norm_running_away=far or _all_right(point),
+        newton_step_norm=float(last["newton_step_norm"]),
+        model=None if isinstance(feature_map, _Fixed) else _unit(point, theta, feature_map),
+        path=path,
+    )
+
+
+def _unit(point: Point, theta, feature_map: _Mapped) -> ResidualUnit:
+    return ResidualUnit(point.W, point.V, eqx.combine(theta, feature_map.fixed))
+
+
+def _all_right(point: Point) -> bool:
+    """Whether every sample of classes is classified rightly."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        p = point.predictions
+    if point.loss.labels == "binary":
+        return bool((np.isfinite(p) & (point.y * p > 0)).all())
+    if point.loss.labels != "classes":
+        return False
+    own = np.take_along_axis(p, point.y.astype(int)[:, None], axis=1)
+    others = np.where(np.arange(p.shape[1]) == point.y[:, None], -np.inf, p)
+    return bool((np.isfinite(p).all(axis=1) & (own[:, 0] > others.max(axis=1))).all())
+
+
+class _State(NamedTuple):
+    weights: Any
+    theta: Any
+    optimizer: Any
+    radius: Any
+    count: Any
+    moved: Any  # how many steps θ has made
+    history: Any
+    last: Any
+    done: Any
+
+
+@eqx.filter_jit
+def _run(point: Point, theta, feature_map, level, options):
+    def at(weights, theta) -> Point:
+        moved = point.at(*weights)
+        return moved.part(feature_map(theta, point), point.X, point.y)
+
+    def measure(here: Point):
+        hessian = partial_hessian(here)
+        bracket = smallest_partial_eigenvalue(here)
+        gradient_W, gradient_V = here.gradient
+        gradient = gradient_W.reshape(here.rows.shape), gradient_V
+        model = reduced_model(hessian, gradient, jnp.linalg.norm(here.V))
+        grad_norm = jnp.hypot(jnp.linalg.norm(gradient_W), jnp.linalg.norm(gradient_V))
+        value = here.objective
+        finite = all_finite(value, grad_norm, bracket.lambda_min)
+        return *nan_unless(finite, (value, grad_norm)), model, tuple(bracket)
+
+    def iterate(state):
+        here = at(state.weights, state.theta)
+        objective, grad_norm, model, bracket = measure(here)
+        stationary = (grad_norm <= options.epsilon) & (bracket[1] >= options.threshold)
+        converged = stationary & (state.moved >= options.theta_steps)
+        end = converged | (state.count >= options.max_steps) | ~jnp.isfinite(grad_norm)
+        theta_turn = (state.moved < options.theta_steps) & ((state.count % 2 == 1) | stationary)
+
+        step, predicted, interior = trust_region_step(model, state.radius)
+        A, B = model.directions(step)
+        actual = decrease(here, A, B)
+        ratio = actual / jnp.maximum(predicted, jnp.finfo(actual.dtype).tiny)
+        accepted = (ratio > 1e-4) & jnp.isfinite(actual) & ~end & ~theta_turn
+        length = jnp.linalg.norm(model.scale * step)
+        grown = jnp.where((ratio > 0.75) & ~interior, jnp.minimum(2.0 * state.radius, 1e12), state.radius)
+        radius = jnp.where(ratio > 0.25, grown, 0.25 * jnp.minimum(jnp.linalg.norm(step), state.radius))
+        radius = jnp.where(theta_turn | end, state.radius, radius)
+        changes = A.reshape(here.W.shape), B
+        weights = jax.tree.map(lambda old, change: jnp.where(accepted, old + change, old), state.weights, changes)
+
+        curved = step @ (model.apply(step)) < 0
+        kind = jnp.where(accepted, jnp.where(curved, _NEGATIVE, _NEWTON), _REJECTED)
+        kind = jnp.where(end, _END, jnp.where(theta_turn, _THETA, kind))
+        row = NewtonPath(
+            objective=objective,
+            linear_predictor_gap=objective - level,
+            grad_norm=grad_norm,
+            lambda_min_lower=bracket[1],
+            lambda_min_upper=bracket[2],
+            radius=state.radius,
+            step_norm=jnp.where(accepted, length, 0.0),
+            step=kind,
+        )
+        history = {name: state.history[name].at[state.count].set(value) for name, value in row._asdict().items()}
+        last = {"smallest": bracket, "converged": converged, "newton_step_norm": model.newton_step_norm()}
+        theta, optimizer = state.theta, state.optimizer
+        if options.theta_steps:
+
+            def move(theta, optimizer):
+                def F(theta):
+                    return at(state.weights, theta).objective
+
+                change, optimizer = options.theta_optimizer.update(jax.grad(F)(theta), optimizer, theta)
+                return optax.apply_updates(theta, change), optimizer
+
+            theta, optimizer = jax.lax.cond(
+                theta_turn & ~end, move, lambda theta, optimizer: (theta, optimizer), theta, optimizer
+            )
+        # The end of a run leaves radius and point as they are: its row is the last point's.
+        moved = state.moved + jnp.where(theta_turn & ~end, 1, 0)
+        return _State(weights, theta, optimizer, radius, state.count + 1, moved, history, last, end)
+
+    rows = options.max_steps + 1
+    history = {name: jnp.zeros(rows, int if name == "step" else float) for name in NewtonPath._fields}
+    weights = point.W, point.V
+    shapes = jax.eval_shape(measure, at(weights, theta))[3]
+    last = {
+        "smallest": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        "converged": jnp.asarray(False),
+        "newton_step_norm": jnp.zeros(()),
+    }
+    state = _State(
+        weights,
+        theta,
+        options.theta_optimizer.init(theta) if options.theta_steps else (),
+        jnp.asarray(options.radius, float),
+        jnp.asarray(0),
+        jnp.asarray(0),
+        history,
+        last,
+        jnp.asarray(False),
+    )
+    state = jax.lax.while_loop(lambda state: ~state.done, iterate, state)
+    return at(state.weights, state.theta), state.theta, state.count, state.history, state.last
