@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resflow.losses.scalar import as_loss
+from resflow.losses import as_loss
 
 LOSSES = ("squared", "logistic", "pseudo_huber")
 
@@ -73,7 +73,7 @@ def point(
     if repeated:
         features = features[:, np.arange(k) // 2]
     w, V = rng.standard_normal(d) / np.sqrt(d), rng.standard_normal((d, k)) / np.sqrt(d * k)
-    y = np.sign(rng.standard_normal(n)) if as_loss(loss).binary_labels else rng.standard_normal(n)
+    y = np.sign(rng.standard_normal(n)) if as_loss(loss).labels == "binary" else rng.standard_normal(n)
     if w_norm is not None:
         w = w / np.linalg.norm(w) * w_norm
     if gamma is not None:

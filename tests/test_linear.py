@@ -18,7 +18,8 @@ from resflow.linear import _algebra as _linear_algebra
 from resflow.linear import _newton as _linear_newton
 from resflow.linear import predictor as _linear_predictor
 from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses.scalar import Logistic, Loss, PseudoHuber, as_loss
+from resflow.losses import Logistic, Loss, PseudoHuber, as_loss
+from resflow.status import Status
 
 LOSSES = ["squared", "logistic", "pseudo_huber"]
 EPS = float(np.finfo(np.float64).eps)
@@ -45,17 +46,17 @@ def labels(rng, X, loss):
     """Labels that the features explain in every direction, also those in which they hardly vary, and noise."""
     Q, _ = np.linalg.qr(X)
     signal = Q @ rng.standard_normal(X.shape[1]) * np.sqrt(len(X) / X.shape[1])
-    if as_loss(loss).binary_labels:
+    if as_loss(loss).labels == "binary":
         return np.where(rng.random(len(X)) < 1.0 / (1.0 + np.exp(-signal)), 1.0, -1.0)
     return signal + rng.standard_t(3, size=len(X))
 
 
 def gradient(fit, X, y, loss):
-    return X.T @ as_loss(loss).derivative(X @ fit.w, y) / len(y)
+    return X.T @ as_loss(loss).derivative(X @ fit.W, y) / len(y)
 
 
 def kkt_residual(fit, X, y, loss):
-    return np.linalg.norm(gradient(fit, X, y, loss) + (fit.ridge + fit.multiplier) * fit.w)
+    return np.linalg.norm(gradient(fit, X, y, loss) + (fit.ridge + fit.multiplier) * fit.W)
 
 
 def penalised(w, X, y, loss, ridge=0.0):
@@ -114,8 +115,8 @@ def test_objective_is_least_to_1e12_whatever_the_condition(loss, condition, n, d
     fit = fit_linear_predictor(X, y, loss=loss)
     assert fit.converged
     assert fit.rank == d
-    assert abs(penalised(fit.w, X, y, loss) - least_objective(X, y, loss)) <= PROMISED
-    assert fit.objective == pytest.approx(penalised(fit.w, X, y, loss), rel=0, abs=SAME_SUM)
+    assert abs(penalised(fit.W, X, y, loss) - least_objective(X, y, loss)) <= PROMISED
+    assert fit.objective == pytest.approx(penalised(fit.W, X, y, loss), rel=0, abs=SAME_SUM)
     assert fit.suboptimality <= PROMISED
     assert kkt_residual(fit, X, y, loss) <= PROMISED
 
@@ -133,7 +134,7 @@ def test_many_samples_need_no_hessian_to_be_as_exact(loss, condition, monkeypatc
     fit = fit_linear_predictor(X, y, loss=loss)
     assert fit.converged
     assert fit.separable == with_hessian.separable == (False if loss == "logistic" else None)
-    assert abs(penalised(fit.w, X, y, loss) - least_objective(X, y, loss)) <= 8 * SAME_SUM
+    assert abs(penalised(fit.W, X, y, loss) - least_objective(X, y, loss)) <= 8 * SAME_SUM
     assert kkt_residual(fit, X, y, loss) <= PROMISED
     assert fit.suboptimality <= 8 * SAME_SUM
 
@@ -146,7 +147,7 @@ def test_many_samples_of_very_different_curvature_are_left_to_newton():
     fit = fit_linear_predictor(X, y)
     assert fit.converged
     assert fit.separable is False
-    assert abs(penalised(fit.w, X, y, "logistic") - least_objective(X, y, "logistic")) <= 8 * SAME_SUM
+    assert abs(penalised(fit.W, X, y, "logistic") - least_objective(X, y, "logistic")) <= 8 * SAME_SUM
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -157,15 +158,15 @@ def test_norm_bound_is_met_by_its_multiplier(loss, condition, fraction):
     X = features(rng, 400, 9, condition)
     y = labels(rng, X, loss)
     free = fit_linear_predictor(X, y, loss=loss)
-    radius = fraction * np.linalg.norm(free.w)
+    radius = fraction * np.linalg.norm(free.W)
     fit = fit_linear_predictor(X, y, loss=loss, max_norm=radius)
     assert fit.converged
     assert fit.max_norm == radius
     assert fit.multiplier > 0
-    assert np.linalg.norm(fit.w) == pytest.approx(radius, rel=SAME_LENGTH)
+    assert np.linalg.norm(fit.W) == pytest.approx(radius, rel=SAME_LENGTH)
     assert kkt_residual(fit, X, y, loss) <= PROMISED
     assert fit.grad_norm == pytest.approx(kkt_residual(fit, X, y, loss), abs=0.1 * PROMISED)
-    assert free.objective < fit.objective < penalised(0 * fit.w, X, y, loss)
+    assert free.objective < fit.objective < penalised(0 * fit.W, X, y, loss)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -174,9 +175,9 @@ def test_inactive_norm_bound_changes_nothing(loss):
     X = features(rng, 200, 6)
     y = labels(rng, X, loss)
     free = fit_linear_predictor(X, y, loss=loss)
-    fit = fit_linear_predictor(X, y, loss=loss, max_norm=1.001 * np.linalg.norm(free.w))
+    fit = fit_linear_predictor(X, y, loss=loss, max_norm=1.001 * np.linalg.norm(free.W))
     assert fit.multiplier == 0
-    np.testing.assert_allclose(fit.w, free.w, rtol=1e-11)
+    np.testing.assert_allclose(fit.W, free.W, rtol=1e-11)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -188,10 +189,10 @@ def test_ridge_term_is_solved_and_left_out_of_the_objective(loss, options):
     fit = fit_linear_predictor(X, y, loss=loss, **options)
     assert fit.converged
     assert kkt_residual(fit, X, y, loss) <= PROMISED
-    assert fit.objective == pytest.approx(penalised(fit.w, X, y, loss), abs=SAME_SUM, rel=SAME_SUM)
+    assert fit.objective == pytest.approx(penalised(fit.W, X, y, loss), abs=SAME_SUM, rel=SAME_SUM)
     if loss == "squared" and "max_norm" not in options:
         closed_form = np.linalg.solve(X.T @ X / len(y) + fit.ridge * np.eye(6), X.T @ y / len(y))
-        np.testing.assert_allclose(fit.w, closed_form, rtol=1e-11)
+        np.testing.assert_allclose(fit.W, closed_form, rtol=1e-11)
 
 
 def test_mean_group_of_breast_cancer_has_the_known_objective():
@@ -213,7 +214,7 @@ def test_never_worse_than_scikit_learn_on_bundled_classes(name):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             peer = model.fit(data.X, data.y).coef_[0]
-        ours, theirs = (penalised(w, data.X, data.y, "logistic", ridge) for w in (fit.w, peer))
+        ours, theirs = (penalised(w, data.X, data.y, "logistic", ridge) for w in (fit.W, peer))
         assert ours <= theirs + SAME_SUM
 
 
@@ -252,7 +253,7 @@ def test_never_worse_than_scipy_under_a_norm_bound(name, loss):
     )
     shortened = peer.x * min(1.0, 0.5 / np.linalg.norm(peer.x))
     assert fit.converged
-    assert np.linalg.norm(fit.w) <= 0.5 * (1 + SAME_LENGTH)
+    assert np.linalg.norm(fit.W) <= 0.5 * (1 + SAME_LENGTH)
     assert fit.objective <= penalised(shortened, data.X, data.y, loss) + SAME_SUM
     assert fit.objective == pytest.approx(peer.fun, abs=1e-7)
 
@@ -324,7 +325,7 @@ def test_separable_data_is_fitted_within_the_norm_bound(max_norm):
     y = np.sign(X @ np.ones(4))
     fit = fit_linear_predictor(X, y, max_norm=max_norm)
     assert fit.converged
-    assert np.linalg.norm(fit.w) <= max_norm * (1 + SAME_LENGTH)
+    assert np.linalg.norm(fit.W) <= max_norm * (1 + SAME_LENGTH)
     assert kkt_residual(fit, X, y, "logistic") <= PROMISED
     assert fit.objective <= penalised(np.ones(4) * max_norm / 2, X, y, "logistic") + PROMISED
 
@@ -340,7 +341,7 @@ def test_weights_are_of_least_norm_where_samples_leave_them_open(loss):
     assert fit.rank == 4
     assert fit.converged
     assert fit.objective == pytest.approx(plain.objective, abs=SAME_SUM)
-    np.testing.assert_allclose(fit.w, np.linalg.pinv(X) @ (X @ fit.w), atol=1e-12)
+    np.testing.assert_allclose(fit.W, np.linalg.pinv(X) @ (X @ fit.W), atol=1e-12)
     bounded = fit_linear_predictor(X, y, loss=loss, max_norm=0.1)
     assert kkt_residual(bounded, X, y, loss) <= PROMISED
 
@@ -355,7 +356,7 @@ def test_units_of_the_features_do_not_matter(loss):
     assert scaled.converged
     assert scaled.rank == 5
     assert scaled.objective == pytest.approx(fit.objective, abs=SAME_SUM)
-    np.testing.assert_allclose(scaled.w * scales, fit.w, rtol=1e-8)
+    np.testing.assert_allclose(scaled.W * scales, fit.W, rtol=1e-8)
 
 
 @pytest.mark.parametrize("loss", ["squared", "pseudo_huber"])
@@ -368,13 +369,13 @@ def test_few_samples_are_interpolated(loss, n, d):
     assert fit.rank == min(n, d)
     if n <= d:
         assert fit.objective <= 1e-24
-        np.testing.assert_allclose(fit.w, np.linalg.pinv(X) @ y, rtol=1e-9)
+        np.testing.assert_allclose(fit.W, np.linalg.pinv(X) @ y, rtol=1e-9)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_zero_features_leave_the_zero_predictor(loss):
     fit = fit_linear_predictor(np.zeros((5, 3)), np.array([1.0, -1, 1, 1, -1]), loss=loss)
-    assert (fit.w == 0).all()
+    assert (fit.W == 0).all()
     assert fit.converged
     assert fit.rank == 0
     assert fit.objective == pytest.approx({"squared": 0.5, "logistic": np.log(2), "pseudo_huber": np.sqrt(2) - 1}[loss])
@@ -384,7 +385,7 @@ def test_zero_features_leave_the_zero_predictor(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_norm_bound_of_zero_leaves_one_point(loss):
     fit = fit_linear_predictor(np.eye(3), np.array([1.0, -1, 1]), loss=loss, max_norm=0.0)
-    assert (fit.w == 0).all()
+    assert (fit.W == 0).all()
     assert fit.converged
     assert fit.multiplier == np.inf
 
@@ -414,6 +415,29 @@ def test_too_few_iterations_are_admitted():
     assert not fit.converged
     assert fit.grad_norm == pytest.approx(kkt_residual(fit, X, y, "logistic"), rel=1e-10)
     assert fit.grad_norm > 1e-6
+
+
+def test_a_fit_says_what_it_is_and_whether_it_converged():
+    rng = np.random.default_rng(14)
+    X = features(rng, 100, 5)
+    y = labels(rng, X, "logistic")
+    fit = fit_linear_predictor(X, y)
+    assert fit.status is Status.CONVERGED
+    facts = dict(line.split("  ", 1) for line in repr(fit).splitlines())
+    assert facts.keys() >= {"best linear predictor", "mean training loss"}
+    assert facts["mean training loss"].strip() == f"{fit.objective:.8g}"
+    table = fit._repr_html_()
+    assert table.startswith("<table>")
+    assert f"<td>{fit.objective:.8g}</td>" in table
+    assert "max_norm" not in table
+    unfinished = fit_linear_predictor(X, y, max_norm=10.0, ridge=1e-3, max_iterations=1)
+    assert unfinished.status is Status.ITERATION_LIMIT
+    warning = "The linear fit did not converge: no statement about the gap can rest on it."
+    assert repr(unfinished).splitlines()[0] == warning
+    table = unfinished._repr_html_()
+    assert table.startswith(f"<p><b>{warning}</b></p><table>")
+    for shown in (Status.ITERATION_LIMIT.sentence, "<td>max_norm</td><td>10</td>", "<td>ridge</td><td>0.001</td>"):
+        assert shown in table
 
 
 def test_suboptimality_is_what_is_left_to_gain():
@@ -464,7 +488,7 @@ def test_sorted_samples_and_many_of_them_give_the_same_fit(loss):
     fit, by_order = (fit_linear_predictor(X[rows], y[rows], loss=loss) for rows in (slice(None), order))
     assert fit.converged
     assert by_order.converged
-    np.testing.assert_allclose(by_order.w, fit.w, rtol=1e-12)
+    np.testing.assert_allclose(by_order.W, fit.W, rtol=1e-12)
     assert abs(fit.objective - least_objective(X, y, loss)) <= SAME_SUM
 
 
@@ -485,7 +509,7 @@ def test_chunks_and_memory_maps_give_the_same_fit(loss, options, deficient, monk
     fit = fit_linear_predictor(stored, y, loss=loss, **options)
     assert fit.converged
     assert fit.rank == whole.rank == (5 if deficient else 6)
-    np.testing.assert_allclose(fit.w, whole.w, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(fit.W, whole.W, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -496,9 +520,9 @@ def test_jax_arrays_and_integers_are_fitted_in_float64(loss):
     expected = fit_linear_predictor(X.astype(float), y.astype(float), loss=loss)
     for given in ((X, y), (jnp.asarray(X, jnp.float32), jnp.asarray(y, jnp.float32))):
         fit = fit_linear_predictor(*given, loss=loss)
-        assert isinstance(fit.w, np.ndarray)
-        assert fit.w.dtype == np.float64
-        np.testing.assert_allclose(fit.w, expected.w, rtol=1e-12)
+        assert isinstance(fit.W, np.ndarray)
+        assert fit.W.dtype == np.float64
+        np.testing.assert_allclose(fit.W, expected.W, rtol=1e-12)
 
 
 def test_logistic_terms_that_share_an_exponential_are_those_of_the_loss():
@@ -520,11 +544,11 @@ def test_logistic_terms_that_share_an_exponential_are_those_of_the_loss():
         ({"ridge": float("inf")}, r"ridge=inf must be a finite number"),
         ({"max_iterations": 0}, r"max_iterations=0 must be at least 1"),
         ({"loss": "logstic"}, r"loss='logstic' is unknown: nearest is 'logistic'"),
-        ({"y": np.ones(3)}, r"X has shape \(4, 2\) and y \(3,\)"),
-        ({"X": np.ones(4)}, r"X has shape \(4,\) and y \(4,\)"),
+        ({"y": np.ones(3)}, r"y has shape \(3,\), but X has 4 samples"),
+        ({"X": np.ones(4)}, r"X has shape \(4,\), but must have 2 axes"),
         ({"X": np.ones((0, 2)), "y": np.ones(0)}, r"at least one sample"),
         ({"X": np.ones((4, 0))}, r"at least one sample and one feature"),
-        ({"y": np.array([0.0, 1, 1, 0]), "loss": "logistic"}, r"labels \{0, 1\}.*−1 and \+1 only"),
+        ({"y": np.array([0.0, 1, 2, 0]), "loss": "logistic"}, r"labels \{0, 1, 2\}.*−1 and \+1, 0 and 1"),
         ({"y": np.array([np.nan, 1, 1, 1])}, r"y has 1 labels that are not finite"),
         ({"X": np.array([[1.0, 2], [3, 4], [5, np.nan], [np.inf, 8]])}, r"first in column 1, row 2"),
         ({"X": np.full((4, 2), 1e200)}, r"column 0 is of a size .*1e\+200.*rescale it"),

@@ -8,7 +8,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from resflow import InvalidInputError, PseudoHuber, fit_linear_predictor, fit_vector_linear_predictor
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses import PseudoHuber
 from tests.test_linear import EPS, has_separation
 
 LONG = np.longdouble
@@ -58,7 +60,7 @@ def excess(fit, X, y, loss, delta):
         total = value.mean() + shift * (w @ w) / 2 - LONG(fit.multiplier) * radius**2 / 2
         return total, X.T @ slope / n + shift * w, (X * curvature[:, None]).T @ X / n + shift * np.eye(len(w))
 
-    w = fit.w.astype(LONG)
+    w = fit.W.astype(LONG)
     reached = terms(loss, delta, X @ w, y)[0].mean() + LONG(fit.ridge) * (w @ w) / 2
     least, gradient, H = lagrangian(w)
     for _ in range(4):
@@ -97,8 +99,8 @@ def test_extreme_scales_end_right_or_say_that_they_did_not():
         start = time.perf_counter()
         fit = fit_linear_predictor(X, y, loss=PseudoHuber(delta) if loss == "pseudo_huber" else loss, **options)
         assert time.perf_counter() - start < MOST_SECONDS, seed
-        assert np.isfinite([*fit.w, fit.objective, fit.grad_norm]).all(), seed
-        assert np.linalg.norm(fit.w) <= options.get("max_norm", np.inf) * (1 + 8 * EPS), seed
+        assert np.isfinite([*fit.W, fit.objective, fit.grad_norm]).all(), seed
+        assert np.linalg.norm(fit.W) <= options.get("max_norm", np.inf) * (1 + 8 * EPS), seed
         above, at_zero = excess(fit, X, y, loss, delta)
         assert fit.objective <= at_zero * (1 + 64 * EPS), seed
         assert not fit.converged or above <= 2e-12 * at_zero, seed
@@ -121,7 +123,7 @@ def test_columns_far_apart_with_a_ridge_or_norm_bound(exponent, loss, options):
         u = np.linalg.solve(A.T @ A / 60 + np.diag([0.1, 0]), A.T @ y / 60)
         best = 0.5 * np.mean((A @ u - y) ** 2) + 0.05 * u[0] ** 2
         # the condition of the equations is below 10, so that 16 units of rounding are ample
-        assert fit.objective + 0.05 * fit.w @ fit.w == pytest.approx(best, rel=16 * EPS)
+        assert fit.objective + 0.05 * fit.W @ fit.W == pytest.approx(best, rel=16 * EPS)
 
 
 @pytest.mark.parametrize("what", ["X", "y", "max_norm", "ridge"])
@@ -170,7 +172,7 @@ def test_columns_that_depend_on_each_other_to_rounding_are_no_reason_for_doubt(m
     fit = fit_linear_predictor(X, y, loss="squared")
     assert fit.rank == X.shape[1] - 1
     assert fit.converged
-    np.testing.assert_allclose(fit.w, np.linalg.lstsq(X, y, rcond=1e-12)[0], rtol=0, atol=1e-11)
+    np.testing.assert_allclose(fit.W, np.linalg.lstsq(X, y, rcond=1e-12)[0], rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("size", [1e4, 1e6, 1e10])
@@ -202,7 +204,7 @@ def test_separation_by_less_than_a_solver_can_see_is_judged_exactly(v, model):
     def fitted(X):
         if model == "logistic":
             return fit_linear_predictor(X * y[:, None], y)
-        return fit_vector_linear_predictor(X * y[:, None], (y + 1) / 2)
+        return fit_linear_predictor(X * y[:, None], (y + 1) / 2, loss="softmax")
 
     fit = fitted(X)
     assert fit.converged

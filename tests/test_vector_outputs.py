@@ -1,4 +1,4 @@
-"""Vector-valued outputs: losses, the exact linear fit, the certificate at any rank, and the exact spectrum."""
+"""Vector-valued outputs: the certificate at any rank, and the exact spectrum."""
 
 from functools import partial
 
@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import ROUNDING
-from sklearn.datasets import load_iris, load_wine
-from sklearn.linear_model import LogisticRegression
 from vector_problems import VectorPoint, random_points, reference_objective
 
 from resflow.certificates.vector import vector_gap_certificate, vector_gap_certificate_terms
 from resflow.errors import InvalidInputError
-from resflow.linear.vector import VectorLinearFit, fit_vector_linear_predictor
-from resflow.losses.vector import VECTOR_LOSSES, as_vector_loss, one_hot
+from resflow.linear.predictor import LinearFit, fit_linear_predictor
+from resflow.losses.vector import VECTOR_LOSSES, as_vector_loss
 from resflow.models.architectures import build_model
 from resflow.models.feature_maps import mlp
 from resflow.spectrum.vector import vector_partial_spectrum
+from resflow.status import Status
 from resflow.studies.measures import VectorGapMeasure
 from resflow.training.train import TrainingOptions, train
+from tests.test_linear_several_outputs import table
 
 LOSSES = tuple(VECTOR_LOSSES)
 N, D, K, M = 12, 5, 6, 3
@@ -30,137 +30,14 @@ def point(seed, loss="softmax", rank=M, n=N, d=D, k=K, m=M):
     return VectorPoint(*(array[0] for array in random_points(seed, 1, n, d, k, m, loss, rank)))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_loss_derivatives_are_those_of_automatic_differentiation(loss):
-    function, (p, y) = as_vector_loss(loss), (np.array([[0.3, -2.0, 1.0], [40.0, 0.0, -5.0]]), np.array([2.0, 0.0]))
-    y = y if function.class_labels else one_hot(y, 3)
-    value = lambda p, y: function.value(p[None], y[None])[0]  # noqa: E731
-    for derivative, order in ((function.derivative, jax.grad), (function.second_derivative, jax.hessian)):
-        expected = jax.vmap(order(value))(jnp.asarray(p), jnp.asarray(y))
-        np.testing.assert_allclose(derivative(p, y), expected, rtol=1e-12, atol=1e-35)
-        np.testing.assert_allclose(derivative(jnp.asarray(p), jnp.asarray(y)), expected, rtol=1e-12, atol=1e-35)
-
-
-def test_softmax_of_two_classes_is_the_logistic_loss_far_into_its_tails():
-    margins = np.array([-800.0, -1.0, 0.0, 30.0, 700.0])
-    p = np.column_stack([margins, np.zeros(5)])
-    tail = np.where(margins > 30, np.exp(-np.maximum(margins, 0)), np.logaddexp(0.0, -margins))
-    np.testing.assert_allclose(as_vector_loss("softmax").value(p, np.zeros(5)), tail, rtol=1e-12)
-    slope = as_vector_loss("softmax").derivative(p, np.zeros(5))
-    np.testing.assert_allclose(slope[4], [-np.exp(-700.0), np.exp(-700.0)], rtol=1e-12)
-
-
-def test_curvature_of_a_confident_softmax_keeps_its_digits():
+def test_eigenvalues_of_a_confident_softmax_keep_their_digits():
     """σ_y (1 − σ_y) where 1 − σ_y has none left in floating point: of two classes it is that of the logistic loss."""
-    margins = np.array([0.0, 10.0, 25.0, 34.0, 36.0, 40.0, 400.0, 700.0])
-    p, y = np.column_stack([margins, np.zeros(8)]), np.zeros(8)
-    exact = np.exp(-margins) / (1.0 + np.exp(-margins)) ** 2
-    for array in (p, jnp.asarray(p)):
-        second = np.asarray(as_vector_loss("softmax").second_derivative(array, y if array is p else jnp.asarray(y)))
-        np.testing.assert_allclose(second, exact[:, None, None] * np.array([[1.0, -1.0], [-1.0, 1.0]]), rtol=1e-13)
-    for margin, a in zip(margins[:6], exact, strict=False):
+    for margin in (0.0, 10.0, 25.0, 34.0, 36.0, 40.0):
+        a = np.exp(-margin) / (1.0 + np.exp(-margin)) ** 2
         at = (np.array([[margin], [0.0]]), np.zeros((1, 1)), np.zeros((1, 1)), np.ones((1, 1)), np.zeros(1))
         found = vector_partial_spectrum(*at, loss="softmax")
         np.testing.assert_allclose(found.eigenvalues / (2 * a), [0.0, 0.0, 1.0], atol=1e-15, rtol=1e-12)
         assert found.residual <= 1e-15 * a
-
-
-@pytest.mark.parametrize("size", [1e18, 1e30, 1e150, 1e300])
-def test_softmax_of_predictions_beyond_all_others_is_that_of_the_largest(size):
-    p = size * np.array([[1.0, 0.0, -1.0], [0.0, 1.0, 1.0], [-1.0, -1.0, 0.0]])
-    y, loss = np.array([2.0, 1.0, 2.0]), as_vector_loss("softmax")
-    for array in (p, jnp.asarray(p)):
-        labels = y if array is p else jnp.asarray(y)
-        np.testing.assert_allclose(loss.value(array, labels), [2 * size, np.log(2.0), 0.0], rtol=1e-15)
-        slope = loss.derivative(array, labels)
-        np.testing.assert_allclose(slope, [[1.0, 0.0, -1.0], [0.0, -0.5, 0.5], [0.0, 0.0, 0.0]], atol=1e-16)
-        second = np.asarray(loss.second_derivative(array, labels))
-        np.testing.assert_array_equal(second[[0, 2]], 0.0)
-        np.testing.assert_allclose(second[1, 1:, 1:], [[0.25, -0.25], [-0.25, 0.25]], atol=1e-16)
-
-
-def table(name, noise=0.0):
-    X, y = {"wine": load_wine, "iris": load_iris}[name](return_X_y=True)
-    X = (X - X.mean(axis=0)) / X.std(axis=0)
-    if noise:
-        y = np.where(np.random.default_rng(0).random(len(y)) < noise, (y + 1) % 3, y)
-    return np.column_stack([X, np.ones(len(y))]), y
-
-
-@pytest.mark.parametrize("name", ["wine", "iris"])
-@pytest.mark.parametrize(("ridge", "noise"), [(1e-2, 0.0), (1e-4, 0.0), (0.0, 0.2)])
-def test_softmax_regression_equals_that_of_scikit_learn(name, ridge, noise):
-    X, y = table(name, noise)
-    fit = fit_vector_linear_predictor(X, y, ridge=ridge)
-    C = 1.0 / (ridge * len(y)) if ridge else np.inf
-    reference = LogisticRegression(C=C, solver="newton-cholesky", fit_intercept=False, tol=1e-13, max_iter=300)
-    W = reference.fit(X, y).coef_
-    W = W - W.mean(axis=0)
-    np.testing.assert_allclose(fit.W, W, atol=2e-7 * np.abs(W).max())
-    assert fit.converged
-    assert fit.grad_norm < 1e-13
-    if not ridge:
-        assert fit.separable is False
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_fit_in_a_ball_meets_the_optimality_conditions(loss):
-    X, y = table("iris")
-    Y = y if loss == "softmax" else one_hot(y, 3)
-    fit = fit_vector_linear_predictor(X, Y, loss=loss, max_norm=0.3)
-    assert fit.converged
-    np.testing.assert_allclose(np.linalg.norm(fit.W), 0.3, rtol=1e-12)
-    gradient = as_vector_loss(loss).derivative(X @ fit.W.T, Y).T @ X / len(X)
-    np.testing.assert_allclose(gradient, -fit.multiplier * fit.W, atol=1e-12)
-    assert fit.multiplier > 0
-    # Lagrange: it is the minimiser with the multiplier as ridge, too
-    np.testing.assert_allclose(fit.W, fit_vector_linear_predictor(X, Y, loss=loss, ridge=fit.multiplier).W, atol=1e-11)
-
-
-def test_squared_loss_is_least_squares_also_of_deficient_rank():
-    rng = np.random.default_rng(0)
-    X = np.column_stack([rng.standard_normal((30, 4)), np.zeros(30)])
-    X[:, 3] = X[:, 0] - 2 * X[:, 1]
-    Y = rng.standard_normal((30, 3))
-    fit = fit_vector_linear_predictor(X, Y, loss="multioutput_squared")
-    assert fit.rank == 3
-    np.testing.assert_allclose(fit.W, np.linalg.lstsq(X, Y, rcond=None)[0].T, atol=1e-13)
-
-
-def separable(kind):
-    rng = np.random.default_rng(1)
-    X = rng.standard_normal((60, 3))
-    y = np.argmax(X @ rng.standard_normal((3, 4)), axis=1)
-    if kind == "quasi":  # samples of two classes at one place: no W ranks them apart
-        X, y = np.vstack([X, [[1.0, 0.0, 0.0]] * 2]), np.append(y, [0, 1])
-        X = np.column_stack([X, np.r_[np.zeros(60), 1.0, 1.0]])
-    return X, y
-
-
-@pytest.mark.parametrize("kind", ["complete", "quasi"])
-def test_separable_classes_are_refused_unless_bounded(kind):
-    X, y = separable(kind)
-    with pytest.raises(InvalidInputError, match="linearly separable, so the softmax objective has no minimiser"):
-        fit_vector_linear_predictor(X, y)
-    assert fit_vector_linear_predictor(X, y, max_norm=10.0).converged
-    assert fit_vector_linear_predictor(X, y, ridge=1e-6).converged
-
-
-@pytest.mark.parametrize(
-    ("Y", "options", "message"),
-    [
-        (np.zeros(4), {}, r"Y has shape \(4,\)"),
-        (np.full(6, 0.5), {}, "Y has the label 0.5 in row 0"),
-        (np.zeros(6), {"ridge": -1.0}, "ridge=-1.0"),
-        (np.zeros(6), {"max_norm": 0.0}, "max_norm=0.0"),
-        (np.zeros(6), {"loss": "softmin"}, "nearest is 'softmax'"),
-        (np.zeros(6), {"loss": "multioutput_squared"}, r"needs \(6, m\)"),
-        (np.full(6, np.nan), {}, "6 values that are not finite"),
-    ],
-)
-def test_bad_input_gets_one_clear_line(Y, options, message, unchecked_types):
-    with pytest.raises(InvalidInputError, match=message):
-        fit_vector_linear_predictor(np.ones((6, 2)), Y, **options)
 
 
 @pytest.mark.parametrize(("loss", "m", "count"), [("softmax", 3, 10_000), ("multioutput_squared", 7, 10_000)])
@@ -202,7 +79,7 @@ def test_softmax_needs_one_rank_less():
     at = at._replace(W=at.W - at.W.mean(axis=0))
     linear_W = np.random.default_rng(0).standard_normal((M, D))
     objective = float(np.mean(as_vector_loss("softmax").value(at.X @ linear_W.T, at.Y)))
-    fit = VectorLinearFit(linear_W, objective, 0.0, True, 0.0, 0.0, None, D, 0, None, 0.0, "softmax")
+    fit = LinearFit(linear_W, objective, 0.0, Status.CONVERGED, 0.0, 0.0, None, D, 0, None, 0.0, "softmax")
     found = vector_gap_certificate(*at, loss="softmax", linear_fit=fit)
     assert found.rank == M - 1
     assert abs(found.rank_term) <= ROUNDING * (1.0 + abs(found.certificate))
@@ -268,7 +145,7 @@ def test_point_whose_shapes_disagree_gets_one_clear_line(unchecked_types):
 
 def test_training_records_the_certificate_of_what_it_trains():
     X, y = table("iris")
-    fit = fit_vector_linear_predictor(X, y, ridge=1e-2)
+    fit = fit_linear_predictor(X, y, loss="softmax", ridge=1e-2)
     model = build_model(
         "vector_output", 5, mlp(5, width=4, depth=1, activation="tanh", key=jax.random.key(0)), key=KEY, outputs=3
     )

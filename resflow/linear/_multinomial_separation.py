@@ -108,7 +108,7 @@ class MultinomialSeparation:
         if self._missing.size:
             present = ", ".join(map(str, np.unique(self.Y)))
             what = (
-                f"Y has one class alone ({present})"
+                f"y has one class alone ({present})"
                 if len(np.unique(self.Y)) == 1
                 else f"class {self._missing[0]} has no samples (the labels are {present})"
             )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resflow.linear._algebra import BallStep, Rows, Solver, add_gram, ball_step, cholesky_solver, reciprocal_condition
-from resflow.losses.scalar import Logistic, Loss, PseudoHuber
+from resflow.losses import Logistic, Loss, PseudoHuber
 
 TOLERANCE = 1e-12
 _EPS = float(np.finfo(np.float64).eps)

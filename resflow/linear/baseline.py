@@ -10,11 +10,10 @@ import numpy as np
 
 from resflow.arrays import is_traced
 from resflow.errors import InvalidInputError
+from resflow.labels import as_labels
 from resflow.linear._algebra import Rows
-from resflow.linear.predictor import LinearFit
-from resflow.linear.vector import VectorLinearFit
-from resflow.losses.scalar import Loss
-from resflow.losses.vector import VectorLoss
+from resflow.linear.fit import LinearFit
+from resflow.losses import Loss
 
 __all__ = ["check_baseline", "check_kind"]
 
@@ -26,39 +25,31 @@ _SINGLE = float(np.finfo(np.float32).eps)
 _ROUNDINGS = 64.0
 
 
-def check_kind(fit: Any, loss: Loss | VectorLoss) -> None:
+def check_kind(fit: Any, loss: Loss) -> None:
     """Check what a fit says of itself: that it is one, of this loss, and has numbers.
 
     Raises:
         InvalidInputError: If it is none, of another loss, or its weights or mean loss are not finite.
     """
-    kind, function = (
-        (VectorLinearFit, "fit_vector_linear_predictor")
-        if isinstance(loss, VectorLoss)
-        else (LinearFit, "fit_linear_predictor")
-    )
-    if not isinstance(fit, kind):
-        raise InvalidInputError(
-            f"linear_fit is a {type(fit).__name__}, but for the {loss.name} loss must be what {function} returns"
-        )
+    if not isinstance(fit, LinearFit):
+        raise InvalidInputError(f"fit is a {type(fit).__name__}, but must be what fit_linear_predictor returns")
     if fit.loss != loss.name:
         raise InvalidInputError(
-            f"linear_fit is of the loss {fit.loss!r}, but loss={loss.name!r}: fit the linear predictor with that loss"
+            f"fit is of the loss {fit.loss!r}, but loss={loss.name!r}: fit the linear predictor with that loss"
         )
-    weights = fit[0]
-    if not is_traced(weights, fit.objective) and not (np.isfinite(weights).all() and math.isfinite(fit.objective)):
-        raise InvalidInputError("linear_fit has weights or a mean loss that are not finite: fit it again")
+    if not is_traced(fit.W, fit.objective) and not (np.isfinite(fit.W).all() and math.isfinite(fit.objective)):
+        raise InvalidInputError("fit has weights or a mean loss that are not finite: fit the linear predictor again")
 
 
-def check_baseline(fit: Any, X: Any, y: Any, loss: Loss | VectorLoss, *, finished: bool = True) -> None:
+def check_baseline(fit: Any, X: Any, y: Any, loss: Loss, *, finished: bool = True) -> None:
     """Check that a fit is one of this loss to these samples, whose mean loss under its weights is what it says.
 
     Only rounding is forgiven: that of the precision the samples come in. Of traced arrays the shapes alone are checked.
 
     Args:
-        fit: What was given as `linear_fit`.
+        fit: What was given as the fit.
         X: Samples, shape (n, d), checked.
-        y: Labels, checked.
+        y: Labels, in any way that `as_labels` takes.
         loss: The loss.
         finished: Whether a fit that may still lie far above the least mean loss is refused.
 
@@ -66,17 +57,22 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss | VectorLoss, *, finishe
         InvalidInputError: If it is another kind of fit, of another loss or other data, or not finished.
     """
     check_kind(fit, loss)
-    weights = fit[0]
-    if np.shape(weights)[-1:] != np.shape(X)[1:]:
+    shape = np.shape(fit.W)
+    if shape[-1:] != np.shape(X)[1:]:
         raise InvalidInputError(
-            f"linear_fit has {np.shape(weights)[-1]} weights, but X has shape {np.shape(X)}: fit the linear predictor "
-            "to the same samples"
+            f"fit has {shape[-1]} weights an output, but X has shape {np.shape(X)}: fit the linear predictor to the "
+            "same samples"
         )
-    if is_traced(X, y, weights, fit.objective):
+    y = as_labels(y, loss, n=len(X), m=shape[0] if len(shape) == 2 else None)
+    if len(shape) != (2 if loss.labels == "classes" else y.ndim):
+        raise InvalidInputError(
+            f"fit has weights of shape {shape}, but y has shape {y.shape}: fit the linear predictor to the same labels"
+        )
+    if is_traced(X, y, fit.W, fit.objective):
         return
     unit = max(_unit(X), _unit(y))
-    rows, labels = Rows(np.asarray(X)), np.asarray(y, dtype=np.float64)
-    weights = np.asarray(weights, dtype=np.float64)
+    rows, labels = Rows(np.asarray(X)), np.asarray(y)
+    weights = np.asarray(fit.W, dtype=np.float64)
     p = np.empty((rows.n, *weights.shape[:-1]))
     sizes, single = np.empty_like(p), True
     with np.errstate(over="ignore", invalid="ignore"):
@@ -91,7 +87,7 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss | VectorLoss, *, finishe
     wrong = abs(found - fit.objective)
     if not wrong <= _ROUNDINGS * unit * (moved + abs(found)):
         raise InvalidInputError(
-            f"linear_fit has a mean loss of {fit.objective:.6g} by its own account, but its weights have {found:.6g} "
+            f"fit has a mean loss of {fit.objective:.6g} by its own account, but its weights have {found:.6g} "
             "on this X and y: fit the linear predictor to the same samples, labels and loss"
         )
     if finished:
@@ -99,7 +95,7 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss | VectorLoss, *, finishe
         check_finished(fit, at_zero)
 
 
-def check_finished(fit: LinearFit | VectorLinearFit, at_zero: float) -> None:
+def check_finished(fit: LinearFit, at_zero: float) -> None:
     """Check that a fit converged, or nearly so.
 
     Raises:
@@ -107,7 +103,7 @@ def check_finished(fit: LinearFit | VectorLinearFit, at_zero: float) -> None:
     """
     if not fit.converged and not fit.suboptimality <= UNFINISHED * at_zero:
         raise InvalidInputError(
-            f"linear_fit did not converge: its mean loss of {fit.objective:.6g} may lie {fit.suboptimality:.2g} above "
+            f"fit did not converge: its mean loss of {fit.objective:.6g} may lie {fit.suboptimality:.2g} above "
             "the least, and an unfinished baseline fakes a gain: raise max_iterations, scale the features, or pass "
             "ridge=... or max_norm=..."
         )

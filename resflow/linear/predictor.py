@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Real, Shaped
 
-from resflow.arrays import LARGEST, SMALLEST, Array, as_array, as_number, check_labels, check_size
+from resflow.arrays import LARGEST, SMALLEST, Array, as_array, as_number, check_size
 from resflow.errors import InvalidInputError
+from resflow.labels import as_labels, count_outputs
 from resflow.linear._algebra import (
     WELL_CONDITIONED,
     BallStep,
@@ -38,7 +39,10 @@ from resflow.linear._newton import (
 )
 from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._separation import Separation
-from resflow.losses.scalar import Logistic, Loss, PseudoHuber, Squared, as_loss
+from resflow.linear.fit import LinearFit
+from resflow.linear.vector import fit_several
+from resflow.losses import Logistic, Loss, PseudoHuber, Squared, as_loss
+from resflow.status import Status
 
 __all__ = ["LinearFit", "fit_linear_predictor"]
 
@@ -48,99 +52,64 @@ _ONE_SIZE = 1e6
 _EPS = float(np.finfo(np.float64).eps)
 
 
-class LinearFit(NamedTuple):
-    """The best linear predictor w and the evidence that it is the best.
-
-    Attributes:
-        w: Weights, float64, shape (d,); of least norm where the samples do not determine them.
-        objective: F_lin(w), the mean loss per sample, without the ridge term.
-        grad_norm: ‖∇F_lin(w) + ridge · w + multiplier · w‖, the residual of the optimality conditions.
-        converged: True if suboptimality ≤ 1e-12 F_lin(0), by evidence that holds as far as the minimum, and grad_norm ≤
-            1e-12 sqrt(mean‖x‖² · mean ℓ'(0; y)²), or what rounding of the predictions wᵀx leaves of it if that is more:
-            how much of a decrease it can hide is then part of suboptimality.
-        suboptimality: By how much the objective with its ridge term can still fall within ‖w‖ ≤ max_norm: by its
-            second-order model at w (half the squared Newton decrement where the bound is inactive, or a bound on it
-            from XᵀX where no Hessian was formed) or, if that is less, by the bound ⟨∇F, w⟩ + max_norm ‖∇F‖, which
-            convexity proves. The objective itself where the model does not hold as far as the minimum. Infinite if
-            nothing of that can be had.
-        multiplier: Of the bound ‖w‖ ≤ max_norm: 0 where it is inactive, infinite for max_norm = 0.
-        separable: Logistic loss only. True: some hyperplane through 0 has no sample on its wrong side and not all of
-            them on it, by exact arithmetic, so that without bound or ridge there is no minimiser. False: there is none,
-            and a minimiser exists. None: not known. Either the fit did not need to know, or y has one class alone, or
-            it could not be decided beyond rounding; in the last case, without bound or ridge, `converged` is False.
-        rank: Of X: how many of the d directions the samples determine, in the units of each feature. A direction along
-            which columns cancel to within a few units of rounding of their entries counts as undetermined, and w does
-            not use it, unless ℓ' follows what is left of it too closely for rounding: that is in `suboptimality`.
-        iterations: Newton or quasi-Newton steps, or steps of refinement for the squared loss.
-        max_norm: The bound on ‖w‖ that was asked for, or None.
-        ridge: The coefficient of ½‖w‖² that was asked for.
-        loss: Name of the loss.
-    """
-
-    w: Float[np.ndarray, "d"]
-    objective: float
-    grad_norm: float
-    converged: bool
-    suboptimality: float
-    multiplier: float
-    separable: bool | None
-    rank: int
-    iterations: int
-    max_norm: float | None
-    ridge: float
-    loss: str
-
-
 def fit_linear_predictor(
     X: Real[Array, "n d"],
-    y: Real[Array, "n"],
+    y: Shaped[Array, "n ..."],
     *,
     loss: str | Loss = "logistic",
     max_norm: float | None = None,
     ridge: float = 0.0,
     max_iterations: int = 200,
 ) -> LinearFit:
-    """The w that minimises mean_i ℓ(wᵀx_i; y_i) + ½ ridge ‖w‖² over ‖w‖ ≤ max_norm.
+    """The W that minimises mean_i ℓ(Wx_i; y_i) + ½ ridge ‖W‖² over ‖W‖ ≤ max_norm, of one output or several.
 
-    Computed with NumPy in float64, whatever JAX's settings. No intercept is added: append a constant column to X for
-    one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory; the largest
-    arrays made are of shape (d, d) and (n,).
+    How many outputs there are the loss and the labels say: classes for softmax, columns of y for the squared loss, and
+    one otherwise. Computed with NumPy in float64, whatever JAX's settings. No intercept is added: append a constant
+    column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
     The squared loss is solved by a QR factorisation accumulated over the chunks and the singular values of its
     factor, any other by Newton's method, or by limited-memory BFGS in the metric of XᵀX where samples are many. The
-    norm bound is met exactly, by its multiplier.
+    norm bound is met exactly, by its multiplier. Where the loss does not change when one number is added to all
+    outputs, W is the one whose columns sum to 0, which has the least norm.
+
+    For one output the largest arrays made are of shape (d, d) and (n,). For m outputs of any loss but the squared one
+    they are of shape (m d, m d) and (n, m), and a step costs about n d² m² / 2 + (m d)³ / 3: meant for m d up to a few
+    thousand.
 
     Args:
         X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,): −1 or +1 for the logistic loss.
+        y: Labels, as `as_labels` takes them: numbers, two classes as −1 and +1, 0 and 1 or truth values, several as
+            0, ..., m − 1 or one-hot, shape (n,) or (n, m).
         loss: A loss or its name.
-        max_norm: Bound on ‖w‖; None for none.
-        ridge: Coefficient of ½‖w‖², at least 0; per mean loss, not per sum.
-        max_iterations: Newton steps at most. If they do not suffice, `converged` is False.
+        max_norm: Bound on ‖W‖, for several outputs the Frobenius norm; None for none.
+        ridge: Coefficient of ½‖W‖², at least 0; per mean loss, not per sum.
+        max_iterations: Newton steps at most. If they do not suffice, the fit has not converged, and says so.
 
     Returns:
         The weights with their mean loss and the evidence of optimality.
 
     Raises:
         InvalidInputError: If shapes disagree, a value is not finite, the labels do not suit the loss, max_norm or
-            ridge is negative, or if the logistic loss has no minimiser because the data is linearly separable and
-            neither max_norm nor ridge is given.
+            ridge is out of range, or if the logistic or softmax loss has no minimiser because the data is linearly
+            separable and neither max_norm nor ridge is given.
 
     References:
         Shamir 2018 (arXiv:1804.06739), section 2: the objective F_lin and its minimum over a ball.
-        Albert and Anderson 1984: separation decides whether a logistic minimiser exists.
+        Albert and Anderson 1984: separation decides whether a logistic or multinomial minimiser exists.
 
     >>> X = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
     >>> fit = fit_linear_predictor(X, np.array([1.0, 3.0, 5.0]), loss="squared")
-    >>> fit.w.round(12), fit.converged
+    >>> fit.W.round(12), fit.converged
     (array([1., 2.]), True)
     """
     loss = as_loss(loss)
-    X, y = _checked(X, y, loss)
+    X, labels, m = _checked(X, y, loss)
     radius, ridge, max_iterations = check_options(max_norm, ridge, max_iterations)
+    if m is not None:
+        return fit_several(X, labels, loss, m, radius, ridge, max_iterations)
     solve = _fit_squared if type(loss) is Squared else _fit_by_newton
     bound = None if math.isinf(radius) else radius
-    return solve(X, y, loss, radius, ridge, max_iterations)._replace(max_norm=bound)
+    return solve(X, labels, loss, radius, ridge, max_iterations)._replace(max_norm=bound)
 
 
 def check_options(max_norm: Any, ridge: Any, max_iterations: Any) -> tuple[float, float, int]:
@@ -160,15 +129,13 @@ def check_options(max_norm: Any, ridge: Any, max_iterations: Any) -> tuple[float
     return radius, coefficient, steps
 
 
-def _checked(X: Array, y: Array, loss: Loss) -> tuple[np.ndarray, np.ndarray]:
-    X, y = np.asarray(as_array("X", X)), np.asarray(as_array("y", y))
-    if X.ndim != 2 or y.shape != X.shape[:1] or 0 in X.shape:
-        raise InvalidInputError(
-            f"X has shape {X.shape} and y {y.shape}, but they must be (n, d) and (n,), with at least one sample and "
-            "one feature"
-        )
-    check_labels(y, loss)
-    return X, y.astype(np.float64)
+def _checked(X: Any, y: Any, loss: Loss) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Samples, labels as the loss takes them, and the number of outputs, None for one without an axis."""
+    X = np.asarray(as_array("X", X, 2))
+    if 0 in X.shape:
+        raise InvalidInputError(f"X has shape {X.shape}, but there must be at least one sample and one feature")
+    labels, m = np.asarray(as_labels(y, loss, n=len(X))), count_outputs(as_array("y", y), loss)
+    return X, labels.astype(int if loss.labels == "classes" else np.float64), m
 
 
 def _check_columns(X: np.ndarray, squares: np.ndarray) -> None:
@@ -301,8 +268,11 @@ def _fit_by_newton(
         best, _ = _in_weights(problem, best.solver, basis, best.z, best.iterations, guess=best.multiplier)
         best = best._replace(sound=best.sound and sound)
     fit = _linear_fit(problem, best, space or rank, separable=None if separation is None else separation.found)
-    unknown = separation is not None and separation.verdict is None and _is_free(problem)
-    return fit._replace(converged=False) if unknown else fit  # there may be no minimiser to converge to
+    if separation is not None and separation.verdict is None and _is_free(problem):
+        return fit._replace(status=Status.NO_MINIMIZER_KNOWN)
+    return (
+        fit._replace(status=Status.ITERATION_LIMIT) if best.iterations >= max_iterations and not fit.converged else fit
+    )
 
 
 def _coordinates(problem: Problem, space: RowSpace, squares: np.ndarray) -> np.ndarray:
@@ -410,10 +380,10 @@ def _linear_fit(problem: Problem, best: Iterate, space: RowSpace | int, *, separ
         suboptimality, sound = min(suboptimality, total) if sound else total, True
     converged = sound and small and suboptimality <= TOLERANCE * problem.objective_scale
     return LinearFit(
-        w=best.z,
+        W=best.z,
         objective=best.objective,
         grad_norm=best.residual,
-        converged=bool(converged),
+        status=Status.CONVERGED if converged else Status.ROUNDING,
         suboptimality=suboptimality,
         multiplier=best.multiplier,
         separable=separable,

@@ -6,10 +6,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Real
 
-from resflow.arrays import Array, as_array, check_samples, check_size
-from resflow.errors import InvalidInputError
+from resflow.arrays import check_samples, check_size
 from resflow.linear._algebra import (
     WELL_CONDITIONED,
     BallStep,
@@ -22,104 +20,45 @@ from resflow.linear._algebra import (
 )
 from resflow.linear._multinomial_separation import MultinomialSeparation
 from resflow.linear._newton import TOLERANCE, into_ball
-from resflow.linear.predictor import check_options
-from resflow.losses.vector import Softmax, VectorLoss, as_vector_loss, check_targets
+from resflow.linear.fit import LinearFit
+from resflow.losses import Loss, Softmax
+from resflow.status import Status
 
-__all__ = ["VectorLinearFit", "fit_vector_linear_predictor"]
+__all__ = ["fit_several"]
 
 _EPS = float(np.finfo(np.float64).eps)
 
 
-class VectorLinearFit(NamedTuple):
-    """The best linear predictor x ↦ Wx and the evidence that it is the best.
-
-    Attributes:
-        W: Weights, float64, shape (m, d); of least norm where the samples do not determine them.
-        objective: F_lin(W), the mean loss per sample, without the ridge term.
-        grad_norm: ‖∇F_lin(W) + ridge · W + multiplier · W‖_F, the residual of the optimality conditions.
-        converged: True if grad_norm ≤ 1e-12 sqrt(mean‖x‖² · mean‖ℓ'(0; y)‖²) and suboptimality ≤ 1e-12 F_lin(0).
-        suboptimality: By how much the objective with its ridge term can still fall within ‖W‖_F ≤ max_norm, by its
-            second-order model at W or, if that is less, by the bound ⟨∇F, W⟩ + max_norm ‖∇F‖, which convexity proves.
-        multiplier: Of the bound ‖W‖_F ≤ max_norm: 0 where it is inactive.
-        separable: Softmax loss only. True: some W ranks no sample's own class below another, and not all of them
-            equal, by exact arithmetic, so that without bound or ridge there is no minimiser. False: a minimiser exists.
-            None: not known. Either the fit did not need to know, or a class has no samples, or it could not be decided
-            beyond rounding; in the last case, without bound or ridge, `converged` is False.
-        rank: Of X: how many of the d directions the samples determine.
-        iterations: Newton steps.
-        max_norm: The bound on ‖W‖_F that was asked for, or None.
-        ridge: The coefficient of ½‖W‖_F² that was asked for.
-        loss: Name of the loss.
-    """
-
-    W: Float[np.ndarray, "m d"]
-    objective: float
-    grad_norm: float
-    converged: bool
-    suboptimality: float
-    multiplier: float
-    separable: bool | None
-    rank: int
-    iterations: int
-    max_norm: float | None
-    ridge: float
-    loss: str
-
-
-def fit_vector_linear_predictor(
-    X: Real[Array, "n d"],
-    Y: Real[Array, "n ..."],
-    *,
-    loss: str | VectorLoss = "softmax",
-    max_norm: float | None = None,
-    ridge: float = 0.0,
-    max_iterations: int = 100,
-) -> VectorLinearFit:
-    """The W that minimises mean_i ℓ(Wx_i; y_i) + ½ ridge ‖W‖_F² over ‖W‖_F ≤ max_norm.
-
-    By Newton's method in float64, each step the minimiser of the second-order model over the ball. Where the loss does
-    not change when one number is added to all outputs, W is the one whose columns sum to 0, which has the least norm.
-    No intercept is added: append a constant column to X for one.
-
-    A step costs about n d² m² / 2 + (m d)³ / 3: meant for m d up to a few thousand.
-
-    Args:
-        X: Samples as rows, shape (n, d).
-        Y: Classes 0, ..., m − 1, shape (n,), for the softmax loss; vectors, shape (n, m), otherwise.
-        loss: A loss of vector-valued predictions or its name.
-        max_norm: Bound on the Frobenius norm of W; None for none.
-        ridge: Coefficient of ½‖W‖_F², at least 0; per mean loss, not per sum.
-        max_iterations: Newton steps at most. If they do not suffice, `converged` is False.
-
-    Raises:
-        InvalidInputError: If shapes disagree, a value is not finite, the labels do not suit the loss, max_norm or
-            ridge is out of range, or if the softmax loss has no minimiser because the data is linearly separable and
-            neither max_norm nor ridge is given.
-
-    References:
-        Albert and Anderson 1984: separation decides whether a multinomial logistic minimiser exists.
-    """
-    loss = as_vector_loss(loss)
+def fit_several(
+    X: np.ndarray, y: np.ndarray, loss: Loss, m: int, radius: float, ridge: float, max_iterations: int
+) -> LinearFit:
+    """The best linear predictor of several outputs, by Newton's method, each step a minimiser over the ball."""
     X = np.asarray(check_samples(X), dtype=np.float64)
     for column, largest in enumerate(np.abs(X).max(axis=0)):
         check_size(f"X's column {column}", float(largest))
-    m = check_targets(Y, loss, len(X))
-    radius, ridge, max_iterations = check_options(max_norm, ridge, max_iterations)
-    if radius == 0.0:
-        raise InvalidInputError("max_norm=0.0 must be positive, or None for no bound")
     max_norm = None if math.isinf(radius) else radius
-    problem = _Problem.of(X, np.asarray(as_array("Y", Y)), loss, m, ridge, radius)
+    d = X.shape[1]
+    if radius == 0.0:
+        at_zero = float(np.mean(loss.value(np.zeros((len(X), m)), y)))
+        zero, found = np.zeros((m, d)), Status.CONVERGED
+        return LinearFit(zero, at_zero, 0.0, found, 0.0, math.inf, None, d, 0, max_norm, ridge, loss.name)
+    problem = _Problem.of(X, y, loss, m, ridge, radius)
     best, separable = _minimise(problem, max_iterations)
     W = problem.weights(best.z)
     objective, grad_norm = _evidence(problem, W, best.multiplier)
     converged = grad_norm <= TOLERANCE * problem.gradient_scale and (
         best.suboptimality <= TOLERANCE * problem.objective_scale
     )
-    return VectorLinearFit(
+    status = Status.CONVERGED if converged else Status.ROUNDING
+    if not converged and math.isinf(best.suboptimality):
+        status = Status.NO_MINIMIZER_KNOWN
+    elif not converged and best.iterations >= max_iterations:
+        status = Status.ITERATION_LIMIT
+    return LinearFit(
         W=W,
         objective=objective,
         grad_norm=grad_norm,
-        converged=bool(converged),
+        status=status,
         suboptimality=best.suboptimality,
         multiplier=best.multiplier,
         separable=separable,
@@ -149,7 +88,7 @@ class _Problem(NamedTuple):
 
     X: np.ndarray
     Y: np.ndarray
-    loss: VectorLoss
+    loss: Loss
     outputs: np.ndarray
     basis: np.ndarray | None
     Z: np.ndarray

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-import resflow
+from resflow.linear.predictor import fit_linear_predictor
 from tests.benchmarks.measure import RESULTS, in_new_process, keep, timed
 from tests.benchmarks.page import put_section
 from tests.test_linear import features, kkt_residual, labels, least_objective
@@ -34,19 +34,19 @@ def test_logistic_fit(condition, benchmark):
     X = features(rng, N, D, condition)
     y = labels(rng, X, "logistic")
     least = least_objective(X, y, "logistic")
-    fit = resflow.fit_linear_predictor(X, y)
-    bounded = resflow.fit_linear_predictor(X, y, max_norm=0.5 * float(np.linalg.norm(fit.w)))
+    fit = fit_linear_predictor(X, y)
+    bounded = fit_linear_predictor(X, y, max_norm=0.5 * float(np.linalg.norm(fit.W)))
     rows = []
-    seconds = timed(lambda: resflow.fit_linear_predictor(X, y), 9).seconds
+    seconds = timed(lambda: fit_linear_predictor(X, y), 9).seconds
     own = {"solver": "resflow", "seconds": seconds, "steps": fit.iterations}
-    rows.append(own | {"excess": excess(fit.w, X, y, least)})
+    rows.append(own | {"excess": excess(fit.W, X, y, least)})
     solvers = [("lbfgs", *limits) for limits in LBFGS] + [("newton-cholesky", 1e-10, 100)]
     for solver, tol, most in solvers:
         peer = LogisticRegression(C=np.inf, solver=solver, tol=tol, max_iter=most, fit_intercept=False)
         measured = timed(lambda: peer.fit(X, y), 9 if condition == 1.0 else 1)  # noqa: B023
         found = {"solver": solver, "tol": tol, "max_iter": most, "steps": int(peer.n_iter_[0])}
         rows.append(found | {"seconds": measured.seconds, "excess": excess(peer.coef_[0], X, y, least)})
-    benchmark.pedantic(lambda: resflow.fit_linear_predictor(X, y), rounds=1)
+    benchmark.pedantic(lambda: fit_linear_predictor(X, y), rounds=1)
     residual = float(kkt_residual(bounded, X, y, "logistic"))
     keep(f"logistic {condition:g}", {"condition": condition, "rows": rows, "kkt": residual}, subject="linear")
     assert abs(rows[0]["excess"]) <= 1e-12
@@ -57,7 +57,7 @@ MEMORY_MAPPED = """
 import ctypes, json, sys, tempfile, threading, time
 from pathlib import Path
 import numpy as np
-import resflow
+from resflow.linear.predictor import fit_linear_predictor
 n, d, chunk = 10**6, 784, 10**4
 rng = np.random.default_rng(0)
 w = rng.standard_normal(d) / 14
@@ -79,7 +79,7 @@ with tempfile.TemporaryDirectory() as folder:
     watching = threading.Thread(target=watch)
     watching.start()
     start = time.perf_counter()
-    fit = resflow.fit_linear_predictor(X, y)
+    fit = fit_linear_predictor(X, y)
     seconds = time.perf_counter() - start
     done.set()
     watching.join()

@@ -12,7 +12,7 @@ import numpy as np
 from matfree import decomp, eig
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from resflow.losses.scalar import Logistic
+from resflow.losses import Logistic
 from tests.problems import Point, objective
 
 LOSS = Logistic()
