@@ -28,13 +28,11 @@ __all__ = [
 
 
 class _WithFeatures(eqx.Module):
-    """A model around a feature map f_θ, of one sample (d,) to (k,)."""
-
-    feature_map: eqx.AbstractVar[Callable[[Any], Any]]
+    """A model with a field `feature_map`, f_θ of one sample (d,) to (k,)."""
 
     def features(self, X: Float[Array, "n d"]) -> Float[Array, "n k"]:
         """f_θ(x_i) as rows."""
-        return jax.vmap(self.feature_map)(X)
+        return jax.vmap(self.feature_map)(X)  # type: ignore[attr-defined]
 
 
 class ResidualUnit(_WithFeatures):
