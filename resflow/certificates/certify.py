@@ -53,8 +53,8 @@ def certify(
         ridge_V: Coefficient of ½‖V‖_F².
 
     Raises:
-        InvalidInputError: If the fit is of another loss, other data or not finished, a coefficient is negative, or one is
-            given for a model other than a residual unit.
+        InvalidInputError: If the fit is of another loss, other data or not finished, a coefficient is negative, or one
+            is given for a model other than a residual unit.
 
     References:
         Shamir 2018 (arXiv:1804.06739); Yun 2019 (arXiv:1907.03922) for depth.

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 from resflow.arrays import Array, as_number, is_traced
 from resflow.certificates.gap import check_ridge
 from resflow.floating import all_finite, nan_unless, norm, ratio
+from resflow.hessian.partial_hessian import PartialHessian, hessian_vector_product, partial_hessian
 from resflow.parallel import blas_on_one_thread
 from resflow.point import Point, analyse_point
-from resflow.hessian.partial_hessian import PartialHessian, hessian_vector_product, partial_hessian
 
 __all__ = ["SmallestEigenvalue", "smallest_partial_eigenvalue"]
 

@@ -140,8 +140,8 @@ def hessian_eigenvalues(
     D = sum(leaf.size for leaf in jax.tree.leaves(moving))
     if not 1 <= D <= _MOST_EIGENVALUES:
         raise InvalidInputError(
-            f"the model has {D} parameters, but a whole spectrum is for 1 to {_MOST_EIGENVALUES}: name a block of them, or "
-            "ask for the smallest eigenvalue alone"
+            f"the model has {D} parameters, but a whole spectrum is for 1 to {_MOST_EIGENVALUES}: name a block of them, "
+            "or ask for the smallest eigenvalue alone"
         )
     return _all_of_hessian(objective, moving, fixed, data)
 

@@ -100,7 +100,7 @@ def reduced_matrix(hessian: PartialHessian, shift: Any = 0.0) -> tuple[jax.Array
 
 
 def _row_basis(W: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Q, WQ and ‖W‖; for one output w/‖w‖, the first unit vector at w = 0; scaled, as ‖w‖² may underflow or overflow."""
+    """Q, WQ and ‖W‖; Q is w/‖w‖ for one output, scaled as ‖w‖² may underflow, and the first unit vector at w = 0."""
     if W.shape[0] > 1:
         finite = all_finite(W)
         # LAPACK must not be given what is not finite.
@@ -138,7 +138,7 @@ def _one_output(loss, p, y, cancelling, a, features, WQ):
 
 
 def _several_outputs(loss, p, y, cancelling, a, features, WQ):
-    (n, m), q = p.shape, WQ.shape[1]
+    n, m = p.shape
     curvature = loss.second_derivative(p, y)
     inner = jnp.concatenate([jnp.eye(m, dtype=p.dtype), WQ], axis=1)  # of a direction's rows in A, then in C
     weights = inner.T @ curvature @ inner  # (n, m + q, m + q)

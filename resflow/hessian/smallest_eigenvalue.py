@@ -16,11 +16,13 @@ __all__ = ["smallest_eigenvalue"]
 def smallest_eigenvalue(point: Point | ModelPoint, **options: Any) -> SmallestEigenvalue | HessianEigenvalue:
     """λ_min(∇²F) between two bounds, with its direction.
 
-        point                         Hessian in                how                                     options
-        `Point` of a residual unit    (W, V), θ held fixed      `smallest_partial_eigenvalue`: a       ridge_W, ridge_V,
-                                                                bracket as tight as asked for           rtol
-        of any other model            all parameters, or a      `smallest_hessian_eigenvalue`: the     block, key, steps,
-                                      block of them             whole matrix, or Lanczos               max_restarts, tolerance
+        point               Hessian in                      how                            options
+        residual unit's     (W, V), θ held fixed            a bracket as tight as asked    ridge_W, ridge_V, rtol
+                                                            for, by factorisations
+        any other model's   all parameters, or a `block`    the whole matrix, or Lanczos   block, key, steps,
+                            of them                                                        max_restarts, tolerance
+
+    See `resflow.hessian.bracket` and `resflow.hessian.lanczos`.
 
     Args:
         point: Of `Point` or `Point.of`.

@@ -13,10 +13,10 @@ from resflow.arrays import Array
 from resflow.certificates.gap import check_ridge
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
-from resflow.objectives import MeanLoss
-from resflow.point import ModelPoint, Point, analyse_point
 from resflow.hessian.lanczos import hessian_eigenvalues
 from resflow.hessian.partial_hessian import PartialHessian, partial_hessian, reduced_matrix
+from resflow.objectives import MeanLoss
+from resflow.point import ModelPoint, Point, analyse_point
 
 __all__ = ["Spectrum", "partial_spectrum", "spectrum"]
 
@@ -25,8 +25,8 @@ class Spectrum(NamedTuple):
     """All eigenvalues of a Hessian at one point.
 
     Attributes:
-        eigenvalues: All of them, ascending, each as often as it occurs; zeros included. All are NaN where the Hessian is
-            not finite.
+        eigenvalues: All of them, ascending, each as often as it occurs; zeros included. All are NaN where the Hessian
+            is not finite.
         reduced_order: How many of them came from a matrix; for a residual unit md + qk + (d − q) min(m, k) with
             q = min(m, d), which is 2d + k − 1 for one output.
         kernel_dimension: How many are there by structure: exactly zero, or exactly ridge_V.
@@ -40,8 +40,8 @@ class Spectrum(NamedTuple):
 def spectrum(point: Point | ModelPoint, **options: Any) -> Spectrum:
     """All eigenvalues of ∇²F at a point.
 
-    Of a residual unit those in (W, V), θ held fixed, by `partial_spectrum`, with its options `ridge_W` and `ridge_V`. Of
-    any other model those in all D parameters, or in a `block` of them, from the whole matrix: D products with vectors.
+    Of a residual unit those in (W, V), θ held fixed, by `partial_spectrum`, with its options `ridge_W` and `ridge_V`.
+    Of any other model those in all D parameters, or in a `block` of them, from the whole matrix: D products with vectors.
 
     Args:
         point: Of `Point` or `Point.of`.

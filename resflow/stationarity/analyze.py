@@ -50,8 +50,8 @@ def analyze(
             `smallest_eigenvalue`: `block`, `key`, `steps`, `max_restarts`, `tolerance`.
 
     Raises:
-        InvalidInputError: If epsilon, mu2 or an option is out of range, the fit is of other data, another loss or another
-            ridge, or the loss has no constants and mu2 is not given.
+        InvalidInputError: If epsilon, mu2 or an option is out of range, the fit is of other data, another loss or
+            another ridge, or the loss has no constants and mu2 is not given.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Definition 1 (ε-SOPSP), Theorem 3, Corollary 1 and, for ridge, section 4;

@@ -16,11 +16,11 @@ from jaxtyping import PRNGKeyArray
 
 from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
+from resflow.hessian.lanczos import smallest_hessian_eigenvalue, split_parameters
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss
 from resflow.point import checked_samples
-from resflow.hessian.lanczos import smallest_hessian_eigenvalue, split_parameters
 from resflow.stationarity.report import StationarityReport, stationarity_verdict
 
 __all__ = ["analyze_model"]
@@ -105,7 +105,10 @@ def analyze_model(
     if not smallest.certain and report.verdict != "not_finite":
         text += "\n  evidence   the lower end holds with probability 1 − 1e-6 over the random start of an iteration"
     return dataclasses.replace(
-        report, lambda_min=float(smallest.lambda_min), lambda_min_residual=float(smallest.lambda_min_residual), explanation=text
+        report,
+        lambda_min=float(smallest.lambda_min),
+        lambda_min_residual=float(smallest.lambda_min_residual),
+        explanation=text,
     )
 
 

@@ -91,8 +91,8 @@ class NewtonResult(NamedTuple):
         smallest: λ_min of the partial Hessian with its bracket and direction.
         epsilon: What was asked for.
         curvature_threshold: −sqrt(μ₂ ε).
-        status: `CONVERGED` if ‖∇F‖ ≤ ε and the bracket's lower end is not below −sqrt(μ₂ ε). A run ends at once at a point
-            that is not finite: `DIVERGED`, with NaN for all numbers.
+        status: `CONVERGED` if ‖∇F‖ ≤ ε and the bracket's lower end is not below −sqrt(μ₂ ε). A run ends at once at a
+            point that is not finite: `DIVERGED`, with NaN for all numbers.
         norm_running_away: True if no minimum is near, however small ‖∇F‖: a Newton step from here would still be longer
             than a thousandth of the point's norm, or every sample is classified rightly, so that F falls to its
             infimum along t ↦ (tW, V) for ever. A run can also end in the valley W → 0, V → ∞ with W V fixed; at d = 1,
@@ -133,8 +133,8 @@ def solve(
     """Minimise F(W, V) from a point to an ε-second-order stationary point, θ held fixed.
 
     A trust-region Newton method in units of the size of W and of V. The subproblem is solved exactly, the hard case
-    included, in the md + qk + (d − q) min(m, k) coordinates outside which the gradient vanishes and the Hessian is zero,
-    q = min(m, d). Always in float64. By Corollary 1 it ends no higher than the best linear predictor, wherever it
+    included, in the md + qk + (d − q) min(m, k) coordinates, q = min(m, d), outside which the gradient vanishes and the
+    Hessian is zero. Always in float64. By Corollary 1 it ends no higher than the best linear predictor, wherever it
     starts. Decreases too small to be seen in F are computed from ℓ' along the step, so that a step's success means
     something until ‖∇F‖ itself is rounding.
 

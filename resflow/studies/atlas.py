@@ -15,11 +15,13 @@ from resflow.arrays import Array
 from resflow.errors import InvalidInputError
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
-from resflow.losses.scalar import Loss, Squared, as_loss
+from resflow.losses import Loss, Squared, as_loss
 from resflow.models.feature_maps import mlp
 from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit
-from resflow.search.objectives import MeanLoss, descent_starts, random_starts
-from resflow.search.stationary_points import SearchCounts, SearchOptions, find_stationary_points
+from resflow.objectives import MeanLoss
+from resflow.point import checked_samples
+from resflow.stationarity.find import SearchCounts, SearchOptions, find_stationary_points
+from resflow.stationarity.starts import descent_starts, random_starts
 
 __all__ = ["RIDGES", "Atlas", "chart_networks", "chart_shamirs_example", "chart_stationary_points"]
 
@@ -65,7 +67,7 @@ def chart_networks(
     y: Real[Array, "n"],
     *,
     loss: str | Loss,
-    linear_fit: LinearFit,
+    fit: LinearFit,
     width: int,
     starts: int,
     key: PRNGKeyArray,
@@ -80,7 +82,7 @@ def chart_networks(
         X: Samples as rows, shape (n, d).
         y: Labels, shape (n,).
         loss: A loss or its name.
-        linear_fit: The best linear predictor on the same X, y and loss, from which gaps are counted.
+        fit: The best linear predictor on the same X, y and loss, from which gaps are counted.
         width: k, the number of ReLUs.
         starts: Starting points of each search, at least 2.
         key: Random key.
@@ -97,8 +99,9 @@ def chart_networks(
     feature_map = mlp(d, width=width, depth=1, activation="relu", key=map_key)
     models = residual_unit(d, feature_map, key=unit_key), NoSkipNetwork(jnp.zeros(width), feature_map)
     objective = MeanLoss(as_loss(loss))
-    check_baseline(linear_fit, X, y, objective.loss)
-    level = float(linear_fit.objective)
+    X, y = checked_samples(X, y, objective.loss)
+    check_baseline(fit, X, y, objective.loss)
+    level = float(fit.objective)
     unit, control = (
         chart_stationary_points(
             objective, model, X, y, linear_objective=level, starts=starts, key=model_key, options=options
@@ -216,4 +219,4 @@ def _identity(x: Any) -> Any:
 
 def _example(unit: ResidualUnit, X: Any, ridge: Any) -> Any:
     """F + (ridge/2)(w² + v²), the ridge as data: one compiled program serves every strength."""
-    return MeanLoss(Squared())(unit, X, jnp.ones(1)) + 0.5 * ridge[0] * (jnp.sum(unit.w**2) + jnp.sum(unit.V**2))
+    return MeanLoss(Squared())(unit, X, jnp.ones(1)) + 0.5 * ridge[0] * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))

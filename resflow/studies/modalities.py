@@ -14,10 +14,10 @@ import pandas as pd
 
 from resflow.data.dataset import Dataset
 from resflow.errors import InvalidInputError, nearest
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit
-from resflow.studies.measures import ModelGapMeasure
 from resflow.studies.population_problem import population_outcomes, population_problem
+from resflow.training.measures import GapMeasure
 from resflow.training.population import train_population
 from resflow.training.train import TrainingOptions
 
@@ -96,7 +96,7 @@ def compare_subsets(
         feature_map: What makes f_θ, from the number of inputs and a random key.
         options: How to train the units.
         test_fraction: Share of the samples held out.
-        epsilon: Of the verdict on a unit's last point, see `analyze_point`.
+        epsilon: Of the verdict on a unit's last point, see `analyze`.
 
     Returns:
         One row for each subset and seed: subset (the words joined by +), modalities (how many), seed, linear_objective
@@ -126,11 +126,11 @@ def compare_subsets(
         models, keys = eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
         result = train_population(
             models, problem.X, problem.y, loss=loss, options=options, keys=keys, data_sets=problem.data_sets,
-            measure=[ModelGapMeasure.against(fit, loss) for fit in problem.linear_fits], exact=False,
+            measure=[GapMeasure.against(fit, loss, bounds=False) for fit in problem.linear_fits], exact=False,
         )  # fmt: skip
         outcomes = population_outcomes(problem, result.models, range(len(seeds)), loss=loss, epsilon=epsilon)
         held_out = [
-            float(np.mean(loss.value(test.X @ fit.w, test.y)))
+            float(np.mean(loss.value(test.X @ fit.W, test.y)))
             for test, fit in zip((problem.test[place] for place in problem.data_sets), problem.linear_fits, strict=True)
         ]
         table = pd.DataFrame(

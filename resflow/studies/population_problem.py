@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from resflow.certificates.gap import held_out_gap
+from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset, Standardization
 from resflow.linear.predictor import LinearFit, fit_linear_predictor
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import ResidualUnit
-from resflow.stationarity.terms import VERDICTS, stationarity_terms
+from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms
+from resflow.training.measures import in_default_precision
 
 __all__ = ["PopulationProblem", "population_outcomes", "population_problem"]
 
@@ -103,7 +104,7 @@ def population_outcomes(
         models: The trained models of these members, stacked.
         members: Which members these are.
         loss: The loss.
-        epsilon: Of the verdict, see `analyze_point`.
+        epsilon: Of the verdict, see `analyze`.
 
     Returns:
         One row a member: best_linear_objective, linear_fit_grad_norm, linear_fit_converged, test_linear_predictor_gap,
@@ -116,7 +117,7 @@ def population_outcomes(
     X_test = np.stack([part.X for part in problem.test])
     predictions = np.asarray(_predictions(models, jnp.asarray(X_test), jnp.asarray(sets)))
     gaps = [
-        held_out_gap(p, problem.test[place].X, problem.test[place].y, loss=loss, linear_fit=fit)
+        held_out_gap(p, problem.test[place].X, problem.test[place].y, loss=loss, fit=fit)
         for p, place, fit in zip(predictions, sets, fits, strict=True)
     ]
     outcomes = {
@@ -127,8 +128,8 @@ def population_outcomes(
         "test_linear_predictor_gap_error": [gap.standard_error for gap in gaps],
     }
     if isinstance(models, ResidualUnit):
-        evidence = [(fit.w, fit.objective, fit.suboptimality, fit.converged) for fit in fits]
-        linear = [jnp.asarray(np.stack(column)) for column in zip(*evidence, strict=True)]
+        evidence = [FitEvidence.of(fit) for fit in fits]
+        linear = FitEvidence(*(jnp.asarray(np.stack(column)) for column in zip(*evidence, strict=True)))
         lambda_min, residual, codes = _verdicts(
             models, jnp.asarray(problem.X), jnp.asarray(problem.y), jnp.asarray(sets), linear, epsilon, loss
         )
@@ -153,8 +154,7 @@ def _verdicts(models, X, y, sets, linear, epsilon, loss):
     def one(member):
         model, place, fit = member
         model = eqx.combine(model, static)
-        point = (model.w, model.V, model.features(X[place]), X[place], y[place])
-        terms = stationarity_terms(*(jnp.asarray(array, float) for array in (*point, *fit, epsilon)), loss=loss)
-        return terms.lambda_min, terms.residual, terms.verdict
+        terms = stationarity_terms(in_default_precision(model, X[place], y[place], loss), fit, epsilon)
+        return terms.lambda_min, terms.lambda_min_residual, terms.verdict
 
     return jax.lax.map(one, (arrays, sets, linear))

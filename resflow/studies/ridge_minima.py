@@ -14,13 +14,15 @@ import pandas as pd
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Bool, Float, PRNGKeyArray, Real
 
-from resflow.arrays import Array, check_labels
-from resflow.certificates.regularization import RidgeGapCertificate, check_ridge, ridge_gap_certificate_terms
+from resflow.arrays import Array
+from resflow.certificates.gap import GapCertificate, Ridge, check_ridge, gap_certificate
 from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit, trainable
-from resflow.search.objectives import random_starts
+from resflow.point import checked_samples
+from resflow.stationarity.starts import random_starts
+from resflow.training.measures import in_default_precision
 
 __all__ = ["RidgeMinima", "find_ridge_minima"]
 
@@ -31,7 +33,7 @@ class RidgeMinima(NamedTuple):
     Attributes:
         ridge: The strengths, shape (m,).
         linear_objective: min_u F_lin(u) + ½ ridge ‖u‖², the regularised linear predictor's objective, shape (m,).
-        w: Output weights at the ends, shape (m, S, d).
+        W: Output weights at the ends, shape (m, S, d).
         V: Mixing matrices there, shape (m, S, d, k).
         certificate: The gap at each end with its certificate, every field of shape (m, S).
         grad_norm: ‖∇(F + R)‖ in all parameters that were trained, shape (m, S).
@@ -42,9 +44,9 @@ class RidgeMinima(NamedTuple):
 
     ridge: Float[np.ndarray, "m"]
     linear_objective: Float[np.ndarray, "m"]
-    w: Float[np.ndarray, "m S d"]
+    W: Float[np.ndarray, "m S d"]
     V: Float[np.ndarray, "m S d k"]
-    certificate: RidgeGapCertificate
+    certificate: GapCertificate
     grad_norm: Float[np.ndarray, "m S"]
     lambda_min: Float[np.ndarray, "m S"]
     minimum: Bool[np.ndarray, "m S"]
@@ -115,7 +117,7 @@ def find_ridge_minima(
         Shamir 2018 (arXiv:1804.06739), section 4: one scalar example of a minimum that ridge makes spurious.
     """
     loss = as_loss(loss)
-    check_labels(y, loss)
+    X, y = checked_samples(X, y, loss)
     ridges = np.asarray(ridges, float)
     for ridge in ridges:
         check_ridge(float(ridge), float(ridge))
@@ -127,15 +129,15 @@ def find_ridge_minima(
         model = residual_unit(X.shape[1], feature_map, key=key)
         drawn = random_starts(model, starts, key=key, scales=(0.3, 3.0))
         moving, fixed = eqx.partition(drawn, trainable(drawn))
-        linear = jnp.stack([fit.w for fit in fits]), jnp.asarray([fit.objective for fit in fits])
+        linear = jnp.stack([fit.W for fit in fits]), jnp.asarray([fit.objective for fit in fits])
         samples = jnp.asarray(X), jnp.asarray(y)
         ends = _ends(moving, fixed, jnp.asarray(ridges), *linear, *samples, loss, steps, learning_rate)
-        w, V, certificate, grad_norm, lambda_min = jax.tree.map(np.asarray, ends)
+        W, V, certificate, grad_norm, lambda_min = jax.tree.map(np.asarray, ends)
     minimum = (grad_norm <= tolerance) & (lambda_min >= -tolerance)
     return RidgeMinima(
         ridge=ridges,
-        linear_objective=np.array([fit.objective + 0.5 * fit.ridge * fit.w @ fit.w for fit in fits]),
-        w=w,
+        linear_objective=np.array([fit.objective + 0.5 * fit.ridge * fit.W @ fit.W for fit in fits]),
+        W=W,
         V=V,
         certificate=certificate,
         grad_norm=grad_norm,
@@ -157,7 +159,7 @@ def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, 
 
         def objective(x):
             unit = eqx.combine(unravel(x), fixed)
-            ridge_term = 0.5 * ridge * (jnp.sum(unit.w**2) + jnp.sum(unit.V**2))
+            ridge_term = 0.5 * ridge * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
             return jnp.mean(loss.value(unit(X), y)) + ridge_term
 
         def descend(_, carry):
@@ -168,10 +170,9 @@ def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, 
         x, _ = jax.lax.fori_loop(0, steps, descend, (start, adam.init(start)))
         x, gradient, eigenvalues = _polish(objective, x)
         unit = eqx.combine(unravel(x), fixed)
-        terms = ridge_gap_certificate_terms(
-            unit.w, unit.V, unit.features(X), X, y, linear_w, linear_objective, ridge, ridge, loss=loss
-        )
-        return unit.w, unit.V, terms, jnp.linalg.norm(gradient), eigenvalues[0]
+        point = in_default_precision(unit, X, y, loss)
+        terms = gap_certificate(point, linear_w, linear_objective, Ridge(ridge, ridge))
+        return unit.W, unit.V, terms, jnp.linalg.norm(gradient), eigenvalues[0]
 
     rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, len(flat), axis=0), (ridges, linear_w, linear_objective))
     ends = jax.lax.map(end, (jnp.tile(flat, (len(ridges), 1)), *rows), batch_size=_CHUNK)

@@ -13,12 +13,13 @@ from jaxtyping import Bool, Float, Real
 from scipy.optimize import brentq
 
 from resflow.arrays import Array
-from resflow.certificates.gap import gap_certificate
+from resflow.certificates.gap import certify_point
 from resflow.certificates.theorems import theorem2_bound
 from resflow.errors import InvalidInputError
-from resflow.linear.predictor import fit_linear_predictor
-from resflow.search.stationary_points import SearchOptions, find_stationary_points
 from resflow.hessian.bracket import smallest_partial_eigenvalue
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.point import Point
+from resflow.stationarity.find import SearchOptions, find_stationary_points
 
 __all__ = ["DiscMinima", "FlatSaddles", "ScalarExample", "disc_minima", "flat_saddles", "landscape"]
 
@@ -81,11 +82,13 @@ def flat_saddles(epsilons: Real[np.ndarray, "m"]) -> FlatSaddles:
         if not (np.isfinite(epsilon) and epsilon > 0):
             raise InvalidInputError(f"epsilon={epsilon} must be a positive finite number")
         V, features = np.array([[-1.0 / epsilon]]), np.array([[epsilon]])
-        point = gap_certificate(np.zeros(1), V, features, one, label, loss="squared", linear_fit=fit)
-        smallest = smallest_partial_eigenvalue(np.zeros(1), V, features, one, label, loss="squared")
-        theorem2 = theorem2_bound(V, features, one, label, loss="squared", linear_fit=fit)
-        curvature = smallest.value, smallest.residual
-        rows.append((epsilon, 1.0 / epsilon, point.gap, point.partial_grad_norm, *curvature, theorem2.left))
+        point = Point(np.zeros(1), V, features, one, label, "squared")
+        gap = certify_point(point, fit)
+        smallest = smallest_partial_eigenvalue(point)
+        theorem2 = theorem2_bound(point, fit)
+        curvature = smallest.lambda_min, smallest.lambda_min_residual
+        row = (epsilon, 1.0 / epsilon, gap.linear_predictor_gap, gap.partial_grad_norm, *curvature, theorem2.left)
+        rows.append(row)
     return FlatSaddles(*np.array(rows, float).T)
 
 

@@ -14,17 +14,18 @@ import optax
 import pandas as pd
 from jaxtyping import Real
 
-from resflow.arrays import Array, check_labels
+from resflow.arrays import Array
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss, as_loss
 from resflow.models.architectures import build_model
 from resflow.models.feature_maps import feature_map as named_feature_map
 from resflow.models.residual_unit import ResidualUnit
-from resflow.stationarity.terms import VERDICTS, stationarity_terms, verdict_codes
-from resflow.studies.measures import ModelGapMeasure
+from resflow.point import checked_samples
+from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms, verdict_codes
+from resflow.training.measures import GapMeasure, in_default_precision
 from resflow.training.population import PopulationResult, train_population
 from resflow.training.train import TrainingOptions
 
@@ -84,7 +85,7 @@ def train_from(
     y: Real[Array, "n"],
     *,
     loss: str | Loss,
-    linear_fit: LinearFit,
+    fit: LinearFit,
     steps: int = 1000,
     learning_rate: float = 0.1,
     log_every: int = 20,
@@ -99,7 +100,7 @@ def train_from(
         X: Samples as rows, shape (n, d).
         y: Labels, shape (n,).
         loss: A loss or its name.
-        linear_fit: The best linear predictor of X and y.
+        fit: The best linear predictor of X and y.
         steps: Of Adam.
         learning_rate: Adam's at the start.
         log_every: Steps between two measurements.
@@ -111,8 +112,8 @@ def train_from(
         InvalidInputError: If labels do not suit the loss or an option is out of range.
     """
     loss = as_loss(loss)
-    check_labels(y, loss)
-    check_baseline(linear_fit, X, y, loss)
+    X, y = checked_samples(X, y, loss)
+    check_baseline(fit, X, y, loss)
     options = TrainingOptions(steps=steps, learning_rate=learning_rate, log_every=log_every)
     falling = optax.cosine_decay_schedule(learning_rate, max(1, steps))
     m = len(jax.tree.leaves(eqx.filter(models, eqx.is_array))[0])
@@ -123,7 +124,7 @@ def train_from(
         loss=loss,
         options=replace(options, optimizer=optax.adam(falling)),
         keys=jax.random.split(jax.random.key(0), m),  # of minibatches, of which there are none
-        measure=ModelGapMeasure.against(linear_fit, loss),
+        measure=GapMeasure.against(fit, loss, bounds=False),
         exact=False,  # a run may end elsewhere if one bit changes: it is their distribution that is looked at
     )
 
@@ -134,12 +135,12 @@ def training_ends(
     y: Real[Array, "n"],
     *,
     loss: str | Loss,
-    linear_fit: LinearFit,
+    fit: LinearFit,
     epsilon: float,
 ) -> pd.DataFrame:
     """What kind of point each member of a population ended at, in its weights around f_θ, θ held fixed.
 
-    These weights are (w, V) of a residual unit, (w, v) of an output skip and v of a network without skip connection.
+    These weights are (W, V) of a residual unit, (W, v) of an output skip and v of a network without skip connection.
     In the last two F is convex, so that λ_min ≥ 0 always and a small gradient alone makes an ε-SOPSP.
 
     With p_i the predictions of any model and u the best linear predictor, gap ≤ mean_i ℓ'_i (p_i − uᵀx_i) by convexity
@@ -152,7 +153,7 @@ def training_ends(
         X: Samples as rows, shape (n, d).
         y: Labels, shape (n,).
         loss: A loss or its name; with finite constants for residual units.
-        linear_fit: The best linear predictor of X and y.
+        fit: The best linear predictor of X and y.
         epsilon: ε > 0 of the ε-SOPSP.
 
     Returns:
@@ -165,9 +166,9 @@ def training_ends(
     """
     if not epsilon > 0:
         raise InvalidInputError(f"epsilon={epsilon} must be positive: the gradient norm that counts as stationary")
-    check_baseline(linear_fit, X, y, as_loss(loss), finished=False)
-    evidence = (linear_fit.w, linear_fit.objective, linear_fit.suboptimality, linear_fit.converged)
-    linear = tuple(jnp.asarray(value) for value in evidence)
+    X, y = checked_samples(X, y, as_loss(loss))
+    check_baseline(fit, X, y, as_loss(loss), finished=False)
+    linear = FitEvidence(*map(jnp.asarray, FitEvidence.of(fit)))
     columns = _ends(models, jnp.asarray(X, float), jnp.asarray(y, float), linear, float(epsilon), as_loss(loss))
     frame = pd.DataFrame({name: np.asarray(column) for name, column in columns.items()})
     return frame.assign(verdict=[VERDICTS[code] for code in frame["verdict"]]).rename_axis("member")
@@ -189,14 +190,13 @@ def _ends(models, X, y, linear, epsilon, loss):
 
 
 def _residual_unit_end(model, features, X, y, linear, epsilon, loss):
-    arrays = (model.w, model.V, features, X, y, *linear, epsilon)
-    terms = stationarity_terms(*arrays, loss=loss)
+    terms = stationarity_terms(in_default_precision(model, X, y, loss), linear, epsilon)
     return {
         "objective": terms.objective,
-        "linear_predictor_gap": terms.gap,
-        "certificate": terms.certificate,
+        "linear_predictor_gap": terms.linear_predictor_gap,
+        "certificate": terms.gap_certificate,
         "partial_grad_norm": terms.grad_norm,
-        "lambda_lower": terms.lambda_lower,
+        "lambda_lower": terms.lambda_min_lower,
         "gap_allowed": terms.gap_allowed,
         "verdict": terms.verdict,
     }
@@ -204,9 +204,9 @@ def _residual_unit_end(model, features, X, y, linear, epsilon, loss):
 
 def _convex_end(model, features, X, y, linear, epsilon, loss):
     linear_w, linear_objective, suboptimality, converged = linear
-    skips = hasattr(model, "w")
+    skips = hasattr(model, "W")
     inputs = jnp.concatenate([X, features], axis=1) if skips else features
-    weights = jnp.concatenate([model.w, model.v]) if skips else model.v
+    weights = jnp.concatenate([model.W, model.v]) if skips else model.v
     p, u = inputs @ weights, X @ linear_w
     slope, values = loss.derivative(p, y), loss.value(p, y)
     gradient = slope @ inputs / len(y)

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from resflow.losses.scalar import Loss
+from resflow.losses import Loss
 
 __all__ = ["PopulationLayout", "one_device_per_core", "population_layout"]
 
@@ -107,7 +107,7 @@ def _footprint(dynamic, frozen, static, X, y, loss, batch_size) -> tuple[int, in
     dynamic, frozen = jax.tree.map(one, (dynamic, frozen))
 
     def kept(rows: int) -> int:
-        sample = jax.ShapeDtypeStruct((rows, d), X.dtype), jax.ShapeDtypeStruct((rows,), y.dtype)
+        sample = jax.ShapeDtypeStruct((rows, d), X.dtype), jax.ShapeDtypeStruct((rows, *y.shape[X.ndim - 1 :]), y.dtype)
 
         def backward(dynamic, frozen, X, y):
             def objective(dynamic):

@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from resflow.floating import all_finite, nan_unless
-from resflow.losses.scalar import Loss
-from resflow.losses.vector import VectorLoss
+from resflow.losses import Loss
 from resflow.training._shuffle import random_order
 
-__all__ = ["MeanLoss", "Setting", "training_program"]
+__all__ = ["ObjectiveMeasure", "Setting", "training_program"]
 
 
 class Setting(NamedTuple):
@@ -47,10 +46,10 @@ class _State(NamedTuple):
     diverged_at: jax.Array  # −1 while all is well
 
 
-class MeanLoss(eqx.Module):
+class ObjectiveMeasure(eqx.Module):
     """Records the objective and nothing else."""
 
-    loss: Loss | VectorLoss = eqx.field(static=True)
+    loss: Loss = eqx.field(static=True)
 
     def __call__(self, model: Any, X: Any, y: Any) -> dict[str, Any]:
         p = model(X)
@@ -63,7 +62,7 @@ def training_program(
     *,
     static: Any,
     measure: Any,
-    loss: Loss | VectorLoss,
+    loss: Loss,
     options: Any,
     axes: Setting | None = None,
     one_by_one: bool = False,
@@ -89,7 +88,7 @@ def training_program(
         One that diverged stays where it was, and is measured there again and again. Where its start, X or y is not
         finite it diverged at 0, and NaN is what was measured.
     """
-    n, size = (setting.y.shape if axes is None or axes.y is None else setting.y.shape[1:])[0], options.batch_size
+    n, size = setting.X.shape[-2], options.batch_size
     per_epoch = n // size if size else 1
 
     def each(function):

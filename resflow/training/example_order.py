@@ -11,11 +11,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Int, Key, Real
 
-from resflow.arrays import Array, check_labels
+from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
 from resflow.floating import all_finite, nan_unless
-from resflow.losses.scalar import Loss, as_loss
+from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
+from resflow.point import checked_samples
 
 __all__ = ["ORDERS", "OrderedSGD", "balanced_order", "ordered_sgd"]
 
@@ -134,8 +135,7 @@ def ordered_sgd(
     if not (np.isfinite(learning_rate) and learning_rate > 0):
         raise InvalidInputError(f"learning_rate={learning_rate} must be a positive finite number, e.g. 0.01")
     loss = as_loss(loss)
-    X, y = jnp.asarray(X, float), jnp.asarray(y, float)
-    check_labels(y, loss)
+    X, y = (jnp.asarray(array, float) for array in checked_samples(X, y, loss))
     moving, fixed = eqx.partition(models, trainable(models))
     stacked, static = eqx.partition(fixed, eqx.is_array)
     rate = jnp.asarray(learning_rate, float)

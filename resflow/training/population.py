@@ -15,12 +15,13 @@ import pandas as pd
 from jaxtyping import Float, Int, Key, Real
 from tqdm import tqdm
 
-from resflow.arrays import Array, as_array, check_labels, check_samples
+from resflow.arrays import Array, as_array, check_samples
 from resflow.errors import InvalidInputError
-from resflow.losses.scalar import Loss, as_loss
+from resflow.labels import as_labels
+from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
-from resflow.training._program import MeanLoss, Setting, training_program
+from resflow.training._program import ObjectiveMeasure, Setting, training_program
 from resflow.training.train import Measure, TrainingOptions, TrainResult, precision_of, recorded
 
 __all__ = ["PopulationLayout", "PopulationResult", "one_device_per_core", "train_population"]
@@ -63,7 +64,7 @@ class PopulationResult(NamedTuple):
 def train_population(
     models: Any,
     X: Float[Array, "n d"] | Float[Array, "sets n d"],
-    y: Real[Array, "n"] | Real[Array, "sets n"],
+    y: Real[Array, "n *m"] | Real[Array, "sets n *m"],
     *,
     loss: str | Loss,
     options: TrainingOptions,
@@ -85,7 +86,7 @@ def train_population(
         models: m models stacked into one, every array with an axis of length m in front, as `equinox.filter_vmap`
             of a constructor makes it.
         X: Samples as rows, shape (n, d) for all members, or (sets, n, d) for several data sets of one shape.
-        y: Labels, shape (n,) or (sets, n).
+        y: Labels, as a `Point` takes them, shape (n, ...) or (sets, n, ...).
         loss: A loss or its name.
         options: How to train.
         keys: One random key a member for its minibatches, shape (m,).
@@ -115,25 +116,18 @@ def train_population(
     frozen, static = eqx.partition(rest, eqx.is_array)
     rates = _learning_rates(learning_rates, options, m)
     _check_members(m, models=(dynamic, frozen), data_sets=data_sets)
-    X, y = as_array("X", X, finite=True), as_array("y", y)
-    check_labels(y, loss)
-    if X.ndim not in (2, 3):
-        raise InvalidInputError(f"X has shape {X.shape}, but must be (n, d), or (sets, n, d)")
-    check_samples(X.reshape(-1, X.shape[-1]))
-    X, y = jnp.asarray(X), jnp.asarray(y)
-    if y.shape != X.shape[:-1]:
-        raise InvalidInputError(f"y has shape {y.shape}, but must be {X.shape[:-1]} to fit X {X.shape}")
+    X, y = _checked_sets(X, y, loss)
     if (X.ndim == 3) != (data_sets is not None):
         raise InvalidInputError(
             f"X has shape {X.shape}, and data_sets is {'not ' if data_sets is None else ''}given: several data sets "
             "need the index of each member's, and a single one needs none"
         )
-    n = y.shape[-1]
+    n = X.shape[-2]
     if options.batch_size is not None and options.batch_size > n:
         raise InvalidInputError(
             f"batch_size={options.batch_size} must be at most the number of training samples, {n}, or None for all"
         )
-    measured, measure, measure_axis = _stacked_measure(MeanLoss(loss) if measure is None else measure, m)
+    measured, measure, measure_axis = _stacked_measure(ObjectiveMeasure(loss) if measure is None else measure, m)
     members = _Members(
         dynamic,
         frozen,
@@ -184,6 +178,20 @@ class _Shared(NamedTuple):
     X: Any
     y: Any
     measure: Any
+
+
+def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
+    """The samples and labels of one data set, or of several of one shape along a leading axis."""
+    X, y = as_array("X", X, finite=True), as_array("y", y)
+    if X.ndim not in (2, 3):
+        raise InvalidInputError(f"X has shape {X.shape}, but must be (n, d), or (sets, n, d)")
+    several = X.ndim == 3
+    if y.shape[: X.ndim - 1] != X.shape[:-1]:
+        expected = X.shape[:-1] if loss.outputs == "one" else f"{X.shape[:-1]}, or one row each"
+        raise InvalidInputError(f"y has shape {y.shape}, but must be {expected} to fit X {X.shape}")
+    check_samples(X.reshape(-1, X.shape[-1]))
+    labels = as_labels(y.reshape(-1, *y.shape[2:]) if several else y, loss)
+    return jnp.asarray(X), jnp.asarray(labels.reshape(*X.shape[:2], *labels.shape[1:]) if several else labels)
 
 
 def _learning_rates(given: Any, options: TrainingOptions, m: int) -> np.ndarray:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Key, PRNGKeyArray, Real
 
-from resflow.arrays import Array, check_labels
+from resflow.arrays import Array
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
-from resflow.losses.scalar import Loss, as_loss
+from resflow.labels import as_labels
+from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import OutputSkipNetwork, trainable
 
 __all__ = ["Bootstrap", "SGDExcess", "TeacherStream", "Theorem4Bound", "projected_sgd_excess", "theorem4_bound"]
@@ -243,7 +244,7 @@ def projected_sgd_excess(
         Shamir 2018 (arXiv:1804.06739), Theorem 4.
     """
     loss = as_loss(loss)
-    check_labels(source.labels, loss)
+    as_labels(source.labels, loss)
     counts = np.asarray(steps, int)
     if parts < 1 or (counts < parts).any() or (counts % parts).any():
         raise InvalidInputError(f"steps={counts.tolist()} must be positive multiples of parts={parts}")
@@ -296,7 +297,7 @@ def _run_all(source, moving, fixed, keys, linear_w, length, eta, theta_rates, ra
         d, k = linear_w.shape[0], jax.eval_shape(eqx.combine(theta, fixed), linear_w).shape[0]
 
         def network(weights, theta):
-            return OutputSkipNetwork(w=weights[0], v=weights[1], feature_map=eqx.combine(theta, fixed))
+            return OutputSkipNetwork(W=weights[0], v=weights[1], feature_map=eqx.combine(theta, fixed))
 
         def risk(weights, theta, x, y):
             return loss.value(network(weights, theta)(x[None])[0], y)

@@ -15,12 +15,12 @@ import optax
 from jaxtyping import Float, PRNGKeyArray, Real
 from tqdm import tqdm
 
-from resflow.arrays import Array, as_array, as_number, check_labels, check_samples, is_traced
+from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError, nearest
-from resflow.losses.scalar import Loss, as_loss
-from resflow.losses.vector import VECTOR_LOSSES, VectorLoss, as_vector_loss, check_targets
+from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
-from resflow.training._program import MeanLoss, Setting, training_program
+from resflow.point import checked_samples
+from resflow.training._program import ObjectiveMeasure, Setting, training_program
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
 
@@ -116,7 +116,7 @@ def train(
     X: Float[Array, "n d"],
     y: Real[Array, "n ..."],
     *,
-    loss: str | Loss | VectorLoss,
+    loss: str | Loss,
     options: TrainingOptions,
     key: PRNGKeyArray,
     measure: Measure | None = None,
@@ -125,10 +125,10 @@ def train(
     """Minimise mean_i ℓ(model(X)_i; y_i) over the model's trainable arrays, as one compiled program.
 
     Args:
-        model: Any pytree that maps X to predictions (n,), e.g. a `ResidualUnit`, or to (n, m) under a loss of
-            vector-valued predictions. Its arrays' precision is kept.
+        model: Any pytree that maps X to predictions (n,), e.g. a `ResidualUnit`, or to (n, m) for
+            several outputs. Its arrays' precision is kept.
         X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,), or what a loss of vector-valued predictions takes.
+        y: Labels, as a `Point` takes them.
         loss: A loss or its name.
         options: How to train.
         key: Random key for the minibatches; full-batch training does not use it.
@@ -143,24 +143,15 @@ def train(
         InvalidInputError: If samples or labels are no finite numbers, do not fit together or do not suit the loss, or
             batch_size exceeds their number.
     """
-    if isinstance(loss, VectorLoss) or (isinstance(loss, str) and loss in VECTOR_LOSSES):
-        loss = as_vector_loss(loss)
-        X = check_samples(X)
-        if not is_traced(y):
-            check_targets(y, loss, len(X))
-    else:
-        loss = as_loss(loss)
-        X, y = check_samples(X), as_array("y", y, 1)
-        check_labels(y, loss)
-    if len(y) != len(X):
-        raise InvalidInputError(f"y has shape {np.shape(y)}, but X has {len(X)} samples: one label each is needed")
+    loss = as_loss(loss)
+    X, y = checked_samples(X, y, loss)
     if options.batch_size is not None and options.batch_size > len(y):
         raise InvalidInputError(
             f"batch_size={options.batch_size} must be at most the number of training samples, {len(y)}, or None for all"
         )
     dynamic, rest = eqx.partition(model, trainable(model))
     frozen, static = eqx.partition(rest, eqx.is_array)
-    measured, measure = eqx.partition(MeanLoss(loss) if measure is None else measure, eqx.is_array)
+    measured, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
     rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
     setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, measured, jnp.asarray(True))
     # The program is given the learning rate as a value: one compilation serves all.

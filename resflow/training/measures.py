@@ -1,0 +1,160 @@
+"""What training records about itself on the way, under the names that the metrics of a run have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float, Real
+
+from resflow.arrays import Array
+from resflow.certificates.certify import model_certificate
+from resflow.certificates.deep import deep_gap_certificate
+from resflow.certificates.gap import gap_certificate
+from resflow.certificates.theorems import implied_epsilon, lipschitz_constants_terms, theorem2_terms, theorem3_terms
+from resflow.errors import InvalidInputError
+from resflow.floating import all_finite, nan_unless
+from resflow.hessian.bracket import smallest_partial_eigenvalue
+from resflow.linear.baseline import check_kind
+from resflow.linear.predictor import LinearFit
+from resflow.losses import Loss, as_loss
+from resflow.models.deep_network import DeepResidualNetwork
+from resflow.models.residual_unit import ResidualUnit, trainable
+from resflow.point import ModelPoint, Point
+
+__all__ = ["Checkpoints", "GapMeasure", "StationarityMeasure"]
+
+_OF_ONE_OUTPUT = ("gap_certificate", "theorem1_bound", "partial_grad_norm", "w_norm", "V_norm")
+_OF_SEVERAL = ("gradient_term", "rank_term", "norm_bound", "smallest_singular_value", "W_rank")
+_OF_DEPTH = (
+    "gap_certificate", "norm_bound", "partial_grad_norm", "kernel_dimension", "kernel_share_of_w",
+    "smallest_representation_curvature", "near_identity_bound", "w_norm",
+)  # fmt: skip
+
+
+class GapMeasure(eqx.Module):
+    """Records a model's objective and linear-predictor gap, and of residual units and deep networks their bounds.
+
+    The further columns are fields of what `certify` returns: for a residual unit of one output gap_certificate,
+    theorem1_bound, partial_grad_norm, w_norm and V_norm; for one of several outputs also gradient_term, rank_term,
+    norm_bound, smallest_singular_value and W_rank; for a deep network those of its certificate.
+
+    A residual unit is evaluated in JAX's default precision whatever its own: float64 once x64 is enabled. NaN where the
+    model, its θ included, or the data is not finite: a feature map that is flat far out would not show it.
+
+    Attributes:
+        linear_W: The best linear predictor, shape (d,) or (m, d).
+        linear_objective: Its mean loss.
+        loss: The loss of both.
+        bounds: Whether to record bounds on the gap.
+    """
+
+    linear_W: Float[Array, "*m d"]
+    linear_objective: Float[Array, ""]
+    loss: Loss = eqx.field(static=True)
+    bounds: bool = eqx.field(static=True, default=True)
+
+    @classmethod
+    def against(cls, fit: LinearFit, loss: str | Loss, *, bounds: bool = True) -> GapMeasure:
+        """The measurements against that linear fit.
+
+        Raises:
+            InvalidInputError: If the fit is of another loss, or has numbers that are not finite.
+        """
+        check_kind(fit, as_loss(loss))
+        return cls(jnp.asarray(fit.W), jnp.asarray(fit.objective), as_loss(loss), bounds)
+
+    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> dict[str, Float[Array, ""]]:
+        terms, columns = self._terms(model, X, y)
+        measured = {name: getattr(terms, name) for name in ("objective", "linear_predictor_gap", *columns)}
+        for name in ("W_rank", "kernel_dimension"):  # −1 where the point is not finite
+            if name in measured:
+                measured[name] = jnp.where(measured[name] < 0, jnp.nan, measured[name])
+        return nan_unless(all_finite(model, X, y), measured)
+
+    def _terms(self, model: Any, X: Any, y: Any) -> tuple[Any, tuple[str, ...]]:
+        linear = self.linear_W, self.linear_objective
+        if self.bounds and isinstance(model, ResidualUnit):
+            point = in_default_precision(model, X, y, self.loss)
+            several = () if point.W.ndim == 1 else _OF_SEVERAL
+            return gap_certificate(point, *(jnp.asarray(array, float) for array in linear)), _OF_ONE_OUTPUT + several
+        if self.bounds and isinstance(model, DeepResidualNetwork):
+            return deep_gap_certificate(model, X, y, *linear, loss=self.loss), _OF_DEPTH
+        return model_certificate(ModelPoint(model, X, y, self.loss), *linear), ()
+
+
+class StationarityMeasure(eqx.Module):
+    """What `GapMeasure` records of a residual unit, λ_min of its partial Hessian with evidence, and two theorems.
+
+    Of one output Theorem 3 is taken at the smallest ε for which the point is an ε-SOPSP, in the ball max{‖w‖, ‖V‖} that
+    it lies on: `linear_predictor_gap` ≤ `theorem3_bound`. Theorem 2 is taken at (0, V, θ), as it speaks of points with
+    w = 0: `theorem2_slack` ≥ 0. Both up to rounding.
+
+    Attributes:
+        gap: The measurements of the gap.
+    """
+
+    gap: GapMeasure
+
+    @classmethod
+    def against(cls, fit: LinearFit, loss: str | Loss) -> StationarityMeasure:
+        """The measurements against that linear fit."""
+        return cls(GapMeasure.against(fit, loss))
+
+    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> dict[str, Float[Array, ""]]:
+        if not isinstance(model, ResidualUnit):
+            raise InvalidInputError(
+                f"model is a {type(model).__name__}, but λ_min is measured along the training of residual units only: "
+                "use GapMeasure, and analyze at the end"
+            )
+        point, measured = in_default_precision(model, X, y, self.gap.loss), self.gap(model, X, y)
+        smallest = smallest_partial_eigenvalue(point)
+        further = {
+            "lambda_min": smallest.lambda_min,
+            "lambda_min_lower": smallest.lambda_min_lower,
+            "lambda_min_upper": smallest.lambda_min_upper,
+            "lambda_min_residual": smallest.lambda_min_residual,
+            "lambda_min_converged": smallest.converged.astype(float),
+        }
+        if point.W.ndim == 1:
+            linear_w, linear_objective = (
+                jnp.asarray(array, float) for array in (self.gap.linear_W, self.gap.linear_objective)
+            )
+            constants = lipschitz_constants_terms(point, jnp.maximum(measured["w_norm"], measured["V_norm"]))
+            epsilon = implied_epsilon(measured["partial_grad_norm"], smallest.lambda_min_lower, constants.mu2)
+            further |= {
+                "theorem2_slack": theorem2_terms(point, linear_w, linear_objective).slack,
+                "theorem3_bound": theorem3_terms(epsilon, jnp.linalg.norm(linear_w), *constants).bound,
+            }
+        return measured | nan_unless(all_finite(measured["objective"], smallest.lambda_min), further)
+
+
+def in_default_precision(model: ResidualUnit, X: Any, y: Any, loss: Loss) -> Point:
+    """A residual unit's point, unchecked in its labels' values, in JAX's default precision."""
+    arrays = model.W, model.V, model.features(X), X, y
+    return Point(*(jnp.asarray(array, dtype=float) for array in arrays), loss)
+
+
+class Checkpoints(eqx.Module):
+    """What another measure records, and beside it the weights themselves, so that points on the way can be revisited.
+
+    The history then has a row of all trainable weights a measurement, in its column `weights`.
+
+    Attributes:
+        measure: What else to record.
+    """
+
+    measure: Callable[[Any, Any, Any], dict[str, Any]]
+
+    def __call__(self, model: Any, X: Any, y: Any) -> dict[str, Any]:
+        flat, _ = ravel_pytree(eqx.filter(model, trainable(model)))
+        return self.measure(model, X, y) | {"weights": flat}
+
+    @staticmethod
+    def restore(model: Any, weights: Any) -> Any:
+        """The model with the weights of one row of the history."""
+        moving, fixed = eqx.partition(model, trainable(model))
+        return eqx.combine(ravel_pytree(moving)[1](jnp.asarray(weights)), fixed)
