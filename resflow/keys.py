@@ -42,4 +42,6 @@ def random_keys(seed: int) -> RandomKeys:
     True
     """
     seed = as_number("seed", seed, "must be a whole number, at least 0", lambda seed: seed >= 0, whole=True)
-    return RandomKeys(*jax.random.split(jax.random.key(seed), 3), jax.random.fold_in(jax.random.key(seed), 3))
+    key = jax.random.key(seed)
+    model, features, batches = jax.random.split(key, 3)
+    return RandomKeys(model, features, batches, data=jax.random.fold_in(key, 3))

@@ -85,8 +85,8 @@ class Point(eqx.Module):
                 )
         m = None if self.W.ndim == 1 else self.W.shape[0]
         if (m is None) != (loss.outputs == "one") and loss.outputs != "any":
-            needed = "(d,): it is for one output" if m is not None else "(m, d), one row a class"
-            raise InvalidInputError(f"W has shape {self.W.shape}, but the {loss.name} loss needs {needed}")
+            rows = "(d,): it is for one output" if m is not None else "(m, d), one row a class"
+            raise InvalidInputError(f"W has shape {self.W.shape}, but the {loss.name} loss needs {rows}")
         self.y = as_labels(y, loss, n=n, m=m)
         if loss.outputs == "any" and self.y.ndim != self.W.ndim:
             needed = (n,) if m is None else (n, m)
@@ -111,10 +111,10 @@ class Point(eqx.Module):
             d = model.W.shape[-1]
             if X.shape[1] != d:
                 raise InvalidInputError(f"X has shape {X.shape}, but the model takes {d} inputs a sample")
-            arrays = model.W, model.V, model.features(X)
-            if not isinstance(X, jax.Array) and not is_traced(*arrays):  # at home in NumPy: analysed in float64
-                arrays = tuple(map(np.asarray, arrays))
-            return Point(*arrays, X, y, loss)
+            W, V, features = model.W, model.V, model.features(X)
+            if not isinstance(X, jax.Array) and not is_traced(W, V, features):  # at home in NumPy: analysed in float64
+                W, V, features = (np.asarray(array) for array in (W, V, features))
+            return Point(W, V, features, X, y, loss)
         return ModelPoint(model, X, y, loss)
 
     @property

@@ -26,9 +26,9 @@ class DeepGapCertificate(NamedTuple):
     """The linear-predictor gap of one point of a deep residual network, with upper bounds and what they rest on.
 
     At every point, up to rounding: linear_predictor_gap ≤ gap_certificate ≤ norm_bound and ≤ near_identity_bound, t
-    being the linear predictor. v is the direction of w's projection onto the common kernel of U_2, ..., U_L, which no block but
-    the first sees. All bounds are in the units of the mean loss per sample. At a point that is not finite, in its
-    weights, predictions or linear predictor, all are NaN and whole numbers −1.
+    being the linear predictor. v is the direction of w's projection onto the common kernel of U_2, ..., U_L, which no
+    block but the first sees. All bounds are in the units of the mean loss per sample. At a point that is not finite, in
+    its weights, predictions or linear predictor, all are NaN and whole numbers −1.
 
     Attributes:
         linear_predictor_gap: F − F_lin(t). Negative: better than the linear predictor.

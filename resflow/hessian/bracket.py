@@ -32,15 +32,15 @@ class SmallestEigenvalue(NamedTuple):
 
     Attributes:
         lambda_min: The Rayleigh quotient of the direction.
-        lambda_min_lower: No eigenvalue lies below: from a Cholesky factorisation, or from ‖R‖; from that alone where it is below
-            1e-138 (1e-17 in float32), and then not converged.
-        lambda_min_upper: An eigenvalue lies at or below: the Rayleigh quotient, the same number as `lambda_min`.
+        lambda_min_lower: No eigenvalue lies below: from a Cholesky factorisation, or from ‖R‖; from that alone where it
+            is below 1e-138 (1e-17 in float32), and then not converged.
+        lambda_min_upper: An eigenvalue lies at or below: the same number as `lambda_min`.
         lambda_min_residual: ‖Hv − λv‖ for the direction v, of norm 1, with Hv a product with the samples themselves.
         direction: v, its part in W, of W's shape, and in V.
-        converged: True if their difference is within the tolerance, relative to the larger of the two; in float32 only if
-            `rounding` is so as well, as there it decides how many digits are right.
-        rounding: Estimate of the effect on `lambda_min` of rounding in the predictions, in the sums over samples and in the
-            ridge terms.
+        converged: True if their difference is within the tolerance, relative to the larger of the two; in float32 only
+            if `rounding` is so as well, as there it decides how many digits are right.
+        rounding: Estimate of the effect on `lambda_min` of rounding in the predictions, in the sums over samples and in
+            the ridge terms.
         factorizations: Cholesky factorisations that it took.
     """
 
@@ -77,7 +77,7 @@ def smallest_partial_eigenvalue(
         InvalidInputError: If a ridge coefficient or rtol is out of range.
 
     References:
-        The setting is that of Shamir 2018 (arXiv:1804.06739), section 3 and appendix; the bracket is this project's own.
+        The setting is that of Shamir 2018 (arXiv:1804.06739), section 3 and appendix; the bracket is this project's.
     """
     check_ridge(ridge_W, ridge_V)
     if rtol is None:
@@ -140,7 +140,7 @@ class _Form(NamedTuple):
         return S
 
     def rayleigh(self, x):
-        """The smallest Rayleigh quotient in the span of (x, 0) and (0, u), u_j = γ_j Pa_j, with its vector, of norm 1."""
+        """The smallest Rayleigh quotient in the span of (x, 0) and (0, u), u_j = γ_j Pa_j, and its vector of norm 1."""
         h = x @ (self.K @ x)
         if not self.has_u:
             return h, x, self.u

@@ -37,12 +37,12 @@ _DOUBT = 1e-6
 class HessianEigenvalue(NamedTuple):
     """λ_min of a symmetric operator between two bounds, with the evidence for it.
 
-    lambda_min_lower ≤ λ_min ≤ lambda_min_upper, up to `rounding`. The upper end holds whatever was done. So does the lower one where the
-    whole matrix was formed (`certain`). After an iteration it holds with probability at least 1 − 1e-6 over the random
-    start, whatever the operator; it may then lie far below, and say no more than that nothing is known. The residual
-    alone says that some eigenvalue lies within it of λ, and nothing of λ_min. Where the bracket straddles the threshold
-    of a verdict, the verdict is inconclusive. Where anything that the operator was made of is not finite, all numbers
-    are NaN.
+    lambda_min_lower ≤ λ_min ≤ lambda_min_upper, up to `rounding`. The upper end holds whatever was done. So does the
+    lower one where the whole matrix was formed (`certain`). After an iteration it holds with probability at least
+    1 − 1e-6 over the random start, whatever the operator; it may then lie far below, and say no more than that nothing
+    is known. The residual alone says that some eigenvalue lies within it of λ, and nothing of λ_min. Where the bracket
+    straddles the threshold of a verdict, the verdict is inconclusive. Where anything that the operator was made of is
+    not finite, all numbers are NaN.
 
     Attributes:
         lambda_min: λ, the Rayleigh quotient of the direction.
@@ -140,8 +140,8 @@ def hessian_eigenvalues(
     D = sum(leaf.size for leaf in jax.tree.leaves(moving))
     if not 1 <= D <= _MOST_EIGENVALUES:
         raise InvalidInputError(
-            f"the model has {D} parameters, but a whole spectrum is for 1 to {_MOST_EIGENVALUES}: name a block of them, "
-            "or ask for the smallest eigenvalue alone"
+            f"the model has {D} parameters, but a whole spectrum is for 1 to {_MOST_EIGENVALUES}: name a block of "
+            "them, or ask for the smallest eigenvalue alone"
         )
     return _all_of_hessian(objective, moving, fixed, data)
 

@@ -64,8 +64,7 @@ class PartialHessian(NamedTuple):
 
 def partial_hessian(point: Point) -> PartialHessian:
     """Accumulate `PartialHessian` over the samples of a point, in chunks where they are many."""
-    W = point.rows
-    Q, WQ, W_norm = _row_basis(W)
+    Q, WQ, W_norm = _row_basis(jnp.asarray(point.rows))
     return _assemble(Q, W_norm, point.X.shape[0], sum_over_samples(_hessian_sums, point, WQ))
 
 
@@ -129,8 +128,8 @@ def _hessian_sums(point: Point, WQ):
 
 
 def _one_output(loss, p, y, cancelling, a, features, WQ):
-    change = jax.jvp(lambda p: loss.second_derivative(p, y)[:, 0, 0], (p,), (cancelling,))
-    curvature, change = change[0], jnp.abs(change[1])
+    curvature, change = jax.jvp(lambda p: loss.second_derivative(p, y)[:, 0, 0], (p,), (cancelling,))
+    change = jnp.abs(change)
     weight, w_norm = jnp.sqrt(curvature)[:, None], WQ[0, 0]
     gram = _gram(jnp.concatenate([weight * a, (weight * w_norm) * features], axis=1))
     squares = [jnp.sum(change[:, None] * part * part, axis=0) for part in (a, features)]  # as sums: nothing is stored

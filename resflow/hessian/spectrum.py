@@ -41,7 +41,7 @@ def spectrum(point: Point | ModelPoint, **options: Any) -> Spectrum:
     """All eigenvalues of ∇²F at a point.
 
     Of a residual unit those in (W, V), θ held fixed, by `partial_spectrum`, with its options `ridge_W` and `ridge_V`.
-    Of any other model those in all D parameters, or in a `block` of them, from the whole matrix: D products with vectors.
+    Of any other model those in all D parameters, or in a `block` of them, from D products with vectors.
 
     Args:
         point: Of `Point` or `Point.of`.

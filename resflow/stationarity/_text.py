@@ -23,7 +23,8 @@ def explain(of: dict[str, Any], ridge: bool) -> str:
         f"{of['verdict']}: {meaning[of['verdict']]}.",
         f"  gradient   ‖∇{gradient}‖ = {of['grad_norm']:.6g} ± {of['grad_error']:.2g}, ε = {of['epsilon']:.6g}",
         f"  curvature  λ_min in {bracket}, threshold {threshold}",
-        f"  gap        {of['linear_predictor_gap']:.6g} ± {of['gap_error']:.2g} to the linear predictor, objective {of['objective']:.6g}"
+        f"  gap        {of['linear_predictor_gap']:.6g} ± {of['gap_error']:.2g} to the linear predictor, "
+        f"objective {of['objective']:.6g}"
         + ("" if math.isnan(of["gap_certificate"]) else f", certified ≤ {of['gap_certificate']:.6g}"),
     ]
     if not of["linear_converged"]:

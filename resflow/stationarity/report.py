@@ -26,8 +26,8 @@ class StationarityReport:
     """What is known of one point, and the verdict that follows. Printed, it explains itself.
 
     All in the units of the mean loss per sample; partial means in (W, V), θ held fixed. Under a ridge term R,
-    `objective`, `linear_predictor_gap`, `gap_certificate`, the gradient and the Hessian are those of F + R, and the gap is to the linear
-    predictor's F_lin(W*) + ½ ridge_W ‖W*‖_F². NaN stands for what was not given or does not exist.
+    `objective`, `linear_predictor_gap`, `gap_certificate`, the gradient and the Hessian are those of F + R, and the gap
+    is to the linear predictor's F_lin(W*) + ½ ridge_W ‖W*‖_F². NaN stands for what was not given or does not exist.
 
     Attributes:
         objective: The mean loss, with its ridge term.

@@ -262,9 +262,9 @@ def _all_right(point: Point) -> bool:
         return bool((np.isfinite(p) & (point.y * p > 0)).all())
     if point.loss.labels != "classes":
         return False
-    own = np.take_along_axis(p, point.y.astype(int)[:, None], axis=1)
-    others = np.where(np.arange(p.shape[1]) == point.y[:, None], -np.inf, p)
-    return bool((np.isfinite(p).all(axis=1) & (own[:, 0] > others.max(axis=1))).all())
+    own = np.arange(p.shape[1]) == point.y[:, None]
+    margin = np.where(own, p, -np.inf).max(axis=1) - np.where(own, -np.inf, p).max(axis=1)
+    return bool((np.isfinite(p).all(axis=1) & (margin > 0)).all())
 
 
 class _State(NamedTuple):
@@ -289,7 +289,7 @@ def _run(point: Point, theta, feature_map, level, options):
         hessian = partial_hessian(here)
         bracket = smallest_partial_eigenvalue(here)
         gradient_W, gradient_V = here.gradient
-        gradient = gradient_W.reshape(here.rows.shape), gradient_V
+        gradient = jnp.reshape(gradient_W, here.rows.shape), jnp.asarray(gradient_V)
         model = reduced_model(hessian, gradient, jnp.linalg.norm(here.V))
         grad_norm = jnp.hypot(jnp.linalg.norm(gradient_W), jnp.linalg.norm(gradient_V))
         value = here.objective

@@ -80,7 +80,8 @@ class GapMeasure(eqx.Module):
         if self.bounds and isinstance(model, ResidualUnit):
             point = in_default_precision(model, X, y, self.loss)
             several = () if point.W.ndim == 1 else _OF_SEVERAL
-            return gap_certificate(point, *(jnp.asarray(array, float) for array in linear)), _OF_ONE_OUTPUT + several
+            W, objective = (jnp.asarray(array, float) for array in linear)
+            return gap_certificate(point, W, objective), _OF_ONE_OUTPUT + several
         if self.bounds and isinstance(model, DeepResidualNetwork):
             return deep_gap_certificate(model, X, y, *linear, loss=self.loss), _OF_DEPTH
         return model_certificate(ModelPoint(model, X, y, self.loss), *linear), ()
@@ -134,8 +135,8 @@ class StationarityMeasure(eqx.Module):
 
 def in_default_precision(model: ResidualUnit, X: Any, y: Any, loss: Loss) -> Point:
     """A residual unit's point, unchecked in its labels' values, in JAX's default precision."""
-    arrays = model.W, model.V, model.features(X), X, y
-    return Point(*(jnp.asarray(array, dtype=float) for array in arrays), loss)
+    W, V, features, X, y = (jnp.asarray(array, float) for array in (model.W, model.V, model.features(X), X, y))
+    return Point(W, V, features, X, y, loss)
 
 
 class Checkpoints(eqx.Module):
