@@ -69,10 +69,16 @@ def analyse(function: Callable[..., Any], *trees: Any, **options: Any) -> Any:
     and its result comes back as NumPy arrays. Changes no global setting.
     """
     if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(trees)):
-        return function(*jax.tree.map(jnp.asarray, trees), **options)
+        return function(*_each(jnp.asarray, trees), **options)
     with jax.enable_x64(True):
-        trees = jax.tree.map(lambda leaf: jnp.asarray(as_array("array", leaf), dtype=jnp.float64), trees)
+        trees = _each(lambda leaf: jnp.asarray(as_array("array", leaf), dtype=jnp.float64), trees)
         return as_numpy(function(*trees, **options))
+
+
+def _each(convert: Callable[[Any], jax.Array], trees: Any) -> Any:
+    """Every array of some pytrees converted; a list is one, and Python's numbers stay, which know no precision."""
+    keep = lambda leaf: leaf if type(leaf) in (float, int) else convert(leaf)  # noqa: E731
+    return jax.tree.map(keep, trees, is_leaf=lambda node: isinstance(node, list))
 
 
 def as_numpy(tree: Any) -> Any:

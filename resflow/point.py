@@ -19,7 +19,15 @@ from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss, lifted
 from resflow.models.residual_unit import ResidualUnit
 
-__all__ = ["ModelPoint", "Point", "analyse_point", "checked_samples", "sum_over_samples"]
+__all__ = [
+    "ModelPoint",
+    "Point",
+    "analyse_point",
+    "checked_samples",
+    "in_default_precision",
+    "point_of_unit",
+    "sum_over_samples",
+]
 
 _CHUNK_ENTRIES = 1 << 22
 """Entries of what is made of a chunk of samples: 32 MiB in float64, and a few times that while it is worked on."""
@@ -107,14 +115,7 @@ class Point(eqx.Module):
             InvalidInputError: As a `Point`.
         """
         if isinstance(model, ResidualUnit):
-            X = check_samples(X)
-            d = model.W.shape[-1]
-            if X.shape[1] != d:
-                raise InvalidInputError(f"X has shape {X.shape}, but the model takes {d} inputs a sample")
-            W, V, features = model.W, model.V, model.features(X)
-            if not isinstance(X, jax.Array) and not is_traced(W, V, features):  # at home in NumPy: analysed in float64
-                W, V, features = (np.asarray(array) for array in (W, V, features))
-            return Point(W, V, features, X, y, loss)
+            return point_of_unit(model, X, y, loss)
         return ModelPoint(model, X, y, loss)
 
     @property
@@ -206,6 +207,17 @@ class ModelPoint(eqx.Module):
         return jnp.mean(self.loss.value(self.predictions, self.y))
 
 
+def point_of_unit(unit: ResidualUnit, X: Any, y: Any, loss: str | Loss) -> Point:
+    """`Point.of` a residual unit."""
+    X = check_samples(X)
+    if X.shape[1] != unit.W.shape[-1]:
+        raise InvalidInputError(f"X has shape {X.shape}, but the model takes {unit.W.shape[-1]} inputs a sample")
+    W, V, features = unit.W, unit.V, unit.features(X)
+    if not isinstance(X, jax.Array) and not is_traced(W, V, features):  # at home in NumPy: analysed in float64
+        W, V, features = (np.asarray(array) for array in (W, V, features))
+    return Point(W, V, features, X, y, loss)
+
+
 def checked_samples(X: Any, y: Any, loss: Loss, *, m: int | None = None) -> tuple[Array, Array]:
     """Samples and labels that fit each other and the loss.
 
@@ -228,7 +240,8 @@ def analyse_point(function: Callable[..., Any], point: Point, *trees: Any, **opt
         chosen = any(isinstance(leaf, jax.Array) for leaf in leaves)
         with nullcontext() if chosen else jax.enable_x64(True):
             dtype = None if chosen else float
-            weights, trees = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), ((point.W, point.V), trees))
+            weights = jnp.asarray(point.W, dtype), jnp.asarray(point.V, dtype)
+            trees = jax.tree.map(lambda leaf: leaf if isinstance(leaf, float) else jnp.asarray(leaf, dtype), trees)
             result = function(point.at(*weights), *trees, **options)
             return result if chosen else as_numpy(result)
     mesh = _explicit_mesh(leaves)
@@ -260,6 +273,15 @@ def _quick_to_compile() -> dict[str, Any] | None:
     except jax.errors.JaxRuntimeError:  # no such option
         return None
     return options
+
+
+def in_default_precision(point: Point) -> Point:
+    """A point of JAX arrays in JAX's default precision; many samples in NumPy are left where they are."""
+    weights = jnp.asarray(point.W, float), jnp.asarray(point.V, float)
+    samples = point.features, point.X, point.y
+    if any(isinstance(array, jax.Array) for array in samples) or point.X.shape[0] <= _rows_in_chunk(point):
+        point = point.part(*(jnp.asarray(array, float) for array in samples))
+    return point.at(*weights)
 
 
 def sum_over_samples(function: Callable[..., Any], point: Point, *arguments: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
@@ -67,9 +68,13 @@ def lipschitz_constants(point: Point, radius: float | Real[Array, ""]) -> Lipsch
 
 def lipschitz_constants_terms(point: Point, radius: float | Float[Array, ""]) -> LipschitzConstants:
     """`lipschitz_constants` of a loss that has its constants, unchecked."""
-    mu0, mu1, mu2, sound = sum_over_samples(_sums, point, radius)
-    n = point.X.shape[0]
-    constants = LipschitzConstants(mu0 / n, mu1 / n, mu2 / n, jnp.asarray(radius, mu0.dtype))
+    return _assemble(sum_over_samples(_sums, point, radius), point.X.shape[0], radius)
+
+
+@jax.jit
+def _assemble(sums, n, radius) -> LipschitzConstants:
+    mu0, mu1, mu2, sound = (total / n for total in sums)
+    constants = LipschitzConstants(mu0, mu1, mu2, jnp.asarray(radius, mu0.dtype))
     return nan_unless(all_finite(sound, radius), constants)
 
 

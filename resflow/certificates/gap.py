@@ -148,8 +148,8 @@ def _sums(point: Point, linear_W) -> _Sums:
     return _Sums(jnp.sum(loss.value(p, point.y)), certificate, slope.T @ a, slope.T @ point.features, sound)
 
 
-@partial(jax.jit, static_argnames="n")
-def _assemble(W, V, linear_W, linear_objective, sums: _Sums, n: int, ridge: Ridge) -> GapCertificate:
+@jax.jit
+def _assemble(W, V, linear_W, linear_objective, sums: _Sums, n, ridge: Ridge) -> GapCertificate:
     objective, certificate, grad_W, R, sound = (total / n for total in sums)
     finite = all_finite(sound, objective, linear_W, linear_objective, objective - linear_objective)
     m, d = W.shape

@@ -176,7 +176,7 @@ def theorem2_terms(
 ) -> Theorem2Bound:
     """`theorem2_bound` against the linear predictor `linear_w` of mean loss `linear_objective`, unchecked."""
     sums = sum_over_samples(_sums_at_zero, point, linear_w)
-    return _theorem2(point.V, linear_w, linear_objective, [total / point.X.shape[0] for total in sums])
+    return _theorem2(point.V, linear_w, linear_objective, sums, point.X.shape[0])
 
 
 def _sums_at_zero(point: Point, linear_w):
@@ -189,8 +189,8 @@ def _sums_at_zero(point: Point, linear_w):
 
 
 @jax.jit
-def _theorem2(V, linear_w, linear_objective, means) -> Theorem2Bound:
-    A, grad_w, g, certificate, objective = means
+def _theorem2(V, linear_w, linear_objective, sums, n) -> Theorem2Bound:
+    A, grad_w, g, certificate, objective = (total / n for total in sums)
     finite = all_finite(A, grad_w, g, linear_w, linear_objective)
     # LAPACK must not be given what is not finite.
     h = jnp.linalg.eigvalsh(jnp.where(finite, A, 0.0))

@@ -15,7 +15,7 @@ from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_te
 from resflow.floating import all_finite, nan_unless, norm
 from resflow.hessian.bracket import smallest_partial_eigenvalue
 from resflow.linear.predictor import LinearFit
-from resflow.point import Point, sum_over_samples
+from resflow.point import Point, in_default_precision, sum_over_samples
 
 VERDICTS = (
     "not_stationary",
@@ -85,10 +85,7 @@ def stationarity_terms(
         ridge_W: Coefficient of ½‖W‖_F².
         ridge_V: Coefficient of ½‖V‖_F².
     """
-    weights = jnp.asarray(point.W, float), jnp.asarray(point.V, float)
-    if isinstance(point.X, jax.Array):
-        point = point.part(*(jnp.asarray(array, float) for array in (point.features, point.X, point.y)))
-    point, fit = point.at(*weights), fit._replace(W=jnp.asarray(fit.W, float))
+    point, fit = in_default_precision(point), fit._replace(W=jnp.asarray(fit.W, float))
     # Not one jitted whole: so the search for the eigenvalue, slow to compile, is compiled once for all who call it.
     ridge = Ridge(ridge_W, ridge_V)
     gap = gap_certificate(point, fit.W, fit.objective, ridge)
@@ -97,16 +94,17 @@ def stationarity_terms(
     if point.loss.curvature is not None and point.loss.curvature_lipschitz is not None:
         constants = lipschitz_constants_terms(point, jnp.maximum(gap.w_norm, gap.V_norm))
     errors = sum_over_samples(_errors, point, jnp.atleast_2d(fit.W), gap.w_norm, gap.V_norm)
-    errors = tuple(total / point.X.shape[0] for total in errors)
     # of one output alone: with several, W may lose rank without being 0
     covered = point.W.ndim == 1
-    return _decide(gap, smallest, constants, errors, point.at(*weights).V, fit, epsilon, ridge, mu2, covered=covered)
+    sums = errors, point.X.shape[0]
+    return _decide(gap, smallest, constants, sums, point.V, fit, epsilon, ridge, mu2, covered=covered)
 
 
 @partial(jax.jit, static_argnames="covered")
-def _decide(gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, *, covered: bool) -> StationarityTerms:
+def _decide(gap, smallest, constants, sums, V, fit, epsilon, ridge, mu2, *, covered: bool) -> StationarityTerms:
     dtype, linear_norm, W_norm = V.dtype, norm(fit.W), gap.w_norm
     unit = _ROUNDINGS * jnp.finfo(dtype).eps
+    errors = [total / sums[1] for total in sums[0]]
     grad_error = unit * (errors[0] + ridge.W * W_norm + ridge.V * jnp.linalg.norm(V))
     sizes = ridge.W * (W_norm**2 + linear_norm**2) + ridge.V * jnp.sum(V**2)
     gap_error = fit.suboptimality + unit * (errors[1] + jnp.abs(fit.objective) + sizes)

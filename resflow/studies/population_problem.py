@@ -18,8 +18,8 @@ from resflow.data.dataset import Dataset, Standardization
 from resflow.linear.predictor import LinearFit, fit_linear_predictor
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import ResidualUnit
+from resflow.point import in_default_precision, point_of_unit
 from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms
-from resflow.training.measures import in_default_precision
 
 __all__ = ["PopulationProblem", "population_outcomes", "population_problem"]
 
@@ -154,7 +154,7 @@ def _verdicts(models, X, y, sets, linear, epsilon, loss):
     def one(member):
         model, place, fit = member
         model = eqx.combine(model, static)
-        terms = stationarity_terms(in_default_precision(model, X[place], y[place], loss), fit, epsilon)
+        terms = stationarity_terms(in_default_precision(point_of_unit(model, X[place], y[place], loss)), fit, epsilon)
         return terms.lambda_min, terms.lambda_min_residual, terms.verdict
 
     return jax.lax.map(one, (arrays, sets, linear))

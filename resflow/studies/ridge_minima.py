@@ -20,9 +20,8 @@ from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit, trainable
-from resflow.point import checked_samples
+from resflow.point import checked_samples, in_default_precision, point_of_unit
 from resflow.stationarity.starts import random_starts
-from resflow.training.measures import in_default_precision
 
 __all__ = ["RidgeMinima", "find_ridge_minima"]
 
@@ -170,7 +169,7 @@ def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, 
         x, _ = jax.lax.fori_loop(0, steps, descend, (start, adam.init(start)))
         x, gradient, eigenvalues = _polish(objective, x)
         unit = eqx.combine(unravel(x), fixed)
-        point = in_default_precision(unit, X, y, loss)
+        point = in_default_precision(point_of_unit(unit, X, y, loss))
         terms = gap_certificate(point, linear_w, linear_objective, Ridge(ridge, ridge))
         return unit.W, unit.V, terms, jnp.linalg.norm(gradient), eigenvalues[0]
 

@@ -23,9 +23,9 @@ from resflow.losses import Loss, as_loss
 from resflow.models.architectures import build_model
 from resflow.models.feature_maps import feature_map as named_feature_map
 from resflow.models.residual_unit import ResidualUnit
-from resflow.point import checked_samples
+from resflow.point import checked_samples, in_default_precision, point_of_unit
 from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms, verdict_codes
-from resflow.training.measures import GapMeasure, in_default_precision
+from resflow.training.measures import GapMeasure
 from resflow.training.population import PopulationResult, train_population
 from resflow.training.train import TrainingOptions
 
@@ -190,7 +190,7 @@ def _ends(models, X, y, linear, epsilon, loss):
 
 
 def _residual_unit_end(model, features, X, y, linear, epsilon, loss):
-    terms = stationarity_terms(in_default_precision(model, X, y, loss), linear, epsilon)
+    terms = stationarity_terms(in_default_precision(point_of_unit(model, X, y, loss)), linear, epsilon)
     return {
         "objective": terms.objective,
         "linear_predictor_gap": terms.linear_predictor_gap,

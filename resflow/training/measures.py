@@ -23,7 +23,7 @@ from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, as_loss
 from resflow.models.deep_network import DeepResidualNetwork
 from resflow.models.residual_unit import ResidualUnit, trainable
-from resflow.point import ModelPoint, Point
+from resflow.point import ModelPoint, in_default_precision, point_of_unit
 
 __all__ = ["Checkpoints", "GapMeasure", "StationarityMeasure"]
 
@@ -78,7 +78,7 @@ class GapMeasure(eqx.Module):
     def _terms(self, model: Any, X: Any, y: Any) -> tuple[Any, tuple[str, ...]]:
         linear = self.linear_W, self.linear_objective
         if self.bounds and isinstance(model, ResidualUnit):
-            point = in_default_precision(model, X, y, self.loss)
+            point = in_default_precision(point_of_unit(model, X, y, self.loss))
             several = () if point.W.ndim == 1 else _OF_SEVERAL
             W, objective = (jnp.asarray(array, float) for array in linear)
             return gap_certificate(point, W, objective), _OF_ONE_OUTPUT + several
@@ -111,7 +111,7 @@ class StationarityMeasure(eqx.Module):
                 f"model is a {type(model).__name__}, but λ_min is measured along the training of residual units only: "
                 "use GapMeasure, and analyze at the end"
             )
-        point, measured = in_default_precision(model, X, y, self.gap.loss), self.gap(model, X, y)
+        point, measured = in_default_precision(point_of_unit(model, X, y, self.gap.loss)), self.gap(model, X, y)
         smallest = smallest_partial_eigenvalue(point)
         further = {
             "lambda_min": smallest.lambda_min,
@@ -131,12 +131,6 @@ class StationarityMeasure(eqx.Module):
                 "theorem3_bound": theorem3_terms(epsilon, jnp.linalg.norm(linear_w), *constants).bound,
             }
         return measured | nan_unless(all_finite(measured["objective"], smallest.lambda_min), further)
-
-
-def in_default_precision(model: ResidualUnit, X: Any, y: Any, loss: Loss) -> Point:
-    """A residual unit's point, unchecked in its labels' values, in JAX's default precision."""
-    W, V, features, X, y = (jnp.asarray(array, float) for array in (model.W, model.V, model.features(X), X, y))
-    return Point(W, V, features, X, y, loss)
 
 
 class Checkpoints(eqx.Module):
