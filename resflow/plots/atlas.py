@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from resflow.plots._style import PALETTE as _PALETTE
+from resflow.plots._style import PALETTE
 
 __all__ = ["plot_atlas"]
 
-_STUCK = _PALETTE[3]
+_STUCK = PALETTE[3]
 _KINDS = (("o", "#0b3c6f", "minimum or flat: no negative eigenvalue"), ("o", "#7fb2dd", "saddle"))
 _LINEAR_WITHIN = 1e-2
 

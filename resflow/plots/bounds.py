@@ -11,17 +11,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from resflow.plots._style import PALETTE as _PALETTE
+from resflow.plots._style import PALETTE
 
 __all__ = ["plot_lines"]
 
 _STYLES: tuple[dict[str, Any], ...] = (
-    {"color": _PALETTE[0], "linestyle": "-", "linewidth": 2.2, "marker": "o"},
-    {"color": _PALETTE[1], "linestyle": "--", "linewidth": 1.7, "marker": "s"},
-    {"color": _PALETTE[7], "linestyle": ":", "linewidth": 1.9, "marker": "^"},
-    {"color": _PALETTE[2], "linestyle": "-.", "linewidth": 1.7, "marker": "D"},
-    {"color": _PALETTE[4], "linestyle": (0, (3, 1, 1, 1, 1, 1)), "linewidth": 1.7, "marker": "v"},
-    {"color": _PALETTE[3], "linestyle": (0, (8, 2)), "linewidth": 1.7, "marker": "P"},
+    {"color": PALETTE[0], "linestyle": "-", "linewidth": 2.2, "marker": "o"},
+    {"color": PALETTE[1], "linestyle": "--", "linewidth": 1.7, "marker": "s"},
+    {"color": PALETTE[7], "linestyle": ":", "linewidth": 1.9, "marker": "^"},
+    {"color": PALETTE[2], "linestyle": "-.", "linewidth": 1.7, "marker": "D"},
+    {"color": PALETTE[4], "linestyle": (0, (3, 1, 1, 1, 1, 1)), "linewidth": 1.7, "marker": "v"},
+    {"color": PALETTE[3], "linestyle": (0, (8, 2)), "linewidth": 1.7, "marker": "P"},
 )
 
 

@@ -17,8 +17,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from resflow.plots._style import LINEAR as _LINEAR
-from resflow.studies.ensemble import label_of, value_name
+from resflow.plots._style import LINEAR
+from resflow.plots.labels import label_of, value_name
 
 __all__ = ["plot_curves", "plot_gap_against", "plot_parallel_coordinates", "plot_verdicts"]
 
@@ -46,7 +46,7 @@ def plot_gap_against(
 
     Args:
         points: One row a run, with columns `axis`, `metric` and `by`.
-        summary: Of `resflow.studies.ensemble.spread` with the same arguments.
+        summary: Of `resflow.workflow.reports.statistics.spread` with the same arguments.
         axis: The column to go along: numbers at their place, logarithmic where they span decades, texts side by side.
         metric: The column to show.
         title: What the figure shows.
@@ -99,7 +99,7 @@ def plot_gap_against(
             **style,
         )
     if level is not None:
-        axes.axhline(level, label=_LEVEL, **_LINEAR)
+        axes.axhline(level, label=_LEVEL, **LINEAR)
     if not np.isfinite(points[metric]).all():
         axes.scatter([], [], s=28, color="0.3", marker="x", label="diverged: not finite")
     if numeric and _spans_decades(points[axis]):
@@ -133,7 +133,7 @@ def plot_curves(
 
     Args:
         histories: Columns run_id, step, value, and those of `by` and `panel`.
-        medians: Of `resflow.studies.ensemble.median_curves`, for the same columns.
+        medians: Of `resflow.workflow.reports.statistics.median_curves`, for the same columns.
         levels: The smallest and the largest best linear objective for each panel's name ("" without panels); None if
             the curves are of something that the linear predictor has no level of.
         metric: What the curves show.
@@ -166,7 +166,7 @@ def plot_curves(
             axes.set_title(name, loc="left", fontsize=9.5)
             continue
         low, high = levels[name]
-        axes.axhline(low, label=_LEVEL, zorder=4, **_LINEAR)
+        axes.axhline(low, label=_LEVEL, zorder=4, **LINEAR)
         if high > low:
             axes.axhspan(low, high, color="black", alpha=0.12, linewidth=0)
         if metric == "objective" and min(chosen["value"].min(), low) > 0:

@@ -13,16 +13,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from resflow.plots._style import LINEAR as _LINEAR
-from resflow.plots._style import PALETTE as _PALETTE
-from resflow.plots._style import one_axes as _axes
+from resflow.plots._style import LINEAR, PALETTE, one_axes
 
 __all__ = ["plot_gap", "plot_held_out", "plot_objective"]
 
 _CURVES: Mapping[str, dict[str, Any]] = {
-    "linear_predictor_gap": {"label": "gap", "color": _PALETTE[0], "linestyle": "-", "linewidth": 2.2},
-    "gap_certificate": {"label": "certificate ⟨G, ∇F⟩", "color": _PALETTE[1], "linestyle": "--", "linewidth": 1.7},
-    "theorem1_bound": {"label": "bound of Theorem 1", "color": _PALETTE[7], "linestyle": ":", "linewidth": 1.9},
+    "linear_predictor_gap": {"label": "gap", "color": PALETTE[0], "linestyle": "-", "linewidth": 2.2},
+    "gap_certificate": {"label": "certificate ⟨G, ∇F⟩", "color": PALETTE[1], "linestyle": "--", "linewidth": 1.7},
+    "theorem1_bound": {"label": "bound of Theorem 1", "color": PALETTE[7], "linestyle": ":", "linewidth": 1.9},
 }
 
 
@@ -34,9 +32,9 @@ def plot_objective(history: pd.DataFrame, linear_objective: float, *, title: str
         linear_objective: The best linear predictor's mean training loss.
         title: What the figure shows.
     """
-    figure, axes = _axes(title)
-    sns.lineplot(history, x="step", y="objective", ax=axes, color=_PALETTE[0], linewidth=2.2, label="residual unit")
-    axes.axhline(linear_objective, label=f"best linear predictor: {linear_objective:.4g}", **_LINEAR)
+    figure, axes = one_axes(title)
+    sns.lineplot(history, x="step", y="objective", ax=axes, color=PALETTE[0], linewidth=2.2, label="residual unit")
+    axes.axhline(linear_objective, label=f"best linear predictor: {linear_objective:.4g}", **LINEAR)
     if min(history["objective"].min(), linear_objective) > 0:
         axes.set_yscale("log")
     axes.set(xlabel="optimiser step", ylabel="training objective (mean loss per sample)")
@@ -52,10 +50,10 @@ def plot_gap(history: pd.DataFrame, *, title: str, smallest: float = 1e-3) -> Fi
         title: What the figure shows.
         smallest: The scale is linear within ± this value and logarithmic outside.
     """
-    figure, axes = _axes(title)
+    figure, axes = one_axes(title)
     for column, style in _CURVES.items():
         sns.lineplot(history, x="step", y=column, ax=axes, **style)
-    axes.axhline(0.0, label="best linear predictor", **_LINEAR)
+    axes.axhline(0.0, label="best linear predictor", **LINEAR)
     axes.set_yscale("symlog", linthresh=smallest)
     axes.set(xlabel="optimiser step", ylabel="objective minus best linear objective")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
@@ -69,9 +67,9 @@ def plot_held_out(frame: pd.DataFrame, *, title: str) -> Figure:
         frame: One row for each predictor and set; columns set, predictor, objective and standard_error.
         title: What the figure shows.
     """
-    figure, axes = _axes(title)
+    figure, axes = one_axes(title)
     sets = list(dict.fromkeys(frame["set"]))
-    markers = {"linear predictor": ("s", "black"), "residual unit": ("o", _PALETTE[0])}
+    markers = {"linear predictor": ("s", "black"), "residual unit": ("o", PALETTE[0])}
     for shift, (predictor, rows) in zip((-0.08, 0.08), frame.groupby("predictor", sort=False), strict=True):
         marker, color = markers[str(predictor)]
         places = [sets.index(name) + shift for name in rows["set"]]

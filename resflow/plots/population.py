@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from resflow.plots.curves import _LINEAR, _PALETTE, _axes
+from resflow.plots._style import LINEAR, PALETTE, one_axes
 
 __all__ = ["plot_final_gaps", "plot_gap_trajectories"]
 
@@ -23,7 +23,7 @@ def plot_gap_trajectories(history: pd.DataFrame, *, by: str, title: str, smalles
         title: What the figure shows.
         smallest: The scale is linear within ± this value and logarithmic outside.
     """
-    figure, axes = _axes(title)
+    figure, axes = one_axes(title)
     values = sorted(history[by].unique())
     colors = dict(zip(values, sns.color_palette("viridis", len(values)), strict=True))
     members = history["member"].nunique()
@@ -33,7 +33,7 @@ def plot_gap_trajectories(history: pd.DataFrame, *, by: str, title: str, smalles
             LineCollection(lines, colors=[colors[value]], linewidths=1.0, alpha=max(0.25, members**-0.3))
         )
     axes.autoscale_view()
-    axes.axhline(0.0, **_LINEAR)
+    axes.axhline(0.0, **LINEAR)
     axes.set_yscale("symlog", linthresh=smallest)
     axes.set(xlabel="optimiser step", ylabel="objective minus best linear objective")
     shown = (
@@ -42,7 +42,7 @@ def plot_gap_trajectories(history: pd.DataFrame, *, by: str, title: str, smalles
         else [values[place] for place in np.linspace(0, len(values) - 1, 8).round().astype(int)]
     )
     handles = [Line2D([], [], color=colors[value], linewidth=2.2, label=_text(value)) for value in shown]
-    handles.append(Line2D([], [], label="best linear predictor", **_LINEAR))
+    handles.append(Line2D([], [], label="best linear predictor", **LINEAR))
     axes.legend(
         handles=handles, title=by.replace("_", " "), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
     )
@@ -58,7 +58,7 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
         title: What the figure shows.
         smallest: The scale is linear within ± this value and logarithmic outside.
     """
-    figure, axes = _axes(title)
+    figure, axes = one_axes(title)
     values = sorted(final[by].unique())
     place = final[by].map({value: at for at, value in enumerate(values)})
     # Side by side in the order given, so that the same seed stands at the same place in every column.
@@ -67,15 +67,15 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
     for diverged, marker, label in ((False, "o", "a member"), (True, "x", "a member that diverged, at its last point")):
         rows = final["diverged"] == diverged
         if rows.any():
-            color = _PALETTE[3] if diverged else _PALETTE[0]
+            color = PALETTE[3] if diverged else PALETTE[0]
             style = {"color": color, "markersize": 4, "alpha": 0.6, "label": label}
             axes.plot((place + shift)[rows], final["linear_predictor_gap"][rows], marker, **style)
     medians = final.groupby(by)["linear_predictor_gap"].median()
     for at, value in enumerate(values):
         axes.hlines(
-            medians[value], at - 0.38, at + 0.38, color=_PALETTE[1], linewidth=2.2, label="" if at else "median"
+            medians[value], at - 0.38, at + 0.38, color=PALETTE[1], linewidth=2.2, label="" if at else "median"
         )
-    axes.axhline(0.0, label="best linear predictor", **_LINEAR)
+    axes.axhline(0.0, label="best linear predictor", **LINEAR)
     axes.set_yscale("symlog", linthresh=smallest)
     axes.set_xticks(range(len(values)), [_text(value) for value in values])
     axes.set(xlabel=by.replace("_", " "), ylabel="final objective\nminus best linear objective")

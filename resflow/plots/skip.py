@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from resflow.plots._style import LINEAR, LINESTYLES, MARKERS, PALETTE, one_axes, several_axes
-from resflow.studies.ensemble import label_of
+from resflow.plots.labels import label_of
 
 __all__ = ["plot_end_gaps", "plot_ends_by_gradient", "plot_shares_along_training"]
 

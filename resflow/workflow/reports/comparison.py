@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
-from resflow.studies.ensemble import SUMMARY_COLUMNS
 from resflow.workflow.goal import GAP, Goal
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
+from resflow.workflow.reports.statistics import SUMMARY_COLUMNS
 from resflow.workflow.tracking import every_run
 
 if TYPE_CHECKING:

@@ -12,20 +12,25 @@ import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
 from resflow.plots.comparison import plot_curves, plot_gap_against, plot_parallel_coordinates, plot_verdicts
-from resflow.plots.findings import coordinates_finding, curves_finding, share_finding, spread_finding, verdicts_finding
-from resflow.studies.ensemble import (
+from resflow.plots.labels import label_of, value_name
+from resflow.workflow.goal import GAP, Goal
+from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
+from resflow.workflow.reports.findings import (
+    coordinates_finding,
+    curves_finding,
+    share_finding,
+    spread_finding,
+    verdicts_finding,
+)
+from resflow.workflow.reports.statistics import (
     best_runs,
     is_replicate,
-    label_of,
     level_axis,
     median_curves,
     representative_runs,
     second_axis,
     spread,
-    value_name,
 )
-from resflow.workflow.goal import GAP, Goal
-from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

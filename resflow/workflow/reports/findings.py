@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from resflow.studies.ensemble import above_linear, best_runs, is_replicate, label_of, value_name
+from resflow.plots.labels import label_of, value_name
+from resflow.workflow.reports.statistics import above_linear, best_runs, is_replicate
 
 __all__ = ["coordinates_finding", "curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
 
@@ -30,7 +31,7 @@ def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
     """Where along an axis the median is lowest and where it is highest.
 
     Args:
-        summary: Of `resflow.studies.ensemble.spread` along that axis, with nothing kept apart.
+        summary: Of `resflow.workflow.reports.statistics.spread` along that axis, with nothing kept apart.
         axis: The axis.
         metric: What was summarised.
     """

@@ -17,13 +17,11 @@ __all__ = [
     "above_linear",
     "best_runs",
     "is_replicate",
-    "label_of",
     "level_axis",
     "median_curves",
     "representative_runs",
     "second_axis",
     "spread",
-    "value_name",
 ]
 
 SUMMARY_COLUMNS = frozenset(
@@ -45,20 +43,6 @@ def is_replicate(axis: str) -> bool:
     (True, True, False)
     """
     return axis == "seed" or axis.endswith("_seed")
-
-
-def value_name(value: object) -> str:
-    """A value of an axis as it is written in figures and sentences: numbers to four digits.
-
-    >>> value_name(0.0316227766), value_name(64), value_name("tanh")
-    ('0.03162', '64', 'tanh')
-    """
-    return f"{value:.4g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
-
-
-def label_of(name: str) -> str:
-    """A parameter or metric as it is written there: `learning_rate` as "learning rate"."""
-    return name.replace("_", " ")
 
 
 def spread(

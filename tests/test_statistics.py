@@ -5,8 +5,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from resflow.plots.findings import coordinates_finding, curves_finding, share_finding, spread_finding, verdicts_finding
-from resflow.studies.ensemble import (
+from resflow.workflow.reports.findings import (
+    coordinates_finding,
+    curves_finding,
+    share_finding,
+    spread_finding,
+    verdicts_finding,
+)
+from resflow.workflow.reports.statistics import (
     SUMMARY_COLUMNS,
     above_linear,
     best_runs,

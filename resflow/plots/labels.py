@@ -1,0 +1,21 @@
+"""Parameters, metrics and values as they are written in figures, and in sentences about them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["label_of", "value_name"]
+
+
+def label_of(name: str) -> str:
+    """A parameter or metric as it is written there: `learning_rate` as "learning rate"."""
+    return name.replace("_", " ")
+
+
+def value_name(value: object) -> str:
+    """A value as it is written there: numbers to four digits.
+
+    >>> value_name(0.0316227766), value_name(64), value_name("tanh")
+    ('0.03162', '64', 'tanh')
+    """
+    return f"{value:.4g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
