@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from resflow.workflow.goal import Goal
+
 STEPS = range(0, 201, 20)
 LEVEL = 0.3
 
@@ -135,6 +137,7 @@ def make(
     tags |= {"mlflow.parentRunId": parent} if parent else {}
     tags |= {"resflow.axes": json.dumps(axes)} if axes else {}
     tags |= {"verdict": verdict} if verdict else {}
+    tags |= Goal("linear_predictor_gap").tags if end is not None else {}
     run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
     params = [Param(key, str(value)) for key, value in (parameters or {}).items()]
     metrics = []

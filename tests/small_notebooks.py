@@ -39,7 +39,7 @@ def write_notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS,
     )
     node.cells = [nbformat.v4.new_code_cell(source) for source in cells]
     if checked:
-        node.metadata["resflow"] = {"check_parameters": True}
+        node.metadata["resflow"] = {"checks": "resflow.notebook.checks"}
     if parameters is not None:
         node.cells.insert(0, nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     nbformat.write(node, path)

@@ -85,7 +85,7 @@ def test_parameters_may_be_called_as_what_is_computed_of_them(tmp_path):
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.create_experiment("named", artifact_location=str(tmp_path))
     for place in range(8):
-        run = client.create_run(experiment).info.run_id
+        run = client.create_run(experiment, tags=Goal("linear_predictor_gap").tags).info.run_id
         for name, value in {"median": place // 4, "runs": place // 2 % 2, "status": place % 2}.items():
             client.log_param(run, name, value)
         for step in (0, 10):
@@ -176,7 +176,7 @@ def test_direction_is_asked_for_unless_the_metric_tells(tmp_path, width):
         overview.towards(comparison, "accuracy", "most")
     with pytest.raises(InvalidInputError, match="direction='maximize' says what is better of a metric: name"):
         overview.towards(comparison, "", "maximize")
-    assert overview.towards(width).goal == width.goal == Goal()
+    assert overview.towards(width).goal == width.goal == Goal("linear_predictor_gap")
 
 
 def test_metric_that_a_sweep_names_and_no_run_recorded_is_said(tmp_path):

@@ -76,9 +76,12 @@ def test_best_run_of_an_autologged_sweep_is_the_one_of_largest_accuracy(project)
 
 def test_best_of_a_tally_follows_its_goal_and_is_never_what_is_not_finite():
     values = {"a": 0.5, "b": 0.9, "c": 1.7976931348623157e308, "d": float("nan"), "e": None, "f": float("inf")}
-    for goal, best in ((Goal("accuracy", maximize=True), "b"), (Goal("loss"), "a"), (Goal(), "a")):
+    for goal, best in ((Goal("accuracy", maximize=True), "b"), (Goal("loss"), "a"), (Goal("gap"), "a")):
         tally = Tally(goal=goal)
         for place, value in values.items():
             tally.consider(value, place)
         assert (tally.best, tally.best_label) == (values[best], best)
     assert "best gap +0.5 (a)" in tally.line()
+    tally = Tally()
+    tally.consider(0.5, "a")
+    assert "best" not in tally.line()

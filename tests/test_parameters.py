@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 from resflow.errors import InvalidInputError
+from resflow.notebook.checks import check_values
 from resflow.workflow.declared_types import SourceText, as_declared
-from resflow.workflow.meanings import check_values
 from resflow.workflow.parameters import (
     Parameter,
     declared_in_cell,
@@ -208,9 +208,7 @@ def test_values_no_notebook_could_use_are_refused(name, value, message):
 
 
 def test_usable_values_and_unknown_names_pass():
-    check_values(
-        {"width": 1, "batch_size": None, "max_norm": None, "ridge": 0.0, "scale": SourceText("1/0"), "other": -1}
-    )
+    check_values({"width": 1, "batch_size": None, "max_norm": None, "ridge": 0.0, "other": -1})
     check_values({parameter.name: parameter.default for parameter in PARAMETERS})
 
 
@@ -218,7 +216,7 @@ def test_names_mean_what_they_mean_in_the_library_only_where_the_notebook_asks_f
     node = notebook(("parameters", "loss = 'mse'\nseed = -1\nbatch_size = 'auto'\nlearning_rate = 'adaptive'"))
     for parameter in declared_in_notebook(node):
         parameter.check(parameter.default)
-    node.metadata["resflow"] = {"check_parameters": True}
+    node.metadata["resflow"] = {"checks": "resflow.notebook.checks"}
     for parameter in declared_in_notebook(node):
         with pytest.raises(InvalidInputError, match=f"{parameter.name}="):
             parameter.check(parameter.default)

@@ -72,9 +72,7 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
             axes.plot((place + shift)[rows], final["linear_predictor_gap"][rows], marker, **style)
     medians = final.groupby(by)["linear_predictor_gap"].median()
     for at, value in enumerate(values):
-        axes.hlines(
-            medians[value], at - 0.38, at + 0.38, color=PALETTE[1], linewidth=2.2, label="" if at else "median"
-        )
+        axes.hlines(medians[value], at - 0.38, at + 0.38, color=PALETTE[1], linewidth=2.2, label="" if at else "median")
     axes.axhline(0.0, label="best linear predictor", **LINEAR)
     axes.set_yscale("symlog", linthresh=smallest)
     axes.set_xticks(range(len(values)), [_text(value) for value in values])

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from resflow.workflow.logged_values import is_finite
+__all__ = ["NO_GOAL", "Goal"]
 
-__all__ = ["GAP", "NO_GOAL", "Goal", "finite"]
-
-GAP = "linear_predictor_gap"
 METRIC = "resflow.metric"
 DIRECTION = "resflow.direction"
 NO_GOAL = {METRIC: "", DIRECTION: ""}
@@ -20,15 +17,15 @@ NO_GOAL = {METRIC: "", DIRECTION: ""}
 class Goal:
     """What runs are compared by.
 
-    >>> Goal("accuracy", maximize=True).is_better(0.9, than=0.8), Goal().is_better(0.9, than=0.8)
+    >>> Goal("accuracy", maximize=True).is_better(0.9, than=0.8), Goal("loss").is_better(0.9, than=0.8)
     (True, False)
 
     Attributes:
-        metric: The metric's name; the linear-predictor gap, unless somebody says otherwise.
+        metric: The metric's name.
         maximize: True if more of it is better.
     """
 
-    metric: str = GAP
+    metric: str
     maximize: bool = False
 
     @property
@@ -49,8 +46,3 @@ class Goal:
     def is_better(self, value: float, *, than: float) -> bool:
         """True if one value is better than another."""
         return value > than if self.maximize else value < than
-
-
-def finite(value: float | None) -> float | None:
-    """A metric's value, or None if there is none or it isn't finite."""
-    return value if is_finite(value) else None

@@ -12,7 +12,7 @@ from resflow.workflow.parameters import brief
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param
 
-__all__ = ["as_metrics", "as_params", "dataset_input", "is_finite", "loggable", "not_finite", "rows_of"]
+__all__ = ["as_metrics", "as_params", "dataset_input", "finite", "is_finite", "loggable", "not_finite", "rows_of"]
 
 _INFINITE = 1.79e308  # MLflow's database keeps ±inf as the largest finite float64
 
@@ -52,6 +52,11 @@ def loggable(rows: list[tuple[int, dict[str, float]]]) -> tuple[list[tuple[str, 
 def is_finite(value: float | None) -> bool:
     """Whether a metric read back from MLflow is there, and was finite when it was logged."""
     return value is not None and abs(value) < _INFINITE
+
+
+def finite(value: float | None) -> float | None:
+    """A metric's value, or None if there is none or it isn't finite."""
+    return value if is_finite(value) else None
 
 
 def not_finite(key: str, values: list[tuple[int, float]]) -> dict[str, str]:

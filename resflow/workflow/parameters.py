@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from resflow.errors import InvalidInputError, nearest, shown
 from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared, literal, parse_declared
-from resflow.workflow.meanings import asks_for_checks, check_values
+from resflow.workflow.notebook_metadata import check_values, checks_of
 
 __all__ = [
     "Parameter",
@@ -38,23 +38,23 @@ class Parameter:
         annotation: Its declared type as written, or the type of its default if none is written; "" if neither is known.
         default: Its default value, or the source text of an expression that only the kernel can evaluate.
         help: The comment behind it.
-        checked: True if the notebook asks that values be checked by what the name means in the library.
+        checks: The module that checks values by what the name means to it; "" if the notebook names none.
     """
 
     name: str
     annotation: str
     default: Any
     help: str = ""
-    checked: bool = False
+    checks: str = ""
 
     def check(self, value: Any) -> None:
-        """Check a value by what the parameter's name means in the library, if the notebook asks for that.
+        """Check a value by what the parameter's name means, if the notebook says who knows.
 
         Raises:
             InvalidInputError: If the value cannot be used, whatever else is chosen.
         """
-        if self.checked:
-            check_values({self.name: value})
+        if self.checks and not isinstance(value, SourceText):
+            check_values(self.checks, {self.name: value})
 
 
 def brief(value: Any) -> str:
@@ -159,8 +159,8 @@ def declared_in_notebook(notebook: Any) -> list[Parameter]:
     Args:
         notebook: A notebook node of nbformat.
     """
-    checked = asks_for_checks(notebook)
-    return [replace(parameter, checked=checked) for parameter in _declared_in_tagged(notebook, "parameters")]
+    checks = checks_of(notebook)
+    return [replace(parameter, checks=checks) for parameter in _declared_in_tagged(notebook, "parameters")]
 
 
 def undeclared_names(notebook: Any) -> Callable[[str], bool]:

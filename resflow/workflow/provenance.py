@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from resflow.workflow.notebook_metadata import goal_of
 from resflow.workflow.store import project_root
 
 __all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags"]
@@ -38,7 +39,7 @@ PACKAGES = (
 
 
 def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dict[str, str]:
-    """Tags that say where a run of the notebook at `source`, started by this process, comes from.
+    """Tags that say where a run of the notebook at `source`, started by this process, comes from, and its goal.
 
     Args:
         source: The notebook's path or name.
@@ -58,6 +59,7 @@ def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dic
     }
     if notebook is not None:
         tags["resflow.notebook_digest"] = notebook_digest(notebook)
+        tags |= goal.tags if (goal := goal_of(notebook)) else {}
     return tags | _git_tags(root) | _versions()
 
 

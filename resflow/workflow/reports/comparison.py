@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
-from resflow.workflow.goal import GAP, Goal
+from resflow.workflow.goal import Goal
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
 from resflow.workflow.reports.statistics import SUMMARY_COLUMNS
@@ -43,8 +43,8 @@ class Comparison:
             and a column for every parameter, a number where all its values are. One that is called as another column
             here or in a summary, such as median, has " (parameter)" behind its name.
         metrics: The last value of every metric, with the same index.
-        goal: What the runs are compared by: what the sweep's file says, or else the linear-predictor gap if a run has
-            it; None if neither is so.
+        goal: What the runs are compared by: what the sweep's file says, or else the latest run's notebook, if a run
+            recorded that; None if neither says anything.
     """
 
     name: str
@@ -181,7 +181,9 @@ def _comparison(
     varying = [column for column in parameters if parameters[column].nunique(dropna=False) > 1]
     named = [axis for axis in map(_column, axes) if axis in parameters]
     runs = info[kept].join(parameters)
-    goal = Goal() if GAP in metrics and metrics.loc[kept, GAP].notna().any() else None
+    goal = next((goal for run in reversed(found) if (goal := Goal.in_tags(run.data.tags))), None)
+    if goal and (goal.metric not in metrics or metrics.loc[kept, goal.metric].isna().all()):
+        goal = None
     return Comparison(name, kind, parent_id, experiment_id, tuple(named or varying), runs, metrics[kept], goal)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from resflow.plots.labels import label_of, value_name
-from resflow.workflow.reports.statistics import above_linear, best_runs, is_replicate
+from resflow.workflow.reports.statistics import GAP, above_linear, best_runs, is_replicate
 
 __all__ = ["coordinates_finding", "curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
 
 
-def share_finding(points: pd.DataFrame, gap: str = "linear_predictor_gap", *, by: str | None = None) -> str:
+def share_finding(points: pd.DataFrame, gap: str = GAP, *, by: str | None = None) -> str:
     """How many runs end above the best linear predictor, apart for up to three values of `by`."""
     table = above_linear(points, gap, by=by)
     runs, above = int(table["runs"].sum()), int(table["above"].sum())
@@ -35,7 +35,7 @@ def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
         axis: The axis.
         metric: What was summarised.
     """
-    what = {"linear_predictor_gap": "median gap"}.get(metric, f"median {label_of(metric)}")
+    what = "median gap" if metric == GAP else f"median {label_of(metric)}"
     shown = _signed if metric.endswith("gap") else _unsigned
     if len(summary) == 1:
         row = summary.iloc[0]

@@ -13,7 +13,7 @@ import pandas as pd
 from resflow.errors import InvalidInputError, nearest
 from resflow.plots.comparison import plot_curves, plot_gap_against, plot_parallel_coordinates, plot_verdicts
 from resflow.plots.labels import label_of, value_name
-from resflow.workflow.goal import GAP, Goal
+from resflow.workflow.goal import Goal
 from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
 from resflow.workflow.reports.findings import (
     coordinates_finding,
@@ -23,6 +23,8 @@ from resflow.workflow.reports.findings import (
     verdicts_finding,
 )
 from resflow.workflow.reports.statistics import (
+    GAP,
+    LEVEL,
     best_runs,
     is_replicate,
     level_axis,
@@ -49,7 +51,6 @@ __all__ = [
     "verdicts_figure",
 ]
 
-LEVEL = "best_linear_objective"
 SMALLER_IS_BETTER = ("gap", "objective", "certificate", "norm")
 """How metrics of the library's end; of any other somebody must say which direction is better."""
 KNOWN = 0.9

@@ -13,6 +13,8 @@ import pandas as pd
 from scipy import stats
 
 __all__ = [
+    "GAP",
+    "LEVEL",
     "SUMMARY_COLUMNS",
     "above_linear",
     "best_runs",
@@ -24,6 +26,9 @@ __all__ = [
     "spread",
 ]
 
+GAP, LEVEL = "linear_predictor_gap", "best_linear_objective"
+"""What a run calls the distance of its objective from the best linear predictor's, and that one's: where runs recorded
+these, more can be said of them."""
 SUMMARY_COLUMNS = frozenset(
     {"run_id", "step", "value", "all", "runs", "above", "not_finite", "share"}
     | {"median", "first_quartile", "third_quartile", "low", "high"}
@@ -84,7 +89,7 @@ def spread(
     return table.sort_values(axis, kind="stable", ignore_index=True) if numeric else table
 
 
-def above_linear(points: pd.DataFrame, metric: str = "linear_predictor_gap", *, by: str | None = None) -> pd.DataFrame:
+def above_linear(points: pd.DataFrame, metric: str = GAP, *, by: str | None = None) -> pd.DataFrame:
     """How many runs end above the best linear predictor, with an exact 95 % interval for the share.
 
     Args:
@@ -128,7 +133,7 @@ def second_axis(points: pd.DataFrame, axes: Iterable[str], *, besides: Iterable[
     return min(fit, key=lambda axis: (pd.api.types.is_numeric_dtype(points[axis]), counts[axis]), default=None)
 
 
-def level_axis(points: pd.DataFrame, axes: Iterable[str], level: str = "best_linear_objective") -> str | None:
+def level_axis(points: pd.DataFrame, axes: Iterable[str], level: str = LEVEL) -> str | None:
     """The axis that the best linear objective depends on, if there is one: the data set, the loss, a group of features.
 
     Curves of runs with different levels don't belong in one picture. It is the axis with 2 to 6 values within which the

@@ -70,7 +70,7 @@ class Driver:
         claim(self.client, self.sweep.finished, self.sweep.file.name, self.parent.run.id)
         self.parent.run.log_table(plan_table(self.sweep), "plan")
         strategy, tally = self.sweep.file.strategy, self.tally
-        tally.goal = self.sweep.file.goal or tally.goal
+        tally.goal = self.sweep.file.goal
         for execution in self.sweep.executions:
             self.executions[execution.id] = execution
             for point in execution.points:
@@ -230,7 +230,7 @@ class Driver:
         finished = sum(result.state == "FINISHED" for result in results)
         self.parent.run.log_metrics({"points": len(results), "points_finished": finished})
         name = f"sweep {self.sweep.file.name}: {finished} of {len(results)}"
-        if self.tally.best is not None:
+        if self.tally.goal is not None and self.tally.best is not None:
             self.parent.run.log_metrics({f"best_{self.tally.goal.metric}": self.tally.best})
             name += f", {self.tally.best_words('.4f')}"
         self.parent.run.rename(name)
@@ -255,7 +255,8 @@ class Driver:
         return results
 
     def _consider(self, point: Point, run: StoredRun) -> None:
-        self.tally.consider(run.data.metrics.get(self.tally.goal.metric), label(point.values))
+        if goal := self.tally.goal:
+            self.tally.consider(run.data.metrics.get(goal.metric), label(point.values))
 
     def _values(self, execution: Execution) -> dict[str, Any]:
         within = {axis.name for axis in self.sweep.file.axes if axis.population}

@@ -32,6 +32,7 @@ from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.declared_types import SourceText, check_declared
 from resflow.workflow.goal import Goal
 from resflow.workflow.notebook_file import read_notebook
+from resflow.workflow.notebook_metadata import goal_of
 from resflow.workflow.parameters import Parameter, declared_in_notebook
 from resflow.workflow.sweeps.axes import MOST_VALUES, Axis, read_axis
 from resflow.workflow.sweeps.conditions import Condition
@@ -86,7 +87,7 @@ class SweepFile:
         strategy: How combinations are chosen.
         when: Conditions that each combination must meet.
         drop: Conditions that none may meet.
-        goal: What the runs are compared by, if the file says it.
+        goal: What the runs are compared by, if the file says it, or else the notebook.
         tags: Tags of every run.
         lines: Where each part of the file begins.
     """
@@ -146,11 +147,12 @@ def read_sweep_file(path: Path) -> SweepFile:
         node = read_notebook(notebook)
         declared = {parameter.name: parameter for parameter in declared_in_notebook(node)}
         notebook_text = nbformat.v4.writes(node)
+        goal_of_notebook = goal_of(node)
     parameters = _parameters(entries.get("parameters"), declared, notebook, path.parent)
     axes = _axes(entries["axes"], declared, notebook, parameters, path.parent)
     names = {name for name, parameter in declared.items() if not isinstance(parameter.default, SourceText)}
     names = (names | parameters.keys() | {axis.name for axis in axes}) - {POPULATION}
-    goal = read_goal(entries)
+    goal = read_goal(entries) or goal_of_notebook
     return SweepFile(
         path=path,
         text=text,
@@ -225,6 +227,8 @@ def _axes(
         for value in axis.values or ():
             with _said_at(each):
                 declared[axis.name].check(with_files_found({axis.name: value}, folder)[axis.name])
+                if axis.population:
+                    declared[POPULATION].check([{axis.name: value}])
         axes.append(axis)
     if not axes:
         entry.refuse("axes is empty: say what varies")

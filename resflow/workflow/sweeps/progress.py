@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from resflow.workflow.goal import GAP, Goal, finite
+from resflow.workflow.goal import Goal
+from resflow.workflow.logged_values import finite
 
 __all__ = ["Display", "JsonDisplay", "LineDisplay", "LiveDisplay", "Tally", "duration", "label"]
 
@@ -28,7 +29,7 @@ class Tally:
         done: Points finished now.
         failed: Points that will not be finished now.
         running: Executions at work, by id, with what to call them.
-        goal: What tells how good a point is.
+        goal: What tells how good a point is; None if nobody said.
         best: Its best value yet; None if there is none.
         best_label: Where.
     """
@@ -38,7 +39,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     running: dict[str, str] = field(default_factory=dict)
-    goal: Goal = field(default_factory=Goal)
+    goal: Goal | None = None
     best: float | None = None
     best_label: str = ""
     capacity: int = 1
@@ -46,16 +47,21 @@ class Tally:
     _seconds: list[float] = field(default_factory=list)
 
     def consider(self, value: float | None, place: str) -> None:
-        """Take a finished point's metric into account."""
+        """Take a finished point's value of the goal's metric into account."""
         value = finite(value)
-        if value is not None and (self.best is None or self.goal.is_better(value, than=self.best)):
+        if (
+            self.goal is not None
+            and value is not None
+            and (self.best is None or self.goal.is_better(value, than=self.best))
+        ):
             self.best, self.best_label = value, place
 
     def best_words(self, digits: str) -> str:
-        """The best value yet, by its metric's name, with a sign if it is a gap."""
-        if self.goal.metric == GAP:
-            return f"best gap {self.best:+{digits}}"
-        return f"best {self.goal.metric} {self.best:{digits}}"
+        """The best value yet, by its metric's name, with a sign if it is a gap; "" while there is none."""
+        if self.goal is None or self.best is None:
+            return ""
+        sign = "+" if self.goal.metric.endswith("gap") else ""
+        return f"best {self.goal.metric} {self.best:{sign}{digits}}"
 
     def ended(self, seconds: float) -> None:
         """Count an execution that ended."""

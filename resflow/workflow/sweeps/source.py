@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resflow.workflow.goal import Goal, finite
+from resflow.workflow.logged_values import finite
 from resflow.workflow.sweeps.axes import Axis
 from resflow.workflow.sweeps.file import SweepFile
 from resflow.workflow.sweeps.fingerprint import with_files_found
@@ -71,7 +71,7 @@ class SearchSource:
         self._planner = planner
         self.trials = _earlier_trials(sweep, planner, earlier)
         finished = {run.data.tags[FINGERPRINT]: run for run in earlier}
-        self._metric = (sweep.goal or Goal()).metric
+        self._metric = sweep.goal.metric if sweep.goal else ""
         self._known = {each.id: _reached(each, finished, self._metric) for each, _ in self.trials}
         reached = [(values, self._known[execution.id]) for execution, values in self.trials]
         self._search = Search(sweep, [(values, value) for values, value in reached if value is not None])

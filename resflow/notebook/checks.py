@@ -1,7 +1,7 @@
 """What parameters of this project's own notebooks mean by their names, checked before anything is spent on them.
 
 Another notebook may call anything `loss` or `seed`. So a notebook asks for these checks, in its metadata:
-`"resflow": {"check_parameters": true}`.
+`"resflow": {"checks": "resflow.notebook.checks"}`.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resflow.errors import InvalidInputError, shown
-from resflow.workflow.declared_types import SourceText
+from resflow.errors import InvalidInputError, nearest, shown
 
-__all__ = ["asks_for_checks", "check_values"]
+__all__ = ["FINGERPRINT", "VARYING", "check_population", "check_values"]
 
+VARYING = ("seed", "learning_rate", "init_scale", "ridge", "max_norm")
+"""What may differ between the members of a population: parameters that leave the shapes of arrays unchanged."""
 
-def asks_for_checks(notebook: Any) -> bool:
-    """True if a notebook says in its metadata that its parameters mean what they mean in the library."""
-    own = notebook.metadata.get("resflow")
-    return isinstance(own, dict) and own.get("check_parameters") is True
+FINGERPRINT = "fingerprint"
+"""What a sweep gives each member beside its values, to find its run by."""
 
 
 def check_values(values: Mapping[str, Any]) -> None:
@@ -29,8 +28,30 @@ def check_values(values: Mapping[str, Any]) -> None:
         InvalidInputError: If a value cannot be used, whatever else is chosen.
     """
     for name, value in values.items():
-        if name in _CHECKS and value is not None and not isinstance(value, SourceText):
+        if name in _CHECKS and value is not None:
             _CHECKS[name](name, value)
+
+
+def check_population(name: str, population: Any) -> None:
+    """Check that a population's members are dicts of what may vary between them.
+
+    Raises:
+        InvalidInputError: If they are not, or a value of theirs cannot be used.
+    """
+    if not isinstance(population, list | tuple) or not population:
+        raise InvalidInputError(
+            f"{name}={shown(population)} must be a list of at least one point, as [{{'seed': 0}}], or None"
+        )
+    for place, point in enumerate(population):
+        if not isinstance(point, Mapping):
+            raise InvalidInputError(f"{name}[{place}]={shown(point)} must be a dict such as {{'seed': 0}}")
+        for key in point:
+            if key not in (*VARYING, FINGERPRINT):
+                raise InvalidInputError(
+                    f"{name}[{place}] has {key}, which cannot differ within a population: "
+                    f"nearest is {nearest(key, VARYING, 1)[0]} of {', '.join(VARYING)}"
+                )
+        check_values({key: value for key, value in point.items() if key != FINGERPRINT})
 
 
 def _number(allowed: str, holds: Callable[[float], bool]) -> Callable[[str, Any], None]:
@@ -111,5 +132,6 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "dataset": _name(_check_dataset),
     "activation": _name(_check_activation),
     "architecture": _name(_check_architecture),
+    "population": check_population,
 }
 """What a parameter of that name must satisfy; None passes, where the declared type allows it."""

@@ -9,19 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resflow.errors import InvalidInputError, nearest
+from resflow.notebook.checks import FINGERPRINT, VARYING, check_population
 from resflow.studies.population_problem import PopulationProblem
 from resflow.training.population import PopulationResult
 from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.tracking import Run, record_run
 
-__all__ = ["VARYING", "MemberRuns", "check_points", "population_points"]
-
-VARYING = ("seed", "learning_rate", "init_scale", "ridge", "max_norm")
-"""What may differ between the members of a population: parameters that leave the shapes of arrays unchanged."""
-
-FINGERPRINT = "fingerprint"
+__all__ = ["MemberRuns", "population_points"]
 
 _OWN = ("mlflow.runName", "mlflow.note.content", "mlflow.parentRunId", "resflow.owner", "resflow.role")
 _OWN_PREFIXES = ("resflow.fingerprint", "resflow.data_digest", "resflow.error", "resflow.not_finite")
@@ -45,33 +40,9 @@ def population_points(
         population = [{}]
         for name, values in axes.items():
             population = [{**point, name: value} for point in population for value in values]
-    check_points(population)
+    check_population("population", population)
     shared = {name: defaults[name] for name in VARYING}
     return [shared | dict(point) for point in population]
-
-
-def check_points(population: Any) -> None:
-    """Check that a population's points are dicts of what may vary between members.
-
-    Raises:
-        InvalidInputError: If they are not.
-    """
-    from resflow.workflow.meanings import check_values
-
-    if population is None:
-        return
-    if not population:
-        raise InvalidInputError("population=[] has no points: give at least one, as {'seed': 0}, or None")
-    for place, point in enumerate(population):
-        if not isinstance(point, Mapping):
-            raise InvalidInputError(f"population[{place}]={point!r} must be a dict such as {{'seed': 0}}")
-        for name in point:
-            if name not in (*VARYING, FINGERPRINT):
-                raise InvalidInputError(
-                    f"population[{place}] has {name}, which cannot differ within a population: "
-                    f"nearest is {nearest(name, VARYING, 1)[0]} of {', '.join(VARYING)}"
-                )
-        check_values({name: value for name, value in point.items() if name != FINGERPRINT})
 
 
 class MemberRuns:
