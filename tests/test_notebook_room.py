@@ -1,17 +1,23 @@
 """What this project's notebooks share, and how what they know reaches a workflow that knows none of it."""
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
-from small_notebooks import make_project, resflow_here, write_notebook
+from mlflow import MlflowClient
+from small_notebooks import artifacts_of, make_project, read_artifact, resflow_here, runs_of, write_notebook
 
+from resflow.data.dataset import Standardization
 from resflow.errors import InvalidInputError
+from resflow.notebook import Claim, below_title, first_and_last, gap_title, population_points, prepare, prepare_split
 from resflow.notebook.checks import VARYING, check_population, check_values
-from resflow.notebook.population import population_points
+from resflow.notebook.record import record
+from resflow.plots.curves import plot_objective
 from resflow.workflow.goal import Goal
-from resflow.workflow.notebook_metadata import goal_of
 from resflow.workflow.parameters import declared_in_notebook
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.sweeps.file import read_sweep_file
+from resflow.workflow.tracking import create_run, open_client
 
 CHECKS = "resflow.notebook.checks"
 
@@ -45,27 +51,30 @@ def test_checks_that_are_not_there_get_one_clear_line(checks):
 
 
 def test_a_notebook_says_what_its_runs_are_compared_by():
-    node = notebook(metric="accuracy", maximize=True)
-    assert goal_of(node) == Goal("accuracy", maximize=True) == Goal.in_tags(provenance_tags("a.ipynb", node))
-    assert goal_of(notebook()) is None
+    node = notebook(metric="accuracy", direction="maximize")
+    assert Goal.in_metadata(node) == Goal("accuracy", maximize=True) == Goal.in_tags(provenance_tags("a.ipynb", node))
+    assert Goal.in_metadata(notebook()) is None
     assert Goal.in_tags(provenance_tags("a.ipynb", notebook())) is None
     for theirs in (None, 5, "x", ["metric"]):
         node.metadata["resflow"] = theirs
-        assert goal_of(node) is None
+        assert Goal.in_metadata(node) is None
 
 
 @pytest.mark.parametrize(
-    ("own", "message"),
+    "own",
     [
-        ({"metric": 5}, "resflow.metric=5, which must be a metric's name"),
-        ({"metric": ""}, "resflow.metric='', which must be"),
-        ({"metric": "accuracy"}, "not if more of it is better: say resflow.maximize, too, as true or false"),
-        ({"metric": "accuracy", "maximize": "yes"}, "say resflow.maximize, too"),
+        {"metric": 5, "direction": "minimize"},
+        {"metric": "", "direction": "minimize"},
+        {"metric": "accuracy"},
+        {"direction": "maximize"},
+        {"metric": "accuracy", "direction": "most"},
     ],
 )
-def test_a_goal_that_cannot_be_understood_gets_one_clear_line(own, message):
-    with pytest.raises(InvalidInputError, match=message):
-        goal_of(notebook(**own))
+def test_a_goal_that_cannot_be_understood_gets_one_clear_line(own):
+    with pytest.raises(
+        InvalidInputError, match=r"metadata say metric=.* and direction=.* under resflow: name a metric"
+    ):
+        Goal.in_metadata(notebook(**own))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def project(tmp_path_factory):
         root / "many.ipynb", parameters="width: int = 8\nseed: int = 0\npopulation: list | None = None"
     )
     node = nbformat.read(path, as_version=4)
-    node.metadata["resflow"] = {"checks": CHECKS, "metric": "loss", "maximize": False}
+    node.metadata["resflow"] = {"checks": CHECKS, "metric": "loss", "direction": "minimize"}
     nbformat.write(node, path)
     return root
 
@@ -125,3 +134,116 @@ def test_populations_that_cannot_be_trained_together_are_refused(population, mes
         check_population("population", population)
     with pytest.raises(InvalidInputError, match=message):
         check_values({"population": population})
+
+
+STEPS = {"step": [0, 10, 20], "linear_predictor_gap": [1.0, 0.5, -0.25]}
+
+
+def history(**columns):
+    return pd.DataFrame(STEPS | columns)
+
+
+def test_titles_say_that_bounds_hold_and_by_how_much_one_fails():
+    frame = history(gap_certificate=[2.0, 0.5 - 1e-12, 0.0], theorem3_bound=[np.inf, 1.0, np.nan])
+    assert gap_title(frame, "gap_certificate") == "Gap -0.25 at the end, never above its certificate"
+    assert gap_title(frame, "gap_certificate", "theorem3_bound") == (
+        "Gap -0.25 at the end, never above its certificate and its bound of Theorem 3"
+    )
+    frame.loc[1, "theorem3_bound"] = 0.375
+    assert gap_title(frame, "gap_certificate", "theorem3_bound") == (
+        "The gap exceeds its bound of Theorem 3 by 0.12: the bound is violated, which is a bug"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gaps", "title"),
+    [
+        ([1.0, -0.5, -0.25], "Below the best linear predictor from step 10 on, as far as measured"),
+        ([-1.0, -0.5, -0.25], "Below the best linear predictor from step 0 on, as far as measured"),
+        ([-1.0, 0.5, 0.25], "Final objective 2 against the linear predictor's 1.75"),
+        ([-1.0, -0.5, np.nan], "Final objective 2 against the linear predictor's nan"),
+    ],
+)
+def test_title_says_from_which_step_on_the_objective_stayed_below(gaps, title):
+    assert below_title(history(linear_predictor_gap=gaps, objective=2.0)) == title
+
+
+def test_first_and_last_measurement_stand_side_by_side():
+    table = first_and_last(history())
+    assert table.columns.tolist() == [0, 20]
+    assert table.loc["linear_predictor_gap"].tolist() == ["1", "-0.25"]
+
+
+def test_claims_allow_for_rounding_and_for_bounds_that_are_not_there():
+    assert Claim.of_bound("c", [[1.0, np.nan], [-5e-9, np.inf]], scale=100.0) == Claim("c", True, -5e-9)
+    assert not Claim.of_bound("c", [1.0, -5e-9]).holds
+    assert not Claim.of_bound("c", [1.0], besides=False).holds
+    assert not Claim.of_bound("c", [np.nan]).holds
+    assert (Claim("c", True, 1.0).outcome, Claim("c", False, 1.0).outcome) == ("holds", "FAILS")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of its own in a project of its own."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(make_project(tmp_path / "project"))
+    return create_run(open_client(), notebook="room", name="room", parameters={}, tags={})
+
+
+def test_everything_is_recorded_in_one_call(run, capsys):
+    figure = plot_objective(history(objective=1.0), 0.5, title="A title")
+    record(
+        run,
+        name="a good run",
+        summary="\nIt went **well**.\n",
+        claim=Claim("it_goes_well", True, 0.5),
+        history=[history(), pd.DataFrame({"step": [5], "lambda_min": [-1.0]})],
+        metrics={"best": 0.25, "lambda_min": 7.0},
+        tags={"verdict": "strict_saddle", "diverged_at": "never"},
+        tables={"counts": pd.DataFrame({"runs": [3]}, index=pd.Index(["stuck"], name="outcome"))},
+        figures={"gap": figure},
+    )
+    stored = run.client.get_run(run.id)
+    assert stored.info.run_name == "a good run"
+    assert stored.data.metrics == {"linear_predictor_gap": -0.25, "lambda_min": -1.0, "best": 0.25, "claim_margin": 0.5}
+    assert [point.step for point in run.client.get_metric_history(run.id, "linear_predictor_gap")] == [0, 10, 20]
+    assert [point.step for point in run.client.get_metric_history(run.id, "lambda_min")] == [5]
+    expected = {"claim": "it_goes_well", "claim_holds": "true", "verdict": "strict_saddle", "diverged_at": "never"}
+    assert expected.items() <= stored.data.tags.items()
+    assert stored.data.tags["mlflow.note.content"] == "It went **well**."
+    assert read_artifact(run.client, stored, "tables/counts.csv") == "outcome,runs\nstuck,3\n"
+    assert artifacts_of(run.client, stored, "figures") == {"figures/gap.png"}
+
+
+def test_data_are_prepared_by_the_training_set_and_logged(run):
+    options = {"target": None, "loss": "logistic", "test_fraction": 0.25, "seed": 3}
+    train, test = prepare_split(run, "breast_cancer:mean", **options)
+    np.testing.assert_allclose(train.X[:, :-1].mean(axis=0), 0.0, atol=1e-12)
+    np.testing.assert_allclose(train.X[:, :-1].std(axis=0), 1.0, rtol=1e-12)
+    assert (train.X[:, -1] == 1).all()
+    assert (test.X[:, -1] == 1).all()
+    plain, plain_test = prepare_split(run, "breast_cancer:mean", **options, standardize=False, intercept=False)
+    scaling = Standardization.fit(plain)
+    np.testing.assert_array_equal(test.X[:, :-1], scaling.apply(plain_test).X)
+    tags = run.client.get_run(run.id).data.tags
+    assert tags["resflow.data_digest"] == plain.digest
+    assert tags["resflow.data_digest.test"] == plain_test.digest
+    whole = prepare(run, "wine:all", target=None, loss="softmax", intercept=False)
+    assert set(whole.y) == {0.0, 1.0, 2.0}
+    inputs = run.client.get_run(run.id).inputs.dataset_inputs
+    assert {(each.dataset.name, each.tags[0].value) for each in inputs} == {
+        ("breast_cancer:mean", "training"), ("breast_cancer:mean", "test"), ("wine:all", "training"),
+    }  # fmt: skip
+
+
+def test_opening_the_run_sets_the_precision(tmp_path):
+    write_notebook(
+        make_project(tmp_path / "project") / "opening.ipynb",
+        "from resflow.notebook import start_run\nrun = start_run(globals(), notebook='opening')",
+        "import jax.numpy as jnp\nassert jnp.ones(1).dtype == 'float64'\nrun.finish()",
+    )
+    done = resflow_here(tmp_path / "project", "run", "opening.ipynb")
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path}/project/mlruns/mlflow.db")
+    (stored,) = runs_of(client, "opening")
+    assert stored.data.tags["resflow.precision"] == "float64"

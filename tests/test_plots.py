@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from resflow.plots.curves import plot_gap, plot_held_out, plot_objective
+from resflow.plots.bounds import plot_gap
+from resflow.plots.curves import plot_held_out, plot_objective
 from resflow.plots.sgd import plot_excess, plot_orders, plot_slopes
 
 
@@ -34,7 +35,8 @@ def test_objective_of_zero_is_drawn_on_a_linear_scale(history):
 
 
 def test_gap_is_drawn_below_its_bounds_with_zero_marked(history):
-    (axes,) = plot_gap(history, title="").axes
+    (axes,) = plot_gap(history, ("gap_certificate", "theorem1_bound"), title="").axes
+    assert texts(axes) == ["gap", "certificate", "bound of Theorem 1", "best linear predictor"]
     gap, certificate, theorem1, zero = axes.lines
     for line, column in ((gap, "linear_predictor_gap"), (certificate, "gap_certificate"), (theorem1, "theorem1_bound")):
         np.testing.assert_allclose(line.get_ydata(), history[column])
@@ -44,7 +46,7 @@ def test_gap_is_drawn_below_its_bounds_with_zero_marked(history):
 
 def test_missing_and_infinite_values_do_not_break_a_figure(history):
     broken = history.assign(theorem1_bound=np.inf, gap_certificate=np.nan)
-    plot_gap(broken, title="").canvas.draw()
+    plot_gap(broken, ("gap_certificate", "theorem1_bound"), title="").canvas.draw()
 
 
 def test_held_out_sets_show_both_predictors_with_their_errors():

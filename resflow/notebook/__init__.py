@@ -1,1 +1,25 @@
 """What this project's notebooks share beside their mathematics; the one room that knows library and workflow."""
+
+from resflow.notebook.data import labelled_data, prepare, prepare_split
+from resflow.notebook.findings import below_title, first_and_last, gap_title, held_out_table, held_out_title
+from resflow.notebook.opening import start_run
+from resflow.notebook.population import population_points, train_members
+from resflow.notebook.record import Claim, record
+from resflow.workflow.reports.statistics import above_linear
+
+__all__ = [
+    "Claim",
+    "above_linear",
+    "below_title",
+    "first_and_last",
+    "gap_title",
+    "held_out_table",
+    "held_out_title",
+    "labelled_data",
+    "population_points",
+    "prepare",
+    "prepare_split",
+    "record",
+    "start_run",
+    "train_members",
+]

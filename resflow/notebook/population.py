@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
 from resflow.notebook.checks import FINGERPRINT, VARYING, check_population
-from resflow.studies.population_problem import PopulationProblem
-from resflow.training.population import PopulationResult
+from resflow.studies.population_problem import PopulationProblem, population_outcomes
+from resflow.training.population import PopulationResult, train_population
 from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.tracking import Run, record_run
 
-__all__ = ["MemberRuns", "population_points"]
+__all__ = ["TrainedMembers", "population_points", "train_members"]
 
 _OWN = ("mlflow.runName", "mlflow.note.content", "mlflow.parentRunId", "resflow.owner", "resflow.role")
 _OWN_PREFIXES = ("resflow.fingerprint", "resflow.data_digest", "resflow.error", "resflow.not_finite")
@@ -45,7 +46,81 @@ def population_points(
     return [shared | dict(point) for point in population]
 
 
-class MemberRuns:
+class TrainedMembers(NamedTuple):
+    """What became of a population's members, each of which is a run by now.
+
+    Attributes:
+        result: Their models and histories.
+        outcomes: How they came out, one row a member, of `population_outcomes`.
+        seconds: How long all of it took, compilation and recording included.
+        recording_seconds: How much of that went into recording.
+    """
+
+    result: PopulationResult
+    outcomes: pd.DataFrame
+    seconds: float
+    recording_seconds: float
+
+    def summary(self) -> pd.DataFrame:
+        """How many members were trained where, and how fast."""
+        members, layout = len(self.outcomes), self.result.layout
+        rows = {
+            "members": members,
+            "seconds in all, compilation included": f"{self.seconds:.1f}",
+            "of which recording": f"{self.recording_seconds:.1f}",
+            "members a second": f"{members / self.seconds:.2f}",
+            "devices": len(layout.devices),
+            "members side by side on each": layout.chunk,
+        }
+        return pd.Series(rows, name="training").to_frame()
+
+
+def train_members(
+    run: Run,
+    points: Sequence[Mapping[str, Any]],
+    problem: PopulationProblem,
+    models: Any,
+    keys: jax.Array,
+    *,
+    loss: str,
+    epsilon: float,
+    **training: Any,
+) -> TrainedMembers:
+    """Train the members of a population, and record each block of them as runs of their own when it is done.
+
+    Args:
+        run: The notebook's run, which becomes their parent.
+        points: Each member's values, of `population_points`.
+        problem: What they are trained on and compared with.
+        models: Their initial models, stacked.
+        keys: One random key a member for its minibatches.
+        loss: The loss.
+        epsilon: Of the verdict on their last points.
+        training: Further arguments of `train_population`.
+    """
+    runs = _MemberRuns(run, points, problem)
+    outcomes = []
+
+    def record(rows: range, block: PopulationResult) -> None:
+        outcomes.append(population_outcomes(problem, block.models, rows, loss=loss, epsilon=epsilon))
+        runs.record(rows, block, outcomes[-1])
+
+    began = time.perf_counter()
+    result = train_population(
+        models,
+        problem.X,
+        problem.y,
+        loss=loss,
+        keys=keys,
+        learning_rates=np.array([point["learning_rate"] for point in points], float),
+        data_sets=problem.data_sets,
+        on_block=record,
+        **training,
+    )
+    return TrainedMembers(result, pd.concat(outcomes), time.perf_counter() - began, runs.seconds)
+
+
+class _MemberRuns:
     """Records the members of a population, each as a run of its own under the notebook's run.
 
     A member is written as a whole: it is RUNNING only while its few calls last. If the process dies among them, its
@@ -53,7 +128,6 @@ class MemberRuns:
 
     Attributes:
         seconds: How long the writing took so far.
-        recorded: How many members were written.
     """
 
     def __init__(self, run: Run, points: Sequence[Mapping[str, Any]], problem: PopulationProblem) -> None:
@@ -65,7 +139,6 @@ class MemberRuns:
             problem: Their data, which is logged as the input of each.
         """
         began = time.perf_counter()
-        self.seconds, self.recorded = 0.0, 0
         self._run, self._points, self._problem = run, points, problem
         run.set_tags({"resflow.role": "population"})
         parent = run.client.get_run(run.id)
@@ -84,7 +157,7 @@ class MemberRuns:
             for train, test in zip(problem.train, problem.test, strict=True)
         ]
         self._since = int(time.time() * 1000)
-        self.seconds += time.perf_counter() - began
+        self.seconds = time.perf_counter() - began
 
     def record(self, members: Sequence[int], result: PopulationResult, outcomes: pd.DataFrame) -> None:
         """Write the runs of some members.
@@ -97,7 +170,6 @@ class MemberRuns:
         began = time.perf_counter()
         for row, member in enumerate(members):
             self._record(member, result, row, outcomes.iloc[row].to_dict())
-        self.recorded += len(members)
         self._since = int(time.time() * 1000)
         self.seconds += time.perf_counter() - began
 

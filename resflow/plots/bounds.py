@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,8 +12,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from resflow.plots._style import PALETTE
+from resflow.plots.labels import curve_name
 
-__all__ = ["plot_lines"]
+__all__ = ["plot_gap", "plot_lines"]
 
 _STYLES: tuple[dict[str, Any], ...] = (
     {"color": PALETTE[0], "linestyle": "-", "linewidth": 2.2, "marker": "o"},
@@ -23,6 +24,40 @@ _STYLES: tuple[dict[str, Any], ...] = (
     {"color": PALETTE[4], "linestyle": (0, (3, 1, 1, 1, 1, 1)), "linewidth": 1.7, "marker": "v"},
     {"color": PALETTE[3], "linestyle": (0, (8, 2)), "linewidth": 1.7, "marker": "P"},
 )
+
+
+def plot_gap(
+    frame: pd.DataFrame,
+    bounds: Iterable[str],
+    *,
+    title: str,
+    gap: str = "linear_predictor_gap",
+    x: str = "step",
+    xlabel: str = "optimiser step",
+    markers: bool = False,
+) -> Figure:
+    """The linear-predictor gap and its bounds, on a scale that is linear within ±0.01 and logarithmic outside.
+
+    Args:
+        frame: With columns `x`, `gap` and those named by `bounds`; values that are not finite are left out.
+        bounds: Up to five columns.
+        title: What the figure shows.
+        gap: The column of the gap.
+        x: What is drawn along the horizontal axis.
+        xlabel: Label of the horizontal axis.
+        markers: Mark the points, for few of them.
+    """
+    return plot_lines(
+        frame,
+        x,
+        {column: curve_name(column) for column in (gap, *bounds)},
+        title=title,
+        xlabel=xlabel,
+        ylabel="objective minus best linear objective",
+        level=0.0,
+        linear_within=1e-2,
+        markers=markers,
+    )
 
 
 def plot_lines(

@@ -6,22 +6,13 @@ read in grey. Each title is the caller's: one sentence that states what the figu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes
 
-__all__ = ["plot_gap", "plot_held_out", "plot_objective"]
-
-_CURVES: Mapping[str, dict[str, Any]] = {
-    "linear_predictor_gap": {"label": "gap", "color": PALETTE[0], "linestyle": "-", "linewidth": 2.2},
-    "gap_certificate": {"label": "certificate ⟨G, ∇F⟩", "color": PALETTE[1], "linestyle": "--", "linewidth": 1.7},
-    "theorem1_bound": {"label": "bound of Theorem 1", "color": PALETTE[7], "linestyle": ":", "linewidth": 1.9},
-}
+__all__ = ["plot_held_out", "plot_objective"]
 
 
 def plot_objective(history: pd.DataFrame, linear_objective: float, *, title: str) -> Figure:
@@ -39,24 +30,6 @@ def plot_objective(history: pd.DataFrame, linear_objective: float, *, title: str
         axes.set_yscale("log")
     axes.set(xlabel="optimiser step", ylabel="training objective (mean loss per sample)")
     axes.legend()
-    return figure
-
-
-def plot_gap(history: pd.DataFrame, *, title: str, smallest: float = 1e-3) -> Figure:
-    """The linear-predictor gap along training, below its certificate and Theorem 1's bound.
-
-    Args:
-        history: Columns step, linear_predictor_gap, gap_certificate and theorem1_bound.
-        title: What the figure shows.
-        smallest: The scale is linear within ± this value and logarithmic outside.
-    """
-    figure, axes = one_axes(title)
-    for column, style in _CURVES.items():
-        sns.lineplot(history, x="step", y=column, ax=axes, **style)
-    axes.axhline(0.0, label="best linear predictor", **LINEAR)
-    axes.set_yscale("symlog", linthresh=smallest)
-    axes.set(xlabel="optimiser step", ylabel="objective minus best linear objective")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     return figure
 
 

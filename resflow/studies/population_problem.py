@@ -50,6 +50,21 @@ class PopulationProblem:
         """The training labels, shape (sets, n)."""
         return np.stack([part.y for part in self.train])
 
+    def summary(self) -> pd.DataFrame:
+        """What is trained on and compared with, and whether the linear fits can be relied on."""
+        unsure = sum(not fit.converged for fit in self.linear_fits)
+        rows = {
+            "training samples": self.X.shape[1],
+            "test samples": len(self.test[0].y),
+            "features": self.X.shape[2],
+            "distinct splits": len(self.train),
+            "best linear objective, mean": f"{np.mean([fit.objective for fit in self.linear_fits]):.6g}",
+            "linear fits": f"{unsure} DID NOT CONVERGE: no statement about these gaps can rest on them"
+            if unsure
+            else f"all {len(self.linear_fits)} converged",
+        }
+        return pd.Series(rows, name="problem").to_frame()
+
 
 def population_problem(
     data: Dataset,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from resflow.errors import InvalidInputError, shown
 
 __all__ = ["NO_GOAL", "Goal"]
 
@@ -42,6 +45,24 @@ class Goal:
     def in_tags(tags: Mapping[str, str]) -> Goal | None:
         """The goal that a run's tags name; None if they name none."""
         return Goal(tags[METRIC], tags.get(DIRECTION) == "maximize") if tags.get(METRIC) else None
+
+    @staticmethod
+    def in_metadata(notebook: Any) -> Goal | None:
+        """The goal that a notebook's metadata name, as `"resflow": {"metric": "accuracy", "direction": "maximize"}`.
+
+        Raises:
+            InvalidInputError: If there is half of one.
+        """
+        own = notebook.metadata.get("resflow")
+        metric, direction = map(own.get, ("metric", "direction")) if isinstance(own, dict) else (None, None)
+        if metric is None and direction is None:
+            return None
+        if not isinstance(metric, str) or not metric or direction not in ("minimize", "maximize"):
+            raise InvalidInputError(
+                f"the notebook's metadata say metric={shown(metric)} and direction={shown(direction)} under resflow: "
+                "name a metric and as its direction minimize or maximize, or leave both out"
+            )
+        return Goal(metric, direction == "maximize")
 
     def is_better(self, value: float, *, than: float) -> bool:
         """True if one value is better than another."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from resflow.errors import InvalidInputError, nearest, shown
 from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared, literal, parse_declared
-from resflow.workflow.notebook_metadata import check_values, checks_of
+from resflow.workflow.parameter_checks import check_values, checks_of
 
 __all__ = [
     "Parameter",

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from resflow.workflow.notebook_metadata import goal_of
+from resflow.workflow.goal import Goal
 from resflow.workflow.store import project_root
 
 __all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags"]
@@ -59,7 +59,7 @@ def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dic
     }
     if notebook is not None:
         tags["resflow.notebook_digest"] = notebook_digest(notebook)
-        tags |= goal.tags if (goal := goal_of(notebook)) else {}
+        tags |= goal.tags if (goal := Goal.in_metadata(notebook)) else {}
     return tags | _git_tags(root) | _versions()
 
 

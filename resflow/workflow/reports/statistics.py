@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 __all__ = [
     "GAP",
@@ -101,6 +100,8 @@ def above_linear(points: pd.DataFrame, metric: str = GAP, *, by: str | None = No
         One row a value of `by`: runs, above (gap > 1e-9, or not finite), not_finite, share, low, high. The interval is
         that of Clopper and Pearson, for independent runs: 0 of 64 still allows 5.6 %.
     """
+    from scipy.stats import binomtest  # takes long to import
+
     gap = points[metric].astype(float)
     frame = pd.DataFrame({"above": ~(gap <= ROUNDING), "not_finite": ~np.isfinite(gap)})
     key = points[by] if by is not None else pd.Series("all runs", index=points.index, name="group")
@@ -108,7 +109,7 @@ def above_linear(points: pd.DataFrame, metric: str = GAP, *, by: str | None = No
         runs=("above", "size"), above=("above", "sum"), not_finite=("not_finite", "sum")
     )
     intervals = [
-        stats.binomtest(int(above), int(runs)).proportion_ci(0.95, "exact")
+        binomtest(int(above), int(runs)).proportion_ci(0.95, "exact")
         for above, runs in zip(table["above"], table["runs"], strict=True)
     ]
     table["share"] = table["above"] / table["runs"]

@@ -32,7 +32,6 @@ from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.declared_types import SourceText, check_declared
 from resflow.workflow.goal import Goal
 from resflow.workflow.notebook_file import read_notebook
-from resflow.workflow.notebook_metadata import goal_of
 from resflow.workflow.parameters import Parameter, declared_in_notebook
 from resflow.workflow.sweeps.axes import MOST_VALUES, Axis, read_axis
 from resflow.workflow.sweeps.conditions import Condition
@@ -147,12 +146,11 @@ def read_sweep_file(path: Path) -> SweepFile:
         node = read_notebook(notebook)
         declared = {parameter.name: parameter for parameter in declared_in_notebook(node)}
         notebook_text = nbformat.v4.writes(node)
-        goal_of_notebook = goal_of(node)
+        goal = read_goal(entries) or Goal.in_metadata(node)
     parameters = _parameters(entries.get("parameters"), declared, notebook, path.parent)
     axes = _axes(entries["axes"], declared, notebook, parameters, path.parent)
     names = {name for name, parameter in declared.items() if not isinstance(parameter.default, SourceText)}
     names = (names | parameters.keys() | {axis.name for axis in axes}) - {POPULATION}
-    goal = read_goal(entries) or goal_of_notebook
     return SweepFile(
         path=path,
         text=text,

@@ -1,0 +1,81 @@
+"""A notebook's data in one call: loaded, labelled for the loss, split, standardised, and logged to its run."""
+
+from __future__ import annotations
+
+from resflow.data.catalog import load_dataset
+from resflow.data.dataset import Dataset, Standardization
+from resflow.losses.vector import VECTOR_LOSSES
+from resflow.workflow.tracking import Run
+
+__all__ = ["labelled_data", "log_data", "prepare", "prepare_split"]
+
+
+def labelled_data(dataset: str, *, target: str | None, loss: str) -> Dataset:
+    """All samples as they are, with labels that suit the loss.
+
+    Args:
+        dataset: A bundled data set, or a file.
+        target: For a file: the column to predict.
+        loss: The loss; with one of several outputs the labels are 0, ..., m − 1.
+    """
+    data = load_dataset(dataset, target=target)
+    return data.with_class_indices() if loss in VECTOR_LOSSES else data.labelled_for(loss)
+
+
+def prepare(
+    run: Run, dataset: str, *, target: str | None, loss: str, standardize: bool = True, intercept: bool = True
+) -> Dataset:
+    """All samples as training data, which is logged to the run.
+
+    Args:
+        run: The notebook's run.
+        dataset: A bundled data set, or a file.
+        target: For a file: the column to predict.
+        loss: What the labels are for.
+        standardize: Shift and scale features, and a real-valued target, to mean 0 and standard deviation 1.
+        intercept: Add a feature that is constantly 1.
+    """
+    data = labelled_data(dataset, target=target, loss=loss)
+    data = _scaled(data, data, standardize, intercept)
+    log_data(run, data)
+    return data
+
+
+def prepare_split(
+    run: Run,
+    dataset: str,
+    *,
+    target: str | None,
+    loss: str,
+    test_fraction: float,
+    seed: int,
+    standardize: bool = True,
+    intercept: bool = True,
+) -> tuple[Dataset, Dataset]:
+    """Training and test data, both logged to the run; as `prepare`, scaled by the training data.
+
+    Args:
+        run: The notebook's run.
+        dataset: A bundled data set, or a file.
+        target: For a file: the column to predict.
+        loss: What the labels are for.
+        test_fraction: Share of the samples held out.
+        seed: Of the split.
+        standardize: Shift and scale as fits the training data.
+        intercept: Add a feature that is constantly 1.
+    """
+    train, test = labelled_data(dataset, target=target, loss=loss).split(test_fraction, seed=seed)
+    train, test = (_scaled(part, train, standardize, intercept) for part in (train, test))
+    log_data(run, train)
+    log_data(run, test, "test")
+    return train, test
+
+
+def log_data(run: Run, data: Dataset, context: str = "training") -> None:
+    """Log a data set as an input of the run."""
+    run.log_dataset(data.name, data.X, data.y, digest=data.digest, feature_names=data.feature_names, context=context)
+
+
+def _scaled(data: Dataset, by: Dataset, standardize: bool, intercept: bool) -> Dataset:
+    data = Standardization.fit(by).apply(data) if standardize else data
+    return data.with_intercept() if intercept else data

@@ -1,0 +1,28 @@
+"""A notebook's first line: the run that it records to, and the precision that it computes in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from resflow.workflow import session
+from resflow.workflow.tracking import Run
+
+__all__ = ["start_run"]
+
+
+def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
+    """The run that a notebook records to; from here on JAX computes in float64, which the analysis needs.
+
+    To be called once the parameters are set, and before anything is computed.
+
+    Args:
+        namespace: The notebook's `globals()`.
+        notebook: The notebook's name: that of its file, without .ipynb.
+
+    Raises:
+        InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
+    """
+    jax.config.update("jax_enable_x64", True)
+    return session.start_run(namespace, notebook=notebook)

@@ -1,0 +1,102 @@
+"""A notebook's last line: everything that its run is to keep, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from resflow.workflow.tracking import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Claim", "record"]
+
+ROUNDING = 1e-10
+"""What a bound may be exceeded by, for each unit of its scale."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run puts to the test, and how that came out.
+
+    >>> claim = Claim.of_bound("certificate_bounds_gap", [0.5, 1e-3, -1e-12])
+    >>> claim.holds, claim.outcome, claim.margin
+    (True, 'holds', -1e-12)
+
+    Attributes:
+        name: A short name, the same in every run that tests the claim.
+        holds: Whether it held, rounding allowed for.
+        margin: By how much, in the claim's own units: negative by how much it failed.
+    """
+
+    name: str
+    holds: bool
+    margin: float
+
+    @classmethod
+    def of_bound(cls, name: str, slack: Any, *, scale: float = 0.0, besides: bool = True) -> Claim:
+        """The claim that something never exceeds its bound.
+
+        Args:
+            name: The claim's name.
+            slack: Bound minus what it bounds, wherever that was measured; NaN where there is no bound.
+            scale: The size of these values, which rounding goes with.
+            besides: What else must be true for the claim to hold.
+        """
+        margin = float(np.fmin.reduce(np.ravel(slack)))
+        return cls(name, bool(margin >= -ROUNDING * (1.0 + scale) and besides), margin)
+
+    @property
+    def outcome(self) -> str:
+        """How it came out, as a sentence has it: holds or FAILS."""
+        return "holds" if self.holds else "FAILS"
+
+
+def record(
+    run: Run,
+    *,
+    name: str,
+    summary: str,
+    claim: Claim | None = None,
+    history: pd.DataFrame | Sequence[pd.DataFrame] = (),
+    metrics: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    figures: Mapping[str, Figure] | None = None,
+) -> None:
+    """Record what came out, show the summary, and say that the notebook is through.
+
+    Args:
+        run: The notebook's run.
+        name: What the run is called from now on.
+        summary: What came out, in Markdown: the run's description.
+        claim: What was put to the test.
+        history: Metrics along training, as for `Run.log_history`; several frames, if they have steps of their own.
+        metrics: Values of the whole run. One that the history has as well is left to the history.
+        tags: What kind of outcome it is, such as the verdict.
+        tables: Data frames by their names.
+        figures: Figures by their names.
+    """
+    from IPython.display import Markdown, display
+
+    if claim is not None:
+        run.log_claim(claim.name, holds=claim.holds, margin=claim.margin)
+    histories = [history] if isinstance(history, pd.DataFrame) else history
+    for frame in histories:
+        run.log_history(frame)
+    along = {column for frame in histories for column in frame}
+    run.log_metrics({key: value for key, value in (metrics or {}).items() if key not in along})
+    run.set_tags(tags or {})
+    for key, table in (tables or {}).items():
+        run.log_table(table, key)
+    for key, figure in (figures or {}).items():
+        run.log_figure(figure, key)
+    run.describe(summary)
+    run.rename(name)
+    display(Markdown(summary))
+    run.finish()
