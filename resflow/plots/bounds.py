@@ -6,12 +6,10 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from resflow.plots._style import PALETTE
+from resflow.plots._style import LINEAR, PALETTE, several_axes
 from resflow.plots.labels import curve_name
 
 __all__ = ["plot_gap", "plot_lines"]
@@ -89,10 +87,7 @@ def plot_lines(
         markers: Mark the points, for few of them.
         log_x: Whether the horizontal axis is logarithmic.
     """
-    with sns.axes_style("ticks"):
-        figure, axes = plt.subplots(figsize=(6.8, 4.2), layout="constrained")
-    sns.despine(figure)
-    axes.grid(axis="y", color="0.9")
+    figure, (axes,) = several_axes(1, title="", width=6.8, height=4.2)
     axes.set_title(textwrap.fill(title, 84), loc="left", fontsize=11)
     # Scales first: limits are chosen as curves are drawn, with a margin that depends on the scale.
     if linear_within is not None:
@@ -104,10 +99,9 @@ def plot_lines(
         style = style if markers else style | {"marker": ""}
         axes.plot(values[x], values[column], label=label, **style)
     if level is not None:
-        axes.axhline(level, label=level_label, color="black", linestyle=(0, (5, 2)), linewidth=1.4)
+        axes.axhline(level, label=level_label, **LINEAR)
     if markers and not log_x and frame[x].nunique() <= 16 and (frame[x] % 1 == 0).all():
         axes.set_xticks(sorted(frame[x].unique()))
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
-    plt.close(figure)
     return figure

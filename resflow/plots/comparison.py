@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from resflow.plots._style import LINEAR
+from resflow.plots._style import LINEAR, PALETTE, several_axes
 from resflow.plots.labels import label_of, value_name
 
 __all__ = ["plot_curves", "plot_gap_against", "plot_parallel_coordinates", "plot_verdicts"]
@@ -200,11 +200,8 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
     """
     verdicts = list(dict.fromkeys(counts["verdict"]))
     groups = _groups(counts, by)
-    with sns.axes_style("ticks"):
-        height = 1.5 + 0.34 * len(verdicts) * max(len(groups), 1.4)
-        figure, axes = plt.subplots(figsize=(6.8, height), layout="constrained")
-    plt.close(figure)
-    sns.despine(figure)
+    figure, axes = _axes(title, width=6.8, height=1.5 + 0.34 * len(verdicts) * max(len(groups), 1.4), wrapped=5.0)
+    axes.grid(visible=False)
     thick = 0.8 / len(groups)
     for place, (name, color) in enumerate(groups.items()):
         rows = counts if by is None else counts[counts[by].map(value_name) == name]
@@ -217,7 +214,6 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="runs")
-    axes.set_title(_wrapped(title, 5.0), loc="left", fontsize=11)
     if by is not None:
         _legend(axes, title=label_of(by))
     return figure
@@ -344,7 +340,7 @@ def _panel_of_curves(
 def _groups(frame: pd.DataFrame, by: str | None) -> dict[str, Any]:
     """Colours by the values of a column, in ascending order if they are numbers, in that of categories if there are."""
     if by is None:
-        return {"all runs": sns.color_palette("colorblind")[0]}
+        return {"all runs": PALETTE[0]}
     ordered = isinstance(frame[by].dtype, pd.CategoricalDtype)
     values = list(frame[by].cat.categories if ordered else frame[by].dropna().unique())
     if pd.api.types.is_numeric_dtype(frame[by]):
@@ -420,13 +416,9 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 24 else name[:23] + "…"
 
 
-def _axes(title: str, *, width: float) -> tuple[Figure, Axes]:
-    with sns.axes_style("ticks"):
-        figure, axes = plt.subplots(figsize=(width, 4.4), layout="constrained")
-    sns.despine(figure)
-    axes.grid(axis="y", color="0.9")
-    axes.set_title(_wrapped(title, width), loc="left", fontsize=11)
-    plt.close(figure)
+def _axes(title: str, *, width: float, height: float = 4.4, wrapped: float | None = None) -> tuple[Figure, Axes]:
+    figure, (axes,) = several_axes(1, title="", width=width, height=height)
+    axes.set_title(_wrapped(title, wrapped or width), loc="left", fontsize=11)
     return figure, axes
 
 

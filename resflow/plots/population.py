@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes
+from resflow.plots.labels import label_of, value_name
 
 __all__ = ["plot_final_gaps", "plot_gap_trajectories"]
 
@@ -41,11 +42,9 @@ def plot_gap_trajectories(history: pd.DataFrame, *, by: str, title: str, smalles
         if len(values) <= 8
         else [values[place] for place in np.linspace(0, len(values) - 1, 8).round().astype(int)]
     )
-    handles = [Line2D([], [], color=colors[value], linewidth=2.2, label=_text(value)) for value in shown]
+    handles = [Line2D([], [], color=colors[value], linewidth=2.2, label=value_name(value)) for value in shown]
     handles.append(Line2D([], [], label="best linear predictor", **LINEAR))
-    axes.legend(
-        handles=handles, title=by.replace("_", " "), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
-    )
+    axes.legend(handles=handles, title=label_of(by), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
 
@@ -75,11 +74,7 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
         axes.hlines(medians[value], at - 0.38, at + 0.38, color=PALETTE[1], linewidth=2.2, label="" if at else "median")
     axes.axhline(0.0, label="best linear predictor", **LINEAR)
     axes.set_yscale("symlog", linthresh=smallest)
-    axes.set_xticks(range(len(values)), [_text(value) for value in values])
-    axes.set(xlabel=by.replace("_", " "), ylabel="final objective\nminus best linear objective")
+    axes.set_xticks(range(len(values)), [value_name(value) for value in values])
+    axes.set(xlabel=label_of(by), ylabel="final objective\nminus best linear objective")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
     return figure
-
-
-def _text(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
