@@ -15,6 +15,7 @@ from resflow.workflow.outcome import Outcome, failed_cell, first_line, outcome_o
 from resflow.workflow.store_errors import StoreError
 
 if TYPE_CHECKING:
+    from resflow.workflow.run_parameters import RunParameters
     from resflow.workflow.tracking import Run
 
 __all__ = ["AttachmentError", "ResflowEngine"]
@@ -54,11 +55,13 @@ class ResflowEngine:
         from resflow.workflow.addresses import without_credentials
         from resflow.workflow.execution import RunExecution
         from resflow.workflow.kernels import complete_kernelspec
+        from resflow.workflow.run_parameters import RunParameters
 
         source = _source(nb, options)
         notebook = Path(source if source not in ("", "-") else "notebook").stem
         with Interruptions() as interruptions:
-            run = _new_run(nb, source, notebook)
+            parameters = RunParameters(nb)
+            run = _new_run(nb, source, notebook, parameters)
             own = nb.metadata.get("resflow")
             nb.metadata["resflow"] = (own if isinstance(own, dict) else {}) | {
                 "run_id": run.id,
@@ -67,15 +70,15 @@ class ResflowEngine:
             complete_kernelspec(nb, kernel_name)
             try:
                 with interruptions.raised():
-                    options |= {"run": run, "interruptions": interruptions}
+                    options |= {"run": run, "parameters": parameters, "interruptions": interruptions}
                     RunExecution.execute_notebook(nb, kernel_name, output_path=output_path, **options)
             except BaseException as error:
                 outcome = outcome_of(nb, error)
-                say(error, run.id, outcome, _conclude(run, nb, notebook, outcome))
+                say(error, run.id, outcome, _conclude(run, nb, notebook, parameters, outcome))
                 raise
             if (outcome := outcome_of(nb)).status != "FINISHED":
-                _conclude(run, nb, notebook, outcome)  # papermill raises what the cell raised
-            elif problem := _conclude(run, nb, notebook, outcome):
+                _conclude(run, nb, notebook, parameters, outcome)  # papermill raises what the cell raised
+            elif problem := _conclude(run, nb, notebook, parameters, outcome):
                 failure = AttachmentError(problem)
                 say(failure, run.id, Outcome("FAILED", problem))
                 raise failure
@@ -107,31 +110,26 @@ def _source(nb: Any, options: dict[str, Any]) -> str:
     return source if isinstance(source, str) else ""
 
 
-def _new_run(nb: Any, source: str, notebook: str) -> Run:
-    from resflow.workflow.parameters import certain_values, declared_in_notebook, effective_values
+def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> Run:
+    from resflow.workflow.goal import Goal
+    from resflow.workflow.parameters import declared_in_notebook
     from resflow.workflow.provenance import provenance_tags
     from resflow.workflow.tracking import create_run, open_client, run_name
 
+    goal = Goal.in_metadata(nb)
     return create_run(
         open_client(),
         notebook=notebook,
-        name=run_name(notebook, effective_values(nb), declared_in_notebook(nb)),
-        parameters=certain_values(nb),
+        name=run_name(notebook, parameters.values, declared_in_notebook(nb)),
+        parameters=parameters.certain,
         # A sweep says in the environment to what the run belongs.
-        tags=provenance_tags(source or notebook, nb) | json.loads(os.environ.get(RUN_TAGS, "{}")),
+        tags=provenance_tags(source or notebook, nb)
+        | (goal.tags if goal else {})
+        | json.loads(os.environ.get(RUN_TAGS, "{}")),
     )
 
 
-def _log_other_parameters(run: Run, nb: Any) -> None:
-    """Log the parameters that only running the notebook could tell for sure, but for those that it logged itself."""
-    from resflow.workflow.limits import parameter_name
-    from resflow.workflow.parameters import effective_values
-
-    logged = run.client.get_run(run.id).data.params
-    run.log_parameters({key: v for key, v in effective_values(nb).items() if parameter_name(key) not in logged})
-
-
-def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
+def _conclude(run: Run, nb: Any, notebook: str, parameters: RunParameters, outcome: Outcome) -> str:
     """Attach the executed notebook and its HTML and say how the run ended; returns what went wrong, in one line.
 
     A run whose notebook or HTML could not be attached is not FINISHED but FAILED. If not even that can be written,
@@ -153,7 +151,7 @@ def _conclude(run: Run, nb: Any, notebook: str, outcome: Outcome) -> str:
     def attach() -> None:
         import nbformat
 
-        tried("logging the parameters", _log_other_parameters, run, nb)
+        tried("logging the parameters", parameters.complete, run)
         tried("taking over what runs below it measured", adopt_metrics, run.client, run.id)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
         tried("attaching its HTML", _attach_html, run, nb, notebook, outcome)

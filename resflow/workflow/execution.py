@@ -19,13 +19,13 @@ from papermill.engines import NBClientEngine
 from papermill.log import logger
 from traitlets.config import Config
 
-from resflow.workflow.evaluation import logging_evaluated
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.kernels import speaks_ipc
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.scratch import temporary_folder
 
 if TYPE_CHECKING:
+    from resflow.workflow.run_parameters import RunParameters
     from resflow.workflow.tracking import Run
 
 __all__ = ["RunExecution", "private_transport"]
@@ -49,6 +49,7 @@ class RunExecution(NBClientEngine):
         execution_timeout: int | None = None,
         *,
         run: Run,
+        parameters: RunParameters,
         interruptions: Interruptions,
         **options: Any,
     ) -> None:
@@ -69,7 +70,7 @@ class RunExecution(NBClientEngine):
                 kernel_manager_class=_PromptKernelManager,
                 **({"config": transport} | options),
             )
-            client.on_cell_executed = logging_evaluated(client, run, nb_man.nb)
+            client.on_cell_executed = parameters.asking(client, run, nb_man.nb)
             # A kernel that is asked politely has five seconds; whoever sends signals waits less.
             interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
             try:
@@ -145,8 +146,8 @@ class _PromptKernelManager(AsyncKernelManager):
 def _kernel_environment(run: Run) -> dict[str, str]:
     """The environment that hands the run to the kernel, by the names that MLflow itself reads as well."""
     # The first two are of this run, not of runs that the notebook may start; with the third set, matplotlib would not
-    # show figures in the notebook.
-    left_out = ("MLFLOW_EXPERIMENT_NAME", "RESFLOW_RUN_TAGS", "MPLBACKEND")
+    # show figures in the notebook; of the last, which is for this process, MLflow would speak in the notebook.
+    left_out = ("MLFLOW_EXPERIMENT_NAME", "RESFLOW_RUN_TAGS", "MPLBACKEND", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW")
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
     # The tags that MLflow gives to every run that is made in the kernel: all but the first start_run() make one.
     context = _json_object(environment.get("MLFLOW_RUN_CONTEXT", ""))

@@ -64,6 +64,14 @@ class Goal:
             )
         return Goal(metric, direction == "maximize")
 
+    def write_to(self, notebook: Any) -> None:
+        """Name the goal in a notebook's metadata, in place of any other."""
+        own = notebook.metadata.get("resflow")
+        notebook.metadata["resflow"] = (own if isinstance(own, dict) else {}) | {
+            "metric": self.metric,
+            "direction": self.direction,
+        }
+
     def is_better(self, value: float, *, than: float) -> bool:
         """True if one value is better than another."""
         return value > than if self.maximize else value < than

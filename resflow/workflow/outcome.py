@@ -6,13 +6,27 @@ from typing import Any, NamedTuple
 
 from resflow.workflow.interruption import Terminated
 
-__all__ = ["LOST_KERNEL", "Outcome", "failed_cell", "first_line", "outcome_of", "said_of", "say"]
+__all__ = ["LOST_KERNEL", "Outcome", "advice", "failed_cell", "first_line", "outcome_of", "said_of", "say"]
 
 LOST_KERNEL = "DeadKernelError"
 """How the error begins of a run whose kernel died, as it started or later: no fault of the notebook's is known."""
 
-
 _MARK = "resflow: "
+
+_ADVICE = {
+    "active experiment ID does not match environment run ID": (
+        "resflow has opened the run already, in the experiment of the notebook's name: leave out "
+        "mlflow.set_experiment, and choose the experiment by the environment variable MLFLOW_EXPERIMENT_NAME"
+    ),
+    "Run with id={run_id} not found": (
+        "resflow has opened the run already, in the store that it was started with: leave out mlflow.set_tracking_uri, "
+        "and choose the store by the environment variable MLFLOW_TRACKING_URI"
+    ),
+    "Changing param values is not allowed": (
+        "the run has had the notebook's parameters since it began: log another value under another name"
+    ),
+}
+"""What to do about errors of MLflow that a notebook meets because it runs in a run of resflow's."""
 
 
 class Outcome(NamedTuple):
@@ -40,8 +54,15 @@ def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
     if (index := failed_cell(nb)) is not None:
         output = next((each for each in nb.cells[index].outputs if each.output_type == "error"), None)
         said = f"{output.ename}: {first_line(output.evalue)}" if output else "CellExecutionError"
+        if output and (advised := advice(output.evalue, nb.metadata.get("resflow", {}).get("run_id", ""))):
+            said += f": {advised}"
         return Outcome("FAILED", said, _place(nb, index))
     return Outcome("FINISHED")
+
+
+def advice(error: str, run_id: str) -> str:
+    """What to do about an error in a run, by its message; "" if it is none of those that resflow brings about."""
+    return next((advised for message, advised in _ADVICE.items() if message.format(run_id=run_id) in error), "")
 
 
 def say(error: BaseException, run_id: str, outcome: Outcome, problem: str = "") -> None:

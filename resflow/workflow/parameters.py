@@ -19,13 +19,13 @@ from resflow.workflow.parameter_checks import check_values, checks_of
 __all__ = [
     "Parameter",
     "brief",
-    "certain_values",
     "declared_in_cell",
     "declared_in_notebook",
     "effective_values",
     "is_parameters_cell",
     "parse_overrides",
     "undeclared_names",
+    "written_values",
 ]
 
 
@@ -188,25 +188,15 @@ def effective_values(notebook: Any) -> dict[str, Any]:
         notebook: A notebook node, as papermill hands it to its engine.
     """
     annotations = {parameter.name: parameter.annotation for parameter in declared_in_notebook(notebook)}
-    return {name: as_declared(value, annotations.get(name, "")) for name, value in _written_values(notebook).items()}
+    return {name: as_declared(value, annotations.get(name, "")) for name, value in written_values(notebook).items()}
 
 
-def certain_values(notebook: Any) -> dict[str, Any]:
-    """Those of the effective values that a notebook which logs its parameters itself logs by the same text.
+def written_values(notebook: Any) -> dict[str, Any]:
+    """The declared parameters and those that were injected, with their values as they stand in the cells.
 
-    MLflow refuses a parameter that was logged with another text before. So what only the kernel can evaluate, a 1
-    where a float is declared, and lists, which may be logged in many ways, are left to the notebook to log, if it does.
+    Args:
+        notebook: A notebook node, as papermill hands it to its engine.
     """
-    written = _written_values(notebook)
-    return {
-        name: value
-        for name, value in effective_values(notebook).items()
-        if type(value) in (bool, int, float, str, type(None)) and type(written[name]) is type(value)
-    }
-
-
-def _written_values(notebook: Any) -> dict[str, Any]:
-    """The declared parameters and those that were injected, with their values as they stand in the cells."""
     values = {parameter.name: parameter.default for parameter in declared_in_notebook(notebook)}
     if _is_python(notebook):
         values |= {each.name: each.default for each in _declared_in_tagged(notebook, "injected-parameters")}

@@ -16,6 +16,7 @@ from resflow.workflow.goal import Goal
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
 from resflow.workflow.reports.statistics import SUMMARY_COLUMNS
+from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.tracking import every_run
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _inherited(run: MlflowRun, by_id: dict[str, MlflowRun]) -> dict[str, str]:
     """A run's parameters, and for what it doesn't say itself those of the runs it is nested in."""
     parent = by_id.get(run.data.tags.get("mlflow.parentRunId", ""))
     above = _inherited(parent, by_id) if parent is not None and _role(parent) != "sweep" else {}
-    return above | run.data.params
+    return above | parameters_of(run)
 
 
 def _typed(column: pd.Series) -> pd.Series:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from resflow.workflow.logged_values import finite
+from resflow.workflow.goal import Goal
+from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.sweeps.axes import Axis
 from resflow.workflow.sweeps.file import SweepFile
 from resflow.workflow.sweeps.fingerprint import with_files_found
@@ -138,7 +140,7 @@ def _earlier_trials(
     finished = {run.data.tags[FINGERPRINT] for run in runs}
     found: dict[str, tuple[Execution, dict[str, Any]]] = {}
     for run in sorted(runs, key=lambda run: run.info.end_time or 0):
-        values = {axis.name: _value(sweep, axis, run.data.params.get(axis.name, "")) for axis in axes}
+        values = {axis.name: _value(sweep, axis, parameters_of(run).get(axis.name, "")) for axis in axes}
         if None in values.values():
             continue  # a run of the sweep as it was when it had other axes
         execution = planner.trial(values)
