@@ -18,6 +18,8 @@ except ModuleNotFoundError:
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.addresses import without_secrets
 from resflow.workflow.boundary import fail, guarded
+from resflow.workflow.goal import Goal
+from resflow.workflow.goal_options import goal_named, goal_options
 from resflow.workflow.plainly import with_traceback_file
 from resflow.workflow.store_errors import UnusableStoreError
 from resflow.workflow.sweeps.command import sweep
@@ -28,6 +30,9 @@ BAD_INPUT = (InvalidInputError.__name__, UnusableStoreError.__name__, "StoreMove
 """What a notebook's cell raises where the user can act."""
 
 SHOWN = ("objective", "best_linear_objective", "linear_predictor_gap", "gap_certificate", "test_linear_predictor_gap")
+
+SHOWN_OF_OTHERS = 5
+"""Metrics that are told of a run that has none of these."""
 
 
 def main() -> None:
@@ -50,12 +55,23 @@ cli.add_command(sweep)
 @click.argument("output", required=False, type=click.Path(path_type=Path))
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter; may be repeated.")
 @click.option("-k", "--kernel", metavar="NAME", help="Use this kernel, whichever the notebook names.")
-def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...], kernel: str | None) -> int:
+@goal_options
+def run(
+    notebook: Path,
+    output: Path | None,
+    pairs: tuple[tuple[str, str], ...],
+    kernel: str | None,
+    metric: str | None,
+    maximize: bool | None,
+) -> int:
     """Execute NOTEBOOK in an MLflow run; the executed notebook is attached to it, and written to OUTPUT if given."""
     from resflow.workflow.notebook_file import read_notebook
 
     node = read_notebook(notebook)
     values = _checked_values(node, pairs)
+    if goal := goal_named(metric, maximize):
+        goal.write_to(node)
+    Goal.in_metadata(node)  # checked before a run is made
     if output is not None:
         _check_output(output, notebook)
         return _execute(node, notebook, output, values, kernel)
@@ -70,7 +86,10 @@ def run(notebook: Path, output: Path | None, pairs: tuple[tuple[str, str], ...],
 @click.argument("sweep")
 @click.argument("output", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter of the notebook.")
-def report(sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...]) -> int:
+@goal_options
+def report(
+    sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...], metric: str | None, maximize: bool | None
+) -> int:
     """Compare the runs of SWEEP in one HTML file, attached to the sweep's run, and written to OUTPUT if given.
 
     SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
@@ -84,6 +103,8 @@ def report(sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...]) 
     values = _checked_values(read_notebook(comparison_report.comparing_notebook()), pairs)
     if "source" in values:
         raise InvalidInputError(f"source={values['source']!r}: what is compared is named by SWEEP, not by -p")
+    if goal := goal_named(metric, maximize):
+        values |= {"metric": goal.metric, "direction": goal.direction}
     return _write_report(open_client(), sweep, output, values)
 
 
@@ -158,9 +179,8 @@ def _execute(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    from resflow.workflow.advice import advice
     from resflow.workflow.interruption import Terminated
-    from resflow.workflow.outcome import said_of
+    from resflow.workflow.outcome import advice, said_of
 
     prepared, kernel = _prepared(node, values, kernel)
     # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
@@ -183,7 +203,7 @@ def _execute(
         if error.ename in BAD_INPUT:
             fail(said, 2)
         message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {said}"
-        if advised := advice(error.evalue):
+        if advised := advice(error.evalue, _run_id(output)):
             message += f": {advised}"
         fail(f"{message} (run {_run_id(output)}, FAILED; the executed notebook is {place})", 1)
     except Terminated as stop:
@@ -260,9 +280,11 @@ def _report(run_id: str, stem: str) -> None:
 
     run = open_client().get_run(run_id)
     click.echo(f"run     {run.info.run_name}\nstatus  {status_of(run)}   id {run_id}")
-    for name in SHOWN:
-        if name in run.data.metrics:
-            click.echo(f"  {name:<28} {run.data.metrics[name]:+.6g}")
+    goal, metrics = Goal.in_tags(run.data.tags), run.data.metrics
+    told = [name for name in dict.fromkeys([*([goal.metric] if goal else []), *SHOWN]) if name in metrics]
+    for name in told or sorted(metrics)[:SHOWN_OF_OTHERS]:
+        better = f"   ({goal.direction} it)" if goal and name == goal.metric else ""
+        click.echo(f"  {name:<28} {metrics[name]:+.6g}{better}")
     if verdict := run.data.tags.get("verdict"):
         click.echo(f"verdict {verdict}")
     if "claim_margin" in run.data.metrics:

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import click
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.goal_options import goal_named, goal_options
 from resflow.workflow.interruption import Terminated
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ FAILURES_SHOWN = 20
 @click.option("--time-limit", type=click.FloatRange(0, min_open=True), metavar="S", help="End a run after S seconds.")
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Worker processes on this machine.")
 @click.option("--scheduler", metavar="ADDRESS", help="Use the running Dask cluster at tcp://HOST:PORT instead.")
+@goal_options
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line, for machines.")
 def sweep(
     file: Path,
@@ -44,6 +46,8 @@ def sweep(
     time_limit: float | None,
     workers: int | None,
     scheduler: str | None,
+    metric: str | None,
+    maximize: bool | None,
     as_json: bool,
 ) -> int:
     """Run what is missing of the sweep that FILE describes; the same command goes on after any interruption."""
@@ -57,7 +61,9 @@ def sweep(
     from resflow.workflow.sweeps.sweep import Options, Sweep
     from resflow.workflow.tracking import open_client
 
-    content = read_sweep_file(file)  # and planned, before a store is made for a file that is at fault
+    content = read_sweep_file(
+        file, goal_named(metric, maximize)
+    )  # and planned, before a store is made for a file that is at fault
     executions = Planner(content).executions()
     planned = Sweep(content, executions, open_client())
     if dry_run:

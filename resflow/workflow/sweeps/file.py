@@ -86,7 +86,7 @@ class SweepFile:
         strategy: How combinations are chosen.
         when: Conditions that each combination must meet.
         drop: Conditions that none may meet.
-        goal: What the runs are compared by, if the file says it, or else the notebook.
+        goal: What the runs are compared by, if the command, the file or the notebook says it.
         tags: Tags of every run.
         lines: Where each part of the file begins.
     """
@@ -130,8 +130,12 @@ class SweepFile:
         )
 
 
-def read_sweep_file(path: Path) -> SweepFile:
+def read_sweep_file(path: Path, goal: Goal | None = None) -> SweepFile:
     """Read a sweep file, and check everything that can be checked before a run.
+
+    Args:
+        path: Where it is.
+        goal: What the runs are compared by, whatever the file says; the notebook's metadata say it last.
 
     Raises:
         InvalidInputError: With file and line, if anything in it is not as docs/sweeps.md says.
@@ -141,12 +145,12 @@ def read_sweep_file(path: Path) -> SweepFile:
     for key in ("notebook", "axes"):
         if key not in entries:
             content.refuse(f"{key} is missing: " + ("name one" if key == "notebook" else "say what varies"))
-    notebook = path.parent / entries["notebook"].text()
+    notebook, said = path.parent / entries["notebook"].text(), read_goal(entries)
     with _said_at(entries["notebook"]):
         node = read_notebook(notebook)
         declared = {parameter.name: parameter for parameter in declared_in_notebook(node)}
         notebook_text = nbformat.v4.writes(node)
-        goal = read_goal(entries) or Goal.in_metadata(node)
+        goal = goal or said or Goal.in_metadata(node)
     parameters = _parameters(entries.get("parameters"), declared, notebook, path.parent)
     axes = _axes(entries["axes"], declared, notebook, parameters, path.parent)
     names = {name for name, parameter in declared.items() if not isinstance(parameter.default, SourceText)}
