@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -62,6 +63,18 @@ def make_project(root: Path) -> Path:
     return root
 
 
+@contextlib.contextmanager
+def in_project(root: Path, **variables: str) -> Iterator[pytest.MonkeyPatch]:
+    """While entered, the project's folder is the current one, and its own store the one in use."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        patch.chdir(root)
+        yield patch
+
+
 def start(root: Path, *command: str) -> subprocess.Popen[str]:
     """Start a program of the environment in the project, as a shell that has not activated the environment does."""
     environment = {
@@ -104,12 +117,7 @@ def is_gone(pid: int, within: float = 5.0) -> bool:
 def resflow_here(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command `resflow` in this process, which has everything imported; notebooks still get a kernel each."""
     out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.chdir(root)
+    with in_project(root, **environment) as patch:
         patch.setattr(sys, "argv", ["resflow", *arguments])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit_:
             main()

@@ -17,6 +17,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from small_notebooks import (
     artifacts_of,
+    in_project,
     is_gone,
     make_project,
     read_artifact,
@@ -47,10 +48,7 @@ def project(tmp_path_factory):
     """A project folder, which is the current one for the tests of this module."""
     root = make_project(tmp_path_factory.mktemp("engine") / "project")
     (root / "notebooks").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.chdir(root)
+    with in_project(root):
         yield root
 
 

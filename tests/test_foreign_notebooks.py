@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from small_notebooks import make_project, resflow_here, runs_of
+from small_notebooks import in_project, make_project, resflow_here, runs_of
 from warm_kernels import warm_kernels
 
 from resflow.workflow.tracking import open_client
@@ -29,17 +29,12 @@ def project(tmp_path_factory):
     gone = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "Gone", "language": "python"}
     with (
         warm_kernels(kernels, "mlflow.tracking", "mlflow.sklearn", "sklearn.linear_model") as variables,
-        pytest.MonkeyPatch.context() as patch,
+        in_project(root, **variables),
     ):
         for name, spec in (("bash", bash | {"language": "bash", "env": {"PS1": "$"}}), ("gone", gone)):
             folder = Path(variables["JUPYTER_PATH"]) / "kernels" / name
             folder.mkdir()
             (folder / "kernel.json").write_text(json.dumps(spec))
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.chdir(root)
         yield root
 
 

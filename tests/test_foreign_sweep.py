@@ -6,7 +6,7 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
-from small_notebooks import make_project, resflow_here, runs_of, write_notebook
+from small_notebooks import in_project, make_project, resflow_here, runs_of, write_notebook
 from warm_kernels import warm_kernels
 
 from resflow.workflow import tracking
@@ -38,12 +38,7 @@ def project(tmp_path_factory):
     root = make_project(tmp_path_factory.mktemp("foreign") / "project")
     write_notebook(root / "foreign.ipynb", FIT, parameters="C = 1.0\nmax_iter = 200")
     (root / "grid.yaml").write_text(SWEEP)
-    with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables, pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.chdir(root)
+    with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables, in_project(root, **variables):
         yield root
 
 

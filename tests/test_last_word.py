@@ -14,7 +14,7 @@ import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 from nbclient.exceptions import DeadKernelError
-from small_notebooks import is_gone, make_project, runs_of, write_notebook
+from small_notebooks import in_project, is_gone, make_project, runs_of, write_notebook
 
 from resflow.workflow import tracking
 from resflow.workflow.kernels import kernel_language, kernel_name, speaks_ipc
@@ -49,11 +49,7 @@ def project(tmp_path_factory):
         spec = root / "jupyter" / "kernels" / name / "kernel.json"
         spec.parent.mkdir(parents=True)
         spec.write_text(json.dumps({"argv": argv, "display_name": name, "language": language}))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
-        patch.chdir(root)
+    with in_project(root, JUPYTER_PATH=str(root / "jupyter")):
         yield root
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from small_notebooks import (
     artifacts_of,
+    in_project,
     make_project,
     read_artifact,
     resflow_here,
@@ -55,10 +56,7 @@ def project(tmp_path_factory):
     """A project folder, the current one for this module, with a notebook that waits, raises or dies as it is told."""
     root = make_project(tmp_path_factory.mktemp("sweep") / "project")
     write_notebook(root / "work.ipynb", WORK, parameters='width: int = 1\nseed: int = 0\nmarks: str = "."')
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.chdir(root)
+    with in_project(root):
         yield root
 
 

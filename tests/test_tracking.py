@@ -17,6 +17,7 @@ from nbconvert.preprocessors import ExecutePreprocessor
 from papermill.exceptions import PapermillExecutionError
 from small_notebooks import (
     artifacts_of,
+    in_project,
     make_project,
     read_artifact,
     runs_of,
@@ -54,10 +55,7 @@ shell.run_cell("1 / 0  # afterwards")
 def project(tmp_path_factory):
     """A project folder, which is the current one for the tests of this module."""
     root = make_project(tmp_path_factory.mktemp("tracking") / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.chdir(root)
+    with in_project(root):
         yield root
 
 

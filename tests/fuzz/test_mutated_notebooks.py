@@ -15,7 +15,7 @@ import papermill
 import pytest
 from command import check, resflow
 from nbformat import v4
-from small_notebooks import write_notebook
+from small_notebooks import in_project, write_notebook
 from warm_kernels import warm_kernels
 
 from resflow.workflow import cli
@@ -114,12 +114,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("notebooks")
     (root / "pyproject.toml").touch()
     kernels = tmp_path_factory.mktemp("kernels")
-    with warm_kernels(kernels, "IPython") as variables, pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        for name, value in variables.items():
-            patch.setenv(name, value)
+    with warm_kernels(kernels, "IPython") as variables, in_project(root, **variables):
         write_notebook(root / "first.ipynb", "1")
         assert resflow("run", "first.ipynb", seconds=60).code == 0  # the kernels' server and the store are there now
         yield root

@@ -8,7 +8,7 @@ import random
 import nbformat
 import pytest
 from command import check, resflow
-from small_notebooks import runs_of, write_notebook
+from small_notebooks import in_project, runs_of, write_notebook
 from warm_kernels import warm_kernels
 
 from resflow.workflow import cli
@@ -171,15 +171,7 @@ def project(tmp_path_factory):
     write_notebook(root / "typed.ipynb", "assert count != 13", parameters=CELL)
     write_notebook(root / "open.ipynb", "1", parameters=OPEN)
     write_notebook(root / "none.ipynb", "1", parameters=None)
-    with (
-        warm_kernels(tmp_path_factory.mktemp("kernels"), "IPython") as variables,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.chdir(root)
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        for name, value in variables.items():
-            patch.setenv(name, value)
+    with warm_kernels(tmp_path_factory.mktemp("kernels"), "IPython") as variables, in_project(root, **variables):
         yield root
 
 
