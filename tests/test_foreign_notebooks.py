@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
+from bs4 import BeautifulSoup
+from papermill.exceptions import PapermillExecutionError
 from small_notebooks import in_project, make_project, resflow_here, runs_of
 from warm_kernels import warm_kernels
 
+from resflow.workflow.goal import Goal
+from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.tracking import open_client
 
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -158,6 +163,126 @@ def test_run_s_place_may_have_braces_and_what_is_there_is_replaced(project):
     assert printed("{a}.ipynb") == "1\n"
 
 
+HOSTILE = {
+    "line magic": "%matplotlib inline\nx = 1",
+    "cell magic": "%%capture\nx = 1",
+    "shell value": "y = !echo hi\nx = 1",
+    "another language": "x <- c(1, 2)",
+    "no statement": "# x = 1",
+    "nothing": "",
+    "f-string": "name = 'a'\nx = f'{name!r:>5}'",
+    "walrus": "if (x := 1): pass",
+    "type comments": "x = [1]  # type: List[int] a list",
+    "several lines": "x = [\n  1,  # one\n  2,\n]\ny = '''a\n# no comment\n'''",
+    "tuples": "(x, y), *z = (1, 2), 3, 4",
+    "semicolons": "x = 1; print(x);",
+    "carriage returns": "%matplotlib inline\r\nx = 1\r\n",
+    "definitions": "import functools\n@functools.cache\ndef f(a): return a\nx = f(1)",
+    "conditions": "try:\n    x = 1 / 0\nexcept ZeroDivisionError as error:\n    x = 'none'",
+    "imports": "from math import *\nfrom math import pi as x",
+    "augmented": "x = 2\nx **= 3",
+    "attributes": "class A: pass\nx = A()\nx.b: int = 2\nx = x.b",
+    "annotation alone": "y: float\nx = 1",
+    "names beyond ASCII": "größe: float = 1e-3  # in µm\nx = '日本', größe",
+    "await": "import asyncio\nx = await asyncio.sleep(0, 1)",
+    "no literal": "x = b'\\xff', 1j, ..., {1}, 10**5000 > 0",
+    "raises": "x = 1\nraise ValueError(x)",
+    "syntax error": "x = = 1",
+}
+
+
+@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
+def test_parameters_cell_gives_under_the_engine_what_it_gives_under_papermill(project, source):
+    path, gave = write("hostile", source, "print(repr(x))"), []
+    for engine in (None, "resflow"):
+        raised = ""
+        try:
+            papermill.execute_notebook(path, "out.ipynb", {"x": 7}, engine_name=engine, progress_bar=False)
+        except PapermillExecutionError as error:
+            raised = str(error)
+        cells = [cell for cell in nbformat.read("out.ipynb", 4).cells if cell.cell_type == "code"]
+        gave.append((raised, [(cell.source, cell.execution_count, cell.outputs) for cell in cells]))
+    assert without_numbers_of_processes(gave[0]) == without_numbers_of_processes(gave[1])
+
+
+def without_numbers_of_processes(gave: tuple) -> str:
+    """What a notebook gave, but for the folders that are named after its kernel's process."""
+    return re.sub(r"ipykernel_\d+", "ipykernel", repr(gave))
+
+
+def test_notebook_may_be_given_in_memory(project):
+    node = nbformat.read(write("node", "a: int = 1", "print(a)"), 4)
+    executed = papermill.execute_notebook(node, None, {"a": 3}, engine_name="resflow", progress_bar=False)
+    assert executed.cells[-1].outputs[0].text == "3\n"
+    run = open_client().get_run(executed.metadata.resflow.run_id)
+    assert (run.info.status, run.info.run_name, run.data.params) == ("FINISHED", "notebook a=3", {"a": "3"})
+
+
+def test_notebook_may_log_its_parameters_in_another_form_or_with_another_value(project):
+    cell = (
+        "import mlflow\nwith mlflow.start_run():\n"
+        "    mlflow.log_params({'lr': f'{lr:.3e}', 'flag': 'yes', 'batch_size': 32, 'rate': rate})"
+    )
+    write("formatted", "lr: float = 0.5\nflag = True\nbatch_size = None\nrate = 10**-3\nwidth = 3", cell)
+    done = resflow_here(project, "run", "formatted.ipynb", "-p", "lr", "2")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs_of(open_client(), "formatted")
+    logged = {"lr": "2.000e+00", "flag": "yes", "batch_size": "32", "rate": "0.001", "width": "3"}
+    assert run.data.params == logged
+    assert parameters_of(run) == logged | {"lr": "2.0", "flag": "True", "batch_size": "None"}
+
+
+def test_parameters_are_logged_before_the_kernel_starts_if_the_notebook_logs_none(project):
+    cell = "from resflow.workflow.tracking import open_client\nimport os\n"
+    cell += "print(sorted(open_client().get_run(os.environ['MLFLOW_RUN_ID']).data.params.items()))"
+    done = resflow_here(project, "run", write("early", "a = 1\nb = 10 * a\nc = [1]", cell), "out.ipynb")
+    assert done.returncode == 0, done.stderr
+    assert printed("out.ipynb") == "[('a', '1'), ('b', '10')]\n"
+    (run,) = runs_of(open_client(), "early")
+    assert run.data.params == {"a": "1", "b": "10", "c": "[1]"}
+
+
+ACCURACY = {"metric": "accuracy", "direction": "maximize"}
+
+
+def test_metric_that_counts_is_said_by_metadata_or_options_and_the_run_says_it(project):
+    cell = "import mlflow\nmlflow.log_metrics({'accuracy': a / 10, 'loss': 1 / a})"
+    write("goal", "a = 1", cell, metadata=PYTHON | {"resflow": ACCURACY})
+    for options, goal in (
+        ([], Goal("accuracy", maximize=True)),
+        (["--metric", "loss", "--minimize"], Goal("loss")),
+    ):
+        done = resflow_here(project, "run", "goal.ipynb", *options)
+        assert done.returncode == 0, done.stderr
+        assert re.search(rf"^  {goal.metric} +\+[0-9.]+   \({goal.direction} it\)$", done.stdout, re.MULTILINE)
+        latest = runs_of(open_client(), "goal")[0]
+        assert Goal.in_tags(latest.data.tags) == goal
+    assert resflow_here(project, "run", "goal.ipynb", "-p", "a", "5").returncode == 0
+    report = resflow_here(project, "report", "goal", "goal.html")
+    assert report.returncode == 0, report.stderr
+    text = BeautifulSoup(Path("goal.html").read_text(), "html.parser").get_text()
+    assert "The best of them has accuracy 0.5, the largest." in text
+    report = resflow_here(project, "report", "goal", "goal.html", "--metric", "loss", "--maximize")
+    assert report.returncode == 0, report.stderr
+    text = BeautifulSoup(Path("goal.html").read_text(), "html.parser").get_text()
+    assert "The best of them has loss 1, the largest." in text
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "message"),
+    [
+        ({}, ["--metric", "accuracy"], "--metric accuracy: is more of it better? Say --maximize or --minimize"),
+        ({}, ["--maximize"], "--maximize and --minimize say what is better of a metric: name it by --metric"),
+        ({"metric": "accuracy"}, [], "the notebook's metadata say metric='accuracy' and direction=None under resflow"),
+        ({"metric": 5, "direction": "maximize"}, [], "the notebook's metadata say metric=5 and direction='maximize'"),
+    ],
+)
+def test_half_a_goal_is_refused_before_a_run_is_made(project, own, options, message):
+    done = resflow_here(project, "run", write("half", None, "1", metadata=PYTHON | {"resflow": own}), *options)
+    assert (done.returncode, done.stderr.startswith(f"resflow: error: {message}")) == (2, True), done.stderr
+    assert open_client().get_experiment_by_name("half") is None
+
+
 REFUSED = {
     "unknown kernel": (
         ["badkernel.ipynb"],
@@ -206,14 +331,27 @@ def test_kernel_may_be_chosen(project):
     assert printed("out.ipynb") == "2\n"
 
 
-def test_notebook_that_chooses_an_experiment_is_told_how_to_do_that(project):
-    cell = "import mlflow\nmlflow.set_experiment('other exp')\nwith mlflow.start_run(run_name='mine'): pass"
-    done = resflow_here(project, "run", write("ml_setexp", None, cell))
+@pytest.mark.parametrize(
+    ("name", "choice", "said"),
+    [
+        ("ml_setexp", "set_experiment('other exp')", "MLFLOW_EXPERIMENT_NAME"),
+        ("ml_seturi", "set_tracking_uri('sqlite:///other.db')", "MLFLOW_TRACKING_URI"),
+    ],
+)
+def test_notebook_that_chooses_where_its_run_goes_is_told_how_to_do_that(project, name, choice, said):
+    cell = f"import mlflow\nmlflow.{choice}\nwith mlflow.start_run(run_name='mine'): pass"
+    done = resflow_here(project, "run", write(name, None, cell))
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "leave out mlflow.set_experiment, and choose the experiment by the environment variable" in line
-    (run,) = runs_of(open_client(), "ml_setexp")
+    call = choice.partition("(")[0]
+    advised = rf"leave out mlflow\.{call}, and choose the \w+ by the environment variable {said}"
+    assert re.search(advised, line)
+    (run,) = runs_of(open_client(), name)
     assert run.info.run_id in line
+    assert re.search(f"{advised}$", run.data.tags["resflow.error"])
+
+
+def test_experiment_may_be_chosen(project):
     done = resflow_here(project, "run", write("ml_setexp", None, "1"), MLFLOW_EXPERIMENT_NAME="other exp")
     assert done.returncode == 0
     assert len(runs_of(open_client(), "other exp")) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from small_notebooks import in_project, make_project, resflow_here, runs_of, write_notebook
@@ -24,48 +25,61 @@ X, y = load_iris(return_X_y=True)
 model = LogisticRegression(C=C, max_iter=max_iter).fit(X, y)
 mlflow.log_metric("accuracy", model.score(X, y))"""
 
-SWEEP = """notebook: foreign.ipynb
-metric: accuracy
-direction: maximize
-axes:
-  C: [0.001, 1.0]
-  max_iter: [5, 200]
-"""
+AXES = "notebook: {notebook}.ipynb\naxes: {{C: [0.001, 1.0], max_iter: [3, 5, 200]}}\n"
+GOAL = {"metric": "accuracy", "direction": "maximize"}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
+    """A project in which the same sweep is told by its file, by its notebook or by nobody what counts."""
     root = make_project(tmp_path_factory.mktemp("foreign") / "project")
-    write_notebook(root / "foreign.ipynb", FIT, parameters="C = 1.0\nmax_iter = 200")
-    (root / "grid.yaml").write_text(SWEEP)
+    foreign = write_notebook(root / "foreign.ipynb", FIT, parameters="C = 1.0\nmax_iter = 200")
+    node = nbformat.read(foreign, as_version=4)
+    node.metadata["resflow"] = GOAL
+    (root / "told").mkdir()
+    nbformat.write(node, root / "told" / "foreign.ipynb")
+    (root / "file.yaml").write_text(AXES.format(notebook="foreign") + "metric: accuracy\ndirection: maximize\n")
+    (root / "notebook.yaml").write_text(AXES.format(notebook="told/foreign"))
+    (root / "options.yaml").write_text(AXES.format(notebook="foreign"))
     with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables, in_project(root, **variables):
         yield root
 
 
-def test_best_run_of_an_autologged_sweep_is_the_one_of_largest_accuracy(project):
-    said = resflow_here(project, "sweep", "grid.yaml", "--json", "--workers", "1")
+@pytest.fixture(scope="module", params=["file", "notebook", "options"])
+def sweep(project, request):
+    """The sweep's own run, and the accuracy of each of its points by C and max_iter; executed for the first only."""
+    options = ["--metric", "accuracy", "--maximize"] if request.param == "options" else []
+    said = resflow_here(project, "sweep", f"{request.param}.yaml", "--json", "--workers", "1", *options)
     assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout.splitlines()[-1])["finished"] == 4
-    client = tracking.open_client()
-    runs = [run for run in runs_of(client, "foreign") if run.data.tags.get("resflow.role") == "run"]
-    accuracy = {(run.data.params["C"], run.data.params["max_iter"]): run.data.metrics["accuracy"] for run in runs}
+    assert json.loads(said.stdout.splitlines()[-1])["finished"] == 6
+    runs = runs_of(tracking.open_client(), "foreign")
+    (parent,) = [run for run in runs if run.data.tags.get("resflow.axes") and request.param in run.info.run_name]
+    points = [run for run in runs if run.data.tags.get("resflow.role") == "run"]
+    return parent, {(run.data.params["C"], run.data.params["max_iter"]): run.data.metrics["accuracy"] for run in points}
+
+
+def test_best_run_of_an_autologged_sweep_is_the_one_of_largest_accuracy(project, sweep):
+    parent, accuracy = sweep
     best = max(accuracy, key=accuracy.__getitem__)
-    assert len(accuracy) == len(set(accuracy.values())) == 4
-    assert best == ("1.0", "200")
-    (parent,) = [run for run in runs_of(client, "foreign") if run.data.tags.get("resflow.role") == "sweep"]
+    assert (len(accuracy), best, sorted(accuracy.values())[-2] < accuracy[best]) == (6, ("1.0", "200"), True)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best_accuracy"] == accuracy[best]
-    assert parent.info.run_name == f"sweep grid: 4 of 4, best accuracy {accuracy[best]:.4f}"
+    assert parent.info.run_name.endswith(f": 6 of 6, best accuracy {accuracy[best]:.4f}")
     assert Goal.in_tags(parent.data.tags) == Goal("accuracy", maximize=True)
-    figures = {entry.path for entry in client.list_artifacts(parent.info.run_id, "figures")}
+    figures = {entry.path for entry in tracking.open_client().list_artifacts(parent.info.run_id, "figures")}
     assert {"figures/accuracy_against_C.png", "figures/accuracy_against_max_iter.png"} <= figures
 
-    report = resflow_here(project, "report", "grid", "grid.html")
+
+def test_report_has_the_most_accurate_run_first(project, sweep):
+    parent, accuracy = sweep
+    most = f"{max(accuracy.values()):.5g}"
+    report = resflow_here(project, "report", parent.data.tags["resflow.sweep"], "grid.html")
     assert report.returncode == 0, report.stderr
     soup = BeautifulSoup((project / "grid.html").read_text(), "html.parser")
-    assert f"The best of them has accuracy {accuracy[best]:.5g}, the largest." in soup.get_text()
-    rows = [row.get_text(" ") for row in soup.select("tr:has(a[href*='/runs/'])")]
-    assert rows[0].split()[1:] == ["1", "200", f"{accuracy[best]:.5g}"]
+    assert f"The best of them has accuracy {most}, the largest." in soup.get_text()
+    rows = [row.get_text(" ").split() for row in soup.select("tr:has(a[href*='/runs/'])")]
+    assert rows[0][1:] == ["1", "200", most]
+    assert [row[-1] for row in rows] == [f"{value:.5g}" for value in sorted(accuracy.values(), reverse=True)]
     assert "best linear predictor:" not in soup.get_text()
 
 
