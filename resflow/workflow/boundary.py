@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import click
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.addresses import without_secrets
+from resflow.workflow.limits import one_line
 from resflow.workflow.plainly import in_plain_words, with_traceback_file
 from resflow.workflow.project import store_in_use
 from resflow.workflow.quiet import collected_log
-from resflow.workflow.store_errors import UnusableStoreError, one_line
+from resflow.workflow.store_errors import UnusableStoreError
 
 __all__ = ["fail", "guarded"]
 
@@ -72,11 +72,9 @@ def _told(error: Exception, log: deque[str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    line = " ".join(without_secrets(message).split())
-    line = line if len(line) <= LENGTH else f"{line[: LENGTH // 2]} … {line[-LENGTH // 2 :]}"
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # closed, or a full disk: the exit code has to do
-            print(f"resflow: error: {line}", file=sys.stderr, flush=True)
+            print(f"resflow: error: {one_line(message, LENGTH)}", file=sys.stderr, flush=True)
     return code
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from resflow.errors import InvalidInputError, shown
+from resflow.workflow.names import DIRECTION, METRIC
 
 __all__ = ["NO_GOAL", "Goal"]
 
-METRIC = "resflow.metric"
-DIRECTION = "resflow.direction"
 NO_GOAL = {METRIC: "", DIRECTION: ""}
 """The tags of a run that says no longer what its like are compared by."""
 

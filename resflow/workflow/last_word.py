@@ -1,7 +1,7 @@
 """Whether a run is over, by the last word of whoever answers for it: MLflow's own status is the notebook's to change.
 
 `with mlflow.start_run():` in a notebook ends the engine's run when the block is left, with all later cells still to
-come; `mlflow.end_run("FAILED")` does too. So a run of resflow's carries the tag `resflow.outcome`: RUNNING from its
+come; `mlflow.end_run("FAILED")` does too. So a run of resflow's carries the tag `names.OUTCOME`: RUNNING from its
 creation on, and at the very end, when everything else is written, how it ended and of which run that is said. Tags that
 a notebook copies from another run thus say nothing here.
 """
@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resflow.workflow.names import FINISHED, OUTCOME, RUNNING
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["AT_WORK", "OUTCOME", "is_finished", "last_word", "status_of", "word"]
+__all__ = ["AT_WORK", "is_finished", "last_word", "status_of", "word"]
 
-OUTCOME = "resflow.outcome"
-"""The tag that has the last word."""
-
-AT_WORK = {OUTCOME: "RUNNING"}
+AT_WORK = {OUTCOME: RUNNING}
 """The tag of a run of which no last word has been said."""
 
 
@@ -35,13 +34,13 @@ def last_word(run: Run) -> str:
 
 def is_finished(run: Run) -> bool:
     """True if a run ran through and is whole: by MLflow's status, and by the last word."""
-    return run.info.status == "FINISHED" and last_word(run) == "FINISHED"
+    return run.info.status == FINISHED and last_word(run) == FINISHED
 
 
 def status_of(run: Run) -> str:
     """What a run counts as: RUNNING until the last word; MLflow's status for runs that resflow has no word in."""
     status = run.info.status
-    if OUTCOME not in run.data.tags or status in ("RUNNING", "SCHEDULED"):
+    if OUTCOME not in run.data.tags or status in (RUNNING, "SCHEDULED"):
         return status
-    said = last_word(run) or "RUNNING"
-    return status if said == "FINISHED" else said
+    said = last_word(run) or RUNNING
+    return status if said == FINISHED else said

@@ -1,11 +1,13 @@
-"""How long names and values may be for MLflow, and how longer ones are shortened so that it shows."""
+"""How long names, values and messages may be, and how longer ones are shortened so that it shows."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-__all__ = ["PARAMETER", "RUN_NAME", "TAG", "parameter_name", "shortened"]
+from resflow.workflow.addresses import without_secrets
+
+__all__ = ["PARAMETER", "RUN_NAME", "TAG", "one_line", "parameter_name", "shortened"]
 
 PARAMETER = 6000
 RUN_NAME = 250
@@ -22,6 +24,18 @@ def shortened(text: str, longest: int) -> str:
     'aaa…'
     """
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def one_line(text: object, longest: int = 400) -> str:
+    """Text from anywhere as part of a line that a terminal can show: without credentials, a long one without its middle.
+
+    >>> one_line("two\\n lines\\x07"), one_line("9" * 5000, longest=6)
+    ('two lines\\\\x07', '999 … 999')
+    """
+    line = " ".join(without_secrets(str(text)).split())
+    if len(line) > longest:
+        line = f"{line[: longest // 2]} … {line[-(longest // 2) :]}"
+    return line if line.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 def parameter_name(name: str) -> str:

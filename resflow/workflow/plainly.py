@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import sqlite_file, without_secrets
+from resflow.workflow.limits import one_line
 from resflow.workflow.sqlite_check import check_sqlite
-from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError, VagueStoreError, explained, one_line
+from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError, VagueStoreError, explained
 from resflow.workflow.traceback_file import keep_traceback
 
 __all__ = ["in_plain_words", "told_plainly", "with_traceback_file"]

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from resflow.workflow.goal import Goal
-from resflow.workflow.store import project_root
+from resflow.workflow import names
+from resflow.workflow.project import project_root
 
 __all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags"]
 
@@ -48,18 +49,18 @@ def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dic
     root = project_root()
     path = Path(source).resolve()
     tags = {
-        "mlflow.source.name": str(path.relative_to(root))
+        names.SOURCE: str(path.relative_to(root))
         if path.is_relative_to(root) and path.exists()
         else str(source),
-        "mlflow.source.type": "NOTEBOOK",
-        "mlflow.user": _user(),
-        "resflow.owner": owner_tag(),
-        "resflow.python": platform.python_version(),
-        "resflow.platform": platform.platform(),
+        names.SOURCE_TYPE: "NOTEBOOK",
+        names.USER: _user(),
+        names.OWNER: owner_tag(),
+        names.PYTHON: platform.python_version(),
+        names.PLATFORM: platform.platform(),
     }
     if notebook is not None:
-        tags["resflow.notebook_digest"] = notebook_digest(notebook)
         tags |= goal.tags if (goal := Goal.in_metadata(notebook)) else {}
+        tags[names.NOTEBOOK_DIGEST] = notebook_digest(notebook)
     return tags | _git_tags(root) | _versions()
 
 
@@ -74,12 +75,12 @@ def notebook_digest(notebook: Any) -> str:
 
 
 def owner_tag() -> str:
-    """The tag `resflow.owner` of a run that this process answers for: its machine, number and start."""
+    """The owner's tag of a run that this process answers for: its machine, number and start."""
     return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 
 
 class Owner(NamedTuple):
-    """The process that answers for a run, by its tag `resflow.owner`."""
+    """The process that answers for a run, by its owner's tag."""
 
     host: str
     pid: int
@@ -95,7 +96,7 @@ def owner_of(tag: str) -> Owner | None:
 
 
 def owner_is_gone(tag: str) -> bool:
-    """True if a run's owner, by its tag `resflow.owner`, ran on this machine and runs no more."""
+    """True if a run's owner, by its owner's tag, ran on this machine and runs no more."""
     owner = owner_of(tag)
     if owner is None or owner.host != socket.gethostname():
         return False  # unknown, or another machine's, whose processes cannot be seen from here
@@ -118,7 +119,7 @@ def _versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
         try:
-            versions[f"resflow.version.{package}"] = metadata.version(package)
+            versions[names.VERSION + package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue  # an optional one
     return versions
@@ -131,7 +132,7 @@ def _git_tags(root: Path) -> dict[str, str]:
         return {}
     # Untracked files don't count: executed notebooks are usually among them.
     changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return {"mlflow.source.git.commit": commit, "resflow.git_dirty": str(bool(changes)).lower()}
+    return {names.COMMIT: commit, names.GIT_DIRTY: str(bool(changes)).lower()}
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import sqlite_file, without_credentials, without_secrets
+from resflow.workflow.limits import one_line
 from resflow.workflow.sqlite_check import check_sqlite, schema_versions, upgrade
-from resflow.workflow.store_errors import StoreError, UnusableStoreError, one_line
+from resflow.workflow.store_errors import StoreError, UnusableStoreError
 
 __all__ = ["check_address", "check_answers"]
 

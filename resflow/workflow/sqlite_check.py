@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError, one_line
+from resflow.workflow.limits import one_line
+from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError
 
 __all__ = ["check_sqlite", "connected"]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import sqlite_file, without_secrets
+from resflow.workflow.limits import one_line
 
 __all__ = [
     "RESTORE",
@@ -18,11 +19,7 @@ __all__ = [
     "VagueStoreError",
     "explained",
     "is_busy",
-    "one_line",
 ]
-
-LENGTH = 400
-"""Characters of another program's message that are shown."""
 
 LEAST_SPACE = 64 * 1024
 """Bytes: SQLite's log and its index need as much before anything is written."""
@@ -66,12 +63,6 @@ def is_busy(error: BaseException) -> bool:
         if isinstance(one, sqlite3.Error):
             return getattr(one, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     return getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE"
-
-
-def one_line(text: object) -> str:
-    """Another program's message as part of a line: no breaks, no credentials, not too long."""
-    line = " ".join(without_secrets(str(text)).split())
-    return line if len(line) <= LENGTH else line[:LENGTH] + "…"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,0 +1,126 @@
+"""The vocabulary of the store: every tag, role and status that runs carry, and what the same point is.
+
+A *point* is a notebook with a value for each of its parameters. What computes it has a *fingerprint* besides: a digest
+of the notebook's code, the library, the parameters and the data. Two runs are of the same point
+
+- if they have the same fingerprint, or had it before they were set aside;
+- or else if they ran the same notebook with the same parameters, as when its code has changed since.
+
+So a sweep repeats what no finished run of the same fingerprint has, and a report shows each point once: by the latest
+run that finished, whichever code it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+"""MLflow's statuses."""
+LOST, MISSING = "LOST", "MISSING"
+"""And those of a sweep's points alone: its process died too often, and nothing was tried."""
+
+OUTCOME = "resflow.outcome"
+"""How a run ended, and of which run that is said: what `last_word` is about."""
+ERROR = "resflow.error"
+"""Why a run is not FINISHED."""
+FAILED_CELL = "resflow.failed_cell"
+"""The cell that raised, by `cell_place`."""
+ATTACHMENT_ERROR = "resflow.attachment_error"
+OWNER = "resflow.owner"
+"""The process that answers for a run: machine, number and start."""
+
+NOT_FINITE = "resflow.not_finite"
+PRECISION = "resflow.precision"
+DATA_DIGEST = "resflow.data_digest"
+"""The digest of the training data; of other data its context follows, as in resflow.data_digest.test."""
+CLAIM, CLAIM_HOLDS, CLAIM_MARGIN, VERDICT = "claim", "claim_holds", "claim_margin", "verdict"
+"""What a notebook put to the test, and how that came out; the margin is a metric."""
+
+NOTEBOOK = "resflow.notebook"
+"""On a sweep's parent: the notebook it executes."""
+NOTEBOOK_DIGEST = "resflow.notebook_digest"
+GIT_DIRTY, PYTHON, PLATFORM = "resflow.git_dirty", "resflow.python", "resflow.platform"
+VERSION = "resflow.version."
+"""A package's name follows."""
+
+ROLE = "resflow.role"
+"""One of `Role`; a run that nobody said it of is a `Role.RUN`."""
+SWEEP = "resflow.sweep"
+"""The sweep's name: on its parent run, on executions and members."""
+ALSO_IN = "resflow.also_in."
+"""The name of a sweep follows, which counts a run as its own that was made for another."""
+AXES = "resflow.axes"
+METRIC, DIRECTION = "resflow.metric", "resflow.direction"
+DRIVER_SEEN = "resflow.driver_seen"
+FINGERPRINT = "resflow.fingerprint"
+"""On what computes a point; and the key by which a population's points bring theirs along."""
+SUPERSEDED, SUPERSEDED_SWEEP = "resflow.superseded_fingerprint", "resflow.superseded_sweep"
+DUPLICATE_OF = "resflow.duplicate_of"
+SESSION, EXECUTION, ATTEMPT = "resflow.session", "resflow.execution", "resflow.attempt"
+"""Which start of a sweep, which of its executions, and which attempt at it."""
+
+PARENT = "mlflow.parentRunId"
+RUN_NAME = "mlflow.runName"
+DESCRIPTION = "mlflow.note.content"
+SOURCE, SOURCE_TYPE, COMMIT = "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit"
+USER = "mlflow.user"
+DATA_CONTEXT = "mlflow.data.context"
+
+RESERVED = ("resflow.", "mlflow.")
+"""How the names begin that are not for others to give."""
+
+RUN_TAGS = "RESFLOW_RUN_TAGS"
+"""The environment variable by which a sweep says which further tags a run gets."""
+
+
+class Role(StrEnum):
+    """What a run is in a sweep: the sweep itself, one point, an execution of many points, or one of those."""
+
+    SWEEP = "sweep"
+    RUN = "run"
+    POPULATION = "population"
+    MEMBER = "member"
+
+
+def role_of(run: Run) -> str:
+    """A run's role."""
+    return run.data.tags.get(ROLE, Role.RUN)
+
+
+def fingerprint_of(run: Run) -> str:
+    """A run's fingerprint, or the one that it had before it was set aside; "" if it never had one."""
+    return run.data.tags.get(FINGERPRINT, "") or run.data.tags.get(SUPERSEDED, "")
+
+
+def same_points(runs: Sequence[Run], parameters: Sequence[Mapping[str, str]]) -> list[Hashable]:
+    """For each run something that it has in common with exactly the other runs of its point.
+
+    Args:
+        runs: The runs, earliest first.
+        parameters: All parameters of each, those of the runs it is nested in included.
+    """
+    places: list[Hashable] = []
+    known: dict[str, Hashable] = {}
+    for run, values in zip(runs, parameters, strict=True):
+        # which members a population is given may differ
+        named = sorted((key, value) for key, value in values.items() if key != Role.POPULATION)
+        place = (role_of(run) == Role.POPULATION, run.data.tags.get(SOURCE), *named)
+        places.append(place)
+        if fingerprint := fingerprint_of(run):
+            known[fingerprint] = place  # the latest: a run that was cut off may not have logged all of it
+    return [known.get(fingerprint_of(run), place) for run, place in zip(runs, places, strict=True)]
+
+
+def cell_place(source: str, number: int | None = None) -> str:
+    """A cell by its number in the notebook, from 1, where it can be told, and its first line.
+
+    >>> cell_place("x = 1\\ny = 2", 4), cell_place("x = 1")
+    ('4: x = 1', 'x = 1')
+    """
+    line = next(iter(source.strip().splitlines()), "")
+    return line if number is None else f"{number}: {line}"
