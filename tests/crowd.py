@@ -15,19 +15,19 @@ from mlflow.data import pandas_dataset  # noqa: F401
 from mlflow.store.tracking import sqlalchemy_store  # noqa: F401 (imported once, before the fork)
 from mlflow.tracking import MlflowClient  # noqa: F401
 
-from resflow.workflow import tracking
+from resflow.workflow import records
 
 STEPS = 50
 
 
 def record(number: int, runs: int) -> None:
     """Record runs named NUMBER-0, NUMBER-1, ..."""
-    client = tracking.open_client()
+    client = records.open_client()
     slowest = 0.0
     for each in range(runs):
         started = time.monotonic()
         name = f"{number}-{each}"
-        run = tracking.create_run(
+        run = records.create_run(
             client, notebook="crowd", name=name, parameters={"n": name, "width": each}, tags={"a": "b"}
         )
         run.log_history({step: {"a": step, "b": -step} for step in range(STEPS)})

@@ -17,7 +17,7 @@ import pytest
 from distributed import Security
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweeps.cluster import local_cluster, running_cluster
+from resflow.workflow.sweeps.worker.cluster import local_cluster, running_cluster
 
 DASK = Path(sys.executable).parent / "dask"
 

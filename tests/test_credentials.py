@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from small_notebooks import resflow_here, write_notebook
 
 from resflow.workflow.credentials import UnshownAddress, complete_address, moved_to_environment, scrub_errors
-from resflow.workflow.tracking import Run, create_run
+from resflow.workflow.records import Run, create_run
 
 SECRET = "pa/ss w0rd@x"
 QUOTED = "pa%2Fss%20w0rd%40x"

@@ -28,7 +28,7 @@ from small_notebooks import (
     write_recording_notebook,
 )
 
-from resflow.workflow import tracking
+from resflow.workflow import records
 from resflow.workflow.engine import AttachmentError
 from resflow.workflow.execution import private_transport
 from resflow.workflow.interruption import Interruptions, Terminated
@@ -54,7 +54,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(project):
-    return tracking.open_client()
+    return records.open_client()
 
 
 def execute(path, **options):
@@ -191,17 +191,17 @@ def test_run_whose_process_was_killed_outright_is_marked_when_the_store_is_opene
     assert is_gone(kernels["killed"])
     (run,) = runs_of(client, "killed")
     assert (run.info.status, status_of(run)) == ("FINISHED", "RUNNING")  # as its notebook left a block of its own
-    tracking.open_client()
+    records.open_client()
     (run,) = runs_of(client, "killed")
     assert run.info.status == "KILLED"
     assert "cut off" in run.data.tags["resflow.error"]
 
 
 def test_run_whose_process_lives_is_left_alone(client):
-    run = tracking.create_run(client, notebook="alive", name="alive", parameters={}, tags=provenance_tags("alive"))
+    run = records.create_run(client, notebook="alive", name="alive", parameters={}, tags=provenance_tags("alive"))
     elsewhere = {"resflow.owner": "another-machine/1/0.0"}
-    tracking.create_run(client, notebook="alive", name="elsewhere", parameters={}, tags=elsewhere)
-    tracking.open_client()
+    records.create_run(client, notebook="alive", name="elsewhere", parameters={}, tags=elsewhere)
+    records.open_client()
     assert [each.info.status for each in runs_of(client, "alive")] == ["RUNNING", "RUNNING"]
     run.end("FINISHED")
 
@@ -239,7 +239,7 @@ def test_kernel_that_does_not_exist_is_a_failed_run(project, client):
 
 @pytest.mark.parametrize("broken", ["log_text", "set_terminated", "log_batch"])
 def test_run_whose_record_cannot_be_written_is_not_finished(project, client, monkeypatch, broken):
-    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     path = write_notebook(project / f"full_{broken}.ipynb", "x = 1", parameters=None)
 
     def full(*_, **__):

@@ -17,8 +17,8 @@ from small_notebooks import in_project, make_project, resflow_here, runs_of
 from warm_kernels import warm_kernels
 
 from resflow.workflow.goal import Goal
+from resflow.workflow.records import open_client
 from resflow.workflow.run_parameters import parameters_of
-from resflow.workflow.tracking import open_client
 
 PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 BASH = {"kernelspec": {"name": "bash", "display_name": "Bash", "language": "bash"}}
@@ -233,7 +233,7 @@ def test_notebook_may_log_its_parameters_in_another_form_or_with_another_value(p
 
 
 def test_parameters_are_logged_before_the_kernel_starts_if_the_notebook_logs_none(project):
-    cell = "from resflow.workflow.tracking import open_client\nimport os\n"
+    cell = "from resflow.workflow.records import open_client\nimport os\n"
     cell += "print(sorted(open_client().get_run(os.environ['MLFLOW_RUN_ID']).data.params.items()))"
     done = resflow_here(project, "run", write("early", "a = 1\nb = 10 * a\nc = [1]", cell), "out.ipynb")
     assert done.returncode == 0, done.stderr

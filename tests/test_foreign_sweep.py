@@ -10,9 +10,9 @@ from bs4 import BeautifulSoup
 from small_notebooks import in_project, make_project, resflow_here, runs_of, write_notebook
 from warm_kernels import warm_kernels
 
-from resflow.workflow import tracking
+from resflow.workflow import records
 from resflow.workflow.goal import Goal
-from resflow.workflow.sweeps.progress import Tally
+from resflow.workflow.sweeps.state import Tally
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -52,7 +52,7 @@ def sweep(project, request):
     said = resflow_here(project, "sweep", f"{request.param}.yaml", "--json", "--workers", "1", *options)
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout.splitlines()[-1])["finished"] == 6
-    runs = runs_of(tracking.open_client(), "foreign")
+    runs = runs_of(records.open_client(), "foreign")
     (parent,) = [run for run in runs if run.data.tags.get("resflow.axes") and request.param in run.info.run_name]
     points = [run for run in runs if run.data.tags.get("resflow.role") == "run"]
     return parent, {(run.data.params["C"], run.data.params["max_iter"]): run.data.metrics["accuracy"] for run in points}
@@ -66,7 +66,7 @@ def test_best_run_of_an_autologged_sweep_is_the_one_of_largest_accuracy(project,
     assert parent.data.metrics["best_accuracy"] == accuracy[best]
     assert parent.info.run_name.endswith(f": 6 of 6, best accuracy {accuracy[best]:.4f}")
     assert Goal.in_tags(parent.data.tags) == Goal("accuracy", maximize=True)
-    figures = {entry.path for entry in tracking.open_client().list_artifacts(parent.info.run_id, "figures")}
+    figures = {entry.path for entry in records.open_client().list_artifacts(parent.info.run_id, "figures")}
     assert {"figures/accuracy_against_C.png", "figures/accuracy_against_max_iter.png"} <= figures
 
 

@@ -16,16 +16,16 @@ from mlflow.exceptions import MlflowException
 from nbclient.exceptions import DeadKernelError
 from small_notebooks import in_project, is_gone, make_project, runs_of, write_notebook
 
-from resflow.workflow import tracking
+from resflow.workflow import records
 from resflow.workflow.kernels import kernel_language, kernel_name, speaks_ipc
-from resflow.workflow.last_word import OUTCOME, is_finished, status_of, word
+from resflow.workflow.last_word import is_finished, status_of, word
+from resflow.workflow.names import OUTCOME
 from resflow.workflow.provenance import owner_is_gone, owner_of, owner_tag, provenance_tags
-from resflow.workflow.sweeps import attempt
 from resflow.workflow.sweeps.file import read_sweep_file
-from resflow.workflow.sweeps.jobs import Limits, job_of
 from resflow.workflow.sweeps.parent import open_parent
 from resflow.workflow.sweeps.plan import Planner
-from resflow.workflow.sweeps.runs import finished_points
+from resflow.workflow.sweeps.worker import attempt
+from resflow.workflow.sweeps.worker.job import Job, Limits, Place
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -55,14 +55,14 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(project):
-    return tracking.open_client()
+    return records.open_client()
 
 
 @pytest.fixture
 def run(client):
     """A run that is at work, and whose owner is gone."""
     tags = {"resflow.owner": f"{socket.gethostname()}/{2**31 - 1}/1.0"}
-    return tracking.create_run(client, notebook="by_hand", name="by hand", parameters={"a": 1}, tags=tags)
+    return records.create_run(client, notebook="by_hand", name="by hand", parameters={"a": 1}, tags=tags)
 
 
 def stored(run):
@@ -74,7 +74,7 @@ def test_status_that_a_notebook_sets_does_not_end_its_run(run, client, status):
     client.set_terminated(run.id, status)
     assert (stored(run).info.status, status_of(stored(run))) == (status, "RUNNING")
     assert not is_finished(stored(run))
-    tracking.open_client()  # as its owner is gone
+    records.open_client()  # as its owner is gone
     assert (stored(run).info.status, status_of(stored(run))) == ("KILLED", "KILLED")
     assert stored(run).data.tags["resflow.error"] == "cut off: the process that ran it is gone"
 
@@ -85,7 +85,7 @@ def test_last_word_holds_whatever_is_made_of_the_status_afterwards(run, client, 
     assert (stored(run).info.status, status_of(stored(run))) == (status, status)
     client.update_run(run.id, status="RUNNING")  # as `mlflow.start_run(run_id=...)` does
     assert status_of(stored(run)) == "RUNNING"
-    tracking.open_client()
+    records.open_client()
     assert (stored(run).info.status, status_of(stored(run))) == (status, status)
     client.set_terminated(run.id, "FINISHED")
     assert is_finished(stored(run)) == (status == "FINISHED")
@@ -104,16 +104,16 @@ def test_last_word_is_the_last_thing_that_is_written(run, client, monkeypatch):
         run.end("FINISHED")
     assert (stored(run).info.status, status_of(stored(run))) == ("FINISHED", "RUNNING")
     with pytest.raises(MlflowException):
-        tracking.record_run(
+        records.record_run(
             client, run.experiment_id, name="member", parameters={}, tags={"resflow.fingerprint": "half"},
             history={0: {"a": 1.0}}, metrics={}, inputs=[], since=0,
         )  # fmt: skip
-    assert finished_points(client, run.experiment_id, ["half"]) == {}
+    assert records.finished_points(client, run.experiment_id, ["half"]) == {}
 
 
 def test_member_with_more_values_than_a_batch_holds_is_recorded_whole(run, client):
     history = {step: {"a": step, "b": -step} for step in range(1100)}
-    run_id = tracking.record_run(
+    run_id = records.record_run(
         client, run.experiment_id, name="long", parameters={"p": 1}, tags={}, history=history, metrics={"last": 2.0},
         inputs=[], since=0,
     )  # fmt: skip
@@ -123,18 +123,18 @@ def test_member_with_more_values_than_a_batch_holds_is_recorded_whole(run, clien
 
 
 def test_tags_copied_from_another_run_say_nothing(run, client):
-    other = tracking.create_run(client, notebook="by_hand", name="other", parameters={}, tags={})
+    other = records.create_run(client, notebook="by_hand", name="other", parameters={}, tags={})
     run.set_tags(word("FINISHED", other.id) | {"resflow.fingerprint": "copied"})
     client.set_terminated(run.id, "FINISHED")
     assert status_of(stored(run)) == "RUNNING"
-    assert finished_points(client, run.experiment_id, ["copied"]) == {}
+    assert records.finished_points(client, run.experiment_id, ["copied"]) == {}
     other.end("FINISHED")
 
 
 def test_runs_that_are_not_of_resflow_are_what_mlflow_says(client):
     run = client.create_run("0")
     client.set_terminated(run.info.run_id, "FINISHED")
-    tracking.open_client()
+    records.open_client()
     assert status_of(client.get_run(run.info.run_id)) == "FINISHED"
     assert not is_finished(client.get_run(run.info.run_id))
 
@@ -155,9 +155,9 @@ def test_malformed_owner_is_nobody_known_and_never_gone(tag):
 
 def test_malformed_tags_of_owner_and_sign_of_life_break_nothing(run, client, project, monkeypatch):
     for place, tag in enumerate(NO_OWNERS):
-        odd = tracking.create_run(client, notebook="odd", name=str(place), parameters={}, tags={"resflow.owner": tag})
+        odd = records.create_run(client, notebook="odd", name=str(place), parameters={}, tags={"resflow.owner": tag})
         monkeypatch.setattr(odd, "client", client)
-    tracking.open_client()
+    records.open_client()
     assert {each.info.status for each in runs_of(client, "odd")} == {"RUNNING"}
     write_notebook(project / "held.ipynb", "x = 1", parameters="a: int = 1")
     (project / "held.yaml").write_text("notebook: held.ipynb\naxes: {a: [1]}\n")
@@ -225,14 +225,14 @@ def test_later_runs_of_a_notebook_are_below_the_engines_and_end_with_it(project,
 def test_runs_left_open_end_with_a_run_that_finished_and_half_a_member_is_killed(run, client):
     tags = {"mlflow.parentRunId": run.id}
     own = client.create_run(run.experiment_id, tags=tags).info.run_id
-    member = tracking.create_run(client, notebook="by_hand", name="member", parameters={}, tags=tags)
+    member = records.create_run(client, notebook="by_hand", name="member", parameters={}, tags=tags)
     client.set_terminated(member.id, "FINISHED")  # and killed before the rest was written
-    tracking.end_children(client, run.id, "FINISHED", "left open")
+    records.end_children(client, run.id, "FINISHED", "left open")
     assert client.get_run(own).info.status == "FINISHED"
     assert status_of(stored(member)) == "KILLED"
 
 
-def job_for(project, client, kernel: str, *cells: str, retries: int) -> dict:
+def job_for(project, client, kernel: str, *cells: str, retries: int) -> Job:
     """A sweep's job that executes these cells in that kernel."""
     path = write_notebook(project / f"{kernel}_job.ipynb", *cells, parameters="a: int = 1")
     node = nbformat.read(path, as_version=4)
@@ -243,10 +243,8 @@ def job_for(project, client, kernel: str, *cells: str, retries: int) -> dict:
     parent = open_parent(client, sweep)
     parent.run.end("KILLED")
     (execution,) = Planner(sweep).executions()
-    return job_of(
-        sweep, execution, execution.points, limits=Limits(retries=retries), session="s", parent_id=parent.run.id,
-        experiment_id=parent.experiment_id, tracking_uri=client.tracking_uri,
-    )  # fmt: skip
+    place = Place(client.tracking_uri, parent.experiment_id, parent.run.id, session="s")
+    return Job.of(sweep, execution, list(execution.points), place, Limits(retries=retries))
 
 
 def attempts(client, experiment: str) -> list:
@@ -350,10 +348,10 @@ def test_run_whose_parameters_cannot_be_written_is_failed(client, monkeypatch):
     def refuse(self, parameters):
         raise MlflowException("no parameters today")
 
-    monkeypatch.setattr(tracking.Run, "log_parameters", refuse)
+    monkeypatch.setattr(records.Run, "log_parameters", refuse)
     tags = provenance_tags("refused")
     with pytest.raises(MlflowException, match="today"):
-        tracking.create_run(client, notebook="refused", name="refused", parameters={"a": 1}, tags=tags)
+        records.create_run(client, notebook="refused", name="refused", parameters={"a": 1}, tags=tags)
     (run,) = runs_of(client, "refused")
     assert status_of(run) == "FAILED"
     assert "MlflowException" in run.data.tags["resflow.error"]

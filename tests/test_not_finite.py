@@ -34,7 +34,7 @@ from resflow.stationarity.newton import NewtonOptions, solve_partial, solve_resi
 from resflow.stationarity.terms import VERDICTS, stationarity_terms
 from resflow.studies.skip_comparison import training_ends
 from resflow.workflow.goal import Goal
-from resflow.workflow.sweeps.progress import Tally
+from resflow.workflow.sweeps.state import Tally
 from tests.problems import LOSSES, Point, point
 
 N, D, K = 12, 3, 4

@@ -16,8 +16,8 @@ from resflow.plots.curves import plot_objective
 from resflow.workflow.goal import Goal
 from resflow.workflow.parameters import declared_in_notebook
 from resflow.workflow.provenance import provenance_tags
+from resflow.workflow.records import create_run, open_client
 from resflow.workflow.sweeps.file import read_sweep_file
-from resflow.workflow.tracking import create_run, open_client
 
 CHECKS = "resflow.notebook.checks"
 

@@ -23,8 +23,8 @@ from mlflow.tracking import MlflowClient
 from small_notebooks import resflow_here, write_notebook
 
 from resflow.workflow import boundary, remote_check, sqlite_check, store
+from resflow.workflow.records import open_client, patiently
 from resflow.workflow.store_errors import StoreError, UnusableStoreError, explained, is_busy
-from resflow.workflow.tracking import open_client, patiently
 
 SWEEP = "notebook: tiny.ipynb\nname: toy\naxes:\n  size: [1, 2]\n"
 

@@ -24,10 +24,11 @@ from small_notebooks import (
     write_notebook,
 )
 
-from resflow.workflow import tracking
+from resflow.workflow import records
 from resflow.workflow.last_word import is_finished, status_of
-from resflow.workflow.sweeps import cluster
-from resflow.workflow.sweeps.point_server import PointServer
+from resflow.workflow.sweeps.worker import cluster
+from resflow.workflow.sweeps.worker.process import Task
+from resflow.workflow.sweeps.worker.server import PointServer
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -62,7 +63,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(project):
-    return tracking.open_client()
+    return records.open_client()
 
 
 def write_sweep(project: Path, name: str, axes: str) -> Path:
@@ -199,7 +200,7 @@ def test_running_cluster_is_joined_and_points_of_another_sweep_are_shared(projec
     shared = [run for run in below(client, "remote") if "resflow.also_in.other" in run.data.tags]
     assert [run.data.params["seed"] for run in shared] == ["0"]
 
-    monkeypatch.setattr(tracking.Run, "log_metrics", full)
+    monkeypatch.setattr(records.Run, "log_metrics", full)
     said = resflow_here(project, "sweep", "other.yaml", "--json")
     assert (said.returncode, json.loads(said.stdout.splitlines()[-1])["finished"]) == (1, 1)
     (line,) = said.stderr.splitlines()
@@ -232,6 +233,6 @@ def test_attempt_is_over_only_when_its_process_is_gone_even_if_the_server_above_
     server = object.__new__(PointServer)
     pipe = subprocess.PIPE
     server._process = subprocess.Popen([sys.executable, "-c", dies_at_once], stdin=pipe, stdout=pipe, text=True)
-    assert server.execute({}, lambda: "") == (-signal.SIGKILL, "")
+    assert server.execute(Task("", "", "", {}, {}), lambda: "") == (-signal.SIGKILL, "")
     assert work not in [each.info["cmdline"] for each in psutil.process_iter(["cmdline"])]
     server.close()

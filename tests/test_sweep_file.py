@@ -13,11 +13,11 @@ import pytest
 from small_notebooks import resflow_here, write_notebook
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweeps import attempt, fingerprint
-from resflow.workflow.sweeps.conditions import Condition
 from resflow.workflow.sweeps.file import read_sweep_file
-from resflow.workflow.sweeps.plan import Planner
-from resflow.workflow.sweeps.tables import plan_table
+from resflow.workflow.sweeps.file.conditions import Condition
+from resflow.workflow.sweeps.plan import Planner, fingerprint
+from resflow.workflow.sweeps.plan.tables import plan_table
+from resflow.workflow.sweeps.worker import attempt
 
 PARAMETERS = """width: int = 32
 depth: int = 1
@@ -167,9 +167,9 @@ def test_worker_refuses_a_point_once_the_sources_of_the_library_were_edited(tmp_
     planned = fingerprint.library_digest()
     assert fingerprint.sources_digest() == planned
     (tmp_path / "__init__.py").write_text("")
-    monkeypatch.setattr(fingerprint.resflow, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(fingerprint, "PACKAGE", tmp_path)
     assert fingerprint.library_digest() == planned  # of when the sweep was planned
-    outcome = attempt.execute({"library": planned})
+    outcome = attempt.execute(SimpleNamespace(library=planned))
     assert outcome.status == "FAILED"
     assert "has other sources of resflow than the driver had at its start" in outcome.error
 
@@ -243,7 +243,7 @@ def test_names_that_are_words_are_names(read, folder):
 
 def test_plan_shows_values_as_python_writes_them(read):
     sweep = read("notebook: work.ipynb\naxes: {batch_size: [null, 3], clip: [.inf, .nan], state: [old]}")
-    table = plan_table(SimpleNamespace(executions=Planner(sweep).executions(), finished={}))
+    table = plan_table(Planner(sweep).executions(), {})
     assert [str(value) for value in table["batch_size"]] == ["None", "None", "3", "3"]
     assert [str(value) for value in table["clip"]] == ["inf", "nan", "inf", "nan"]
     assert set(table["state"]) == {"to do"}

@@ -10,7 +10,7 @@ from small_notebooks import write_notebook
 from resflow.errors import InvalidInputError
 from resflow.workflow.sweeps.file import read_sweep_file
 from resflow.workflow.sweeps.plan import Planner
-from resflow.workflow.sweeps.source import SearchSource
+from resflow.workflow.sweeps.plan.search import SearchSource
 
 PARAMETERS = "width: int = 32\nrate: float = 0.5\nkind: str = 'a'\nseed: int = 0\npopulation: list | None = None"
 GOAL = "metric: loss\ndirection: minimize\n"
@@ -37,9 +37,13 @@ def as_run(execution, point, value, ended):
     return SimpleNamespace(data=data, info=SimpleNamespace(end_time=ended))
 
 
+def by_fingerprint(runs):
+    return {run.data.tags["resflow.fingerprint"]: run for run in runs}
+
+
 def search(sweep, loss, runs, most=1000, free=2):
     """Search until the source has no more, or `most` executions were made; the new runs are appended to `runs`."""
-    source = SearchSource(sweep, Planner(sweep), list(runs))
+    source = SearchSource(sweep, Planner(sweep), by_fingerprint(runs))
     made = 0
     while (executions := source.take(free)) and made < most:
         for execution in executions:
@@ -93,7 +97,7 @@ def test_value_of_a_trial_with_a_population_is_the_mean_over_its_members(folder)
     runs = []
     _, made = search(sweep, lambda values: values["width"] + values["seed"], runs)
     assert (made, len(runs)) == (12, 36)
-    again = SearchSource(sweep, Planner(sweep), runs)
+    again = SearchSource(sweep, Planner(sweep), by_fingerprint(runs))
     assert [execution.points[0].values["width"] + 1 for execution, _ in again.trials] == list(again.values())
 
 

@@ -78,11 +78,9 @@ def _name(check: Callable[[str], None]) -> Callable[[str, Any], None]:
 
 
 def _check_loss(value: str) -> None:
-    from resflow.losses.scalar import as_loss
-    from resflow.losses.vector import VECTOR_LOSSES
+    from resflow.losses import as_loss
 
-    if value not in VECTOR_LOSSES:
-        as_loss(value)
+    as_loss(value)
 
 
 def _check_dataset(value: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from resflow.data.catalog import load_dataset
 from resflow.data.dataset import Dataset, Standardization
-from resflow.losses.vector import VECTOR_LOSSES
-from resflow.workflow.tracking import Run
+from resflow.workflow.records import Run
 
 __all__ = ["labelled_data", "log_data", "prepare", "prepare_split"]
 
@@ -18,8 +17,7 @@ def labelled_data(dataset: str, *, target: str | None, loss: str) -> Dataset:
         target: For a file: the column to predict.
         loss: The loss; with one of several outputs the labels are 0, ..., m − 1.
     """
-    data = load_dataset(dataset, target=target)
-    return data.with_class_indices() if loss in VECTOR_LOSSES else data.labelled_for(loss)
+    return load_dataset(dataset, target=target).labelled_for(loss)
 
 
 def prepare(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from resflow.workflow import session
-from resflow.workflow.tracking import Run
+from resflow.workflow.records import Run
 
 __all__ = ["start_run"]
 

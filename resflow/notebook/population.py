@@ -15,7 +15,7 @@ from resflow.studies.population_problem import PopulationProblem, population_out
 from resflow.training.population import PopulationResult, train_population
 from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
-from resflow.workflow.tracking import Run, record_run
+from resflow.workflow.records import Run, record_run
 
 __all__ = ["TrainedMembers", "population_points", "train_members"]
 

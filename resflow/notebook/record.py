@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from resflow.workflow.tracking import Run
+from resflow.workflow.records import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -95,8 +95,8 @@ def report(
     SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
     """
     from resflow.workflow.notebook_file import read_notebook
+    from resflow.workflow.records import open_client
     from resflow.workflow.reports import comparison_report
-    from resflow.workflow.tracking import open_client
 
     if output is not None:
         _check_output(output)
@@ -276,7 +276,7 @@ def _run_id(output: Path) -> str:
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
     from resflow.workflow.last_word import status_of
-    from resflow.workflow.tracking import open_client
+    from resflow.workflow.records import open_client
 
     run = open_client().get_run(run_id)
     click.echo(f"run     {run.info.run_name}\nstatus  {status_of(run)}   id {run_id}")

@@ -15,8 +15,8 @@ from resflow.workflow.outcome import Outcome, failed_cell, first_line, outcome_o
 from resflow.workflow.store_errors import StoreError
 
 if TYPE_CHECKING:
+    from resflow.workflow.records import Run
     from resflow.workflow.run_parameters import RunParameters
-    from resflow.workflow.tracking import Run
 
 __all__ = ["AttachmentError", "ResflowEngine"]
 
@@ -114,7 +114,7 @@ def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> 
     from resflow.workflow.goal import Goal
     from resflow.workflow.parameters import declared_in_notebook
     from resflow.workflow.provenance import provenance_tags
-    from resflow.workflow.tracking import create_run, open_client, run_name
+    from resflow.workflow.records import create_run, open_client, run_name
 
     goal = Goal.in_metadata(nb)
     return create_run(
@@ -135,8 +135,7 @@ def _conclude(run: Run, nb: Any, notebook: str, parameters: RunParameters, outco
     A run whose notebook or HTML could not be attached is not FINISHED but FAILED. If not even that can be written,
     nothing was said of it, and it becomes KILLED when the store is opened next.
     """
-    from resflow.workflow.nested_metrics import adopt_metrics
-    from resflow.workflow.tracking import end_children
+    from resflow.workflow.records import adopt_metrics, end_children
 
     scrub_errors(nb)
     problems: list[str] = []

@@ -25,8 +25,8 @@ from resflow.workflow.provenance import owner_tag
 from resflow.workflow.scratch import temporary_folder
 
 if TYPE_CHECKING:
+    from resflow.workflow.records import Run
     from resflow.workflow.run_parameters import RunParameters
-    from resflow.workflow.tracking import Run
 
 __all__ = ["RunExecution", "private_transport"]
 

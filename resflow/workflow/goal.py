@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.names import DIRECTION, METRIC
@@ -31,7 +31,7 @@ class Goal:
     maximize: bool = False
 
     @property
-    def direction(self) -> str:
+    def direction(self) -> Literal["minimize", "maximize"]:
         """The direction in words: maximize or minimize."""
         return "maximize" if self.maximize else "minimize"
 

@@ -15,9 +15,7 @@ __all__ = ["goal_named", "goal_options"]
 
 def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options, as its arguments `metric` and `maximize`, each None where it is not said."""
-    direction = click.option(
-        "--maximize/--minimize", default=None, help="Whether more or less of it is better."
-    )
+    direction = click.option("--maximize/--minimize", default=None, help="Whether more or less of it is better.")
     metric = click.option("--metric", metavar="NAME", help="Compare by this metric, whatever is said elsewhere.")
     return metric(direction(command))
 

@@ -27,7 +27,7 @@ def shortened(text: str, longest: int) -> str:
 
 
 def one_line(text: object, longest: int = 400) -> str:
-    """Text from anywhere as part of a line that a terminal can show: without credentials, a long one without its middle.
+    """Text from anywhere as part of a line: no credentials, nothing a terminal cannot show, and a long middle left out.
 
     >>> one_line("two\\n lines\\x07"), one_line("9" * 5000, longest=6)
     ('two lines\\\\x07', '999 … 999')

@@ -71,6 +71,9 @@ SOURCE, SOURCE_TYPE, COMMIT = "mlflow.source.name", "mlflow.source.type", "mlflo
 USER = "mlflow.user"
 DATA_CONTEXT = "mlflow.data.context"
 
+POPULATION = "population"
+"""The parameter by which a notebook takes the points of its population, each with its fingerprint."""
+
 RESERVED = ("resflow.", "mlflow.")
 """How the names begin that are not for others to give."""
 
@@ -108,7 +111,7 @@ def same_points(runs: Sequence[Run], parameters: Sequence[Mapping[str, str]]) ->
     known: dict[str, Hashable] = {}
     for run, values in zip(runs, parameters, strict=True):
         # which members a population is given may differ
-        named = sorted((key, value) for key, value in values.items() if key != Role.POPULATION)
+        named = sorted((key, value) for key, value in values.items() if key != POPULATION)
         place = (role_of(run) == Role.POPULATION, run.data.tags.get(SOURCE), *named)
         places.append(place)
         if fingerprint := fingerprint_of(run):

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from resflow.workflow.goal import Goal
 from resflow.workflow import names
+from resflow.workflow.goal import Goal
 from resflow.workflow.project import project_root
 
 __all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags"]
@@ -49,9 +49,7 @@ def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dic
     root = project_root()
     path = Path(source).resolve()
     tags = {
-        names.SOURCE: str(path.relative_to(root))
-        if path.is_relative_to(root) and path.exists()
-        else str(source),
+        names.SOURCE: str(path.relative_to(root)) if path.is_relative_to(root) and path.exists() else str(source),
         names.SOURCE_TYPE: "NOTEBOOK",
         names.USER: _user(),
         names.OWNER: owner_tag(),

@@ -19,7 +19,7 @@ from resflow.workflow.parameters import effective_values, written_values
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
 
-    from resflow.workflow.tracking import Run
+    from resflow.workflow.records import Run
 
 __all__ = ["RunParameters", "parameters_of"]
 

@@ -13,10 +13,11 @@ import nbformat
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.declared_types import as_declared
+from resflow.workflow.names import ERROR, FAILED, FAILED_CELL, FINISHED, KILLED, RUNNING, cell_place
 from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
 from resflow.workflow.provenance import provenance_tags
+from resflow.workflow.records import Run, client_of, create_run, open_client, run_name
 from resflow.workflow.store import tracking_uri
-from resflow.workflow.tracking import Run, client_of, create_run, open_client, run_name
 
 __all__ = ["open_run", "start_run"]
 
@@ -66,8 +67,8 @@ def open_run(namespace: dict[str, Any], notebook: str) -> Run:
         atexit.register(_at_exit)
         if shell := _shell():
             shell.events.register("post_run_cell", _after_cell)
-    elif _current.status == "RUNNING":
-        _current.end("KILLED", error="given up: the notebook started another run")
+    elif _current.status == RUNNING:
+        _current.end(KILLED, error="given up: the notebook started another run")
     parameters = declared_in_namespace(namespace)
     values = {
         parameter.name: as_declared(namespace[parameter.name], parameter.annotation)
@@ -78,7 +79,7 @@ def open_run(namespace: dict[str, Any], notebook: str) -> Run:
     tags = provenance_tags(path or f"{notebook}.ipynb", nbformat.read(path, as_version=4) if path else None)
     name = run_name(notebook, values, parameters)
     run = create_run(open_client(), notebook=notebook, name=name, parameters=values, tags=tags)
-    _current = _Session(run)
+    _current = _Session(run, path)
     return Run(run.client, run.id, on_finish=_current.finish)
 
 
@@ -103,9 +104,10 @@ def declared_in_namespace(namespace: dict[str, Any]) -> list[Parameter]:
 class _Session:
     """The status of the run that this notebook answers for."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, path: Path | None) -> None:
         self.run = run
-        self.status = "RUNNING"
+        self.path = path
+        self.status = RUNNING
         self.process = os.getpid()
 
     def end(self, status: str, **tags: str) -> None:
@@ -113,29 +115,38 @@ class _Session:
         self.status = status
 
     def finish(self) -> None:
-        if self.status == "FAILED":  # and mended since
-            tags = self.run.client.get_run(self.run.id).data.tags
-            for tag in {"resflow.failed_cell", "resflow.error"}.intersection(tags):
-                self.run.client.delete_tag(self.run.id, tag)
-        self.end("FINISHED")
+        if self.status == FAILED:  # and mended since
+            self.run.remove_tags([FAILED_CELL, ERROR])
+        self.end(FINISHED)
 
 
 def _after_cell(result: Any) -> None:
     error = result.error_before_exec or result.error_in_exec
-    if _current is None or _current.status != "RUNNING" or error is None:
+    if _current is None or _current.status != RUNNING or error is None:
         return
     if isinstance(error, SystemExit) and not error.code:
         return
-    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-    first_line = next(iter(result.info.raw_cell.strip().splitlines()), "")
-    _current.end(
-        status, failed_cell=f"[{result.execution_count}]: {first_line}", error=f"{type(error).__name__}: {error}"
-    )
+    status = KILLED if isinstance(error, KeyboardInterrupt) else FAILED
+    place = cell_place(result.info.raw_cell, _number_of(result.info, _current.path))
+    _current.end(status, failed_cell=place, error=f"{type(error).__name__}: {error}")
+
+
+def _number_of(info: Any, path: Path | None) -> int | None:
+    """Which cell of the notebook's file this is, from 1: by its id, or else if it is the only one of that text."""
+    if path is None:
+        return None
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError):  # moved, or being written
+        return None
+    by_id = [number for number, cell in enumerate(cells, 1) if cell.get("id", "") == getattr(info, "cell_id", None)]
+    same = by_id or [number for number, cell in enumerate(cells, 1) if cell.source == info.raw_cell]
+    return same[0] if len(same) == 1 else None
 
 
 def _at_exit() -> None:
-    if _current is not None and _current.status == "RUNNING" and _current.process == os.getpid():
-        _current.end("KILLED", error="the kernel ended before the notebook was through")
+    if _current is not None and _current.status == RUNNING and _current.process == os.getpid():
+        _current.end(KILLED, error="the kernel ended before the notebook was through")
 
 
 def _shell() -> Any:

@@ -13,7 +13,7 @@ import time
 from resflow.errors import InvalidInputError
 from resflow.workflow import guarded
 from resflow.workflow.interruption import Interruptions
-from resflow.workflow.tracking import open_client
+from resflow.workflow.records import open_client
 
 __all__ = ["charts_link", "free_port", "serve"]
 

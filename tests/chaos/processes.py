@@ -17,7 +17,7 @@ _PARTS = {
     "worker": ("multiprocessing.spawn", "spawn_main"),
     "kernel": ("ipykernel_launcher",),
 }
-_SERVER = "point_process"
+_SERVER = "sweeps.worker.process"
 """What a process is started as that forks another for each point."""
 
 

@@ -19,7 +19,7 @@ from schedule import strike
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_notebooks import BIN, artifacts_of, make_project, runs_of, write_notebook
 
-from resflow.workflow import tracking
+from resflow.workflow import records
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -147,7 +147,7 @@ def test_struck_at_any_moment_the_same_command_completes_and_nothing_is_left(see
         left = wait_until_gone(trial.value, PATIENCE, but=below(trial.cluster))
         assert not left, [process.cmdline() for process in left]
         if (trial.root / "mlruns" / "mlflow.db").exists():
-            client = tracking.open_client()
+            client = records.open_client()
             if client.get_experiment_by_name("work"):
                 runs = assert_statuses_are_true(client)
                 if blow.kind != "papermill" and out and '"ended"' in out:
@@ -161,7 +161,7 @@ def test_struck_at_any_moment_the_same_command_completes_and_nothing_is_left(see
         for process in left:
             process.kill()
     assert not left, [process.cmdline() for process in left]
-    client = tracking.open_client()
+    client = records.open_client()
     runs = finished(assert_statuses_are_true(client))
     if blow.kind == "papermill":
         assert runs

@@ -19,7 +19,7 @@ from small_notebooks import in_project, write_notebook
 from warm_kernels import warm_kernels
 
 from resflow.workflow import cli
-from resflow.workflow.tracking import open_client
+from resflow.workflow.records import open_client
 
 RUN_FOR_REAL = 10
 """One mutant in so many has a kernel; the others stop just before."""

@@ -12,7 +12,7 @@ from small_notebooks import in_project, runs_of, write_notebook
 from warm_kernels import warm_kernels
 
 from resflow.workflow import cli
-from resflow.workflow.tracking import open_client
+from resflow.workflow.records import open_client
 
 TYPES = {
     "count": "int",

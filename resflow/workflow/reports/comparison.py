@@ -15,9 +15,9 @@ from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.goal import Goal
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
+from resflow.workflow.records import every_run
 from resflow.workflow.reports.statistics import SUMMARY_COLUMNS
 from resflow.workflow.run_parameters import parameters_of
-from resflow.workflow.tracking import every_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun

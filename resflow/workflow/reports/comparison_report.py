@@ -55,8 +55,8 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
         InvalidInputError: If there is nothing of that name, or nothing in it that finished with the metric asked for.
         PapermillExecutionError: If a cell of the notebook raises.
     """
+    from resflow.workflow.records import Run
     from resflow.workflow.reports.notebook_html import notebook_to_html
-    from resflow.workflow.tracking import Run
 
     comparison = load_comparison(client, name)
     towards(comparison, values.get("metric", ""), values.get("direction", ""))

@@ -287,7 +287,7 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
     Returns:
         The names of the figures; none while no run has finished with what they are compared by.
     """
-    from resflow.workflow.tracking import Run
+    from resflow.workflow.records import Run
 
     comparison = load_sweep(client, client.get_run(parent_id))
     try:

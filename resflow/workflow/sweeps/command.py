@@ -9,16 +9,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import click
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.goal_options import goal_named, goal_options
 from resflow.workflow.interruption import Terminated
+from resflow.workflow.limits import one_line
+from resflow.workflow.names import FINISHED
 
 if TYPE_CHECKING:
-    from resflow.workflow.sweeps.sweep import Result, Sweep
+    from resflow.workflow.sweeps.plan import Result
+    from resflow.workflow.sweeps.state import Sweep
 
 __all__ = ["sweep"]
 
@@ -53,25 +55,23 @@ def sweep(
     """Run what is missing of the sweep that FILE describes; the same command goes on after any interruption."""
     if scheduler and workers:
         raise InvalidInputError("--workers is for this machine, and a --scheduler has its own: leave one out")
-    from resflow.workflow.sweeps.cluster import ClusterLostError
+    from resflow.workflow.records import open_client
+    from resflow.workflow.sweeps.driver import Options, run_sweep
     from resflow.workflow.sweeps.file import read_sweep_file
     from resflow.workflow.sweeps.plan import Planner
-    from resflow.workflow.sweeps.progress import JsonDisplay, LineDisplay, LiveDisplay, Tally
-    from resflow.workflow.sweeps.run import run_sweep
-    from resflow.workflow.sweeps.sweep import Options, Sweep
-    from resflow.workflow.tracking import open_client
+    from resflow.workflow.sweeps.progress import JsonDisplay, LineDisplay, LiveDisplay
+    from resflow.workflow.sweeps.state import Sweep
+    from resflow.workflow.sweeps.worker.cluster import ClusterLostError
 
-    content = read_sweep_file(
-        file, goal_named(metric, maximize)
-    )  # and planned, before a store is made for a file that is at fault
-    executions = Planner(content).executions()
-    planned = Sweep(content, executions, open_client())
+    planner = Planner(read_sweep_file(file, goal_named(metric, maximize)))
+    executions = planner.executions()  # before a store is made for a file that is at fault
+    planned = Sweep(planner, executions, open_client())
     if dry_run:
         _show_plan(planned, as_json)
         return 0
     kind = JsonDisplay if as_json else LiveDisplay if sys.stdout.isatty() else LineDisplay
     options = Options(again, retries, time_limit or 0.0, workers or 0, scheduler or "")
-    display = kind(Tally())
+    display = kind(planned.tally)
     started = time.monotonic()
     try:
         results, problem = run_sweep(planned, options, display)
@@ -88,17 +88,16 @@ def sweep(
 
 
 def _show_plan(planned: Sweep, as_json: bool) -> None:
-    from resflow.workflow.sweeps.tables import axis_column, plan_table
-    from resflow.workflow.sweeps.yaml_lines import in_one_line
+    from resflow.workflow.sweeps.plan.tables import axis_column, plan_table
 
-    rows = plan_table(planned).to_dict("records")
+    rows = plan_table(planned.executions, planned.finished).to_dict("records")
     if as_json:
         for row in rows:
             click.echo(json.dumps({name: _in_json(value) for name, value in row.items()}, default=str))
         return
     finished = sum(point.fingerprint in planned.finished for point in planned.points)
     columns = [*(axis_column(axis.name) for axis in planned.file.axes), "execution", "state", "run_id"]
-    shown = [columns, *([in_one_line(str(row[name])) for name in columns] for row in rows)]
+    shown = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     if rows:
         click.echo("\n".join("  ".join(map(str.rjust, line, widths)).rstrip() for line in shown))
@@ -112,6 +111,11 @@ def _show_plan(planned: Sweep, as_json: bool) -> None:
     click.echo(text)
 
 
+def _cell(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and len(text) < 100 else one_line(text)
+
+
 def _in_json(value: Any) -> Any:
     """A value as JSON can say it, which has neither infinities nor NaN: these as Python calls them."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
@@ -119,9 +123,9 @@ def _in_json(value: Any) -> Any:
 
 def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json: bool) -> int:
     """Say what came of it; the exit code."""
-    from resflow.workflow.sweeps.progress import duration, label
+    from resflow.workflow.sweeps.state import duration, label
 
-    failed = [result for result in results if result.state != "FINISHED"]
+    failed = [result for result in results if result.state != FINISHED]
     if as_json:
         for result in failed:
             fields = {"values": result.point.values, "status": result.state, "run_id": result.run_id}
@@ -149,9 +153,8 @@ def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json
 
 def _notebook(planned: Sweep, result: Result) -> str:
     """Where the executed notebook of a point is."""
+    from resflow.workflow.records import artifact_folder, stored_run
+
     if not result.run_id:
         return ""
-    artifacts = planned.client.get_run(result.run_id).info.artifact_uri
-    address = urlsplit(artifacts)
-    folder = unquote(address.path) if address.scheme in ("", "file") else artifacts
-    return f"{folder}/{planned.file.notebook.name}"
+    return f"{artifact_folder(stored_run(planned.client, result.run_id))}/{planned.file.notebook.name}"

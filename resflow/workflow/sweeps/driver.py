@@ -8,93 +8,109 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resflow.workflow.interruption import Interruptions
+from resflow.workflow.names import FAILED, FINISHED, KILLED, LOST, ROLE, SESSION, SWEEP, Role
 from resflow.workflow.outcome import first_line
-from resflow.workflow.sweeps import attempt
-from resflow.workflow.sweeps.cluster import ClusterLostError, cores, local_cluster, running_cluster
-from resflow.workflow.sweeps.jobs import Limits, job_of
-from resflow.workflow.sweeps.parent import Parent
-from resflow.workflow.sweeps.plan import Execution, Point
-from resflow.workflow.sweeps.progress import Display, Tally, duration, label
-from resflow.workflow.sweeps.runs import SWEEP, claim, drop_duplicates, end_cut_off, finished_points, set_aside, tagged
-from resflow.workflow.sweeps.source import Source
-from resflow.workflow.sweeps.sweep import Options, Result, Sweep
-from resflow.workflow.sweeps.tables import plan_table, results_table
+from resflow.workflow.records import end_cut_off, tagged
+from resflow.workflow.sweeps.parent import Parent, held, open_parent
+from resflow.workflow.sweeps.plan import Execution, Result
+from resflow.workflow.sweeps.plan.search import FixedSource
+from resflow.workflow.sweeps.plan.tables import plan_table, results_table
+from resflow.workflow.sweeps.progress import Display
+from resflow.workflow.sweeps.state import Sweep, duration
+from resflow.workflow.sweeps.worker import attempt
+from resflow.workflow.sweeps.worker.cluster import ClusterLostError, cores, local_cluster, running_cluster
+from resflow.workflow.sweeps.worker.job import Job, Limits, Place
 
 if TYPE_CHECKING:
     from distributed import Client, Future
-    from mlflow.entities import Run as StoredRun
 
-__all__ = ["Driver"]
+__all__ = ["Options", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 25.0
 """Seconds for runs of a driver that is gone, or that are being stopped, to say themselves that they were killed."""
 
-BELOW = "tags.`resflow.role` != 'sweep'"
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a sweep.
+
+    Attributes:
+        again: True to set finished runs aside and repeat them.
+        retries: As in `Limits`.
+        time_limit: As in `Limits`.
+        workers: Worker processes on this machine; 0 for one a core, but no more than there are executions.
+        scheduler: The address of a running Dask cluster, used instead.
+    """
+
+    again: bool = False
+    retries: int = 2
+    time_limit: float = 0.0
+    workers: int = 0
+    scheduler: str = ""
 
 
-class Driver:
+def run_sweep(sweep: Sweep, options: Options, display: Display) -> tuple[list[Result], str]:
+    """Run what is missing of a sweep, which is held meanwhile; its parent run says truly how that ended.
+
+    Returns:
+        What becomes of each of its points, and what could not be recorded of the sweep itself; "" if all was.
+
+    Raises:
+        InvalidInputError: If another process drives the sweep, or no cluster answers.
+    """
+    with Interruptions() as interruptions, held(sweep.client, sweep.file):
+        driver = _Driver(sweep, options, display, open_parent(sweep.client, sweep.file))
+        try:
+            with interruptions.raised():
+                driver.prepare()
+                with display:
+                    driver.run()
+        except BaseException as error:
+            driver.stop(f"{type(error).__name__}: {error}".rstrip(": "))
+            raise
+        return driver.conclude()
+
+
+class _Driver:
     """One start of a sweep, from what is finished to what was reached."""
 
     def __init__(self, sweep: Sweep, options: Options, display: Display, parent: Parent) -> None:
-        self.sweep = sweep
-        self.options = options
-        self.display = display
-        self.tally: Tally = display.tally
-        self.parent = parent
-        self.session = uuid.uuid4().hex
-        self.client = sweep.client
-        self.experiment_id = parent.experiment_id
-        self.failures: dict[str, attempt.Outcome] = {}
-        self.events: deque[dict[str, Any]] = deque()
-        self.executions: dict[str, Execution] = {}
+        self.sweep, self.options, self.display, self.parent = sweep, options, display, parent
+        self.tally = sweep.tally
+        self.place = Place(sweep.client.tracking_uri, parent.experiment_id, parent.run.id, uuid.uuid4().hex)
+        self.topic = f"resflow-{self.place.session}"
+        self.events: deque[attempt.Started] = deque()
+        self.pending: dict[Future, Execution] = {}
         self.problems: list[str] = []
-        sweep.experiment_id = parent.experiment_id
 
     def prepare(self) -> None:
         """Bring what an earlier driver left to its end, and see what is to be done."""
         self.parent.describe(self.sweep.file)
-        below = f"{tagged(SWEEP, self.sweep.file.name)} AND {BELOW}"
-        reason = "cut off: the driver of the sweep is gone"
-        end_cut_off(self.client, self.experiment_id, below, patience=PATIENCE, reason=reason)
-        self.sweep.look()
-        drop_duplicates(self.client, self.experiment_id, list(self.sweep.finished))
-        if self.options.again:
-            for run in self.sweep.finished.values():
-                set_aside(self.client, run)
-            self.sweep.finished = {}
-            self.sweep.look()
-        claim(self.client, self.sweep.finished, self.sweep.file.name, self.parent.run.id)
-        self.parent.run.log_table(plan_table(self.sweep), "plan")
-        strategy, tally = self.sweep.file.strategy, self.tally
-        tally.goal = self.sweep.file.goal
-        for execution in self.sweep.executions:
-            self.executions[execution.id] = execution
-            for point in execution.points:
-                if found := self.sweep.finished.get(point.fingerprint):
-                    self._consider(point, found)
-        tally.cached, tally.total = len(self.sweep.finished), len(self.sweep.points)
-        if self.sweep.is_search:
-            tally.total = max(strategy.count, len(self.sweep.executions)) * self._points_each()
+        of_sweep = tagged(SWEEP, self.sweep.file.name), f"tags.`{ROLE}` != '{Role.SWEEP}'"
+        self._end_open("cut off: the driver of the sweep is gone", *of_sweep)
+        self.sweep.open(self.place.experiment_id, self.place.parent_id, again=self.options.again)
+        self.parent.run.log_table(plan_table(self.sweep.executions, self.sweep.finished), "plan")
 
     def run(self) -> None:
         """Execute what is missing."""
         source = self.sweep.source()
         missing = source.left
-        self.tally.executions_left = missing
-        counts = {"executions": missing, "parent_run_id": self.parent.run.id, "sweep": self.sweep.file.name}
+        self.tally.begun(missing)
+        counts = {"executions": missing, "parent_run_id": self.place.parent_id, "sweep": self.sweep.file.name}
         self.display.event("begun", f"{self.sweep.file.name}: {self.tally.line()}", **counts)
         if not missing:
             return
         cluster, threads = self._cluster(missing)
         with cluster as dask:
-            limits = Limits(self.options.retries, self.options.time_limit, threads)
-            dask.subscribe_topic(f"resflow-{self.session}", lambda event: self.events.append(event[1]))
+            dask.subscribe_topic(self.topic, lambda event: self.events.append(attempt.Started(*event[1])))
             try:
-                self._run_on(dask, source, limits)
+                self._run_on(dask, source, Limits(self.options.retries, self.options.time_limit, threads))
             finally:
                 self._withdraw()
 
@@ -105,16 +121,14 @@ class Driver:
         threads = max(1, cores() // workers) if workers > 1 else 0
         return local_cluster(workers, self.options.retries), threads
 
-    def _run_on(self, dask: Client, source: Source, limits: Limits) -> None:
-        pending: dict[Future, Execution] = {}
-        self._pending = pending
+    def _run_on(self, dask: Client, source: FixedSource, limits: Limits) -> None:
         waiting = False
         while True:
             capacity = _capacity(dask)
-            self.tally.capacity = max(1, capacity)
-            for execution in source.take(max(0, capacity - len(pending))):
-                pending[self._submit(dask, execution, limits)] = execution
-            if not pending and (capacity or not self.sweep.is_search):
+            self.tally.can_run(capacity)
+            for execution in source.take(max(0, capacity - len(self.pending))):
+                self.pending[self._submit(dask, execution, limits)] = execution
+            if not self.pending and (capacity or not self.sweep.is_search):
                 return
             if not capacity and not waiting:
                 self.display.note("no workers yet: waiting for the cluster to have some")
@@ -123,79 +137,52 @@ class Driver:
             self.parent.show_life()
             while self.events:
                 self._started(self.events.popleft())
-            for future in [future for future in pending if future.done()]:
-                execution = pending.pop(future)
-                source.told(execution, self._ended(execution, future))
+            for future in [future for future in self.pending if future.done()]:
+                execution = self.pending.pop(future)
+                self._ended(execution, _outcome(future))
+                source.told(execution, self.sweep.finished_within(execution))
             self.display.refresh()
 
     def _submit(self, dask: Client, execution: Execution, limits: Limits) -> Future:
-        self.executions.setdefault(execution.id, execution)
-        if self.sweep.is_search and execution not in self.sweep.executions:
-            self.sweep.executions.append(execution)
-        job = job_of(
-            self.sweep.file,
-            execution,
-            self.sweep.todo(execution),
-            limits=limits,
-            session=self.session,
-            parent_id=self.parent.run.id,
-            experiment_id=self.experiment_id,
-            tracking_uri=self.client.tracking_uri,
-        )
-        return dask.submit(attempt.execute, job, key=f"resflow-{self.session}-{execution.id}", pure=False, retries=0)
+        self.sweep.add(execution)
+        job = Job.of(self.sweep.file, execution, self.sweep.todo(execution), self.place, limits)
+        return dask.submit(attempt.execute, job, key=f"{self.topic}-{execution.id}", pure=False, retries=0)
 
-    def _started(self, event: dict[str, Any]) -> None:
-        execution = self.executions[event["execution"]]
-        self.tally.running[execution.id] = self._label(execution)
-        again = f" again (attempt {event['attempt']})" if event["attempt"] > 1 else ""
-        kind = "repeated" if again else "started"
-        fields = {"values": self._values(execution), "attempt": event["attempt"], "worker": event["host"]}
-        self.display.event(kind, f"started{again} {self._label(execution)}", **fields)
+    def _started(self, event: attempt.Started) -> None:
+        execution = self.sweep.submitted(event.execution)
+        name = self.sweep.label_of(execution)
+        self.tally.started(execution.id, name)
+        again = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
+        fields = {"values": self.sweep.values_of(execution), "attempt": event.attempt, "worker": event.host}
+        self.display.event("repeated" if again else "started", f"started{again} {name}", **fields)
 
-    def _ended(self, execution: Execution, future: Future) -> dict[str, StoredRun]:
-        """Take note of what came of an execution; its finished points."""
-        outcome = _outcome(future)
-        todo = self.sweep.todo(execution)
-        runs = finished_points(self.client, self.experiment_id, [point.fingerprint for point in todo])
-        self.sweep.finished |= runs
-        for point in todo:
-            if point.fingerprint in runs:
-                self._consider(point, runs[point.fingerprint])
-        missing = len(todo) - len(runs)
-        self.tally.running.pop(execution.id, None)
-        self.tally.done += len(runs)
-        self.tally.failed += missing
-        self.tally.ended(outcome.seconds)
-        fields = outcome._asdict() | {"values": self._values(execution), "points": len(execution.points)}
-        if missing:
-            if outcome.status == "FINISHED":
-                error = f"{missing} of {len(todo)} points of the population were not recorded"
-                outcome = outcome._replace(status="FAILED", error=error)
-            self.failures[execution.id] = outcome
-            text = f"failed {self._label(execution)}: {outcome.error}"
-            self.display.event("failed", text, **fields | {"status": outcome.status, "error": outcome.error})
+    def _ended(self, execution: Execution, outcome: attempt.Outcome) -> None:
+        outcome = self.sweep.ended(execution, outcome)
+        name = self.sweep.label_of(execution)
+        fields = outcome._asdict() | {"values": self.sweep.values_of(execution), "points": len(execution.points)}
+        if self.sweep.todo(execution):
+            self.display.event("failed", f"failed {name}: {outcome.error}", **fields)
         else:
-            text = f"finished {self._label(execution)} in {duration(outcome.seconds)}"
-            self.display.event("finished", text, **fields)
-        finished = self.sweep.finished
-        return {p.fingerprint: finished[p.fingerprint] for p in execution.points if p.fingerprint in finished}
+            self.display.event("finished", f"finished {name} in {duration(outcome.seconds)}", **fields)
 
     def _withdraw(self) -> None:
         """Take unfinished tasks back; their processes end, and say that their runs were killed."""
-        if pending := list(getattr(self, "_pending", {})):
-            for future in pending:
+        if self.pending:
+            for future in self.pending:
                 future.cancel()
             self._tried("ending its runs", self._end_own, "the sweep was stopped")
 
     def _end_own(self, reason: str) -> None:
-        own = f"{tagged(attempt.SESSION, self.session)}"
-        end_cut_off(self.client, self.experiment_id, own, patience=PATIENCE, reason=reason)
+        self._end_open(reason, tagged(SESSION, self.place.session))
+
+    def _end_open(self, reason: str, *conditions: str) -> None:
+        end_cut_off(self.sweep.client, self.place.experiment_id, *conditions, patience=PATIENCE, reason=reason)
 
     def stop(self, reason: str) -> None:
         """The sweep was cut short: its parent is KILLED."""
         self._tried("ending its runs", self._end_own, reason)
         self._tried("recording the results", self._record)
-        self._tried("setting the status", self.parent.run.end, "KILLED", error=reason)
+        self._tried("setting the status", self.parent.run.end, KILLED, error=reason)
 
     def conclude(self) -> tuple[list[Result], str]:
         """The sweep is through: duplicates are dropped, and the parent shows what came of it.
@@ -204,16 +191,14 @@ class Driver:
             What became of every point, and what could not be recorded of the sweep itself, "" if all was: that is done
             again by the next start.
         """
-        self._tried("dropping duplicates", drop_duplicates, self.client, self.experiment_id, list(self.sweep.finished))
-        results = self.results()
+        self._tried("dropping duplicates", self.sweep.drop_duplicates)
+        results = self.sweep.results()
         self._tried("recording the results", self._record)
         self._tried("drawing the overview", self._draw)
-        failed = sum(result.state != "FINISHED" for result in results)
+        failed = sum(result.state != FINISHED for result in results)
         reasons = [f"{failed} of {len(results)} points are not finished"] * bool(failed) + self.problems
-        if reasons:
-            self._tried("setting the status", self.parent.run.end, "FAILED", error="; ".join(reasons))
-        else:
-            self._tried("setting the status", self.parent.run.end, "FINISHED")
+        status = FAILED if reasons else FINISHED
+        self._tried("setting the status", self.parent.run.end, status, error="; ".join(reasons))
         return results, "; ".join(self.problems)
 
     def _tried(self, step: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
@@ -225,54 +210,20 @@ class Driver:
             self.problems.append(f"{step} failed: {type(error).__name__}: {first_line(str(error))}")
 
     def _record(self) -> None:
-        results = self.results()
-        self.parent.run.log_table(results_table(results), "results")
-        finished = sum(result.state == "FINISHED" for result in results)
-        self.parent.run.log_metrics({"points": len(results), "points_finished": finished})
+        results, run = self.sweep.results(), self.parent.run
+        run.log_table(results_table(results), "results")
+        finished = sum(result.state == FINISHED for result in results)
+        run.log_metrics({"points": len(results), "points_finished": finished})
         name = f"sweep {self.sweep.file.name}: {finished} of {len(results)}"
         if self.tally.goal is not None and self.tally.best is not None:
-            self.parent.run.log_metrics({f"best_{self.tally.goal.metric}": self.tally.best})
+            run.log_metrics({f"best_{self.tally.goal.metric}": self.tally.best})
             name += f", {self.tally.best_words('.4f')}"
-        self.parent.run.rename(name)
+        run.rename(name)
 
     def _draw(self) -> None:
         from resflow.workflow.reports.overview import attach_overview
 
-        attach_overview(self.client, self.parent.run.id)
-
-    def results(self) -> list[Result]:
-        """What became of every point so far."""
-        results = []
-        for execution in self.sweep.executions:
-            failure = self.failures.get(execution.id)
-            for point in execution.points:
-                if run := self.sweep.finished.get(point.fingerprint):
-                    results.append(Result(point, "FINISHED", run, run.info.run_id))
-                elif failure:
-                    results.append(Result(point, failure.status, None, failure.run_id, failure.error))
-                else:
-                    results.append(Result(point, "MISSING"))
-        return results
-
-    def _consider(self, point: Point, run: StoredRun) -> None:
-        if goal := self.tally.goal:
-            self.tally.consider(run.data.metrics.get(goal.metric), label(point.values))
-
-    def _values(self, execution: Execution) -> dict[str, Any]:
-        within = {axis.name for axis in self.sweep.file.axes if axis.population}
-        return {name: value for name, value in execution.points[0].values.items() if name not in within}
-
-    def _label(self, execution: Execution) -> str:
-        values = label(self._values(execution))
-        if execution.is_population:
-            return f"{len(execution.points)} points" + (f" of {values}" if values else "")
-        return values
-
-    def _points_each(self) -> int:
-        each = 1
-        for axis in self.sweep.file.axes:
-            each *= len(axis.values or ()) if axis.population else 1
-        return each
+        attach_overview(self.sweep.client, self.place.parent_id)
 
 
 def _capacity(dask: Client) -> int:
@@ -290,6 +241,6 @@ def _outcome(future: Future) -> attempt.Outcome:
     try:
         return attempt.Outcome(*future.result())
     except KilledWorker as error:
-        return attempt.Outcome("LOST", error=f"{error.allowed_failures + 1} workers that ran it died")
+        return attempt.Outcome(LOST, error=f"{error.allowed_failures + 1} workers that ran it died")
     except CancelledError as error:
         raise ClusterLostError(f"the cluster has lost the sweep's tasks: {error}") from error

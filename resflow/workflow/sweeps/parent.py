@@ -13,17 +13,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resflow.errors import InvalidInputError
+from resflow.workflow import names
 from resflow.workflow.goal import NO_GOAL
 from resflow.workflow.last_word import AT_WORK
+from resflow.workflow.names import DRIVER_SEEN, RUNNING, Role
 from resflow.workflow.provenance import owner_is_gone, owner_of, provenance_tags
+from resflow.workflow.records import Run, create_run, experiment_id_of, parent_of_sweep
 from resflow.workflow.scratch import TakenError, only_holder
 from resflow.workflow.store import is_embedded, project_root
 from resflow.workflow.sweeps.file import SweepFile
-from resflow.workflow.sweeps.runs import AXES, ROLE, SWEEP, find_parent
-from resflow.workflow.tracking import Run, experiment_id_of, patiently
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Parent", "held", "open_parent"]
 
-SEEN = "resflow.driver_seen"
 SEEN_EVERY = 20.0
 GONE_AFTER = 90.0
 """Seconds without a sign of life after which a driver on another machine is given up."""
@@ -54,7 +54,7 @@ class Parent:
     def show_life(self) -> None:
         """Say in the store, every now and then, that the driver is at work."""
         if time.monotonic() - self._seen > SEEN_EVERY:
-            self.run.set_tags({SEEN: f"{time.time():.0f}"})
+            self.run.set_tags({DRIVER_SEEN: f"{time.time():.0f}"})
             self._seen = time.monotonic()
 
 
@@ -82,32 +82,32 @@ def open_parent(client: MlflowClient, sweep: SweepFile) -> Parent:
         InvalidInputError: If a driver on another machine is at work.
     """
     experiment = experiment_id_of(client, sweep.experiment)
-    stored = find_parent(client, experiment, sweep.name)
+    stored = parent_of_sweep(client, experiment, sweep.name)
     if stored is not None and (owner := _driver_at_work(stored)):
         raise InvalidInputError(_taken(sweep, owner))
-    tags: dict[str, Any] = provenance_tags(sweep.path) | sweep.tags | AT_WORK
-    tags |= {SWEEP: sweep.name, ROLE: "sweep", AXES: json.dumps([axis.name for axis in sweep.axes])}
-    tags |= {"mlflow.source.type": "JOB", SEEN: f"{time.time():.0f}", "resflow.notebook": sweep.notebook.stem}
-    tags |= sweep.goal.tags if sweep.goal else {}
+    tags = provenance_tags(sweep.path) | sweep.tags | AT_WORK
+    tags |= {names.SWEEP: sweep.name, names.ROLE: Role.SWEEP, names.SOURCE_TYPE: "JOB"}
+    tags |= {names.AXES: json.dumps([axis.name for axis in sweep.axes]), names.NOTEBOOK: sweep.notebook.stem}
+    tags |= {DRIVER_SEEN: f"{time.time():.0f}"} | (sweep.goal.tags if sweep.goal else {})
     if stored is None:
-        created = patiently(client.create_run, experiment, tags=tags, run_name=f"sweep {sweep.name}")
-        run = Run(client, created.info.run_id)
+        name = f"sweep {sweep.name}"
+        run = create_run(client, notebook=name, name=name, parameters={}, tags=tags, experiment_id=experiment)
     else:
         run = Run(client, stored.info.run_id)
         run.set_tags(NO_GOAL | tags)
-        patiently(client.update_run, run.id, status="RUNNING")
+        run.set_status(RUNNING)
     return Parent(run, experiment)
 
 
 def _driver_at_work(stored: StoredRun) -> str:
     """Who drives the sweep, if it seems that somebody does."""
-    tag = stored.data.tags.get("resflow.owner", "")
+    tag = stored.data.tags.get(names.OWNER, "")
     owner = owner_of(tag)
-    if stored.info.status != "RUNNING" or owner is None or owner_is_gone(tag):
+    if stored.info.status != RUNNING or owner is None or owner_is_gone(tag):
         return ""
     if owner.host == socket.gethostname():
         return f"process {owner.pid}"
-    seen = stored.data.tags.get(SEEN, "")
+    seen = stored.data.tags.get(DRIVER_SEEN, "")
     age = time.time() - float(seen) if re.fullmatch(r"[0-9]{1,15}", seen) else math.inf
     return f"process {owner.pid} on {owner.host}, seen {age:.0f} s ago" if age < GONE_AFTER else ""
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.goal import Goal
-from resflow.workflow.sweeps.yaml_lines import Entry, in_one_line
+from resflow.workflow.limits import one_line
+from resflow.workflow.names import RESERVED
+from resflow.workflow.sweeps.file.yaml_lines import Entry
 
 __all__ = ["read_description", "read_experiment", "read_goal", "read_name", "read_tags"]
 
@@ -24,7 +26,7 @@ def read_name(entry: Entry | None, path: Path) -> str:
         message = f"name={name!r} must be up to 100 letters, digits, spaces and . _ -, a letter or digit first"
         if entry:
             entry.refuse(message)
-        raise InvalidInputError(f"{path.name}:1: {in_one_line(message)}: give the sweep a name in the file")
+        raise InvalidInputError(f"{path.name}:1: {one_line(message)}: give the sweep a name in the file")
     return name
 
 
@@ -68,7 +70,7 @@ def read_tags(entry: Entry | None) -> dict[str, str]:
     tags = {}
     for each in entry.named().values() if entry else ():
         name, value = each.where.partition(".")[2], each.value
-        if name.startswith(("resflow.", "mlflow.")):
+        if name.startswith(RESERVED):
             each.refuse(f"{each.where}: names that begin with resflow. or mlflow. are kept for what these record")
         if not _is_name(name, 250):
             each.refuse(f"{each.where}: a tag's name must be {_NAMES}, as MLflow has it, and at most 250 of them")

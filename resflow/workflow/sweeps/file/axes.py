@@ -10,7 +10,7 @@ from typing import Any
 from resflow.errors import InvalidInputError
 from resflow.workflow.declared_types import check_declared
 from resflow.workflow.parameters import Parameter
-from resflow.workflow.sweeps.yaml_lines import Entry
+from resflow.workflow.sweeps.file.yaml_lines import Entry
 
 __all__ = ["Axis", "read_axis"]
 

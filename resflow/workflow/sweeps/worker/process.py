@@ -1,8 +1,8 @@
 """Processes that execute one notebook each, forked from one that has imported all of it, and gone with whoever asked.
 
-A worker starts `python -m resflow.workflow.sweeps.point_process` once. For every job, a line of JSON on standard input,
-that process forks a child, which executes the notebook; it answers with the child's process id, and with its exit code
-when it ends. Importing papermill and MLflow takes longer than a small notebook, and is thus paid once a worker.
+A worker starts `python -m resflow.workflow.sweeps.worker.process` once. For every task, a line of JSON on standard
+input, that process forks a child, which executes the notebook; it answers with the child's process id, and with its
+exit code when it ends. Importing papermill and MLflow takes longer than a small notebook, and is paid once a worker.
 
 Every child watches a pipe that its server holds open. When that closes, because the server or the worker above it is
 gone, by kill -9 too, the execution is ended as by SIGTERM: the run is KILLED and its kernel gone.
@@ -22,11 +22,11 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resflow.workflow.scratch import kept
 
-__all__ = ["GRACE_SECONDS", "main"]
+__all__ = ["GRACE_SECONDS", "Task", "main"]
 
 GRACE_SECONDS = 20.0
 """How long a run may take to say that it was killed."""
@@ -34,8 +34,31 @@ GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.05
 
 
+class Task(NamedTuple):
+    """A notebook to execute.
+
+    Attributes:
+        folder: A temporary folder to do it in.
+        notebook: The notebook's file.
+        name: What it is called.
+        parameters: What is injected into it.
+        environment: The environment to do it in.
+    """
+
+    folder: str
+    notebook: str
+    name: str
+    parameters: dict[str, Any]
+    environment: dict[str, str]
+
+    @property
+    def log(self) -> Path:
+        """The file that gets what the process writes to the terminal."""
+        return Path(self.folder) / "log.txt"
+
+
 def main() -> None:
-    """Execute jobs until standard input is closed."""
+    """Execute tasks until standard input is closed."""
     # jsonschema would parse a grammar of internationalised addresses, which takes a second and no notebook has.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     _import_all()
@@ -44,7 +67,7 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             os.close(held)
-            os._exit(_child(json.loads(line), watched))
+            os._exit(_child(Task(*json.loads(line)), watched))
         os.close(watched)
         _say(pid)
         if (code := _wait(pid)) is None:
@@ -57,7 +80,7 @@ def _import_all() -> None:
     """What an execution needs. Nothing may be connected, computed or started here: it would not survive the fork."""
     import papermill  # noqa: F401
 
-    from resflow.workflow import engine, execution, tracking  # noqa: F401
+    from resflow.workflow import engine, execution, records  # noqa: F401
     from resflow.workflow.reports import notebook_html as report  # noqa: F401
 
 
@@ -83,19 +106,19 @@ def _wait(pid: int) -> int | None:
             return None
 
 
-def _child(job: dict[str, Any], watched: int) -> int:
-    """Execute a job in this process, which is a fork; its exit code, 0 if the notebook ran through."""
+def _child(task: Task, watched: int) -> int:
+    """Execute a notebook in this process, which is a fork; its exit code, 0 if the notebook ran through."""
     try:
         os.setsid()
         os.environ.clear()
-        os.environ.update(job["environment"])
-        log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.environ.update(task.environment)
+        log = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for own, standard in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(own, standard)
         threading.Thread(target=_end_when_closed, args=(watched,), daemon=True).start()
-        with kept(Path(job["folder"])):
-            return _execute(job)
+        with kept(Path(task.folder)):
+            return _execute(task)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except BaseException:
@@ -114,7 +137,7 @@ def _end_when_closed(watched: int) -> None:
     os._exit(1)  # the kernel notices on its own
 
 
-def _execute(job: dict[str, Any]) -> int:
+def _execute(task: Task) -> int:
     import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -123,16 +146,13 @@ def _execute(job: dict[str, Any]) -> int:
     from resflow.workflow.outcome import said_of
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    notebook = Path(job["folder"]) / job["notebook_name"]
-    notebook.write_text(job["notebook"], encoding="utf-8")
-    parameters = dict(job["parameters"])
-    if job["population"] is not None:
-        parameters["population"] = job["population"]
+    notebook = Path(task.folder) / task.name
+    notebook.write_text(task.notebook, encoding="utf-8")
     executed = str(notebook.with_suffix(".executed.ipynb"))
-    options = kernel_of(nbformat.reads(job["notebook"], as_version=4))
+    options = kernel_of(nbformat.reads(task.notebook, as_version=4))
     try:
         papermill.execute_notebook(
-            str(notebook), executed, parameters, engine_name="resflow", progress_bar=False, **options
+            str(notebook), executed, task.parameters, engine_name="resflow", progress_bar=False, **options
         )
     except PapermillExecutionError as error:
         print(f"{error.ename}: {error.evalue}", file=sys.stderr)

@@ -6,19 +6,23 @@ import hashlib
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import nbformat
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweeps.axes import MOST_VALUES
-from resflow.workflow.sweeps.file import SweepFile
-from resflow.workflow.sweeps.fingerprint import code_digest, fingerprint, with_files_found
+from resflow.workflow.sweeps.file.axes import MOST_VALUES
+from resflow.workflow.sweeps.file.data_files import with_files_found
+from resflow.workflow.sweeps.file.sweep_file import SweepFile
+from resflow.workflow.sweeps.plan.fingerprint import code_digest, fingerprint
 
-__all__ = ["Execution", "Planner", "Point"]
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+
+__all__ = ["Execution", "Planner", "Point", "Result"]
 
 MOST_DRAWS = 500_000
 IDLE_DRAWS = 10_000
@@ -36,6 +40,10 @@ class Point:
 
     values: dict[str, Any]
     fingerprint: str
+
+    def within(self, axes: Collection[str]) -> Point:
+        """The point with what it has of its own among points that differ in these axes only."""
+        return Point({name: value for name, value in self.values.items() if name in axes}, self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,17 @@ class Execution:
         if not self.is_population:
             return self.points[0].fingerprint
         return hashlib.sha256("".join(point.fingerprint for point in self.points).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a point: `FINISHED` with its run, or why not."""
+
+    point: Point
+    state: str
+    run: StoredRun | None = None
+    run_id: str = ""
+    error: str = ""
 
 
 class Planner:

@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache, lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import resflow
-from resflow.data.files import is_file_name
+from resflow.workflow.sweeps.file.data_files import names_file
 
-__all__ = ["code_digest", "fingerprint", "library_digest", "sources_digest", "with_files_found"]
+__all__ = ["code_digest", "fingerprint", "library_digest", "sources_digest"]
+
+PACKAGE = Path(__file__).parents[3]
+"""The package's folder, all of whose sources may decide what is computed, but for those of the workflow."""
 
 
 def fingerprint(code: str, parameters: Mapping[str, Any]) -> str:
@@ -44,27 +47,18 @@ def library_digest() -> str:
 
 
 def sources_digest() -> str:
-    """The SHA-256 of the library's version and sources as they are; the workflow computes nothing and is left out."""
-    digest = hashlib.sha256(resflow.__version__.encode())
-    library = Path(resflow.__file__).parent
-    for path in sorted(library.rglob("*.py")):
-        name = path.relative_to(library).as_posix()
+    """The SHA-256 of the package's version and sources as they are; the workflow computes nothing and is left out."""
+    digest = hashlib.sha256(metadata.version("resflow").encode())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
         if not name.startswith("workflow/"):
             digest.update(f"\0{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def with_files_found(parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The parameters with names of data files made absolute, as seen from `folder`."""
-    return {
-        name: str((folder / value).resolve()) if isinstance(value, str) and is_file_name(value) else value
-        for name, value in parameters.items()
-    }
-
-
 def _file(value: Any) -> str:
     """The digest of the data file that a value names; "" if it names none."""
-    if not (isinstance(value, str) and is_file_name(value) and Path(value).is_file()):
+    if not (names_file(value) and Path(value).is_file()):
         return ""
     status = Path(value).stat()
     return _content(value, status.st_size, status.st_mtime_ns)

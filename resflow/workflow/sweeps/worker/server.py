@@ -1,4 +1,4 @@
-"""The worker's side of `point_process`: one server a worker, one notebook at a time, each in a process to be ended."""
+"""The worker's side of `process`: one server a worker, one notebook at a time, each in a process to be ended."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import psutil
 
-from resflow.workflow.sweeps.point_process import GRACE_SECONDS
+from resflow.workflow.sweeps.worker.process import GRACE_SECONDS, Task
 
 __all__ = ["PointServer"]
 
@@ -23,14 +22,14 @@ POLL_SECONDS = 0.1
 
 
 class PointServer:
-    """Executes jobs one after another, each in a process of its own."""
+    """Executes notebooks one after another, each in a process of its own."""
 
     _here: PointServer | None = None
     _lock = threading.Lock()
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "resflow.workflow.sweeps.point_process"],
+            [sys.executable, "-m", "resflow.workflow.sweeps.worker.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -45,11 +44,11 @@ class PointServer:
                 cls._here = cls()
             return cls._here
 
-    def execute(self, job: dict[str, Any], reason_to_stop: Callable[[], str]) -> tuple[int, str]:
-        """Execute a job.
+    def execute(self, task: Task, reason_to_stop: Callable[[], str]) -> tuple[int, str]:
+        """Execute a notebook.
 
         Args:
-            job: What `point_process` needs.
+            task: The notebook, and how to execute it.
             reason_to_stop: Asked several times a second; anything but "" ends the process.
 
         Returns:
@@ -60,7 +59,7 @@ class PointServer:
         answers: list[int] = []
         reader = threading.Thread(target=self._read, args=(answers,), daemon=True)
         try:
-            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.write(json.dumps(task) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             return -signal.SIGKILL, ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pandas import DataFrame
 
-from resflow.workflow.sweeps.plan import Point
-from resflow.workflow.sweeps.sweep import Result, Sweep
+from resflow.workflow.sweeps.plan.points import Execution, Point, Result
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
 
 __all__ = ["axis_column", "plan_table", "results_table"]
 
@@ -20,12 +22,12 @@ def axis_column(axis: str) -> str:
     return f"{axis} (parameter)" if axis in _COLUMNS else axis
 
 
-def plan_table(sweep: Sweep) -> DataFrame:
+def plan_table(executions: Sequence[Execution], finished: Mapping[str, StoredRun]) -> DataFrame:
     """The plan as a data frame: one row a point, its axes, its execution, and whether it is finished."""
     rows = []
-    for number, execution in enumerate(sweep.executions, 1):
+    for number, execution in enumerate(executions, 1):
         for point in execution.points:
-            run = sweep.finished.get(point.fingerprint)
+            run = finished.get(point.fingerprint)
             state, run_id = ("finished", run.info.run_id) if run else ("to do", "")
             row = {"execution": number, "state": state, "run_id": run_id, "fingerprint": point.fingerprint}
             rows.append(_values(point) | row)

@@ -31,18 +31,16 @@ import nbformat
 from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.declared_types import SourceText, check_declared
 from resflow.workflow.goal import Goal
+from resflow.workflow.names import POPULATION
 from resflow.workflow.notebook_file import read_notebook
 from resflow.workflow.parameters import Parameter, declared_in_notebook
-from resflow.workflow.sweeps.axes import MOST_VALUES, Axis, read_axis
-from resflow.workflow.sweeps.conditions import Condition
-from resflow.workflow.sweeps.fingerprint import with_files_found
-from resflow.workflow.sweeps.labels import read_description, read_experiment, read_goal, read_name, read_tags
-from resflow.workflow.sweeps.yaml_lines import Entry, read_yaml
+from resflow.workflow.sweeps.file.axes import MOST_VALUES, Axis, read_axis
+from resflow.workflow.sweeps.file.conditions import Condition
+from resflow.workflow.sweeps.file.data_files import with_files_found
+from resflow.workflow.sweeps.file.labels import read_description, read_experiment, read_goal, read_name, read_tags
+from resflow.workflow.sweeps.file.yaml_lines import Entry, read_yaml
 
-__all__ = ["POPULATION", "Strategy", "SweepFile", "read_sweep_file"]
-
-POPULATION = "population"
-"""The parameter by which a notebook takes the points of the population axes."""
+__all__ = ["Strategy", "SweepFile", "read_sweep_file"]
 
 _KEYS = (
     "name", "notebook", "experiment", "description", "parameters", "axes", "strategy", "when", "drop", "metric",

@@ -1,27 +1,21 @@
-"""The only writer to MLflow: what a run records, under which names, and who answers for its status."""
+"""What a run records: parameters, metrics, data, tags, files, and how it ended."""
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from resflow.errors import InvalidInputError
+from resflow.workflow import names
 from resflow.workflow.addresses import without_secrets
-from resflow.workflow.last_word import AT_WORK, OUTCOME, last_word, word
+from resflow.workflow.last_word import AT_WORK, word
 from resflow.workflow.limits import RUN_NAME, TAG, shortened
 from resflow.workflow.logged_values import as_metrics, as_params, dataset_input, loggable, not_finite, rows_of
+from resflow.workflow.names import FAILED, FINISHED
 from resflow.workflow.parameters import Parameter, brief
-from resflow.workflow.plainly import told_plainly
-from resflow.workflow.provenance import owner_is_gone
-from resflow.workflow.quiet import import_mlflow
-from resflow.workflow.remote_check import check_answers
-from resflow.workflow.store import artifact_root, is_embedded, project_root, tracking_uri
-from resflow.workflow.store_errors import is_busy
+from resflow.workflow.records.client import experiment_id_of, patiently
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,112 +24,20 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
     from pandas import DataFrame
 
-__all__ = [
-    "Run",
-    "client_of",
-    "create_run",
-    "end_children",
-    "every_run",
-    "experiment_id_of",
-    "mark_cut_off_runs",
-    "open_client",
-    "open_runs",
-    "patiently",
-    "record_run",
-    "run_name",
-]
+__all__ = ["Run", "create_run", "record_run", "run_name"]
 
 BATCH = 1000
 """Metrics in one call: MLflow's limit, and what makes logging a history take a tenth of a second and not twenty."""
 
 
-def open_client() -> MlflowClient:
-    """A client of the project's store, in which runs whose process is gone have been marked KILLED.
-
-    Raises:
-        InvalidInputError: If the store cannot be used as it is, and the user can mend that.
-        StoreError: If it is damaged, or gives no answer.
-    """
-    uri = tracking_uri()
-    client = client_of(uri)
-    if is_embedded(uri, project_root()):
-        with told_plainly(uri):
-            mark_cut_off_runs(client, [experiment.experiment_id for experiment in client.search_experiments()])
-    return client
-
-
-def client_of(uri: str) -> MlflowClient:
-    """A client of the store at `uri`, which is there and can be used.
-
-    Raises:
-        InvalidInputError: If it cannot be used as it is, and the user can mend that.
-        StoreError: If it is damaged, or gives no answer.
-    """
-    with told_plainly(uri):
-        import_mlflow()
-        check_answers(uri)
-        from mlflow.tracking import MlflowClient
-
-        return MlflowClient(tracking_uri=uri)
-
-
-def every_run(
-    client: MlflowClient, experiment_ids: list[str], condition: str = "", *, newest_first: bool = False
-) -> Iterator[StoredRun]:
-    """Every run of some experiments that meets MLflow's `condition`, oldest first unless asked otherwise."""
-    token = None
-    order = ["attributes.start_time DESC" if newest_first else "attributes.start_time ASC"]
-    while True:
-        page = client.search_runs(experiment_ids, condition, max_results=1000, order_by=order, page_token=token)
-        yield from page
-        if not (token := page.token):
-            return
-
-
-def open_runs(client: MlflowClient, experiment_ids: list[str], condition: str = "") -> list[StoredRun]:
-    """The runs that meet `condition` and are not over: RUNNING, or ended by their notebook without the last word."""
-    also = f" AND {condition}" if condition else ""
-    running = every_run(client, experiment_ids, f"attributes.status = 'RUNNING'{also}")
-    unsaid = every_run(client, experiment_ids, f"tags.`{OUTCOME}` = '{AT_WORK[OUTCOME]}'{also}")
-    return list({run.info.run_id: run for run in (*running, *unsaid)}.values())
-
-
-def mark_cut_off_runs(client: MlflowClient, experiment_ids: list[str]) -> list[str]:
-    """End the runs that are not over although the process that owned them on this machine is gone: as KILLED.
-
-    A run that was opened once more after its last word, as by `mlflow.start_run(run_id=...)`, ends as it had ended.
-
-    Returns:
-        The ids of the runs that were ended.
-    """
-    marked = []
-    for run in open_runs(client, experiment_ids):
-        if not owner_is_gone(run.data.tags.get("resflow.owner", "")):
-            continue
-        # Asked again once the owner is known to be gone: it may have ended its run just before it went.
-        run = client.get_run(run.info.run_id)
-        if run.info.status != "RUNNING" and (last_word(run) or OUTCOME not in run.data.tags):
-            continue
-        if said := last_word(run):
-            patiently(client.set_terminated, run.info.run_id, said)
-        else:
-            Run(client, run.info.run_id).end("KILLED", error="cut off: the process that ran it is gone")
-        marked.append(run.info.run_id)
-    return marked
-
-
-def end_children(client: MlflowClient, run_id: str, status: str, error: str) -> None:
-    """End the runs nested in a run that are not over, at any depth: nobody is left who would."""
-    everywhere = [experiment.experiment_id for experiment in client.search_experiments()]
-    for child in open_runs(client, everywhere, f"tags.`mlflow.parentRunId` = '{run_id}'"):
-        end_children(client, child.info.run_id, status, error)
-        # one that resflow writes is whole only if whoever wrote it says so
-        ended = "KILLED" if status == "FINISHED" and OUTCOME in child.data.tags else status
-        Run(client, child.info.run_id).end(ended, **({"error": error} if ended != "FINISHED" else {}))
-
-
 def create_run(
-    client: MlflowClient, *, notebook: str, name: str, parameters: Mapping[str, Any], tags: dict[str, str]
+    client: MlflowClient,
+    *,
+    notebook: str,
+    name: str,
+    parameters: Mapping[str, Any],
+    tags: Mapping[str, str],
+    experiment_id: str = "",
 ) -> Run:
     """A new run of a notebook, RUNNING, with its parameters and tags.
 
@@ -145,16 +47,17 @@ def create_run(
         name: The run's name.
         parameters: The declared parameters with the values the run uses.
         tags: Further tags, as `provenance_tags` gives them.
+        experiment_id: MLflow's id of another experiment.
     """
-    experiment = experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
+    experiment_id = experiment_id or experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
     tags = {key: shortened(without_secrets(value), TAG) for key, value in tags.items()} | AT_WORK
-    created = patiently(client.create_run, experiment, tags=tags, run_name=name)
+    created = patiently(client.create_run, experiment_id, tags=tags, run_name=name)
     run = Run(client, created.info.run_id)
     try:
         run.log_parameters(parameters)
     except Exception as error:  # MLflow refuses a name, or cannot write
         with suppress(Exception):  # the first error is the one to be told
-            run.end("FAILED", error=f"{type(error).__name__}: {error}")
+            run.end(FAILED, error=f"{type(error).__name__}: {error}")
         raise
     return run
 
@@ -187,14 +90,19 @@ class Run:
         self._not_finite: dict[str, str] = {}
 
     @property
+    def stored(self) -> StoredRun:
+        """The run as it is in the store now."""
+        return self.client.get_run(self.id)
+
+    @property
     def experiment_id(self) -> str:
         """MLflow's id of the experiment it belongs to."""
-        return self.client.get_run(self.id).info.experiment_id
+        return self.stored.info.experiment_id
 
     @property
     def name(self) -> str:
         """What the run is called."""
-        return self.client.get_run(self.id).info.run_name
+        return self.stored.info.run_name
 
     @property
     def tracking_uri(self) -> str:
@@ -214,7 +122,7 @@ class Run:
             history: A data frame with a column `step`, or else the step as its index, and one column a metric; or
                 steps with the metrics of each. NaN is a value; None is none. An infinite value, which MLflow's
                 database would replace by ±1.8e308, is left out, except at a metric's last step; the tag
-                `resflow.not_finite` tells.
+                `names.NOT_FINITE` tells.
         """
         values, notes = loggable(rows_of(history))
         self._note_not_finite(notes)
@@ -238,8 +146,8 @@ class Run:
             margin: By how much, in the claim's own units: positive where it held with room to spare, negative by how
                 much it failed.
         """
-        self.set_tags({"claim": name, "claim_holds": "true" if holds else "false"})
-        self.log_metrics({"claim_margin": margin})
+        self.set_tags({names.CLAIM: name, names.CLAIM_HOLDS: "true" if holds else "false"})
+        self.log_metrics({names.CLAIM_MARGIN: margin})
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Attach a figure as figures/NAME.png."""
@@ -266,7 +174,7 @@ class Run:
         feature_names: Iterable[str] | None = None,
         context: str = "training",
     ) -> None:
-        """Log a data set as an input of the run, and its digest as the tag `resflow.data_digest`.
+        """Log a data set as an input of the run, and its digest as the tag `names.DATA_DIGEST`.
 
         Args:
             name: What the data set is called.
@@ -279,7 +187,7 @@ class Run:
         dataset = dataset_input(name, X, y, digest, feature_names, context)
         patiently(self.client.log_inputs, self.id, datasets=[dataset])
         if digest:
-            self.set_tags({"resflow.data_digest" + ("" if context == "training" else f".{context}"): digest})
+            self.set_tags({names.DATA_DIGEST + ("" if context == "training" else f".{context}"): digest})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags, by which runs are found and told apart."""
@@ -288,9 +196,16 @@ class Run:
         logged = [RunTag(key, shortened(without_secrets(str(value)), TAG)) for key, value in tags.items()]
         patiently(self.client.log_batch, self.id, tags=logged)
 
+    def remove_tags(self, keys: Collection[str]) -> None:
+        """Remove those of the tags that the run has, in this order."""
+        tags = self.stored.data.tags
+        for key in keys:
+            if key in tags:
+                patiently(self.client.delete_tag, self.id, key)
+
     def describe(self, markdown: str) -> None:
         """Set the run's description, which MLflow shows at its top."""
-        self.set_tags({"mlflow.note.content": markdown.strip()})
+        self.set_tags({names.DESCRIPTION: markdown.strip()})
 
     def rename(self, name: str) -> None:
         """Call the run `name`."""
@@ -299,7 +214,7 @@ class Run:
     def tag_precision(self) -> None:
         """Tag the run with the precision JAX computes in, once JAX is imported."""
         if jax := sys.modules.get("jax"):
-            self.set_tags({"resflow.precision": "float64" if jax.config.jax_enable_x64 else "float32"})
+            self.set_tags({names.PRECISION: "float64" if jax.config.jax_enable_x64 else "float32"})
 
     def finish(self) -> None:
         """Say that the notebook is through. The run is then FINISHED, if the notebook is what answers for it."""
@@ -308,17 +223,25 @@ class Run:
             self._on_finish()
             print(f"Recorded as {self.name!r}; `resflow ui` shows it.")
 
-    def end(self, status: str, **tags: str) -> None:
-        """Set the status (FINISHED, FAILED or KILLED) with tags that say why; for whoever answers for the run.
+    def end(self, status: str, *, error: str = "", failed_cell: str = "", attachment_error: str = "") -> None:
+        """Set the status (FINISHED, FAILED or KILLED) and say why; for whoever answers for the run.
 
         That the run is FINISHED is the last thing to be written: whoever is killed before has not said it.
         """
-        said = {f"resflow.{key}": value for key, value in tags.items()} | word(status, self.id)
-        if status != "FINISHED":
+        why = {names.ERROR: error, names.FAILED_CELL: failed_cell, names.ATTACHMENT_ERROR: attachment_error}
+        said = {key: value for key, value in why.items() if value} | word(status, self.id)
+        if status != FINISHED:
             self.set_tags(said)
-        patiently(self.client.set_terminated, self.id, status)
-        if status == "FINISHED":
+        self.set_status(status)
+        if status == FINISHED:
             self.set_tags(said)
+
+    def set_status(self, status: str) -> None:
+        """Set MLflow's own status, which is not the last word."""
+        if status == names.RUNNING:
+            patiently(self.client.update_run, self.id, status=status)
+        else:
+            patiently(self.client.set_terminated, self.id, status)
 
     def _log_metrics(self, values: Iterable[tuple[str, int, float]]) -> None:
         metrics = as_metrics(values)
@@ -329,7 +252,7 @@ class Run:
         """Say in a tag which values a database of finite numbers cannot tell."""
         if notes:
             self._not_finite |= notes
-            self.set_tags({"resflow.not_finite": "; ".join(self._not_finite.values())})
+            self.set_tags({names.NOT_FINITE: "; ".join(self._not_finite.values())})
 
 
 def record_run(
@@ -351,7 +274,7 @@ def record_run(
         experiment_id: MLflow's id of the experiment.
         name: The run's name.
         parameters: Its parameters, at most a hundred.
-        tags: Its tags; among them `resflow.owner`, by which it becomes KILLED if this process dies on the way.
+        tags: Its tags; among them `names.OWNER`, by which it becomes KILLED if this process dies on the way.
         history: As for `Run.log_history`.
         metrics: Values of the whole run.
         inputs: Its data, of `dataset_input`.
@@ -368,7 +291,7 @@ def record_run(
         notes |= not_finite(key, [(0, float(value))])
     tags = {key: shortened(value, TAG) for key, value in tags.items()} | AT_WORK
     if notes:
-        tags["resflow.not_finite"] = shortened("; ".join(notes.values()), TAG)
+        tags[names.NOT_FINITE] = shortened("; ".join(notes.values()), TAG)
     created = patiently(
         client.create_run, experiment_id, start_time=since, tags=tags, run_name=shortened(name, RUN_NAME)
     )
@@ -379,49 +302,8 @@ def record_run(
         patiently(client.log_batch, run_id, metrics=recorded[: BATCH - 200])
         recorded = recorded[BATCH - 200 :]
     patiently(client.log_inputs, run_id, datasets=inputs)
-    patiently(client.set_terminated, run_id, "FINISHED")
+    patiently(client.set_terminated, run_id, FINISHED)
     # MLflow writes the tags of a batch last: with them the run is whole, and says so in the same call.
-    said = [RunTag(key, value) for key, value in word("FINISHED", run_id).items()]
+    said = [RunTag(key, value) for key, value in word(FINISHED, run_id).items()]
     patiently(client.log_batch, run_id, metrics=recorded, params=logged, tags=said)
     return run_id
-
-
-def experiment_id_of(client: MlflowClient, name: str) -> str:
-    """The id of the experiment of that name, made if there is none; other processes may be making it too."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        root = project_root()
-        folder = re.sub(r"[^\w-]+", "-", name)
-        location = f"{artifact_root(root)}/{folder}" if is_embedded(client.tracking_uri, root) else None
-        try:
-            return patiently(client.create_experiment, name, artifact_location=location)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
-                raise
-    if found.lifecycle_stage != "active":
-        raise InvalidInputError(
-            f"the experiment {name!r} was deleted in MLflow: restore it, or choose another by MLFLOW_EXPERIMENT_NAME"
-        )
-    return found.experiment_id
-
-
-def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a writing method of the client, again if another process was in its way; for two minutes at the longest.
-
-    The database may have been busy for longer than MLflow waits (20 s). Or another process wrote the same row after
-    MLflow had looked for it, as when several runs log one data set at once: then it is found the next time. What
-    waiting won't mend, as a full disk, is raised at once.
-    """
-    from mlflow.exceptions import MlflowException
-
-    for pause in (0.5, 1.0, 2.0, 4.0):
-        try:
-            return write(*arguments, **options)
-        except MlflowException as error:
-            outrun = any(name in str(error) for name in ("IntegrityError", "UniqueViolation"))
-            if not is_busy(error) and not outrun:
-                raise
-        time.sleep(pause)
-    return write(*arguments, **options)

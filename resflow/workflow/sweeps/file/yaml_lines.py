@@ -15,9 +15,10 @@ from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
 from resflow.errors import InvalidInputError, nearest
-from resflow.workflow.sweeps.yaml_words import MERGE, STR, UNCLEAR, plain_tag, word_value
+from resflow.workflow.limits import one_line
+from resflow.workflow.sweeps.file.yaml_words import MERGE, STR, UNCLEAR, plain_tag, word_value
 
-__all__ = ["Entry", "in_one_line", "read_yaml"]
+__all__ = ["Entry", "read_yaml"]
 
 MOST_BYTES = 256 * 1024
 MOST_NODES = 20_000
@@ -25,7 +26,6 @@ MOST_NODES = 20_000
 MOST_DEPTH = 20
 MOST_TEXT = 5_000
 """Characters in one text: what MLflow keeps of a parameter or a tag."""
-MESSAGE = 500
 
 
 class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
@@ -94,7 +94,7 @@ class Entry:
 
     def refuse(self, message: str) -> NoReturn:
         """Raise InvalidInputError with the place before the message, in one line that a terminal can show."""
-        raise InvalidInputError(f"{self.file}:{self.line}: {in_one_line(message)}")
+        raise _refused(self.file, self.line, message)
 
     def named(self, allowed: tuple[str, ...] | None = None) -> dict[str, Entry]:
         """The named values it has, those taken from elsewhere by `<<` among them unless it has its own.
@@ -215,30 +215,21 @@ def read_yaml(path: Path) -> tuple[Entry, str]:
         node = loader.get_single_node()
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise _refused(path, line, f"not YAML: the character U+{error.character:04X} is not allowed in it") from None
+        raise _refused(
+            path.name, line, f"not YAML: the character U+{error.character:04X} is not allowed in it"
+        ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = ", ".join(part for part in (error.context, error.problem) if part)
-        raise _refused(path, mark.line + 1 if mark else 1, f"not YAML: {reason}") from None
+        raise _refused(path.name, mark.line + 1 if mark else 1, f"not YAML: {reason}") from None
     except InvalidInputError:  # a limit
         raise
     except (ValueError, OverflowError) as error:  # of PyYAML itself, as of "\UFFFFFFFF" or %YAML 1.99999…
-        raise _refused(path, loader.line + 1, f"not YAML: {error}") from None
+        raise _refused(path.name, loader.line + 1, f"not YAML: {error}") from None
     if node is None:
-        raise _refused(path, 1, "the file is empty: it must name a notebook and axes")
+        raise _refused(path.name, 1, "the file is empty: it must name a notebook and axes")
     _check_tree(node, path.name)
     return Entry(node, path.name, "", node.start_mark.line + 1), text
-
-
-def in_one_line(message: str) -> str:
-    """A message as one line of bounded length: what cannot be printed is escaped, and a long middle left out.
-
-    >>> in_one_line("a\\nb" + "c" * 1000 + "d")[:8], len(in_one_line("c" * 10_000)) < 600
-    ('a\\\\nbcccc', True)
-    """
-    if len(message) > MESSAGE:
-        message = f"{message[: MESSAGE // 2]} … {message[-MESSAGE // 2 :]}"
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in message)
 
 
 def _text_of(path: Path) -> str:
@@ -250,18 +241,18 @@ def _text_of(path: Path) -> str:
         if not path.is_file():
             raise InvalidInputError(f"{path}: not a file with content of its own: write the sweep into one")
         if (size := path.stat().st_size) > MOST_BYTES:
-            raise _refused(path, 1, f"{size} bytes are more than a sweep file may have, {MOST_BYTES}")
+            raise _refused(path.name, 1, f"{size} bytes are more than a sweep file may have, {MOST_BYTES}")
         data = path.read_bytes()
     except OSError as error:
-        raise InvalidInputError(f"{in_one_line(str(path))}: cannot be read: {error.strerror}") from None
+        raise InvalidInputError(f"{one_line(str(path))}: cannot be read: {error.strerror}") from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise _refused(path, 1, "text in UTF-16: save it in UTF-8")
+        raise _refused(path.name, 1, "text in UTF-16: save it in UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _refused(
-            path, line, f"byte 0x{data[error.start]:02x} is not text in UTF-8: save the file in UTF-8"
+            path.name, line, f"byte 0x{data[error.start]:02x} is not text in UTF-8: save the file in UTF-8"
         ) from None
 
 
@@ -304,9 +295,9 @@ def _check_tree(root: yaml.Node, file: str) -> None:
 
 def _check_limits(nodes: int, depth: int, file: str, line: int) -> None:
     if nodes > MOST_NODES:
-        raise InvalidInputError(f"{file}:{line}: more than {MOST_NODES} names and values are too many for a sweep file")
+        raise _refused(file, line, f"more than {MOST_NODES} names and values are too many for a sweep file")
     if depth > MOST_DEPTH:
-        raise InvalidInputError(f"{file}:{line}: more than {MOST_DEPTH} levels of lists and names are too deep")
+        raise _refused(file, line, f"more than {MOST_DEPTH} levels of lists and names are too deep")
 
 
 def _check_text(text: str, entry: Entry) -> None:
@@ -329,8 +320,9 @@ def _word(node: yaml.Node, entry: Entry) -> Any:
         entry.refuse(str(error))
 
 
-def _refused(path: Path, line: int, message: str) -> InvalidInputError:
-    return InvalidInputError(f"{path.name}:{line}: {in_one_line(message)}")
+def _refused(file: str, line: int, message: str) -> InvalidInputError:
+    message = message.replace("\n", "\\n")  # of a name that has one, which is to be seen
+    return InvalidInputError(f"{file}:{line}: {one_line(message)}")
 
 
 def _tag(node: yaml.Node) -> str:

@@ -1,0 +1,81 @@
+"""A store's client, the experiments in it, and writing when it is busy."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.plainly import told_plainly
+from resflow.workflow.quiet import import_mlflow
+from resflow.workflow.remote_check import check_answers
+from resflow.workflow.store import artifact_root, is_embedded, project_root
+from resflow.workflow.store_errors import is_busy
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["client_of", "experiment_id_of", "patiently"]
+
+
+def client_of(uri: str, *, is_checked: bool = False) -> MlflowClient:
+    """A client of the store at `uri`, which is there and can be used.
+
+    Args:
+        uri: The store's address.
+        is_checked: True if `tracking_uri` has looked at the store, as it does at the project's own.
+
+    Raises:
+        InvalidInputError: If it cannot be used as it is, and the user can mend that.
+        StoreError: If it is damaged, or gives no answer.
+    """
+    with told_plainly(uri):
+        import_mlflow()
+        if not is_checked:
+            check_answers(uri)
+        from mlflow.tracking import MlflowClient
+
+        return MlflowClient(tracking_uri=uri)
+
+
+def experiment_id_of(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of that name, made if there is none; other processes may be making it too."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        root = project_root()
+        folder = re.sub(r"[^\w-]+", "-", name)
+        location = f"{artifact_root(root)}/{folder}" if is_embedded(client.tracking_uri, root) else None
+        try:
+            return patiently(client.create_experiment, name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise InvalidInputError(
+            f"the experiment {name!r} was deleted in MLflow: restore it, or choose another by MLFLOW_EXPERIMENT_NAME"
+        )
+    return found.experiment_id
+
+
+def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call a writing method of the client, again if another process was in its way; for two minutes at the longest.
+
+    The database may have been busy for longer than MLflow waits (20 s). Or another process wrote the same row after
+    MLflow had looked for it, as when several runs log one data set at once: then it is found the next time. What
+    waiting won't mend, as a full disk, is raised at once.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for pause in (0.5, 1.0, 2.0, 4.0):
+        try:
+            return write(*arguments, **options)
+        except MlflowException as error:
+            outrun = any(name in str(error) for name in ("IntegrityError", "UniqueViolation"))
+            if not is_busy(error) and not outrun:
+                raise
+        time.sleep(pause)
+    return write(*arguments, **options)

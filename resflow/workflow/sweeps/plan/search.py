@@ -1,0 +1,221 @@
+"""Where a sweep's executions come from: a plan that is known at once, or a search that learns from each (Optuna's TPE).
+
+The search's study is kept in memory, and made anew from the finished runs whenever the sweep is started.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from resflow.errors import InvalidInputError
+from resflow.workflow.logged_values import finite
+from resflow.workflow.run_parameters import parameters_of
+from resflow.workflow.sweeps.file.axes import Axis
+from resflow.workflow.sweeps.file.data_files import with_files_found
+from resflow.workflow.sweeps.file.sweep_file import SweepFile
+from resflow.workflow.sweeps.plan.points import Execution, Planner
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import Trial
+
+__all__ = ["FixedSource", "SearchSource"]
+
+ASKS = 1000
+"""How often a combination that meets the conditions is asked for."""
+
+
+class FixedSource:
+    """All executions at once: whoever schedules them sees how much there is.
+
+    Attributes:
+        left: How many executions are still to be taken.
+    """
+
+    def __init__(self, executions: Sequence[Execution] = ()) -> None:
+        self._executions = list(executions)
+        self.left = len(self._executions)
+
+    def take(self, free: int) -> list[Execution]:
+        """Executions to submit now that `free` workers are idle: here all, the first time."""
+        taken, self._executions, self.left = self._executions, [], 0
+        return taken
+
+    def told(self, execution: Execution, runs: Mapping[str, StoredRun]) -> None:
+        """Learn which points of an execution are finished, by fingerprint; nothing here depends on it."""
+
+
+class SearchSource(FixedSource):
+    """As many executions as there are workers, each chosen by what was reached before.
+
+    Attributes:
+        trials: The executions that were finished before, with the values of their notebook axes.
+    """
+
+    def __init__(self, sweep: SweepFile, planner: Planner, earlier: Mapping[str, StoredRun]) -> None:
+        """Begin with what is in the store.
+
+        Args:
+            sweep: The sweep.
+            planner: Makes its executions.
+            earlier: The sweep's finished points, by fingerprint.
+        """
+        super().__init__()
+        self._sweep, self._planner = sweep, planner
+        assert sweep.goal is not None  # or reading the file had refused it
+        self._goal = sweep.goal
+        self._axes = [axis for axis in sweep.axes if not axis.population]
+        self._has_population = len(self._axes) < len(sweep.axes)
+        self._spaces = {axis.name: _space(axis) for axis in self._axes}
+        self.trials = self._earlier_trials(earlier)
+        self._known = {execution.id: self._reached(execution, earlier) for execution, _ in self.trials}
+        self._study = self._new_study()
+        self.left = max(0, sweep.strategy.count - len(self.trials))
+        self._asked: dict[str, list[Trial]] = {}
+
+    def values(self) -> list[float | None]:
+        """What the trials so far reached, in their order."""
+        return [self._known[execution.id] for execution, _ in self.trials]
+
+    def take(self, free: int) -> list[Execution]:
+        """New executions for the idle workers; a combination that was tried before is not tried again."""
+        taken: list[Execution] = []
+        for _ in range(100 * max(1, free)):
+            if self.left == 0 or len(taken) >= free:
+                break
+            trial, values = self._ask()
+            execution = self._planner.trial(values)
+            if execution is None:
+                self._tell(trial, None)
+                continue
+            self.left -= 1
+            if execution.id in self._known:
+                self._tell(trial, self._known[execution.id])
+            elif execution.id in self._asked:
+                self._asked[execution.id].append(trial)
+            else:
+                self._asked[execution.id] = [trial]
+                taken.append(execution)
+        return taken
+
+    def told(self, execution: Execution, runs: Mapping[str, StoredRun]) -> None:
+        """Tell the study; an execution of which a point is missing or has no such metric failed."""
+        value = self._reached(execution, runs)
+        for trial in self._asked.pop(execution.id, []):
+            self._tell(trial, value)
+        self._known[execution.id] = value
+
+    def _reached(self, execution: Execution, runs: Mapping[str, StoredRun]) -> float | None:
+        """The metric of an execution, its mean over a population; None if it is not there or not finite."""
+        values = []
+        for point in execution.points:
+            run = runs.get(point.fingerprint)
+            if (value := finite(run.data.metrics.get(self._goal.metric) if run else None)) is None:
+                return None
+            values.append(value)
+        return finite(sum(values) / len(values))
+
+    def _earlier_trials(self, runs: Mapping[str, StoredRun]) -> list[tuple[Execution, dict[str, Any]]]:
+        """The executions whose points are all among the runs, with their values, in the order they ended.
+
+        A run's parameters are texts in the store. What they stand for is certain once the fingerprint comes out the
+        same.
+        """
+        found: dict[str, tuple[Execution, dict[str, Any]]] = {}
+        for run in sorted(runs.values(), key=lambda run: run.info.end_time or 0):
+            values = {axis.name: self._meant(axis, parameters_of(run).get(axis.name, "")) for axis in self._axes}
+            if None in values.values():
+                continue  # a run of the sweep as it was when it had other axes
+            execution = self._planner.trial(values)
+            if execution and all(point.fingerprint in runs for point in execution.points):
+                found.setdefault(execution.id, (execution, values))
+        return list(found.values())
+
+    def _meant(self, axis: Axis, text: str) -> Any:
+        """The value on an axis that a run's parameter stands for; None if there is none such."""
+        if axis.values is not None:
+            texts = {str(with_files_found({"": value}, self._sweep.folder)[""]): value for value in axis.values}
+            return texts.get(text)
+        try:
+            return int(text) if axis.integer else float(text)
+        except ValueError:
+            return None
+
+    def _new_study(self) -> Study:
+        """A study that knows what the trials so far reached."""
+        import optuna
+
+        optuna.logging.set_verbosity(logging.WARNING)
+        reached = [
+            (values, value)
+            for (_, values), value in zip(self.trials, self.values(), strict=True)
+            if value is not None and all(_lies_on(axis, values[axis.name]) for axis in self._axes)
+        ]
+        # Another seed for each number of runs behind it: else it would begin with the draws it began with before.
+        seed = (self._sweep.strategy.seed * 1_000_003 + len(reached)) % 2**32
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # Trials that are still running count as bad, so that workers at once don't try the same.
+            sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+        study = optuna.create_study(sampler=sampler, direction=self._goal.direction)
+        for values, value in reached:
+            keys = {axis.name: _key(axis, values[axis.name]) for axis in self._axes}
+            study.add_trial(optuna.trial.create_trial(params=keys, distributions=self._spaces, value=value))
+        return study
+
+    def _ask(self) -> tuple[Trial, dict[str, Any]]:
+        """The next combination of the notebook axes to try.
+
+        Raises:
+            InvalidInputError: If none that meets the conditions can be found.
+        """
+        for _ in range(ASKS):
+            trial = self._study.ask(self._spaces)
+            values = {axis.name: _value(axis, trial.params[axis.name]) for axis in self._axes}
+            if self._has_population or self._sweep.keeps(values):
+                return trial, values
+            self._tell(trial, None)
+        raise InvalidInputError(
+            f"{self._sweep.place('when', 'drop', 'axes')}: in {ASKS} proposals no combination meets the "
+            "conditions: widen them or the axes"
+        )
+
+    def _tell(self, trial: Trial, value: float | None) -> None:
+        """What came of a trial; None if nothing did."""
+        from optuna.trial import TrialState
+
+        self._study.tell(trial, value, state=TrialState.FAIL if value is None else None)
+
+
+def _space(axis: Axis) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if axis.values is not None:
+        numeric = all(type(value) in (int, float) for value in axis.values)
+        if numeric and len(axis.values) > 1:  # their order means something to TPE
+            return IntDistribution(0, len(axis.values) - 1)
+        return CategoricalDistribution(range(len(axis.values)))
+    low, high = axis.ends
+    if axis.integer:
+        return IntDistribution(int(low), int(high), log=axis.log)
+    return FloatDistribution(low, high, log=axis.log)
+
+
+def _lies_on(axis: Axis, value: Any) -> bool:
+    return value in axis.values if axis.values is not None else axis.ends[0] <= value <= axis.ends[1]
+
+
+def _key(axis: Axis, value: Any) -> Any:
+    """A value as the study knows it: of a list, its place."""
+    return value if axis.values is None else axis.values.index(value)
+
+
+def _value(axis: Axis, key: Any) -> Any:
+    if axis.values is not None:
+        return axis.values[key]
+    return key if axis.integer else min(max(float(f"{key:.12g}"), axis.ends[0]), axis.ends[1])

@@ -1,0 +1,273 @@
+"""A sweep as it stands: what is planned, what of it is finished in the store, what failed, and how far it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from resflow.workflow.goal import Goal
+from resflow.workflow.logged_values import finite
+from resflow.workflow.names import FAILED, FINISHED, MISSING
+from resflow.workflow.records import claim, drop_duplicates, experiments, finished_points, points_of_sweep, set_aside
+from resflow.workflow.sweeps.plan import Execution, Planner, Point, Result
+from resflow.workflow.sweeps.plan.search import FixedSource, SearchSource
+from resflow.workflow.sweeps.worker.attempt import Outcome
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["Sweep", "Tally", "duration", "label"]
+
+
+@dataclass
+class Tally:
+    """How far a sweep is.
+
+    Attributes:
+        total: Points in all.
+        cached: Points that were finished before.
+        done: Points finished now.
+        failed: Points that will not be finished now.
+        running: Executions at work, by id, with what to call them.
+        goal: What tells how good a point is; None if nobody said.
+        best: Its best value yet; None if there is none.
+        best_label: Where.
+    """
+
+    total: int = 0
+    cached: int = 0
+    done: int = 0
+    failed: int = 0
+    running: dict[str, str] = field(default_factory=dict)
+    goal: Goal | None = None
+    best: float | None = None
+    best_label: str = ""
+    capacity: int = 1
+    executions_left: int = 0
+    _seconds: list[float] = field(default_factory=list)
+
+    def consider(self, value: float | None, place: str) -> None:
+        """Take a finished point's metric into account."""
+        value = finite(value)
+        if self.goal is None or value is None:
+            return
+        if self.best is None or self.goal.is_better(value, than=self.best):
+            self.best, self.best_label = value, place
+
+    def best_words(self, digits: str) -> str:
+        """The best value yet, by its metric's name, with a sign if it is a gap; "" while there is none."""
+        if self.goal is None or self.best is None:
+            return ""
+        sign = "+" if self.goal.metric.endswith("gap") else ""
+        return f"best {self.goal.metric} {self.best:{sign}{digits}}"
+
+    def begun(self, executions: int) -> None:
+        """So many executions are to be made."""
+        self.executions_left = executions
+
+    def can_run(self, capacity: int) -> None:
+        """So many executions can be at work at once."""
+        self.capacity = max(1, capacity)
+
+    def started(self, execution: str, text: str) -> None:
+        """An execution is at work, and this is what to call it."""
+        self.running[execution] = text
+
+    def ended(self, execution: str, done: int, failed: int, seconds: float) -> None:
+        """An execution ended, and with it so many points."""
+        self.running.pop(execution, None)
+        self.done += done
+        self.failed += failed
+        self.executions_left -= 1
+        self._seconds.append(seconds)
+
+    def seconds_left(self) -> float | None:
+        """How long the rest will take, if it takes as long as what was done now; None while nothing was."""
+        if not self._seconds:
+            return None
+        rounds = self.executions_left / max(1, min(self.capacity, max(1, self.executions_left)))
+        return rounds * sum(self._seconds) / len(self._seconds)
+
+    def line(self) -> str:
+        """All of it in one line."""
+        parts = [f"{self.cached + self.done}/{self.total} finished"]
+        if self.cached:
+            parts[0] += f" ({self.cached} before)"
+        parts += [f"{len(self.running)} running"] + [f"{self.failed} failed"] * bool(self.failed)
+        if self.best is not None:
+            parts.append(self.best_words(".4g") + f" ({self.best_label})" * bool(self.best_label))
+        if (left := self.seconds_left()) is not None and self.executions_left:
+            parts.append(f"about {duration(left)} left")
+        return ", ".join(parts)
+
+
+class Sweep:
+    """A sweep file, its plan, and what became of it so far; nobody else changes any of it.
+
+    Attributes:
+        file: The sweep file.
+        client: A client of the store.
+        is_search: True if each execution is chosen by what those before it reached.
+        executions: What is planned, as far as it is known.
+        finished: The finished run of each point, by fingerprint.
+        tally: How far it is.
+    """
+
+    def __init__(self, planner: Planner, executions: list[Execution], client: MlflowClient) -> None:
+        """See what of a plan is finished; nothing is written.
+
+        Args:
+            planner: Makes executions of the sweep's file.
+            executions: What it makes, as far as it is known.
+            client: A client of the store.
+        """
+        self.file, self.client, self.executions = planner.sweep, client, executions
+        self.tally = Tally(goal=self.file.goal)
+        self.is_search = self.file.strategy.kind == "optuna"
+        self.finished: dict[str, StoredRun] = {}
+        self._planner = planner
+        self._submitted: dict[str, Execution] = {}
+        self._failures: dict[str, Outcome] = {}
+        self._experiment_id = next(iter(experiments(client, self.file.experiment)), "")
+        self._look()
+
+    def _look(self) -> None:
+        """See what is finished."""
+        if not self._experiment_id:
+            return
+        if self.is_search:
+            self.finished = points_of_sweep(self.client, self._experiment_id, self.file.name)
+            self.executions = [execution for execution, _ in self._search().trials]
+        else:
+            self.finished = self._finished_of(self.points)
+
+    def _finished_of(self, points: list[Point]) -> dict[str, StoredRun]:
+        return finished_points(self.client, self._experiment_id, [point.fingerprint for point in points])
+
+    def _search(self) -> SearchSource:
+        return SearchSource(self.file, self._planner, self.finished)
+
+    @property
+    def points(self) -> list[Point]:
+        """Every point that is known so far."""
+        return [point for execution in self.executions for point in execution.points]
+
+    def open(self, experiment_id: str, parent_id: str, *, again: bool) -> None:
+        """Begin with what is finished in an experiment: every point once, tagged as one of this sweep's.
+
+        Args:
+            experiment_id: The experiment.
+            parent_id: The sweep's parent run.
+            again: True to set what is finished aside, so that it is done again.
+        """
+        self._experiment_id = experiment_id
+        self._look()
+        self.drop_duplicates()
+        if again:
+            for run in self.finished.values():
+                set_aside(self.client, run)
+            self.finished = {}
+            self._look()
+        claim(self.client, self.finished, self.file.name, parent_id)
+        for point in self.points:
+            self._consider(point)
+        self.tally.cached, self.tally.total = len(self.finished), len(self.points)
+        if self.is_search:
+            each = math.prod(len(axis.values or ()) for axis in self.file.axes if axis.population)
+            self.tally.total = max(self.file.strategy.count, len(self.executions)) * each
+
+    def drop_duplicates(self) -> None:
+        """Set aside what finished twice."""
+        drop_duplicates(self.client, self._experiment_id, list(self.finished))
+
+    def source(self) -> FixedSource:
+        """Where the executions come from that are still to be made."""
+        if self.is_search:
+            return self._search()
+        return FixedSource([execution for execution in self.executions if self.todo(execution)])
+
+    def add(self, execution: Execution) -> None:
+        """An execution is about to be made, which a search may have found only now."""
+        self._submitted[execution.id] = execution
+        if self.is_search and execution not in self.executions:
+            self.executions.append(execution)
+
+    def submitted(self, key: str) -> Execution:
+        """The execution of that id, which was added before."""
+        return self._submitted[key]
+
+    def todo(self, execution: Execution) -> list[Point]:
+        """The points of an execution that are not finished."""
+        return [point for point in execution.points if point.fingerprint not in self.finished]
+
+    def finished_within(self, execution: Execution) -> dict[str, StoredRun]:
+        """The finished runs of an execution's points."""
+        return {p.fingerprint: self.finished[p.fingerprint] for p in execution.points if p.fingerprint in self.finished}
+
+    def ended(self, execution: Execution, outcome: Outcome) -> Outcome:
+        """An execution ended: see which of its points are finished.
+
+        Returns:
+            The outcome; FAILED if the execution is not, although its points are missing.
+        """
+        todo = self.todo(execution)
+        runs = self._finished_of(todo)
+        self.finished |= runs
+        for point in todo:
+            self._consider(point)
+        if missing := len(todo) - len(runs):
+            if outcome.status == FINISHED:
+                error = f"{missing} of {len(todo)} points of the population were not recorded"
+                outcome = outcome._replace(status=FAILED, error=error)
+            self._failures[execution.id] = outcome
+        self.tally.ended(execution.id, len(runs), missing, outcome.seconds)
+        return outcome
+
+    def results(self) -> list[Result]:
+        """What became of every point so far."""
+        results = []
+        for execution in self.executions:
+            failure = self._failures.get(execution.id, Outcome(MISSING))
+            for point in execution.points:
+                if run := self.finished.get(point.fingerprint):
+                    results.append(Result(point, FINISHED, run, run.info.run_id))
+                else:
+                    results.append(Result(point, failure.status, None, failure.run_id, failure.error))
+        return results
+
+    def values_of(self, execution: Execution) -> dict[str, Any]:
+        """The values of the notebook axes in an execution."""
+        within = {axis.name for axis in self.file.axes if axis.population}
+        return {name: value for name, value in execution.points[0].values.items() if name not in within}
+
+    def label_of(self, execution: Execution) -> str:
+        """What to call an execution."""
+        values = label(self.values_of(execution))
+        if execution.is_population:
+            return f"{len(execution.points)} points" + (f" of {values}" if values else "")
+        return values
+
+    def _consider(self, point: Point) -> None:
+        run = self.finished.get(point.fingerprint)
+        if run is not None and self.tally.goal is not None:
+            self.tally.consider(run.data.metrics.get(self.tally.goal.metric), label(point.values))
+
+
+def label(values: Mapping[str, Any]) -> str:
+    """Values of axes as people write them."""
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(4.24), duration(75), duration(7300)
+    ('4.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,1 @@
+"""What executes a sweep's points: the cluster, a job for each execution, and the process that runs its notebook."""
