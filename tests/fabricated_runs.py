@@ -148,7 +148,9 @@ def make(
         for key, values in (("linear_predictor_gap", gaps), ("objective", gaps + LEVEL)):
             metrics += [Metric(key, float(value), 0, step) for step, value in zip(STEPS, values, strict=True)]
         metrics += [Metric("best_linear_objective", LEVEL, 0, 0), Metric("partial_grad_norm", 1e-3, 0, 200)]
-    client.log_batch(run_id, metrics=metrics, params=params, tags=[RunTag("resflow.fingerprint", name)])
+    client.log_batch(
+        run_id, metrics=metrics, params=params, tags=[RunTag("resflow.fingerprint", f"{parent} {name} {params}")]
+    )
     if role in ("run", "member") and status != "RUNNING":
         client.set_terminated(run_id, status)
     return run_id

@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resflow.errors import InvalidInputError, nearest, shown
+from resflow.workflow.names import FINGERPRINT
 
-__all__ = ["FINGERPRINT", "VARYING", "check_population", "check_values"]
+__all__ = ["VARYING", "check_population", "check_values"]
 
 VARYING = ("seed", "learning_rate", "init_scale", "ridge", "max_norm")
 """What may differ between the members of a population: parameters that leave the shapes of arrays unchanged."""
-
-FINGERPRINT = "fingerprint"
-"""What a sweep gives each member beside its values, to find its run by."""
 
 
 def check_values(values: Mapping[str, Any]) -> None:

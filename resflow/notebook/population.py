@@ -10,17 +10,18 @@ import jax
 import numpy as np
 import pandas as pd
 
-from resflow.notebook.checks import FINGERPRINT, VARYING, check_population
+from resflow.notebook.checks import VARYING, check_population
 from resflow.studies.population_problem import PopulationProblem, population_outcomes
 from resflow.training.population import PopulationResult, train_population
+from resflow.workflow import names
 from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.records import Run, record_run
 
 __all__ = ["TrainedMembers", "population_points", "train_members"]
 
-_OWN = ("mlflow.runName", "mlflow.note.content", "mlflow.parentRunId", "resflow.owner", "resflow.role")
-_OWN_PREFIXES = ("resflow.fingerprint", "resflow.data_digest", "resflow.error", "resflow.not_finite")
+_OWN = (names.RUN_NAME, names.DESCRIPTION, names.PARENT, names.OWNER, names.ROLE)
+_OWN_PREFIXES = (names.FINGERPRINT, names.DATA_DIGEST, names.ERROR, names.NOT_FINITE)
 _OF_POPULATION = ("population", "seeds", "learning_rates")
 
 
@@ -140,7 +141,7 @@ class _MemberRuns:
         """
         began = time.perf_counter()
         self._run, self._points, self._problem = run, points, problem
-        run.set_tags({"resflow.role": "population"})
+        run.set_tags({names.ROLE: names.Role.POPULATION})
         parent = run.client.get_run(run.id)
         self._experiment_id = parent.info.experiment_id
         self._parameters = {key: value for key, value in parent.data.params.items() if key not in _OF_POPULATION}
@@ -148,7 +149,7 @@ class _MemberRuns:
             key: value
             for key, value in parent.data.tags.items()
             if key not in _OWN and not key.startswith(_OWN_PREFIXES)
-        } | {"mlflow.parentRunId": run.id, "resflow.role": "member", "resflow.owner": owner_tag()}
+        } | {names.PARENT: run.id, names.ROLE: names.Role.MEMBER, names.OWNER: owner_tag()}
         self._inputs = [
             [
                 dataset_input(part.name, part.X, part.y, part.digest, part.feature_names, context)
@@ -175,18 +176,18 @@ class _MemberRuns:
 
     def _record(self, member: int, result: PopulationResult, row: int, outcome: dict[str, Any]) -> None:
         point = dict(self._points[member])
-        fingerprint = point.pop(FINGERPRINT, None)
+        fingerprint = point.pop(names.FINGERPRINT, None)
         place = self._problem.data_sets[member]
         train, test = self._problem.train[place], self._problem.test[place]
         diverged_at = int(result.diverged_at[row])
         tags = {key: str(value) for key, value in outcome.items() if _is_tag(value)}
         tags |= {
-            "resflow.data_digest": train.digest,
-            "resflow.data_digest.test": test.digest,
+            names.DATA_DIGEST: train.digest,
+            f"{names.DATA_DIGEST}.test": test.digest,
             "diverged_at": str(diverged_at) if diverged_at >= 0 else "never",
         }
         if fingerprint is not None:
-            tags["resflow.fingerprint"] = str(fingerprint)
+            tags[names.FINGERPRINT] = str(fingerprint)
         history = result.history_of(row)
         values = " ".join(f"{name}={point[name]}" for name in point if point[name] is not None)
         record_run(

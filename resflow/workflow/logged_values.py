@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.limits import PARAMETER, parameter_name, shortened
+from resflow.workflow.names import DATA_CONTEXT, SOURCE_TYPE
 from resflow.workflow.parameters import brief
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def dataset_input(
     from mlflow.entities import DatasetInput, InputTag
 
     dataset = _dataset(name, X, y, digest, feature_names)
-    return DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
+    return DatasetInput(dataset._to_mlflow_entity(), [InputTag(DATA_CONTEXT, context)])
 
 
 def _dataset(name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None) -> Any:
@@ -102,7 +103,7 @@ def _dataset(name: str, X: Any, y: Any, digest: str | None, feature_names: Itera
     from mlflow.data.pandas_dataset import PandasDataset
     from pandas import DataFrame
 
-    source = CodeDatasetSource(tags={"mlflow.source.type": "NOTEBOOK"})
+    source = CodeDatasetSource(tags={SOURCE_TYPE: "NOTEBOOK"})
     digest = digest[:36] if digest else None  # MLflow's limit; the tag has all of it
     X, y = np.asarray(X), None if y is None else np.asarray(y)
     if feature_names is None:

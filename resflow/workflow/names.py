@@ -70,6 +70,7 @@ DESCRIPTION = "mlflow.note.content"
 SOURCE, SOURCE_TYPE, COMMIT = "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit"
 USER = "mlflow.user"
 DATA_CONTEXT = "mlflow.data.context"
+TRACE_LOCATION = "mlflow.artifactLocation"
 
 POPULATION = "population"
 """The parameter by which a notebook takes the points of its population, each with its fingerprint."""

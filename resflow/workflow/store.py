@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.credentials import moved_to_environment
+from resflow.workflow.names import TRACE_LOCATION
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.project import artifact_root, database_of, database_uri, project_root
 from resflow.workflow.quiet import import_mlflow
@@ -51,7 +52,7 @@ LOCATIONS = (
     ("model_versions", "storage_location", None),
     ("workspaces", "default_artifact_root", None),
     ("workspaces", "trace_archival_location", None),
-    ("trace_tags", "value", "mlflow.artifactLocation"),
+    ("trace_tags", "value", TRACE_LOCATION),
 )
 """Where MLflow's schema keeps absolute locations: table, column, and the key of the rows meant (None: every row)."""
 
