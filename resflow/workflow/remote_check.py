@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import sqlite_file, without_credentials, without_secrets
 from resflow.workflow.limits import one_line
+from resflow.workflow.names import RUN_TAGS
 from resflow.workflow.sqlite_check import check_sqlite, schema_versions, upgrade
 from resflow.workflow.store_errors import StoreError, UnusableStoreError
 
@@ -91,7 +92,7 @@ def check_answers(uri: str) -> None:
 
 def _within_seconds(ask: Callable[[], None], uri: str) -> None:
     """Ask in a thread, as names that don't resolve and answers that trickle in know no time limit."""
-    seconds = IN_A_SWEEP_SECONDS if "RESFLOW_RUN_TAGS" in os.environ else FIRST_ANSWER_SECONDS
+    seconds = IN_A_SWEEP_SECONDS if RUN_TAGS in os.environ else FIRST_ANSWER_SECONDS
     trouble: list[BaseException] = []
 
     def target() -> None:
