@@ -111,7 +111,7 @@ def test_separable_classes_are_refused_unless_bounded(kind):
         (np.full(6, 0.5), {}, "y has the label 0.5 in row 0"),
         (np.zeros(6), {"ridge": -1.0}, "ridge=-1.0"),
         (np.zeros(6), {"max_norm": -1.0}, "max_norm=-1.0"),
-        (np.zeros(6), {}, r"y has one class alone \(0\)"),
+        (np.zeros(6), {}, r"y has one class alone: all 6 labels are 0"),
         (np.full((6, 2), 0.5), {}, r"y has the row \[0.5, 0.5\] at 0"),
         (np.zeros((6, 2)), {"loss": "logistic"}, r"y has shape \(6, 2\), but the logistic loss takes one label"),
         (np.zeros(6), {"loss": "softmin"}, "nearest is 'softmax'"),

@@ -78,15 +78,14 @@ def reciprocal_condition(H: np.ndarray) -> float:
     return 0.0 if failed else float(lapack.dpocon(L, norm, uplo="L")[0])
 
 
-def triangular_factor(rows: Rows, y: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
-    """R of the QR factorisation of [X y], by QR of R on top of each chunk of rows: backward stable, shape (≤ r+1, r+1).
+def triangular_factor(rows: Rows, y: np.ndarray) -> np.ndarray:
+    """R of the QR factorisation of [X y], y of shape (n,) or (n, m), by QR of R on top of each chunk of rows.
 
-    Not from XᵀX, which would square the condition number of the features. Of the samples in the mask `keep` only.
+    That is backward stable, unlike XᵀX, which would square the condition number of the features.
     """
-    R = np.empty((0, rows.width + 1))
-    for part, block in rows.blocks(max(_CHUNK_VALUES // (rows.width + 1), 8 * rows.width)):
-        stacked = np.column_stack([block, y[part]])
-        R = np.asarray(np.linalg.qr(np.vstack([R, stacked if keep is None else stacked[keep[part]]]), mode="r"))
+    R = np.empty((0, rows.width + np.atleast_2d(y.T).shape[0]))
+    for part, block in rows.blocks(max(_CHUNK_VALUES // R.shape[1], 8 * rows.width)):
+        R = np.asarray(np.linalg.qr(np.vstack([R, np.column_stack([block, y[part]])]), mode="r"))
     return R
 
 
@@ -160,6 +159,12 @@ def row_space(R: np.ndarray, n: int) -> RowSpace:
     )
 
 
+def of_one_size(squares: np.ndarray) -> bool:
+    """Whether the lengths of columns, from their squares, are within 1e6 of each other, those that are 0 aside."""
+    live = squares[squares > 0.0]
+    return bool(live.max() <= 1e12 * live.min())
+
+
 class BallStep(NamedTuple):
     """The minimiser of g·s + ½ s·Hs over |z + s| ≤ radius.
 
@@ -213,11 +218,13 @@ def cholesky_solver(H: np.ndarray) -> Solver:
 
 
 def diagonal_solver(diagonal: np.ndarray) -> Solver:
-    """Solver of diag(diagonal) + μ."""
+    """Solver of diag(diagonal) + μ, of one vector or of several, one after another."""
 
     def solver(multiplier: float):
-        shifted = diagonal + multiplier
-        return lambda x: x / shifted, lambda x: float(x @ (x / shifted)), True
+        def solve(x: np.ndarray) -> np.ndarray:
+            return (x.reshape(-1, len(diagonal)) / (diagonal + multiplier)).ravel()
+
+        return solve, lambda x: float(x @ solve(x)), True
 
     return solver
 
@@ -225,7 +232,8 @@ def diagonal_solver(diagonal: np.ndarray) -> Solver:
 def triangular_solver(R: np.ndarray, ridge: float) -> Solver:
     """Solver of RᵀR + ridge + μ, by QR of R on top of a multiple of the identity, its columns scaled to length 1.
 
-    So columns of very different size do no harm, and the condition number of R is not squared.
+    So columns of very different size do no harm, and the condition number of R is not squared. Of one vector or of
+    several, one after another.
     """
     sizes = np.linalg.norm(R, axis=0)
 
@@ -239,12 +247,12 @@ def triangular_solver(R: np.ndarray, ridge: float) -> Solver:
             T = np.asarray(np.linalg.qr(np.vstack([T, np.eye(len(sizes)) * len(sizes) * _EPS]), mode="r"))
 
         def half(x: np.ndarray) -> np.ndarray:
-            return solve_triangular(T, x / scale, trans="T", check_finite=False)
+            return solve_triangular(T, (x.reshape(-1, len(sizes)) / scale).T, trans="T", check_finite=False)
 
-        def quadratic(x: np.ndarray) -> float:
-            return float(np.sum(half(x) ** 2))
+        def solve(x: np.ndarray) -> np.ndarray:
+            return (solve_triangular(T, half(x), check_finite=False).T / scale).ravel()
 
-        return lambda x: solve_triangular(T, half(x), check_finite=False) / scale, quadratic, exact
+        return solve, lambda x: float(np.sum(half(x) ** 2)), exact
 
     return solver
 

@@ -55,7 +55,7 @@ def off_plane(blocks: Iterable[np.ndarray], direction: Direction) -> int | None:
     return positive
 
 
-def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
+def beside(rows: np.ndarray, direction: Direction) -> list[int] | None:
     """The direction made exactly orthogonal to all the rows, as whole numbers; None if there is none or it is too far.
 
     As many of its coordinates as the rows leave free keep their values, the others follow from them by a linear system
@@ -65,10 +65,11 @@ def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
         rows: Shape (m, d).
         direction: Shape (d,), nearly orthogonal to them.
     """
+    wanted = direction if isinstance(direction, list) else whole_numbers(direction)
     lengths = np.linalg.norm(rows, axis=1)
     rows = rows[lengths > 0.0]
     if len(rows) == 0:
-        return whole_numbers(direction)
+        return wanted
     sizes = np.linalg.norm(rows, axis=0)
     scaled = rows / np.where(sizes > 0.0, sizes, 1.0) / lengths[lengths > 0.0, None]
     triangle, order = qr(scaled.T, mode="r", pivoting=True, check_finite=False)
@@ -80,7 +81,6 @@ def beside(rows: np.ndarray, direction: np.ndarray) -> list[int] | None:
     _, places = qr(scaled[chosen], mode="r", pivoting=True, check_finite=False)
     pivots, free = places[:rank], places[rank:]
     matrix = [whole_numbers(row) for row in rows[chosen]]
-    wanted = whole_numbers(direction)
     right = [-sum(row[place] * wanted[place] for place in free) for row in matrix]
     solution = _solve([[row[place] for place in pivots] for row in matrix], right)
     if solution is None:

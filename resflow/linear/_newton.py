@@ -9,23 +9,25 @@ from typing import NamedTuple
 import numpy as np
 
 from resflow.linear._algebra import BallStep, Rows, Solver, add_gram, ball_step, cholesky_solver, reciprocal_condition
-from resflow.losses import Logistic, Loss, PseudoHuber
+from resflow.losses import Logistic, Loss, PseudoHuber, Softmax
 
 TOLERANCE = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
 
 
 class Problem(NamedTuple):
-    """mean_i ℓ(zᵀx_i; y_i) + ½ ridge |z|² over |z| ≤ radius, in the coordinates of `rows`.
+    """mean_i ℓ(p_i; y_i) + ½ ridge |z|² over |z| ≤ radius, where p_i = zᵀx_i or, for several outputs, A Z x_i.
 
     Attributes:
-        rows: The x_i.
-        y: Labels, shape (n,).
+        rows: The x_i, shape (r,) each, in their coordinates.
+        y: Labels, shape (n,), or (n, m) for the squared loss of m outputs.
         loss: ℓ.
         ridge: At least 0.
         radius: Positive, np.inf for none.
         objective_scale: The mean loss at z = 0, which suboptimality is judged by.
-        gradient_scale: sqrt(mean |x|² · mean ℓ'(0; y)²), which the KKT residual is judged by.
+        gradient_scale: sqrt(mean |x|² · mean |ℓ'(0; y)|²), which the KKT residual is judged by.
+        outputs: A, orthonormal, shape (m, c), where z has the rows of Z, shape (c, r), one after another; None for one
+            output, where z has shape (r,).
     """
 
     rows: Rows
@@ -35,6 +37,25 @@ class Problem(NamedTuple):
     radius: float
     objective_scale: float
     gradient_scale: float
+    outputs: np.ndarray | None
+
+    @property
+    def size(self) -> int:
+        """How many numbers z has."""
+        return self.rows.width * (1 if self.outputs is None else self.outputs.shape[1])
+
+    @property
+    def free(self) -> bool:
+        """Whether neither ridge nor bound makes sure that there is a minimiser."""
+        return self.ridge == 0.0 and math.isinf(self.radius)
+
+    def matrix(self, z: np.ndarray) -> np.ndarray:
+        """What multiplies the rows from the right to give predictions: shape (r,), or (r, m) for several outputs."""
+        return z if self.outputs is None else (self.outputs @ z.reshape(self.outputs.shape[1], -1)).T
+
+    def flat(self, gradient: np.ndarray) -> np.ndarray:
+        """The gradient in z of what has this gradient in `matrix(z)`."""
+        return gradient if self.outputs is None else (gradient @ self.outputs).T.ravel()
 
 
 class Evaluation(NamedTuple):
@@ -44,7 +65,7 @@ class Evaluation(NamedTuple):
     gradient: np.ndarray
     hessian: np.ndarray | None
     predictions: np.ndarray
-    curvatures: np.ndarray  # ℓ'' of each sample
+    curvatures: np.ndarray  # ℓ'' of each sample, empty for several outputs
 
 
 class Iterate(NamedTuple):
@@ -78,8 +99,8 @@ class Newton(NamedTuple):
     Attributes:
         iterate: The point.
         step: The next full step, shape (r,).
-        change: What it would change the predictions by, shape (n,).
-        predictions: zᵀx_i, shape (n,).
+        change: What it would change the predictions by, of their shape.
+        predictions: p_i, shape (n,) or (n, m).
         hessian: The Hessian at z if the step is the exact, unbounded Newton step; None otherwise.
     """
 
@@ -130,7 +151,7 @@ def newton(
             iterate = describe(problem, z, here, total, model, solver, iteration)
         guess = model.multiplier
 
-        change = problem.rows.times(model.step)
+        change = problem.rows.times(problem.matrix(model.step))
         iterate = iterate._replace(sound=iterate.sound or follows(problem.loss, change))
         if watch is not None:
             unbounded = model.exact and model.multiplier == 0.0 and ridge == 0.0
@@ -156,24 +177,41 @@ def newton(
 
 def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
     """Mean loss, its gradient and, if asked for, its Hessian at z, in one pass over the rows."""
-    rows, y, n = problem.rows, problem.y, problem.rows.n
-    H = np.zeros((rows.width, rows.width), order="F") if hessian else None
-    gradient, totals = np.zeros(rows.width), []
-    predictions, curvatures = np.empty(n), np.empty(n)
+    rows, y, n, one = problem.rows, problem.y, problem.rows.n, problem.outputs is None
+    matrix = problem.matrix(z)
+    H = np.zeros((problem.size, problem.size), order="F") if hessian else None
+    gradient, totals = np.zeros(matrix.shape), []
+    predictions, curvatures = np.empty((n, *matrix.shape[1:])), np.empty(n if one else 0)
     for part, block in rows.blocks():
-        p = np.matmul(block, z, out=predictions[part])
-        value, slope, curvatures[part] = loss_terms(problem.loss, p, y[part])
+        p = np.matmul(block, matrix, out=predictions[part])
+        value, slope, curvature = loss_terms(problem.loss, p, y[part], curved=one or hessian)
         totals.append(float(np.sum(value)))
-        gradient += slope @ block
+        gradient += block.T @ slope
+        if one:
+            curvatures[part] = curvature
         if H is not None:
-            add_gram(H, block * np.sqrt(curvatures[part])[:, None])
-    return Evaluation(math.fsum(totals) / n, gradient / n, None if H is None else H / n, predictions, curvatures)
+            _add_hessian(H, problem, block, curvature)
+    H = None if H is None else H / n
+    return Evaluation(math.fsum(totals) / n, problem.flat(gradient) / n, H, predictions, curvatures)
 
 
-def loss_terms(loss: Loss, p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ℓ, ℓ' and ℓ'' at once; the logistic loss shares one exponential among them."""
+def _add_hessian(H: np.ndarray, problem: Problem, block: np.ndarray, curvature: np.ndarray) -> None:
+    if problem.outputs is None:
+        add_gram(H, block * np.sqrt(curvature)[:, None])
+        return
+    n, r = block.shape
+    curvature = problem.outputs.T @ curvature @ problem.outputs
+    for i in range(curvature.shape[1]):
+        weighted = (curvature[:, i, : i + 1, None] * block[:, None, :]).reshape(n, -1)
+        H[i * r : (i + 1) * r, : (i + 1) * r] += block.T @ weighted
+
+
+def loss_terms(
+    loss: Loss, p: np.ndarray, y: np.ndarray, *, curved: bool = True
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ℓ, ℓ' and, if it is asked for, ℓ'' at once; the logistic loss shares one exponential among them."""
     if type(loss) is not Logistic:
-        return loss.value(p, y), loss.derivative(p, y), loss.second_derivative(p, y)
+        return loss.value(p, y), loss.derivative(p, y), loss.second_derivative(p, y) if curved else np.empty(0)
     margin = y * p
     tail = np.exp(-np.abs(margin))
     sigmoid = 1.0 / (1.0 + tail)
@@ -232,18 +270,19 @@ def model_holds(problem: Problem, decrease: float, curvatures: np.ndarray) -> bo
     For a loss with |ℓ'''| ≤ c ℓ'' it does if c max_i |uᵀx_i| ≤ ½ for all u with ½ uᵀHu ≤ decrease, H being at least
     mean ℓ''_i x_i x_iᵀ: then |uᵀx_i|² ≤ 2 decrease n / ℓ''_i (Bach 2010). Of other losses nothing is known.
     """
-    c, least = _relative_change(problem.loss), float(np.min(curvatures, initial=math.inf))
+    c, least = _relative_change(problem.loss), float(np.min(curvatures)) if curvatures.size else 0.0
     return c == 0.0 or (least > 0.0 and c * math.sqrt(2.0 * decrease / least * problem.rows.n) <= 0.5)
 
 
 def follows(loss: Loss, change: np.ndarray) -> bool:
     """Whether the curvatures hardly change along a step that changes the predictions by that."""
-    return _relative_change(loss) * float(np.max(np.abs(change), initial=0.0)) <= 0.5
+    spread = np.abs(change) if change.ndim == 1 else np.ptp(change, axis=1)
+    return _relative_change(loss) * float(np.max(spread)) <= 0.5
 
 
 def _relative_change(loss: Loss) -> float:
-    """The largest |ℓ'''| / ℓ''; 0 for losses of which it is not known, which are taken at their word."""
-    if type(loss) is Logistic:
+    """The largest |ℓ'''| / ℓ'', for softmax along p of spread 1; 0 for losses that are taken at their word."""
+    if type(loss) in (Logistic, Softmax):
         return 1.0
     return 1.5 / loss.delta if type(loss) is PseudoHuber else 0.0
 
@@ -290,10 +329,9 @@ def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: np.n
     zz, zs, ss = float(z @ z), float(z @ step), float(step @ step)
 
     def phi(t: float) -> tuple[float, float]:
-        value, slope, _ = loss_terms(loss, p + t * change, y)
-        return float(np.mean(value)) + 0.5 * ridge * (zz + t * (2.0 * zs + t * ss)), float(
-            np.mean(slope * change)
-        ) + ridge * (zs + t * ss)
+        value, slope, _ = loss_terms(loss, p + t * change, y, curved=False)
+        total = float(np.mean(value)) + 0.5 * ridge * (zz + t * (2.0 * zs + t * ss))
+        return total, float(np.vdot(slope, change)) / len(y) + ridge * (zs + t * ss)
 
     start, slope = here.objective + 0.5 * ridge * zz, model.slope
     slack = 64.0 * _EPS * abs(start)

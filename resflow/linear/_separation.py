@@ -1,127 +1,196 @@
-"""Whether the data of a logistic fit is linearly separable, so that no best linear predictor exists, with proof."""
+"""Whether the classes of a fit are linearly separable, so that no best linear predictor exists, with proof."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import softmax
 
 from resflow.errors import InvalidInputError
 from resflow.linear._algebra import WELL_CONDITIONED, Rows, reciprocal_condition
-from resflow.linear._exact import Direction, beside, off_plane
+from resflow.linear._exact import Direction, beside, off_plane, whole_numbers
 from resflow.linear._newton import Newton, Problem
 from resflow.linear._programme import Programme
 
+__all__ = ["Separation"]
+
 _UNDECIDED_AFTER = 16
-_FEW_SAMPLES = 1 << 24
+_MOST_ENTRIES = 1 << 25
 
 
 class Separation:
-    """Decides, along the Newton iteration of a logistic fit, whether the data is linearly separable, with proof.
+    """Decides, along the Newton iteration of a fit of classes, whether they are linearly separable, with proof.
 
-    Separable: a z with y_i zᵀx_i ≥ 0 for all samples and > 0 for one, its signs computed exactly, in rational numbers.
-    Not separable: the exact Newton step s at z with max |sᵀx_i| < 1. For then, with σ_i = 1/(1 + exp(y_i zᵀx_i)),
-    β_i = σ_i (1 − (1 − σ_i) y_i sᵀx_i) > 0 and Σ β_i y_i x_i = 0, which is Newton's equation; by Stiemke's lemma no u
-    has y_i uᵀx_i ≥ 0 for all i, one of them positive. Half of 1 is asked for, and a Hessian that is safely regular.
+    Margins say by how much weights prefer a sample's own class: M_i = y_i p_i of two classes, M_ij = p_i,y − p_ij over
+    the other classes j of several. They are linear in the weights.
+    Separable: weights with no margin below 0 and one above, their signs computed exactly, in rational numbers.
+    Not separable: the exact Newton step, if its change δ of the predictions is so small that the weights β of the
+    margins in Newton's equation Σ β_i ∇M_i = 0 are all positive. For then, by Stiemke's lemma, no weights separate. Of
+    two classes β_i = σ_i (1 − (1 − σ_i) y_i δ_i) with σ_i = 1/(1 + exp(M_i)), so that |δ_i| < 1 is enough; of several
+    β_ij = σ_ij (1 + δ_ij − Σ_l σ_il δ_il) with the softmax σ. Half of 1 is asked for, and a Hessian that is safely
+    regular.
     Samples that every separating plane must touch escape both, for their margins stay bounded while those of the others
     grow by 1 a step. After 16 steps the two kinds are told apart by that. What is left goes to a linear programme,
-    which takes seconds for n = 10⁴ and minutes for 10⁵. Either gives a direction and the samples that are to lie on its
-    plane, to which it is then made orthogonal exactly; if its signs are not right even so, nothing is known.
+    which takes seconds for 10⁴ margins of two classes and minutes for 10⁵, or for 10⁴ of several. Either gives a
+    direction and the margins that are to be 0, to which it is then made orthogonal exactly; if its signs are not right
+    even so, nothing is known.
+
+    Directions here are of (W_1 − W_m, ..., W_{m−1} − W_m), for nothing else matters; of two classes with one output
+    that is w, and the first class is +1.
+
+    Args:
+        problem: The fit, in coordinates in which its Hessian is regular.
+        X: The samples themselves.
     """
 
     def __init__(self, problem: Problem, X: np.ndarray) -> None:
-        self.problem, self.X = problem, X
+        self.problem, self.X, self.needed = problem, X, problem.free
         self.verdict: bool | None = None
         self.separated: int | None = None
-        self.needed = problem.ridge == 0.0 and not math.isfinite(problem.radius)
         self._asked = False  # of the linear programme, which would say the same again
-        self._one_class = bool((problem.y == problem.y[0]).all())
+        self._one_output = problem.outputs is None
+        self._m = 2 if problem.outputs is None else len(problem.outputs)
+        self._classes = np.where(problem.y > 0, 0, 1) if self._one_output else problem.y
+        self._others = np.arange(self._m) != self._classes[:, None]
+        self._present: list[int] = np.unique(self._classes).tolist()
 
     @property
     def found(self) -> bool | None:
-        """The verdict as `LinearFit.separable` has it: one class alone is not called separable."""
-        return None if self.verdict and self._one_class else self.verdict
+        """The verdict as `LinearFit.separable` has it: what a class without samples leaves open is not that."""
+        return None if self.verdict and len(self._present) < self._m else self.verdict
+
+    @property
+    def unknown(self) -> bool:
+        """Whether there may be no minimiser to converge to."""
+        return self.needed and self.verdict is None
 
     def __call__(self, seen: Newton) -> None:
         if self.verdict is None:
             self._look(seen)
-            if self.verdict is None and self.needed and seen.iterate.iterations == _UNDECIDED_AFTER:
-                self._try(seen.step, np.abs(seen.change) <= 0.5)
+            if self.unknown and seen.iterate.iterations == _UNDECIDED_AFTER:
+                self._try(self.problem.matrix(seen.step), np.abs(self._margins(seen.change)) <= 0.5)
                 self.settle()
         self._refuse()
 
     def judge_minimiser(self, predictions: np.ndarray, multiples: np.ndarray) -> None:
-        """See in a minimiser itself that the data is not separable.
+        """See in a minimiser itself that two classes are not separable.
 
         Args:
             predictions: zᵀx_i at z, shape (n,).
             multiples: uᵀx_i, where XᵀX u = n∇F_lin(z). The β_i = σ_i + y_i uᵀx_i then have Σ β_i y_i x_i = 0.
         """
-        if (np.abs(multiples) <= 0.5 / (1.0 + np.exp(self.problem.y * predictions))).all():
+        if (np.abs(multiples) <= 0.5 / (1.0 + np.exp(self._margins(predictions)))).all():
             self.verdict = False
 
     def settle(self) -> None:
         """Have a verdict, if one is needed and can be had, by linear programming."""
-        if self.verdict is None and self.needed and not self._asked:
+        rows = None
+        if self.unknown and not self._asked:
             self._asked = True
-            rows = np.concatenate([block for _, block in self.problem.rows.blocks()])
-            programme = Programme(rows * self.problem.y[:, None])
+            rows = self._gradients(self.problem.rows, np.ones(np.count_nonzero(self._others), dtype=bool))
+        if rows is not None:
+            programme = Programme(rows)
             if programme.direction is not None:
-                self._try(programme.direction, programme.on_plane)
+                self._try(self._completed(programme.direction), programme.on_plane)
             if self.verdict is None and programme.excluded():
                 self.verdict = False
         self._refuse()
 
     def _look(self, seen: Newton) -> None:
-        margins = self.problem.y * seen.predictions
+        margins = self._margins(seen.predictions)
         if (margins > 0).any() and not (margins < 0).any():
-            self._judge(self._weights(seen.iterate.z))
-        H = seen.hessian
-        if self.verdict is not None or H is None or np.abs(seen.change).max() > 0.5:
+            self._judge(self._direction(self.problem.matrix(seen.iterate.z)))
+        if self.verdict is not None or seen.hessian is None:
             return
-        if reciprocal_condition(H) >= WELL_CONDITIONED:
+        delta = seen.change
+        if not self._one_output:
+            delta = delta - np.sum(softmax(seen.predictions, axis=1) * delta, axis=1, keepdims=True)
+        if np.abs(delta).max() <= 0.5 and reciprocal_condition(seen.hessian) >= WELL_CONDITIONED:
             self.verdict = False
 
-    def _try(self, z: np.ndarray, on_plane: np.ndarray) -> None:
-        """Judge a direction, in the coordinates of the problem, that is to have some samples on its plane."""
+    def _try(self, matrix: np.ndarray, on_plane: np.ndarray) -> None:
+        """Judge weights, as `Problem.matrix` has them, of whose margins those in the mask are to be 0."""
         if on_plane.all():
             return
-        direction = self._weights(z)
+        direction = self._direction(matrix)
         if on_plane.any():
-            self._judge(beside(self._of(on_plane), direction))
+            rows = self._gradients(Rows(self.X), on_plane)
+            self._judge(None if rows is None else beside(rows, direction))
         if self.verdict is None:
             self._judge(direction)
 
     def _judge(self, direction: Direction | None) -> None:
-        count = None if direction is None else off_plane(self._signed(), direction)
+        count = None if direction is None else self._count(direction)
         if count:
             self.verdict, self.separated = True, count
 
-    def _weights(self, z: np.ndarray) -> np.ndarray:
-        return z if self.problem.rows.basis is None else self.problem.rows.basis @ z
+    def _margins(self, predictions: np.ndarray) -> np.ndarray:
+        """All margins in one vector."""
+        if self._one_output:
+            return self.problem.y * predictions
+        return (np.take_along_axis(predictions, self._classes[:, None], axis=1) - predictions)[self._others]
 
-    def _signed(self) -> Iterator[np.ndarray]:
-        for part, block in Rows(self.X).blocks():
-            yield block * self.problem.y[part, None]
+    def _direction(self, matrix: np.ndarray) -> Direction:
+        """The direction of weights that `Problem.matrix` gave, exactly."""
+        weights = matrix if self.problem.rows.basis is None else self.problem.rows.basis @ matrix
+        if self._one_output:
+            return weights
+        whole = np.array(whole_numbers(weights.T.ravel()), dtype=object).reshape(self._m, -1)
+        return (whole[:-1] - whole[-1]).ravel().tolist()
 
-    def _of(self, mask: np.ndarray) -> np.ndarray:
-        return np.concatenate([block[mask[part]] for part, block in Rows(self.X).blocks()])
+    def _completed(self, direction: np.ndarray) -> np.ndarray:
+        """What `Problem.matrix` would give for a direction in the coordinates of the problem."""
+        return direction if self._one_output else np.pad(direction.reshape(self._m - 1, -1), ((0, 1), (0, 0))).T
+
+    def _gradients(self, rows: Rows, mask: np.ndarray) -> np.ndarray | None:
+        """The gradients of the margins in the mask, one a row; None if that are too many for a linear programme."""
+        samples, others = (places[mask] for places in np.nonzero(self._others))
+        if not self._one_output and len(samples) * (self._m - 1) * rows.width > _MOST_ENTRIES:
+            return None
+        found, last = np.zeros((len(samples), self._m - 1, rows.width)), self._m - 1
+        for part, block in rows.blocks():
+            own = slice(*np.searchsorted(samples, (part.start, part.stop)))
+            x, places = block[samples[own] - part.start], np.arange(own.start, own.stop)
+            for labels, signed in ((self._classes[samples[own]], x), (others[own], -x)):
+                found[places[labels < last], labels[labels < last]] += signed[labels < last]
+        return found.reshape(len(samples), -1)
+
+    def _count(self, direction: Direction) -> int | None:
+        """How many margins are above 0 by exact arithmetic; None if one is below 0, or it is not known."""
+        whole = np.array(whole_numbers(direction) if isinstance(direction, np.ndarray) else direction, dtype=object)
+        weights, positive = [*whole.reshape(self._m - 1, -1), 0 * whole[: self.X.shape[1]]], 0
+        for label in self._present:
+            for other in range(self._m):
+                if other != label:
+                    count = off_plane(self._samples_of(label), (weights[label] - weights[other]).tolist())
+                    if count is None:
+                        return None
+                    positive += count
+        return positive
+
+    def _samples_of(self, label: int) -> Iterator[np.ndarray]:
+        return (block[self._classes[part] == label] for part, block in Rows(self.X).blocks())
 
     def _refuse(self) -> None:
         if not (self.verdict and self.needed):
             return
-        n, d = self.X.shape
-        remedy = "max_norm=..., a bound on the norm of w, or ridge=..., the coefficient of half its square"
-        if self._one_class:
-            raise InvalidInputError(
-                f"y has one class alone: all {n} labels are {self.problem.y[0]:+g}, and some w puts every sample on "
-                f"that side, so the logistic objective has no minimiser: pass samples of both classes, or {remedy}"
-            )
-        nonzero = sum(int(np.count_nonzero(block.any(axis=1))) for _, block in Rows(self.X).blocks())
-        all_off = self.separated == nonzero
-        how = "" if all_off else f" up to samples on the plane itself ({self.separated} are off it)"
+        (n, d), one, instead, how = self.X.shape, self._one_output, "", ""
+        if len(self._present) == self._m:
+            if one:
+                nonzero = sum(int(np.count_nonzero(block.any(axis=1))) for _, block in Rows(self.X).blocks())
+                touched = f" up to samples on the plane itself ({self.separated} are off it)"
+                how = "" if self.separated == nonzero else touched
+            what = f"the data (n={n}, {'' if one else f'{self._m} classes, '}d={d}) is linearly separable{how}"
+        elif len(self._present) == 1:
+            what = f"y has one class alone: all {n} labels are {self.problem.y[0]:{'+g' if one else 'd'}}, and some "
+            what += f"{'w' if one else 'W'} puts every sample on that side"
+            instead = "pass samples of other classes, or "
+        else:
+            absent, present = np.flatnonzero(~np.isin(np.arange(self._m), self._present))[0], self._present
+            what = f"class {absent} has no samples (the labels are {present}), and can be made ever less likely"
+            instead = "code the classes that occur as 0, 1, ..., or "
         raise InvalidInputError(
-            f"the data (n={n}, d={d}) is linearly separable{how}, so the logistic objective has no minimiser: pass "
-            f"{remedy}"
+            f"{what}, so the {self.problem.loss.name} objective has no minimiser: {instead}pass max_norm=..., a bound "
+            f"on the norm of {'w' if one else 'W'}, or ridge=..., the coefficient of half its square"
         )

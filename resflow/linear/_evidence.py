@@ -1,0 +1,152 @@
+"""What shows that weights are the best: optimality conditions on the samples themselves, and what rounding hides."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from resflow.linear._algebra import BallStep, RowSpace, Solver, ball_step, diagonal_solver
+from resflow.linear._newton import TOLERANCE, Iterate, Problem, describe, evaluate, into_ball, loss_terms
+from resflow.linear.fit import LinearFit
+from resflow.losses import Logistic, PseudoHuber, Softmax, Squared
+from resflow.status import Status
+
+__all__ = ["as_fit", "fit_of_zero", "in_weights"]
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def in_weights(
+    problem: Problem,
+    inner: Problem,
+    solver: Solver,
+    basis: np.ndarray | None,
+    z: np.ndarray,
+    iterations: int,
+    *,
+    guess: float,
+) -> tuple[Iterate, BallStep]:
+    """The evidence at the weights that z stands for, by a pass over X itself, and the step from there in z.
+
+    Args:
+        problem: In the weights.
+        inner: In z; only its outputs count.
+        solver: Of the Hessian in z.
+        basis: Of the rows that z acts on, shape (d, r); None for X itself.
+        z: The point.
+        iterations: To be passed on.
+        guess: Of the multiplier.
+    """
+    matrix = inner.matrix(z) if basis is None else basis @ inner.matrix(z)
+    w = into_ball(matrix.T.ravel(), problem.radius)
+    here = evaluate(problem, w, hessian=False)
+    total = here.gradient + problem.ridge * w
+    slope = problem.matrix(total)
+    model = ball_step(solver, inner.flat(slope if basis is None else basis.T @ slope), z, problem.radius, start=guess)
+    return describe(problem, w, here, total, model, solver, iterations), model
+
+
+def fit_of_zero(problem: Problem, rank: int, separable: bool | None) -> LinearFit:
+    """W = 0: the only point of a ball of radius 0, or the least of all equal ones where X is zero."""
+    multiplier = math.inf if problem.radius == 0.0 else 0.0
+    nothing = diagonal_solver(np.zeros(0))
+    best = Iterate(np.zeros(problem.size), problem.objective_scale, multiplier, 0.0, 0.0, True, nothing, 0)
+    return as_fit(problem, best, rank, separable=separable)
+
+
+def as_fit(
+    problem: Problem,
+    best: Iterate,
+    space: RowSpace | int,
+    *,
+    separable: bool | None = None,
+    unknown: bool = False,
+    max_iterations: int | None = None,
+) -> LinearFit:
+    """The fit at the best point found, or at 0 if that is lower, which says that none was found.
+
+    Args:
+        problem: In the weights.
+        best: The point.
+        space: X's row space, or its rank if nothing of it was cut.
+        separable: As in `LinearFit`.
+        unknown: Whether there may be no minimiser.
+        max_iterations: At which the iteration was to stop, if at any.
+    """
+    with np.errstate(all="ignore"):
+        total = best.objective + 0.5 * problem.ridge * float(best.z @ best.z)
+    if not total <= problem.objective_scale * (1.0 + 64.0 * _EPS):
+        at_zero = evaluate(problem, np.zeros(problem.size), hessian=False)
+        residual = float(np.linalg.norm(at_zero.gradient))
+        best = Iterate(np.zeros(problem.size), at_zero.objective, 0.0, residual, math.inf, False, best.solver, 0)
+    rank = space if isinstance(space, int) else space.basis.shape[1]
+    suboptimality, sound = best.suboptimality, best.sound
+    if not isinstance(space, int) and space.cut.size:
+        suboptimality += _hidden_gain(problem, best, space.cut)
+    small = best.residual <= TOLERANCE * problem.gradient_scale
+    if not small:
+        left, gain = _left_by_rounding(problem, best)
+        small, suboptimality = best.residual <= left, suboptimality + gain
+    if isinstance(problem.loss, Squared | Logistic | PseudoHuber | Softmax):  # none of these is ever negative
+        total = best.objective + 0.5 * problem.ridge * float(best.z @ best.z)
+        suboptimality, sound = min(suboptimality, total) if sound else total, True
+    if unknown:
+        status = Status.NO_MINIMIZER_KNOWN
+    elif sound and small and suboptimality <= TOLERANCE * problem.objective_scale:
+        status = Status.CONVERGED
+    else:
+        status = Status.ITERATION_LIMIT if best.iterations == max_iterations else Status.ROUNDING
+    return LinearFit(
+        W=best.z if problem.outputs is None else best.z.reshape(len(problem.outputs), -1),
+        objective=best.objective,
+        grad_norm=best.residual,
+        status=status,
+        suboptimality=suboptimality,
+        multiplier=best.multiplier,
+        separable=separable,
+        rank=rank,
+        iterations=best.iterations,
+        max_norm=None if math.isinf(problem.radius) else problem.radius,
+        ridge=problem.ridge,
+        loss=problem.loss.name,
+    )
+
+
+def _left_by_rounding(problem: Problem, best: Iterate) -> tuple[float, float]:
+    """How large a residual rounding of the predictions alone can leave, and how much of a decrease that can hide."""
+    rows, W = problem.rows, problem.matrix(best.z)
+    unit = 4.0 * math.sqrt(rows.d) * _EPS
+    left, hidden = 0.0, 0.0
+    for part, block in rows.blocks():
+        y = problem.y[part]
+        _, slopes, curvatures = loss_terms(problem.loss, block @ W, y)
+        error = unit * (np.abs(block) @ np.abs(W) + (np.abs(y) if y.shape == slopes.shape else 0.0))
+        bent = curvatures * error if W.ndim == 1 else np.einsum("ijk,ik->ij", np.abs(curvatures), error)
+        lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
+        left += float(np.sum(np.linalg.norm(np.c_[bent + _EPS * np.abs(slopes)], axis=1) * lengths)) / rows.n
+        hidden += float(np.vdot(bent, error)) / rows.n
+    return left + unit * _shift(problem, best) * float(np.linalg.norm(best.z)), 0.5 * hidden
+
+
+def _hidden_gain(problem: Problem, best: Iterate, cut: np.ndarray) -> float:
+    """What directions that X determines within rounding only could gain, where that cannot be rounding.
+
+    Along such a direction u the second-order model can fall by ½ (uᵀ∇)² / uᵀHu. If uᵀx_i is rounding, and so has
+    nothing to do with the ℓ'_i, that is about F/n: 32 times as much happens once in 10⁷ times.
+    """
+    rows, W, shift = problem.rows, problem.matrix(best.z), _shift(problem, best)
+    slope, curvature = shift * (W.T @ cut), shift * np.sum(cut**2, axis=0)
+    for part, block in rows.blocks():
+        along = block @ cut
+        _, slopes, curvatures = loss_terms(problem.loss, block @ W, problem.y[part])
+        each = curvatures if W.ndim == 1 else np.diagonal(curvatures, axis1=1, axis2=2)  # output by output
+        slope = slope + slopes.T @ along / rows.n
+        curvature = curvature + each.T @ along**2 / rows.n
+    gains = 0.5 * slope**2 / np.where(curvature > 0.0, curvature, np.inf)
+    return float(np.sum(gains[gains > 32.0 * best.objective / rows.n]))
+
+
+def _shift(problem: Problem, best: Iterate) -> float:
+    """What ridge and multiplier add to the Hessian."""
+    return problem.ridge + (best.multiplier if math.isfinite(best.multiplier) else 0.0)
