@@ -78,29 +78,15 @@ def reciprocal_condition(H: np.ndarray) -> float:
     return 0.0 if failed else float(lapack.dpocon(L, norm, uplo="L")[0])
 
 
-def triangular_factor(rows: Rows, y: np.ndarray) -> np.ndarray:
-    """R of the QR factorisation of [X y], y of shape (n,) or (n, m), by QR of R on top of each chunk of rows.
+def triangular_factor(rows: Rows) -> np.ndarray:
+    """R of the QR factorisation of X, by QR of R on top of each chunk of rows, shape (≤ r, r).
 
     That is backward stable, unlike XᵀX, which would square the condition number of the features.
     """
-    R = np.empty((0, rows.width + np.atleast_2d(y.T).shape[0]))
-    for part, block in rows.blocks(max(_CHUNK_VALUES // R.shape[1], 8 * rows.width)):
-        R = np.asarray(np.linalg.qr(np.vstack([R, np.column_stack([block, y[part]])]), mode="r"))
+    R = np.empty((0, rows.width))
+    for _, block in rows.blocks(max(_CHUNK_VALUES // rows.width, 8 * rows.width)):
+        R = np.asarray(np.linalg.qr(np.vstack([R, block]), mode="r"))
     return R
-
-
-class Coordinates(NamedTuple):
-    """Coordinates z of the row space of X in which XᵀX is diagonal: w = basis z, X basis = Q diag(singular_values).
-
-    Attributes:
-        basis: Of the row space, shape (d, r).
-        singular_values: Positive, shape (r,).
-        left: The factor with R basis = left diag(singular_values), shape (rows of R, r).
-    """
-
-    basis: np.ndarray
-    singular_values: np.ndarray
-    left: np.ndarray
 
 
 class RowSpace(NamedTuple):
@@ -108,16 +94,16 @@ class RowSpace(NamedTuple):
 
     Attributes:
         basis: Orthonormal, shape (d, r). A column of X that no other depends on keeps its own unit vector.
-        orthonormal: Coordinates in an orthonormal basis. In them lengths are those of w, but a column 1e16 times
-            shorter than another drowns.
-        unitless: Coordinates that know no units: their singular values are those of X with its columns scaled to
-            length 1, which decide the rank. w = unitless.basis z is the least of all w with the same predictions.
+        orthonormal: An orthonormal basis in which XᵀX is diagonal. In it lengths are those of w, but a column 1e16
+            times shorter than another drowns.
+        unitless: A basis that knows no units, in which XᵀX is diagonal, with the singular values of X with its columns
+            scaled to length 1, which decide the rank. w = unitless z is the least of all w with the same predictions.
         cut: Directions that X determines within the rounding of its own entries only, shape (d, c).
     """
 
     basis: np.ndarray
-    orthonormal: Coordinates
-    unitless: Coordinates
+    orthonormal: np.ndarray
+    unitless: np.ndarray
     cut: np.ndarray
 
 
@@ -131,10 +117,7 @@ def row_space(R: np.ndarray, n: int) -> RowSpace:
     d = R.shape[1]
     norms = np.linalg.norm(R, axis=0)
     live = np.flatnonzero(norms)
-    if live.size == 0:
-        nothing = Coordinates(np.zeros((d, 0)), np.zeros(0), np.zeros((R.shape[0], 0)))
-        return RowSpace(np.zeros((d, 0)), nothing, nothing, np.zeros((d, 0)))
-    left, scaled, Vt = np.linalg.svd(R[:, live] / norms[live], full_matrices=True)
+    _, scaled, Vt = np.linalg.svd(R[:, live] / norms[live], full_matrices=True)
     merges = n * (d + 1) / _CHUNK_VALUES
     rank = int(np.count_nonzero(scaled > scaled[0] * 16.0 * _EPS * math.sqrt(d + merges)))
     basis, unitless, cut = np.zeros((d, rank)), np.zeros((d, rank)), np.zeros((d, live.size - rank))
@@ -150,13 +133,8 @@ def row_space(R: np.ndarray, n: int) -> RowSpace:
         complete, _ = np.linalg.qr(kernel / np.linalg.norm(kernel, axis=0), mode="complete")
         basis[live] = complete[:, live.size - rank :]
         unitless = basis @ (basis.T @ unitless)  # nothing in the kernel: least norm
-    own_left, singular_values, Wt = np.linalg.svd(R @ basis, full_matrices=False)
-    return RowSpace(
-        basis,
-        Coordinates(basis @ Wt.T, singular_values, own_left),
-        Coordinates(unitless, scaled[:rank], left[:, :rank]),
-        cut,
-    )
+    _, _, Wt = np.linalg.svd(R @ basis, full_matrices=False)
+    return RowSpace(basis, basis @ Wt.T, unitless, cut)
 
 
 def of_one_size(squares: np.ndarray) -> bool:
@@ -188,7 +166,7 @@ Solver = Callable[[float], tuple[Callable[[np.ndarray], np.ndarray], Callable[[n
 
 
 def cholesky_solver(H: np.ndarray) -> Solver:
-    """Solver of H + μ by Cholesky, of which only H's lower triangle is read.
+    """Solver of H + μ by Cholesky, of which only H's lower triangle is read; of several vectors one after another too.
 
     Cholesky's error does not depend on the units of the coordinates, unlike that of an eigendecomposition: columns of
     very different size need no scaling first. A coordinate that no sample touches (a zero on the diagonal) stays put.
@@ -209,50 +187,12 @@ def cholesky_solver(H: np.ndarray) -> Solver:
             lift = max(100.0 * lift, 8.0 * live.size * _EPS)
 
         def quadratic(x: np.ndarray) -> float:
-            half = solve_triangular(L, x, lower=True, check_finite=False)
-            return float(half @ half)
-
-        return lambda x: cho_solve((L, True), x, check_finite=False), quadratic, lift == 0.0
-
-    return solver
-
-
-def diagonal_solver(diagonal: np.ndarray) -> Solver:
-    """Solver of diag(diagonal) + μ, of one vector or of several, one after another."""
-
-    def solver(multiplier: float):
-        def solve(x: np.ndarray) -> np.ndarray:
-            return (x.reshape(-1, len(diagonal)) / (diagonal + multiplier)).ravel()
-
-        return solve, lambda x: float(x @ solve(x)), True
-
-    return solver
-
-
-def triangular_solver(R: np.ndarray, ridge: float) -> Solver:
-    """Solver of RᵀR + ridge + μ, by QR of R on top of a multiple of the identity, its columns scaled to length 1.
-
-    So columns of very different size do no harm, and the condition number of R is not squared. Of one vector or of
-    several, one after another.
-    """
-    sizes = np.linalg.norm(R, axis=0)
-
-    def solver(multiplier: float):
-        root = math.sqrt(ridge + multiplier)
-        scale = np.hypot(sizes, root)
-        scale[scale == 0.0] = 1.0
-        T = np.asarray(np.linalg.qr(np.vstack([R / scale, np.diag(root / scale)]), mode="r"))
-        exact = reciprocal_condition(T.T @ T) > 0.01 * WELL_CONDITIONED
-        if not exact:
-            T = np.asarray(np.linalg.qr(np.vstack([T, np.eye(len(sizes)) * len(sizes) * _EPS]), mode="r"))
-
-        def half(x: np.ndarray) -> np.ndarray:
-            return solve_triangular(T, (x.reshape(-1, len(sizes)) / scale).T, trans="T", check_finite=False)
+            return float(np.sum(solve_triangular(L, x.reshape(-1, len(H)).T, lower=True, check_finite=False) ** 2))
 
         def solve(x: np.ndarray) -> np.ndarray:
-            return (solve_triangular(T, half(x), check_finite=False).T / scale).ravel()
+            return cho_solve((L, True), x.reshape(-1, len(H)).T, check_finite=False).T.ravel()
 
-        return solve, lambda x: float(np.sum(half(x) ** 2)), exact
+        return solve, quadratic, lift == 0.0
 
     return solver
 

@@ -50,17 +50,20 @@ def fit_convex(
     rank = int(np.count_nonzero(squares))
     first, space = None, None
     if rank and reciprocal_condition(gram) < WELL_CONDITIONED:
-        space = row_space(triangular_factor(rows, np.zeros((n, 0))), n)
+        space = row_space(triangular_factor(rows), n)
         rank = space.basis.shape[1]
         inner = inner._replace(rows=Rows(X, _coordinates(problem, space, squares)))
-    elif m is None and np.ptp(curvatures) == 0.0:
-        first = Evaluation(problem.objective_scale, gradient / n, gram * (curvatures[0] / n), zero, curvatures)
+    elif problem.quadratic or (m is None and np.ptp(curvatures) == 0.0):
+        curvature = 1.0 if problem.quadratic else curvatures[0]
+        first = Evaluation(
+            problem.objective_scale, problem.flat(gradient) / n, gram * (curvature / n), zero, curvatures
+        )
     if rank == 0 or radius == 0.0:
         return fit_of_zero(problem, rank, False if rank == 0 and isinstance(loss, Logistic | Softmax) else None)
 
     separation = Separation(inner, X) if isinstance(loss, Logistic | Softmax) else None
     basis, best = inner.rows.basis, None
-    if m is None and basis is None and problem.free and n >= _MANY * d:
+    if m is None and basis is None and problem.free and n >= _MANY * d and not problem.quadratic:
         at_zero = Evaluation(problem.objective_scale, gradient / n, None, zero, curvatures)
         best = _by_gram(problem, gram, at_zero, separation, max_iterations)
     if best is None:
@@ -69,7 +72,7 @@ def fit_convex(
     if separation is not None:
         separation.settle()
     if basis is not None or m is not None:
-        there, _ = in_weights(problem, inner, best.solver, basis, best.z, best.iterations, guess=best.multiplier)
+        there = in_weights(problem, inner, best)
         best = there._replace(sound=best.sound and (there.sound or m is not None))  # of several the step alone tells
     found, unknown = (None, False) if separation is None else (separation.found, separation.unknown)
     return as_fit(problem, best, space or rank, separable=found, unknown=unknown, max_iterations=max_iterations)
@@ -85,10 +88,8 @@ def _outputs(m: int | None, loss: Loss) -> np.ndarray | None:
 def _coordinates(problem: Problem, space: RowSpace, squares: np.ndarray) -> np.ndarray:
     """A basis in which the Hessian is as near to diagonal as it can be; orthonormal where lengths matter."""
     if problem.free:
-        return space.unitless.basis
-    return (
-        space.orthonormal.basis if of_one_size(squares) else space.basis
-    )  # in an eigenbasis short columns would drown
+        return space.unitless
+    return space.orthonormal if of_one_size(squares) else space.basis  # in an eigenbasis short columns would drown
 
 
 def _by_gram(
@@ -116,7 +117,7 @@ def _start(problem: Problem, at_zero: Evaluation | None) -> tuple[np.ndarray, Ev
         size = float(np.sqrt(np.mean(problem.y**2)))
         if size > _FAR * problem.loss.delta:
             return _from_larger_deltas(problem, size, problem.loss.delta)
-    if rows.n >= _MANY * max(rows.d, problem.size):
+    if rows.n >= _MANY * max(rows.d, problem.size) and not problem.quadratic:
         part = problem._replace(rows=rows.every(_STRIDE), y=problem.y[::_STRIDE])
         first = evaluate(part, zero, hessian=True)
         guess = newton(part, zero, first, max_iterations=8, enough=0.01 * rows.d / part.rows.n)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from resflow.linear._algebra import BallStep, RowSpace, Solver, ball_step, diagonal_solver
+from resflow.linear._algebra import RowSpace, ball_step, cholesky_solver
 from resflow.linear._newton import TOLERANCE, Iterate, Problem, describe, evaluate, into_ball, loss_terms
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, PseudoHuber, Softmax, Squared
@@ -20,37 +20,30 @@ _EPS = float(np.finfo(np.float64).eps)
 def in_weights(
     problem: Problem,
     inner: Problem,
-    solver: Solver,
-    basis: np.ndarray | None,
-    z: np.ndarray,
-    iterations: int,
-    *,
-    guess: float,
-) -> tuple[Iterate, BallStep]:
-    """The evidence at the weights that z stands for, by a pass over X itself, and the step from there in z.
+    best: Iterate,
+) -> Iterate:
+    """The evidence at the weights that z stands for, by a pass over X itself.
 
     Args:
         problem: In the weights.
-        inner: In z; only its outputs count.
-        solver: Of the Hessian in z.
-        basis: Of the rows that z acts on, shape (d, r); None for X itself.
-        z: The point.
-        iterations: To be passed on.
-        guess: Of the multiplier.
+        inner: In z.
+        best: The point in z, with the solver there.
     """
-    matrix = inner.matrix(z) if basis is None else basis @ inner.matrix(z)
+    basis, matrix = inner.rows.basis, inner.matrix(best.z)
+    matrix = matrix if basis is None else basis @ matrix
     w = into_ball(matrix.T.ravel(), problem.radius)
     here = evaluate(problem, w, hessian=False)
     total = here.gradient + problem.ridge * w
     slope = problem.matrix(total)
-    model = ball_step(solver, inner.flat(slope if basis is None else basis.T @ slope), z, problem.radius, start=guess)
-    return describe(problem, w, here, total, model, solver, iterations), model
+    slope = inner.flat(slope if basis is None else basis.T @ slope)
+    model = ball_step(best.solver, slope, best.z, problem.radius, start=best.multiplier)
+    return describe(problem, w, here, total, model, best.solver, best.iterations)
 
 
 def fit_of_zero(problem: Problem, rank: int, separable: bool | None) -> LinearFit:
     """W = 0: the only point of a ball of radius 0, or the least of all equal ones where X is zero."""
     multiplier = math.inf if problem.radius == 0.0 else 0.0
-    nothing = diagonal_solver(np.zeros(0))
+    nothing = cholesky_solver(np.zeros((0, 0)))
     best = Iterate(np.zeros(problem.size), problem.objective_scale, multiplier, 0.0, 0.0, True, nothing, 0)
     return as_fit(problem, best, rank, separable=separable)
 
@@ -122,7 +115,13 @@ def _left_by_rounding(problem: Problem, best: Iterate) -> tuple[float, float]:
         y = problem.y[part]
         _, slopes, curvatures = loss_terms(problem.loss, block @ W, y)
         error = unit * (np.abs(block) @ np.abs(W) + (np.abs(y) if y.shape == slopes.shape else 0.0))
-        bent = curvatures * error if W.ndim == 1 else np.einsum("ijk,ik->ij", np.abs(curvatures), error)
+        bent = (
+            error
+            if problem.quadratic
+            else curvatures * error
+            if W.ndim == 1
+            else (np.abs(curvatures) @ error[..., None])[..., 0]
+        )
         lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
         left += float(np.sum(np.linalg.norm(np.c_[bent + _EPS * np.abs(slopes)], axis=1) * lengths)) / rows.n
         hidden += float(np.vdot(bent, error)) / rows.n

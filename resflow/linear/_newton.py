@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resflow.linear._algebra import BallStep, Rows, Solver, add_gram, ball_step, cholesky_solver, reciprocal_condition
-from resflow.losses import Logistic, Loss, PseudoHuber, Softmax
+from resflow.losses import Logistic, Loss, PseudoHuber, Softmax, Squared
 
 TOLERANCE = 1e-12
 _EPS = float(np.finfo(np.float64).eps)
@@ -38,6 +38,14 @@ class Problem(NamedTuple):
     objective_scale: float
     gradient_scale: float
     outputs: np.ndarray | None
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether the Hessian is the same everywhere, and for several outputs the same for each: then that one is kept.
+
+        Another multiplier of a norm bound, or ridge, adds the same to each.
+        """
+        return type(self.loss) is Squared
 
     @property
     def size(self) -> int:
@@ -135,7 +143,7 @@ def newton(
         watch: Is shown every iterate; may raise.
     """
     here, ridge = first, problem.ridge
-    solver = _solver(first, ridge)
+    solver, most_stalled = _solver(first, ridge), 2 if problem.quadratic else 4
     best: Iterate | None = None
     guess, stalled, previous_residual, hessian = 0.0, 0, 0.0, first.hessian
     for iteration in range(max_iterations + 1):
@@ -144,7 +152,8 @@ def newton(
         total = here.gradient + ridge * z
         model = ball_step(solver, total, z, problem.radius, start=guess)
         iterate = describe(problem, z, here, total, model, solver, iteration)
-        if here.hessian is None and iterate.residual > 0.1 * previous_residual and not solved(problem, iterate):
+        stale = here.hessian is None and not problem.quadratic
+        if stale and iterate.residual > 0.1 * previous_residual and not solved(problem, iterate):
             here = evaluate(problem, z, hessian=True)  # the old Hessian has served its time
             solver, hessian = _solver(here, ridge), here.hessian
             model = ball_step(solver, total, z, problem.radius, start=guess)
@@ -161,13 +170,13 @@ def newton(
         else:
             stalled = 0 if iterate.residual <= 0.5 * best.residual else stalled + 1
             best = iterate if iterate.residual <= best.residual else best
-        if solved(problem, iterate) or iterate.suboptimality <= enough or stalled >= 4:
+        if solved(problem, iterate) or iterate.suboptimality <= enough or stalled >= most_stalled:
             break
         t = _line_search(problem, z, here, change, model)
         if t == 0.0:
             break
         z = into_ball(z + t * model.step, problem.radius)
-        contracted = iterate.residual <= 0.01 * previous_residual
+        contracted = problem.quadratic or iterate.residual <= 0.01 * previous_residual
         previous_residual = iterate.residual
         here = evaluate(problem, z, hessian=not (contracted and t == 1.0))
     assert best is not None
@@ -179,7 +188,8 @@ def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
     """Mean loss, its gradient and, if asked for, its Hessian at z, in one pass over the rows."""
     rows, y, n, one = problem.rows, problem.y, problem.rows.n, problem.outputs is None
     matrix = problem.matrix(z)
-    H = np.zeros((problem.size, problem.size), order="F") if hessian else None
+    order = rows.width if problem.quadratic else problem.size
+    H = np.zeros((order, order), order="F") if hessian else None
     gradient, totals = np.zeros(matrix.shape), []
     predictions, curvatures = np.empty((n, *matrix.shape[1:])), np.empty(n if one else 0)
     for part, block in rows.blocks():
@@ -189,7 +199,9 @@ def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
         gradient += block.T @ slope
         if one:
             curvatures[part] = curvature
-        if H is not None:
+        if H is not None and problem.quadratic:
+            add_gram(H, block)
+        elif H is not None:
             _add_hessian(H, problem, block, curvature)
     H = None if H is None else H / n
     return Evaluation(math.fsum(totals) / n, problem.flat(gradient) / n, H, predictions, curvatures)

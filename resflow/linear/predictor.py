@@ -7,9 +7,8 @@ from jaxtyping import Real, Shaped
 from resflow.arrays import Array
 from resflow.linear._convex import fit_convex
 from resflow.linear._inputs import checked_data, checked_options
-from resflow.linear._squared import fit_squared
 from resflow.linear.fit import LinearFit
-from resflow.losses import Loss, Squared, as_loss
+from resflow.losses import Loss, as_loss
 
 __all__ = ["LinearFit", "fit_linear_predictor"]
 
@@ -67,6 +66,4 @@ def fit_linear_predictor(
     loss = as_loss(loss)
     data, labels, m = checked_data(X, y, loss)
     radius, ridge, max_iterations = checked_options(max_norm, ridge, max_iterations)
-    if type(loss) is Squared:
-        return fit_squared(data, labels, loss, m, radius, ridge)
     return fit_convex(data, labels, loss, m, radius, ridge, max_iterations)
