@@ -153,8 +153,8 @@ def find_stationary_points(
     objective: Callable[..., Any],
     starts: Any,
     *data: Any,
-    options: SearchOptions | None = None,
     block: Callable[[Any], Any] | None = None,
+    **options: Any,
 ) -> StationaryPoints:
     """Points with ∇F = 0, of every index, by Levenberg and Marquardt's method on ½‖∇F‖² from every start.
 
@@ -169,10 +169,10 @@ def find_stationary_points(
         starts: A pytree (e.g. of a model, as `random_starts` gives) whose trainable arrays have a leading axis of
             length S, one entry a start; other leaves are shared and held fixed.
         data: What the objective takes besides the point, e.g. X and y.
-        options: How to search.
         block: Which parameters to report the Hessian's block of, e.g. `lambda model: (model.w, model.V)` for the
             partial Hessian of a residual unit whose θ is searched as well. `lambda_min` and `index` are always of the
             whole Hessian in the searched parameters.
+        options: Fields of `SearchOptions` with other values than their defaults, e.g. max_steps=100.
 
     Returns:
         The distinct stationary points and the fate of every start.
@@ -183,7 +183,7 @@ def find_stationary_points(
     References:
         Frye 2019 (arXiv:1901.10603) for gradient-norm minimisation and the points where it gets stuck.
     """
-    options = SearchOptions() if options is None else options
+    how = SearchOptions(**options)
     moving, fixed = eqx.partition(starts, trainable(starts))
     _check_starts(moving)
     with jax.enable_x64(True):
@@ -191,20 +191,20 @@ def find_stationary_points(
         moving, fixed, data = jax.tree.map(as_double, (moving, fixed, data))
         if not all_finite(data):
             raise InvalidInputError("the data has values that are not finite: drop those samples before a search")
-        grad_tolerance = options.tolerance * _typical_gradient(objective, moving, fixed, data)
+        grad_tolerance = how.tolerance * _typical_gradient(objective, moving, fixed, data)
 
         def search(share: Any) -> dict[str, Any]:
-            return _search(objective, share, fixed, data, grad_tolerance, options, block)
+            return _search(objective, share, fixed, data, grad_tolerance, how, block)
 
-        ends = in_threads(search, moving, workers=options.workers)
+        ends = in_threads(search, moving, workers=how.workers)
         flat, status = ends["x"], ends["status"]
         converged = np.flatnonzero(status == _CONVERGED)
-        chosen, multiplicity = _merge(options, flat[converged], *(ends[key][converged] for key in _COMPARED))
+        chosen, multiplicity = _merge(how, flat[converged], *(ends[key][converged] for key in _COMPARED))
         chosen = converged[chosen]
         _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf[0], float), moving))
         points = jax.tree.map(np.asarray, jax.vmap(unravel)(flat[chosen]))
     eigenvalues = ends["eigenvalues"][chosen]
-    threshold = options.index_tolerance * np.abs(eigenvalues).max(axis=1, initial=0.0)
+    threshold = how.index_tolerance * np.abs(eigenvalues).max(axis=1, initial=0.0)
     return StationaryPoints(
         points=eqx.combine(points, fixed),
         objective=ends["objective"][chosen],

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 from jaxtyping import Float, Int, Real
 
 from resflow.arrays import Array, as_number, as_numpy
@@ -78,6 +79,10 @@ class NewtonPath(NamedTuple):
     radius: Float[Array, "m"]
     step_norm: Float[Array, "m"]
     step: Int[Array, "m"]
+
+    def frame(self) -> pd.DataFrame:
+        """One row a point, each step by its name."""
+        return pd.DataFrame(self._asdict()).assign(step=[STEPS[kind] for kind in self.step])
 
 
 class NewtonResult(NamedTuple):

@@ -11,19 +11,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray, Real
 
-from resflow.arrays import Array
+from resflow.arrays import Array, analyse, is_traced
 from resflow.errors import InvalidInputError
+from resflow.floating import norm
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, Squared, as_loss
 from resflow.models.feature_maps import mlp
 from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit
 from resflow.objectives import MeanLoss
-from resflow.point import checked_samples
-from resflow.stationarity.find import SearchCounts, SearchOptions, find_stationary_points
+from resflow.point import Point, checked_samples
+from resflow.stationarity.find import SearchCounts, find_stationary_points
 from resflow.stationarity.starts import descent_starts, random_starts
 
-__all__ = ["RIDGES", "Atlas", "chart_networks", "chart_shamirs_example", "chart_stationary_points"]
+__all__ = [
+    "RIDGES",
+    "Atlas",
+    "chart_networks",
+    "chart_shamirs_example",
+    "chart_stationary_points",
+    "saddle_at_zero",
+]
 
 RIDGES = tuple(sorted({0.25, *(round(0.5 * step / 25, 3) for step in range(1, 26))}))
 """Ridge strengths at which `chart_shamirs_example` searches; 1/4 is that of Shamir's figure."""
@@ -71,7 +79,7 @@ def chart_networks(
     width: int,
     starts: int,
     key: PRNGKeyArray,
-    options: SearchOptions | None = None,
+    **options: Any,
 ) -> tuple[Atlas, Atlas]:
     """Atlases of a ReLU network f_θ(x) = max(0, Ax + b) with and without a skip connection around it.
 
@@ -86,7 +94,7 @@ def chart_networks(
         width: k, the number of ReLUs.
         starts: Starting points of each search, at least 2.
         key: Random key.
-        options: How to search.
+        options: How to search, as for `find_stationary_points`.
 
     Raises:
         InvalidInputError: If width is below 1, or there are fewer than 2 starts.
@@ -103,16 +111,14 @@ def chart_networks(
     check_baseline(fit, X, y, objective.loss)
     level = float(fit.objective)
     unit, control = (
-        chart_stationary_points(
-            objective, model, X, y, linear_objective=level, starts=starts, key=model_key, options=options
-        )
+        chart_stationary_points(objective, model, X, y, linear_objective=level, starts=starts, key=model_key, **options)
         for model, model_key in zip(models, keys, strict=True)
     )
     return unit, control
 
 
 def chart_shamirs_example(
-    *, starts: int, key: PRNGKeyArray, ridges: Sequence[float] = RIDGES, options: SearchOptions | None = None
+    *, starts: int, key: PRNGKeyArray, ridges: Sequence[float] = RIDGES, **options: Any
 ) -> dict[float, Atlas]:
     """Atlases of F(w, v) = ½ (w (1 + v) − 1)² + (ridge/2) (w² + v²), one a ridge strength.
 
@@ -123,7 +129,7 @@ def chart_shamirs_example(
         starts: Starting points of all searches together, shared out evenly: at least 2 a ridge strength.
         key: Random key.
         ridges: Ridge strengths, positive.
-        options: How to search.
+        options: How to search, as for `find_stationary_points`.
 
     Raises:
         InvalidInputError: If a ridge strength is not positive, or there are too few starts.
@@ -145,7 +151,7 @@ def chart_shamirs_example(
             linear_objective=0.5 * ridge / (1.0 + ridge),
             starts=int(share),
             key=ridge_key,
-            options=options,
+            **options,
         )
         for ridge, share, ridge_key in zip(ridges, shares, jax.random.split(key, len(ridges)), strict=True)
     }
@@ -161,7 +167,7 @@ def chart_stationary_points(
     starts: int,
     key: PRNGKeyArray,
     tolerance: float = 1e-8,
-    options: SearchOptions | None = None,
+    **options: Any,
 ) -> Atlas:
     """Stationary points of F(model, X, y) in all trainable parameters, from `starts` random starting points.
 
@@ -177,7 +183,7 @@ def chart_stationary_points(
         starts: How many starting points, at least 2.
         key: Random key for the starts.
         tolerance: A point is stuck where gap > tolerance and λ_min ≥ −tolerance.
-        options: How to search.
+        options: How to search, as for `find_stationary_points`.
 
     Raises:
         InvalidInputError: If there are fewer than 2 starts, or data or linear_objective are not finite.
@@ -200,7 +206,7 @@ def chart_stationary_points(
         )
         lower = descent_starts(objective, lower, X, y, key=step_key)
         together = jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if eqx.is_inexact_array(a) else a, upper, lower)
-        found = find_stationary_points(objective, together, X, y, options=options)
+        found = find_stationary_points(objective, together, X, y, **options)
     return Atlas(
         gap=found.objective - linear_objective,
         lambda_min=found.lambda_min,
@@ -220,3 +226,47 @@ def _identity(x: Any) -> Any:
 def _example(unit: ResidualUnit, X: Any, ridge: Any) -> Any:
     """F + (ridge/2)(w² + v²), the ridge as data: one compiled program serves every strength."""
     return MeanLoss(Squared())(unit, X, jnp.ones(1)) + 0.5 * ridge[0] * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
+
+
+def saddle_at_zero(features: Real[Array, "n k"], X: Real[Array, "n d"], y: Real[Array, "n"], loss: str | Loss) -> Point:
+    """The point w = 0, V = −(mean ℓ'_i x_i) gᵀ / ‖g‖² with g = mean ℓ'_i f_i and ℓ'_i = ℓ'(0; y_i).
+
+    There ∇_w F = mean ℓ'_i (x_i + V f_i) = 0 and ∇_V F = w gᵀ = 0, and ∂F/∂θ has the factor Vᵀw = 0: the point is
+    stationary in every parameter, its objective is F_lin(0), and as g ≠ 0 its partial Hessian has a negative
+    eigenvalue. Every stationary point above the best linear predictor has w = 0 and this value; of those with the
+    same features, it is the one of least ‖V‖_F.
+
+    Args:
+        features: f_θ(x_i) as rows, shape (n, k).
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        loss: A loss of one output or its name.
+
+    Raises:
+        InvalidInputError: If shapes disagree, labels do not suit the loss, a value is not finite, or g = 0 so that
+            there is no such point.
+
+    References:
+        Shamir 2018 (arXiv:1804.06739), Theorems 1 and 2, which leave no room for others.
+    """
+    d, k = np.shape(X)[1], np.shape(features)[1]
+    point = Point(np.zeros(d), np.zeros((d, k)), features, X, y, loss)
+    V, g_norm = analyse(_mixing_matrix, point)
+    if not is_traced(g_norm) and not np.isfinite(V).all() and not g_norm == 0:
+        raise InvalidInputError(
+            "features or X have values that are not finite, or too large to be squared: no point can be written down"
+        )
+    if not is_traced(g_norm) and not g_norm > 0:
+        raise InvalidInputError(
+            f"mean ℓ'(0; y_i) f_i has norm {float(g_norm):g}, but must not vanish: features that tell nothing of the "
+            "labels have no saddle at w = 0"
+        )
+    return point.at(0.0 * V[:, 0], V)
+
+
+@jax.jit
+def _mixing_matrix(point: Point):
+    slope = point.loss.derivative(jnp.zeros(point.X.shape[0], point.X.dtype), point.y) / point.X.shape[0]
+    g = slope @ point.features
+    size = norm(g)
+    return -jnp.outer(slope @ point.X, g / size) / size, size

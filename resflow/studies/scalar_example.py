@@ -19,7 +19,7 @@ from resflow.errors import InvalidInputError
 from resflow.hessian.bracket import smallest_partial_eigenvalue
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.point import Point
-from resflow.stationarity.find import SearchOptions, find_stationary_points
+from resflow.stationarity.find import find_stationary_points
 
 __all__ = ["DiscMinima", "FlatSaddles", "ScalarExample", "disc_minima", "flat_saddles", "landscape"]
 
@@ -139,7 +139,7 @@ def disc_minima(
     if not (np.isfinite(radius) and radius > 0):
         raise InvalidInputError(f"radius={radius} must be a positive finite number")
     drawn = np.random.default_rng(seed).uniform(-radius, radius, (starts, 2))
-    found = find_stationary_points(objective, drawn, options=SearchOptions(max_norm=10.0 * radius))
+    found = find_stationary_points(objective, drawn, max_norm=10.0 * radius)
     inside = (found.lambda_min > _STRICT) & (np.linalg.norm(found.points, axis=1) < radius)
     with jax.enable_x64(True):
         gradient = jax.jit(jax.grad(objective))

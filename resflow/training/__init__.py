@@ -1,1 +1,1 @@
-"""Training: one model, a whole population in one program, or projected SGD on a stream."""
+"""Training: one model, or a whole population in one program, and what is measured on the way."""
