@@ -101,7 +101,7 @@ def saddle(start: Point, rank: int = 0) -> Point:
     """A stationary point with W of a rank below full, above the linear predictor, next to a given one.
 
     W is the best linear predictor of the first `rank` inputs, S the slopes ℓ' there times its weights B. Without their
-    parts along S the other inputs and the features leave BᵀG = BᵀR = 0, of G = mean ℓ'_i x_iᵀ and R = mean ℓ'_i f_iᵀ, so
+    parts along S the other inputs and the features leave BᵀG = BᵀR = 0, G = mean ℓ'_i x_iᵀ and R = mean ℓ'_i f_iᵀ, so
     that both parts of the gradient, G + RVᵀ and WᵀR, vanish for a V with VRᵀ = −Gᵀ, of which WV = 0.
     """
     loss, y, (n, d) = start.loss, start.y, start.X.shape

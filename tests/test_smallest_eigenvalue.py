@@ -4,61 +4,75 @@ from __future__ import annotations
 
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.losses.scalar import as_loss
-from resflow.spectrum import partial_hessian as partial_hessian_module
-from resflow.spectrum.partial import partial_spectrum
-from resflow.spectrum.smallest_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
-from tests.problems import LOSSES, ROUNDING, SHAPES, SPECIAL, Point, dense_hessians, objective, point
-from tests.test_spectrum import run_on_eight_devices
+import resflow
+from resflow import Point
+from resflow.hessian.bracket import SmallestEigenvalue
+from tests.problems import (
+    OUTPUTS,
+    ROUNDING,
+    SHAPES,
+    SPECIAL,
+    dense_hessians,
+    flat,
+    gradient,
+    linear_fit,
+    point,
+    stacked,
+    unstacked,
+)
+from tests.test_spectrum import RANKS, in_chunks, run_on_eight_devices
 
-CASES = [(shape, "logistic") for shape in SHAPES] + [("wide", "squared"), ("narrow", "pseudo_huber")]
+CASES = [
+    *((shape, "logistic", None) for shape in SHAPES),
+    ("wide", "squared", None),
+    ("narrow", "pseudo_huber", None),
+    *((shape, "softmax", 3) for shape in ("wide", "one_input", "one_feature", "few_samples")),
+    ("narrow", "squared", 3),
+]
+
+in_one_call = jax.jit(lambda points: jax.lax.map(resflow.smallest_eigenvalue, points))
+"""λ_min at each of many points of one shape, one compilation for all."""
 
 
-@cache
-def in_one_call(loss: str):
-    """λ_min at each of many points of one shape, one compilation for all."""
-    return jax.jit(lambda points: jax.lax.map(lambda p: smallest_partial_eigenvalue(*p, loss=loss), points))
-
-
-def at_points(points: list[Point], loss: str) -> list[SmallestEigenvalue]:
-    stacked = Point(*(jnp.stack([jnp.asarray(arrays[i]) for arrays in points]) for i in range(5)))
-    found = in_one_call(loss)(stacked)
-    return [jax.tree.map(lambda leaf: np.asarray(leaf[i]), found) for i in range(len(points))]  # noqa: B023
+def at_points(points: list[Point]) -> list[SmallestEigenvalue]:
+    return unstacked(in_one_call(stacked(points)))
 
 
 def relative_width(found: SmallestEigenvalue) -> float:
-    return float((found.upper - found.lower) / np.abs(found.lower)) if found.lower != found.upper else 0.0
+    lower, upper = found.lambda_min_lower, found.lambda_min_upper
+    return float((upper - lower) / np.abs(lower)) if lower != upper else 0.0
 
 
-@pytest.mark.parametrize(("shape", "loss"), CASES)
-def test_value_bracket_residual_and_direction_agree_with_dense_hessian(shape, loss):
-    points = [point(seed, *SHAPES[shape], loss, **options) for seed, options in enumerate(SPECIAL.values())]
-    found = at_points(points, loss)
-    for name, dense, result in zip(SPECIAL, dense_hessians(points, loss), found, strict=True):
+@pytest.mark.parametrize(("shape", "loss", "m"), CASES)
+def test_value_bracket_residual_and_direction_agree_with_dense_hessian(shape, loss, m):
+    cases = SPECIAL if m is None else SPECIAL | RANKS
+    points = [point(seed, *SHAPES[shape], loss, m, **options) for seed, options in enumerate(cases.values())]
+    for name, at, dense, found in zip(cases, points, dense_hessians(points), at_points(points), strict=True):
         eigenvalues = np.linalg.eigvalsh(dense)
+        value, largest = found.lambda_min, np.abs(eigenvalues).max()
         rounding = ROUNDING * max(1.0, -eigenvalues[0])
-        assert (
-            abs(result.value - eigenvalues[0]) <= 1e-10 * abs(eigenvalues[0]) + ROUNDING * np.abs(eigenvalues).max()
-        ), name
-        assert result.lower <= result.value == result.upper, name
-        direction = np.concatenate([result.direction_w, result.direction_V.ravel()])
+        assert abs(value - eigenvalues[0]) <= 1e-10 * abs(eigenvalues[0]) + ROUNDING * largest, name
+        assert found.lambda_min_lower <= value == found.lambda_min_upper, name
+        assert found.direction[0].shape == at.W.shape
+        direction = np.asarray(flat(*found.direction))
         np.testing.assert_allclose(np.linalg.norm(direction), 1.0, rtol=1e-12)
         # ‖w‖ = 1e8 makes the dense Hessian's own entries, as large as 1e16, uncertain by more than λ_min
         if np.abs(dense).max() < 1e3:
-            assert abs(direction @ dense @ direction - result.value) <= rounding, name
-            residual = np.linalg.norm(dense @ direction - result.value * direction)
-            assert abs(residual - result.residual) <= rounding, name
-        assert result.residual <= 1e-8 * abs(result.value) + 1e-13 * np.abs(eigenvalues).max(), name
-        if SPECIAL[name].get("gamma") != 0.0:
-            assert result.converged, name
-            assert relative_width(result) <= 1e-10, name
+            assert abs(direction @ dense @ direction - value) <= rounding, name
+            residual = np.linalg.norm(dense @ direction - value * direction)
+            assert abs(residual - found.lambda_min_residual) <= rounding, name
+        assert found.lambda_min_residual <= 1e-8 * abs(value) + 1e-13 * largest, name
+        coupling = np.linalg.norm(at.slopes.reshape(len(at.X), -1).T @ at.features / len(at.X), 2)
+        assert -coupling * (1 + 1e-12) - found.rounding <= found.lambda_min_lower, name  # −‖R‖ ≤ λ_min
+        if cases[name].get("gamma") != 0.0:
+            assert found.converged, name
+            assert relative_width(found) <= 1e-10, name
 
 
 def residual_bound(result, largest):
@@ -66,8 +80,8 @@ def residual_bound(result, largest):
 
     Rounding in the Hessian may have closed the bracket further than λ_min is known, by as much as `rounding` says.
     """
-    width = result.upper - result.lower + result.rounding
-    return np.sqrt((largest - result.value) * width) + 1e-13 * largest
+    width = result.lambda_min_upper - result.lambda_min_lower + result.rounding
+    return np.sqrt((largest - result.lambda_min) * width) + 1e-13 * largest
 
 
 GAMMAS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7]
@@ -80,28 +94,27 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("loss", ["logistic", "squared"])
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("squared", None), ("softmax", 3)])
 @pytest.mark.parametrize("place", PLACES)
-def test_bracket_closes_to_ten_digits_from_large_g_to_tiny(place, loss):
-    points = [point(seed, 200, 12, 20, loss, gamma=gamma, **PLACES[place]) for seed, gamma in enumerate(GAMMAS * 3)]
-    for result, gamma in zip(at_points(points, loss), GAMMAS * 3, strict=True):
+def test_bracket_closes_to_ten_digits_from_large_g_to_tiny(place, loss, m):
+    points = [point(seed, 200, 12, 20, loss, m, gamma=gamma, **PLACES[place]) for seed, gamma in enumerate(GAMMAS * 3)]
+    for result, gamma in zip(at_points(points), GAMMAS * 3, strict=True):
         assert result.converged
         assert relative_width(result) <= 1e-10
-        assert -gamma * (1 + 1e-8) <= result.lower
-        assert result.value < 0
+        assert -gamma * (1 + 1e-8) <= result.lambda_min_lower
+        assert result.lambda_min < 0
         assert result.factorizations <= 16
 
 
 @pytest.mark.parametrize("gamma", [1e-1, 1e-4, 1e-9, 1e-40, 1e-100])
 def test_value_at_w_zero_is_that_of_the_closed_form_to_ten_digits(gamma):
     n, d, k = 50, 6, 3
-    arrays = point(0, n, d, k, "squared", w_norm=0.0)
-    arrays = arrays._replace(features=np.full((n, k), gamma), y=np.ones(n))  # g = −mean f
-    a = arrays.X + arrays.features @ arrays.V.T
-    h, size = np.linalg.eigvalsh(a.T @ a / n)[0], gamma * np.sqrt(k)
-    result = smallest_partial_eigenvalue(*arrays, loss="squared")
+    at = point(0, n, d, k, "squared", w_norm=0.0)
+    at = at.part(np.full((n, k), gamma), at.X, np.ones(n))  # g = −mean f
+    h, size = np.linalg.eigvalsh(at.inner.T @ at.inner / n)[0], gamma * np.sqrt(k)
+    result = resflow.smallest_eigenvalue(at)
     assert result.converged
-    assert result.value == pytest.approx(-2 * size * (size / (h + np.hypot(h, 2 * size))), rel=1e-10)
+    assert result.lambda_min == pytest.approx(-2 * size * (size / (h + np.hypot(h, 2 * size))), rel=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +130,8 @@ def test_bracket_contains_an_eigenvalue_in_exact_arithmetic(norm, slope):
     f = [Fraction(value) for value in features[:, 0]]
     p = [Fraction(w[0]) * row[0] for row in rows]
     y = [value - slope for value in p]  # so that ℓ' = slope for every sample of the squared loss
-    result = smallest_partial_eigenvalue(w, V, features, X, np.array([float(value) for value in y]), loss="squared")
+    labels = np.array([float(value) for value in y])
+    result = resflow.smallest_eigenvalue(Point(w, V, features, X, labels, "squared"))
     slopes = [value - Fraction(float(label)) for value, label in zip(p, y, strict=True)]
     g = sum(s * value for s, value in zip(slopes, f, strict=True)) / 3
     j = [[row[0], row[1], Fraction(w[0]) * value, Fraction(0)] for row, value in zip(rows, f, strict=True)]
@@ -136,58 +150,66 @@ def test_bracket_contains_an_eigenvalue_in_exact_arithmetic(norm, slope):
 
     slack = Fraction(4 * float(result.rounding))
     assert result.converged
-    assert result.rounding <= 1e-8 * abs(result.value)
-    assert negative_pivots(Fraction(float(result.lower)) - slack) == 0
-    assert negative_pivots(Fraction(float(result.upper)) + slack) >= 1
+    assert result.rounding <= 1e-8 * abs(result.lambda_min)
+    assert negative_pivots(Fraction(float(result.lambda_min_lower)) - slack) == 0
+    assert negative_pivots(Fraction(float(result.lambda_min_upper)) + slack) >= 1
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_bracket_closes_all_along_a_training_run(loss):
-    start = point(0, 200, 12, 20, loss)
-    slope = jax.grad(objective)
-    W = jnp.concatenate([start.w, start.V.ravel()])
+@pytest.mark.parametrize(("loss", "m"), OUTPUTS)
+def test_bracket_closes_all_along_a_training_run(loss, m):
+    start, points = point(0, 200, 12, 20, loss, m), []
 
     @jax.jit
-    def hundred_steps(W):
-        return jax.lax.fori_loop(0, 100, lambda _, W: W - 0.3 * slope(W, start.features, start.X, start.y, loss), W)
+    def hundred_steps(W, V):
+        def step(_, weights):
+            slope = gradient(start.at(*weights))
+            return weights[0] - 0.3 * slope[: W.size].reshape(W.shape), weights[1] - 0.3 * slope[W.size :].reshape(
+                V.shape
+            )
 
-    points = []
+        return jax.lax.fori_loop(0, 100, step, (W, V))
+
+    weights = start.W, start.V
     for _ in range(len(GAMMAS) * 3):  # as many as above, of the same shape: the same program
-        points.append(start._replace(w=np.asarray(W[:12]), V=np.asarray(W[12:]).reshape(12, 20)))
-        W = hundred_steps(W)
-    found = at_points(points, loss)
+        points.append(start.at(*map(np.asarray, weights)))
+        weights = hundred_steps(*weights)
+    found = at_points(points)
     assert all(result.converged and relative_width(result) <= 1e-10 for result in found)
-    assert abs(found[-1].value) < 1e-2 * abs(found[0].value)
+    assert abs(found[-1].lambda_min) < 1e-2 * abs(found[0].lambda_min)
 
 
-def test_zero_is_exact_where_g_is_zero_and_d_at_least_two():
-    arrays = point(0, 30, 4, 3, "logistic", features_scale=0.0)
-    result = smallest_partial_eigenvalue(*arrays, loss="logistic")
-    assert (result.value, result.lower, result.residual, result.factorizations) == (0.0, 0.0, 0.0, 0)
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_zero_is_exact_where_g_is_zero_and_d_at_least_two(loss, m):
+    """And larger than m: then there is a direction of V that W does not see."""
+    result = resflow.smallest_eigenvalue(point(0, 30, 4, 3, loss, m, features_scale=0.0))
+    assert (result.lambda_min, result.lambda_min_lower) == (0.0, 0.0)
+    assert (result.lambda_min_residual, result.factorizations) == (0.0, 0)
     assert result.converged
-    assert abs(np.linalg.norm(result.direction_V) - 1) <= 8 * np.finfo(float).eps  # as many entries, of a unit vector
+    # as many entries, of a unit vector
+    assert abs(np.linalg.norm(result.direction[1]) - 1) <= 8 * np.finfo(float).eps
 
 
 def test_one_input_may_have_a_positive_smallest_eigenvalue():
-    arrays = point(5, 30, 1, 1, "squared", gamma=1e-3)
-    result = smallest_partial_eigenvalue(*arrays, loss="squared")
-    expected = np.linalg.eigvalsh(dense_hessians([arrays], "squared")[0])[0]
+    at = point(5, 30, 1, 1, "squared", gamma=1e-3)
+    result = resflow.smallest_eigenvalue(at)
+    expected = np.linalg.eigvalsh(dense_hessians([at])[0])[0]
     assert expected > 0
-    assert result.value == pytest.approx(expected, rel=1e-10)
+    assert result.lambda_min == pytest.approx(expected, rel=1e-10)
     assert result.converged
 
 
-@pytest.mark.parametrize(("ridge_w", "ridge_V"), [(0.3, 0.3), (0.7, 0.1), (0.0, 0.2), (0.01, 1.0)])
+@pytest.mark.parametrize(("ridge_W", "ridge_V"), [(0.3, 0.3), (0.7, 0.1), (0.0, 0.2), (0.01, 1.0)])
 @pytest.mark.parametrize("shape", ["wide", "one_input"])
-def test_ridge_regularised_objective_matches_dense_hessian(shape, ridge_w, ridge_V):
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_ridge_regularised_objective_matches_dense_hessian(shape, loss, m, ridge_W, ridge_V):
     options = [{}, {"w_norm": 0.0}, {"gamma": 0.0}, {"gamma": 1e-4, "w_norm": 0.0}]
-    points = [point(seed, *SHAPES[shape], "logistic", **option) for seed, option in enumerate(options)]
-    for arrays, dense in zip(points, dense_hessians(points, "logistic", ridge_w, ridge_V), strict=True):
-        result = smallest_partial_eigenvalue(*arrays, loss="logistic", ridge_w=ridge_w, ridge_V=ridge_V)
-        expected = np.linalg.eigvalsh(dense)[0]
-        assert result.lower - result.rounding - ROUNDING <= expected <= result.upper + result.rounding + ROUNDING
-        assert result.upper - result.lower <= 1e-10 * abs(result.lower - ridge_V)
-        assert result.residual <= residual_bound(result, np.linalg.eigvalsh(dense)[-1])
+    points = [point(seed, *SHAPES[shape], loss, m, **option) for seed, option in enumerate(options)]
+    for at, dense in zip(points, dense_hessians(points, ridge_W, ridge_V), strict=True):
+        result = resflow.smallest_eigenvalue(at, ridge_W=ridge_W, ridge_V=ridge_V)
+        eigenvalues, lower, upper = np.linalg.eigvalsh(dense), result.lambda_min_lower, result.lambda_min_upper
+        assert lower - result.rounding - ROUNDING <= eigenvalues[0] <= upper + result.rounding + ROUNDING
+        assert upper - lower <= 1e-10 * abs(lower - ridge_V)
+        assert result.lambda_min_residual <= residual_bound(result, eigenvalues[-1])
 
 
 @pytest.mark.parametrize("case", ["repeated features", "k > n", "norm 1e8, k > n", "n < d"])
@@ -196,80 +218,79 @@ def test_a_singular_hessian_does_not_deceive_the_factorisation(case):
     shape = {"n < d": (6, 20, 8), "repeated features": (200, 8, 30)}.get(case, (12, 8, 30))
     options = {"repeated features": {"repeated": True}, "norm 1e8, k > n": {"w_norm": 1e8}}.get(case, {})
     for gamma in (1e-2, 1e-4, 1e-6):
-        arrays = point(1, *shape, "squared", gamma=gamma, **options)
-        result = smallest_partial_eigenvalue(*arrays, loss="squared")
+        at = point(1, *shape, "squared", gamma=gamma, **options)
+        result = resflow.smallest_eigenvalue(at)
         # λ_min = −1.6e-12 beside λ_max = 5: where rounding in the sums is larger than the tolerance, the flag says so
-        assert result.converged or result.upper - result.lower <= result.rounding
-        largest = partial_spectrum(*arrays, loss="squared").eigenvalues[-1]
-        assert result.residual <= residual_bound(result, largest)
+        assert result.converged or result.lambda_min_upper - result.lambda_min_lower <= result.rounding
+        largest = resflow.spectrum(at).eigenvalues[-1]
+        assert result.lambda_min_residual <= residual_bound(result, largest)
         if case == "n < d":
-            assert result.value == pytest.approx(-gamma, rel=1e-14 / gamma)
+            assert result.lambda_min == pytest.approx(-gamma, rel=1e-14 / gamma)
 
 
 def test_tolerance_that_cannot_be_met_is_flagged_and_the_bracket_stays_true():
-    arrays = point(0, 6, 20, 8, "logistic", gamma=1e-12)
-    result = smallest_partial_eigenvalue(*arrays, loss="logistic", rtol=1e-15)
+    result = resflow.smallest_eigenvalue(point(0, 6, 20, 8, "logistic", gamma=1e-12), rtol=1e-15)
     assert not result.converged
-    assert result.lower <= -1e-12 * (1 - 1e-3)
-    assert abs(result.value) <= 1e-12 + result.rounding
+    assert result.lambda_min_lower <= -1e-12 * (1 - 1e-3)
+    assert abs(result.lambda_min) <= 1e-12 + result.rounding
 
 
-def test_population_under_vmap_agrees_with_one_point_at_a_time():
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_population_under_vmap_agrees_with_one_point_at_a_time(loss, m):
     special = [{}, {"w_norm": 0.0}, {"gamma": 1e-4}, {"features_scale": 0.0}]
-    points = [point(seed, 30, 4, 5, "logistic", **options) for seed, options in enumerate(special)]
-    alone = [smallest_partial_eigenvalue(*arrays, loss="logistic") for arrays in points]
-    population = Point(*(jnp.stack([jnp.asarray(arrays[i]) for arrays in points]) for i in range(5)))
-    together = jax.jit(jax.vmap(lambda *arrays: smallest_partial_eigenvalue(*arrays, loss="logistic")))(*population)
-    np.testing.assert_allclose(together.value, [result.value for result in alone], rtol=1e-9)
+    points = [point(seed, 30, 4, 5, loss, m, **options) for seed, options in enumerate(special)]
+    alone = [resflow.smallest_eigenvalue(at).lambda_min for at in points]
+    together = jax.jit(jax.vmap(resflow.smallest_eigenvalue))(stacked(points))
+    np.testing.assert_allclose(together.lambda_min, alone, rtol=1e-9)
     assert together.converged.all()
-    assert (together.upper - together.lower <= 1e-10 * np.abs(together.lower)).all()
+    width = together.lambda_min_upper - together.lambda_min_lower
+    assert (width <= 1e-10 * np.abs(together.lambda_min_lower)).all()
 
 
-def test_single_precision_finds_four_digits_and_says_so():
-    arrays = point(3, 50, 5, 7, "logistic")
-    double = smallest_partial_eigenvalue(*arrays, loss="logistic")
-    single = smallest_partial_eigenvalue(*(jnp.asarray(array, jnp.float32) for array in arrays), loss="logistic")
-    assert isinstance(double.value, np.floating)
-    assert single.value.dtype == single.direction_V.dtype == jnp.float32
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_single_precision_finds_four_digits_and_says_so(loss, m):
+    at = point(3, 50, 5, 7, loss, m)
+    double = resflow.smallest_eigenvalue(at)
+    single = resflow.smallest_eigenvalue(jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), at))
+    assert isinstance(double.lambda_min, np.floating)
+    assert single.lambda_min.dtype == single.direction[1].dtype == jnp.float32
     assert single.converged
-    assert float(single.value) == pytest.approx(double.value, rel=1e-4)
+    assert float(single.lambda_min) == pytest.approx(double.lambda_min, rel=1e-4)
     with jax.enable_x64(False):
-        assert smallest_partial_eigenvalue(*arrays, loss="logistic").value == double.value
+        assert resflow.smallest_eigenvalue(at).lambda_min == double.lambda_min
 
 
 @pytest.mark.parametrize("kind", ["memory_mapped", "jax"])
-def test_samples_in_chunks_give_the_same_bracket(kind, tmp_path, monkeypatch):
-    arrays = point(1, 1279, 3, 4, "logistic")
-    whole = smallest_partial_eigenvalue(*arrays, loss="logistic")
-    monkeypatch.setattr(partial_hessian_module, "_CHUNK_ENTRIES", 1)
-    if kind == "memory_mapped":
-        for name in ("X", "features"):
-            np.save(tmp_path / f"{name}.npy", getattr(arrays, name))
-        arrays = arrays._replace(
-            **{name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("X", "features")}
-        )
-    else:
-        arrays = Point(*map(jnp.asarray, arrays))
-    in_chunks = smallest_partial_eigenvalue(*arrays, loss="logistic")
-    assert in_chunks.value == pytest.approx(whole.value, rel=1e-12)
-    assert in_chunks.residual <= whole.residual + 1279 * np.finfo(float).eps
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_samples_in_chunks_give_the_same_bracket_certificate_and_verdict(kind, loss, m, tmp_path, monkeypatch):
+    at = point(1, 1279, 3, 4, loss, m)
+    fit = linear_fit(at)
+    whole = resflow.smallest_eigenvalue(at), resflow.certify(at, fit), resflow.analyze(at, fit, epsilon=1e-3)
+    at = in_chunks(at, kind, tmp_path, monkeypatch)
+    found = resflow.smallest_eigenvalue(at), resflow.certify(at, fit), resflow.analyze(at, fit, epsilon=1e-3)
+    assert found[0].lambda_min == pytest.approx(whole[0].lambda_min, rel=1e-12)
+    assert found[0].lambda_min_residual <= whole[0].lambda_min_residual + 1279 * np.finfo(float).eps
+    np.testing.assert_allclose(found[1], whole[1], rtol=1e-12, atol=1279 * np.finfo(float).eps)
+    for name in ("grad_norm", "linear_predictor_gap", "lambda_min", "gap_error", "grad_error", "mu2", "gap_allowed"):
+        assert getattr(found[2], name) == pytest.approx(getattr(whole[2], name), rel=1e-12, nan_ok=True)
+    assert found[2].verdict == whole[2].verdict
 
 
 SHARDED = """
-import jax, numpy as np
+import jax, numpy as np, resflow
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 jax.config.update("jax_enable_x64", True)
-from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
 from tests.problems import ROUNDING, point
-arrays = point(0, 64, 5, 6, "logistic")
-expected = smallest_partial_eigenvalue(*arrays, loss="logistic")
-for axis_type in (AxisType.Auto, AxisType.Explicit):
-    mesh = jax.make_mesh((8,), ("samples",), axis_types=(axis_type,))
-    sharded = [jax.device_put(array, NamedSharding(mesh, P())) for array in arrays[:2]]
-    sharded += [jax.device_put(array, NamedSharding(mesh, P("samples"))) for array in arrays[2:]]
-    found = smallest_partial_eigenvalue(*sharded, loss="logistic")
-    np.testing.assert_allclose(found.value, expected.value, rtol=1e-12)
-    assert found.converged and found.residual <= expected.residual + ROUNDING
+for loss, m in (("logistic", None), ("softmax", 3)):
+    at = point(0, 64, 5, 6, loss, m)
+    expected = resflow.smallest_eigenvalue(at)
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((8,), ("samples",), axis_types=(axis_type,))
+        put = lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec))
+        sharded = at.at(put(at.W, P()), put(at.V, P()))
+        found = resflow.smallest_eigenvalue(sharded.part(*(put(a, P("samples")) for a in (at.features, at.X, at.y))))
+        np.testing.assert_allclose(found.lambda_min, expected.lambda_min, rtol=1e-12)
+        assert found.converged and found.lambda_min_residual <= expected.lambda_min_residual + ROUNDING
 """
 
 
@@ -278,9 +299,10 @@ def test_data_sharded_over_eight_devices_give_the_same_bracket():
 
 
 def test_the_hessian_is_that_of_the_loss_at_hand():
-    arrays = point(0, 20, 3, 2, "squared")
-    found = smallest_partial_eigenvalue(*arrays, loss=as_loss("pseudo_huber"))
-    assert found.value == pytest.approx(np.linalg.eigvalsh(dense_hessians([arrays], "pseudo_huber")[0])[0], rel=1e-9)
+    at = point(0, 20, 3, 2, "squared")
+    at = Point(at.W, at.V, at.features, at.X, at.y, resflow.PseudoHuber(0.5))
+    found = resflow.smallest_eigenvalue(at).lambda_min
+    assert found == pytest.approx(np.linalg.eigvalsh(dense_hessians([at])[0])[0], rel=1e-9)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e8])
@@ -293,12 +315,13 @@ def test_rounding_counts_what_predictions_curvature_and_ridge_add_to_it(norm, ri
         V = -float(x[0] / f[0])
         x = -V * f + rng.standard_normal(6) / norm  # so that x + V f is of size 1/‖w‖
         w = np.array([norm * (1.0 + 0.1 * seed)])
-        arrays = (w, np.array([[V]]), f[:, None], x[:, None], np.sign(rng.standard_normal(6)))
-        found = smallest_partial_eigenvalue(*arrays, loss="logistic", ridge_w=ridge, ridge_V=ridge)
+        y = np.sign(rng.standard_normal(6))
+        at = Point(w, np.array([[V]]), f[:, None], x[:, None], y, "logistic")
+        found = resflow.smallest_eigenvalue(at, ridge_W=ridge, ridge_V=ridge)
         with localcontext() as context:
             context.prec = 60
             ww = coupled = ff = Decimal(0)
-            for xi, fi, yi in zip(map(Decimal, x.tolist()), map(Decimal, f.tolist()), arrays[4].tolist(), strict=True):
+            for xi, fi, yi in zip(map(Decimal, x.tolist()), map(Decimal, f.tolist()), y.tolist(), strict=True):
                 a, b = xi + Decimal(V) * fi, Decimal(float(w[0])) * fi
                 sigma = 1 / (1 + (Decimal(yi) * Decimal(float(w[0])) * a).exp())
                 ww += sigma * (1 - sigma) * a * a / 6
@@ -306,8 +329,8 @@ def test_rounding_counts_what_predictions_curvature_and_ridge_add_to_it(norm, ri
                 ff += sigma * (1 - sigma) * b * b / 6
             root = ((ww - ff) ** 2 + 4 * coupled**2).sqrt()
             exact = (ww + ff - root) / 2 + Decimal(ridge)
-            off = float(abs(Decimal(float(found.value)) - exact))
-        assert off <= found.rounding + (found.upper - found.lower), (seed, off, found.rounding)
+            off = float(abs(Decimal(float(found.lambda_min)) - exact))
+        assert off <= found.rounding + (found.lambda_min_upper - found.lambda_min_lower), (seed, off, found.rounding)
         assert found.rounding >= 4 * np.finfo(float).eps * ridge
 
 
@@ -317,26 +340,38 @@ def test_float32_brackets_that_say_converged_have_their_four_digits():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         gamma = 10.0 ** rng.uniform(-6, 0) if seed % 2 else None
-        arrays = point(seed, 50, 5, 7, "logistic", gamma=gamma, w_norm=10.0 ** rng.uniform(-2, 2))
+        at = point(seed, 50, 5, 7, "logistic", gamma=gamma, w_norm=10.0 ** rng.uniform(-2, 2))
         if not seed % 2:
-            arrays.features[:, 3] = arrays.features[:, 2] * (1 + 10.0 ** rng.uniform(-7, -3) * rng.standard_normal(50))
-            arrays.features[:, 5] = arrays.features[:, 4]
-        points.append(Point(*(np.asarray(array, np.float32) for array in arrays)))
-    stacked = Point(*(jnp.stack([jnp.asarray(arrays[i]) for arrays in points]) for i in range(5)))
-    single = in_one_call("logistic")(stacked)
-    double = in_one_call("logistic")(Point(*(jnp.asarray(array, float) for array in stacked)))
-    error = np.abs(np.asarray(single.value, float) - double.value)
+            at.features[:, 3] = at.features[:, 2] * (1 + 10.0 ** rng.uniform(-7, -3) * rng.standard_normal(50))
+            at.features[:, 5] = at.features[:, 4]
+        points.append(at)
+    population = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), stacked(points))
+    single = in_one_call(population)
+    double = in_one_call(jax.tree.map(lambda array: jnp.asarray(array, float), population))
+    error = np.abs(np.asarray(single.lambda_min, float) - double.lambda_min)
     converged = np.asarray(single.converged)
-    assert single.value.dtype == jnp.float32
-    assert (error <= 1e-4 * np.abs(double.value))[converged].all()
-    assert (error <= single.rounding + (single.upper - single.lower)).all()
+    assert single.lambda_min.dtype == jnp.float32
+    assert (error <= 1e-4 * np.abs(double.lambda_min))[converged].all()
+    assert (error <= single.rounding + (single.lambda_min_upper - single.lambda_min_lower)).all()
     assert 30 <= converged.sum() < 60
 
 
 def test_a_tiny_g_is_not_lost_to_the_square_of_its_norm():
-    arrays = point(0, 6, 20, 8, "squared", w_norm=0.0)
-    arrays = arrays._replace(features=np.full((6, 8), 1e-200), y=np.ones(6))  # n < d: h = 0, and λ_min = −‖g‖
-    result = smallest_partial_eigenvalue(*arrays, loss="squared")
+    at = point(0, 6, 20, 8, "squared", w_norm=0.0)
+    at = at.part(np.full((6, 8), 1e-200), at.X, np.ones(6))  # n < d: h = 0, and λ_min = −‖g‖
+    result = resflow.smallest_eigenvalue(at)
     assert not result.converged
-    assert result.lower == pytest.approx(-1e-200 * np.sqrt(8), rel=1e-9)
-    assert result.lower < result.upper <= 0.0
+    assert result.lambda_min_lower == pytest.approx(-1e-200 * np.sqrt(8), rel=1e-9)
+    assert result.lambda_min_lower < result.lambda_min_upper <= 0.0
+
+
+@pytest.mark.parametrize("margin", [38.0, 50.0, 200.0, 1e3])
+@pytest.mark.parametrize("m", [2, 3, 10])
+def test_confident_classifiers_have_no_negative_curvature_but_that_of_their_slopes(m, margin):
+    """All of ℓ' and ℓ'' is of size exp(−margin): so is λ_min, and no difference of numbers close to 1."""
+    d, k = m + 2, 4
+    at = point(0, 40, d, k, "softmax", m)
+    X = np.eye(d)[at.y] + 0.01 * at.X
+    found = resflow.smallest_eigenvalue(Point(1.1 * margin * np.eye(m, d), 0 * at.V, at.features, X, at.y, "softmax"))
+    assert -m * np.exp(-margin) <= found.lambda_min_lower <= found.lambda_min_upper <= 0.0
+    assert found.lambda_min_upper - found.lambda_min_lower <= m * np.exp(-margin)

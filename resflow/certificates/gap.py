@@ -165,9 +165,10 @@ def _assemble(W, V, linear_W, linear_objective, sums: _Sums, n, ridge: Ridge) ->
     over = ratio(jnp.where(positive[:, None], coordinates, 0.0), singular[:, None])
     right = ratio(left.T @ W, singular[:, None])
     rank_term = jnp.sum(R * (pulled - inside))
-    ridge_along_V = ridge.V * jnp.sum(over * (right @ V))
+    # products, as without a ridge term sums of squares that overflow do not count
+    ridge_along_V = product(ridge.V, jnp.sum(over * (right @ V)))
     total_W = grad_W + ridge.W * W
-    ridge_term = ridge.W * jnp.sum((linear_W - W) * W) - ridge_along_V
+    ridge_term = product(ridge.W, jnp.sum((linear_W - W) * W)) - ridge_along_V
     gradient_term = jnp.sum((W - linear_W) * total_W) + jnp.sum(R * inside) + ridge_along_V
     grad_V = W.T @ R + ridge.V * V
     gradient = norm(total_W), norm(grad_V)
@@ -184,8 +185,8 @@ def _assemble(W, V, linear_W, linear_objective, sums: _Sums, n, ridge: Ridge) ->
         frobenius = jnp.where(w_norm > 0, bound((distance,), norm(pulled)), frobenius)
         by_norms = jnp.where(w_norm > 0, bound((distance,), linear_norm * V_norm), by_norms)
         theorem1 = bound((root_2 * w_norm, root_2 * linear_norm), linear_norm * V_norm)
-    ridge_value = 0.5 * (ridge.W * jnp.sum(W**2) + ridge.V * jnp.sum(V**2))
-    linear_ridge = 0.5 * ridge.W * jnp.sum(jnp.square(linear_W))
+    ridge_value = 0.5 * (product(ridge.W, jnp.sum(W**2)) + product(ridge.V, jnp.sum(V**2)))
+    linear_ridge = 0.5 * product(ridge.W, jnp.sum(jnp.square(linear_W)))
     further = rank_term + ridge_term
     terms = GapCertificate(
         linear_predictor_gap=objective - linear_objective,

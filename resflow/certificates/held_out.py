@@ -40,7 +40,12 @@ class HeldOutGap(NamedTuple):
 
 
 def held_out_gap(
-    predictions: Real[Array, "n *m"], X: Real[Array, "n d"], y: Real[Array, "n *m"], *, loss: str | Loss, fit: LinearFit
+    predictions: Real[Array, "n *m"],
+    X: Real[Array, "n d"],
+    y: Real[Array, "n ..."],
+    *,
+    loss: str | Loss,
+    fit: LinearFit,
 ) -> HeldOutGap:
     """The gap of a model's predictions to a linear predictor fitted on other samples, with its standard error.
 
