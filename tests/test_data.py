@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from resflow.data.dataset import Dataset, Standardization
-from resflow.errors import InvalidInputError
+from resflow import Dataset, InvalidInputError, Standardization
 
 
 @pytest.fixture

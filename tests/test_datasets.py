@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from sklearn import datasets as bundled
 
-from resflow.data.catalog import DATASETS, check_dataset_name, load_dataset, teacher
-from resflow.errors import InvalidInputError
+from resflow import InvalidInputError, load_dataset
+from resflow.data.catalog import DATASETS, check_dataset_name, teacher
 
 
 def test_breast_cancer_groups_are_the_columns_of_the_bundled_table():
@@ -173,13 +173,13 @@ def test_all_classes_are_counted_from_zero(name, m):
     data = load_dataset(name)
     assert np.unique(data.y).tolist() == list(range(m))
     assert len(data.classes) == m
-    assert np.array_equal(data.with_class_indices().y, data.y)
+    assert np.array_equal(data.labelled_for("softmax").y, data.y)
     with pytest.raises(InvalidInputError, match=f"has {m} distinct values"):
         data.labelled_for("logistic")
     one = load_dataset(f"{name.split(':')[0]}:1")
-    np.testing.assert_array_equal(one.with_class_indices().y, data.y == 1)
+    np.testing.assert_array_equal(one.labelled_for("softmax").y, data.y == 1)
 
 
 def test_labels_that_are_hardly_classes_are_refused():
     with pytest.raises(InvalidInputError, match="has 214 distinct values, but classes must be 2 to 100"):
-        load_dataset("diabetes").with_class_indices()
+        load_dataset("diabetes").labelled_for("softmax")

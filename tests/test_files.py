@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from resflow.data.catalog import check_dataset_name, load_dataset
-from resflow.data.dataset import Dataset
-from resflow.errors import InvalidInputError
+from resflow import Dataset, InvalidInputError, load_dataset
+from resflow.data.catalog import check_dataset_name
 
 
 def written(folder, content, name="table.csv"):

@@ -7,11 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.losses.scalar import Logistic
-from resflow.models.feature_maps import feature_map
-from resflow.models.residual_unit import residual_unit, trainable
-from resflow.training.train import OPTIMIZERS, TrainingOptions, train
+import resflow
+from resflow import InvalidInputError
+from resflow.losses import Logistic
+from resflow.models.residual_unit import trainable
+from resflow.training.train import OPTIMIZERS
 
 N, D = 60, 4
 rng = np.random.default_rng(0)
@@ -21,14 +21,14 @@ KEY = jax.random.key(0)
 
 
 def unit(name="mlp"):
-    f = feature_map(name, D, width=6, depth=1, activation="tanh", key=jax.random.key(1))
-    return residual_unit(D, f, key=jax.random.key(2))
+    f = resflow.feature_map(name, D, width=6, depth=1, activation="tanh", key=jax.random.key(1))
+    return resflow.build_model("residual_unit", D, f, key=jax.random.key(2))
 
 
 def run(model=None, X=X, y=Y, loss="logistic", measure=None, progress=False, key=KEY, **options):
     model = unit() if model is None else model
-    options = TrainingOptions(**({"steps": 30, "log_every": 10} | options))
-    return train(model, X, y, loss=loss, options=options, key=key, measure=measure, progress=progress)
+    options = resflow.TrainingOptions(**({"steps": 30, "log_every": 10} | options))
+    return resflow.train(model, X, y, loss=loss, options=options, key=key, measure=measure, progress=progress)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -80,12 +80,12 @@ def test_an_epoch_visits_every_sample_once():
     n, size = 13, 4
     counter = Counter(jnp.zeros(n))
     for epochs in (1, 2):
-        result = train(
+        result = resflow.train(
             counter,
             np.eye(n),
             np.ones(n),
             loss=_Linear(),
-            options=TrainingOptions(optimizer="sgd", learning_rate=float(size), batch_size=size, steps=3 * epochs),
+            options=resflow.TrainingOptions(optimizer="sgd", learning_rate=float(size), batch_size=size, steps=3 * epochs),
             key=KEY,
         )
         visits = -np.asarray(result.model.visits)
@@ -114,11 +114,11 @@ def test_fixed_features_stay_and_the_rest_moves():
 
 def test_measurements_are_those_of_the_caller():
     def measure(model, X, y):
-        return {"first": model.w[0], "mean": jnp.mean(X)}
+        return {"first": model.W[0], "mean": jnp.mean(X)}
 
     history = run(measure=measure).history
     assert set(history) == {"step", "first", "mean"}
-    np.testing.assert_allclose(history["first"][0], unit().w[0])
+    np.testing.assert_allclose(history["first"][0], unit().W[0])
     np.testing.assert_allclose(history["mean"], X.mean())
 
 
@@ -131,15 +131,15 @@ def test_divergence_stops_the_run_and_says_where():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(result.model, eqx.is_array)))
     shorter = run(loss="squared", optimizer="sgd", learning_rate=50.0, steps=result.diverged_at, log_every=7)
     assert shorter.diverged_at is None
-    np.testing.assert_array_equal(shorter.model.w, result.model.w)
+    np.testing.assert_array_equal(shorter.model.W, result.model.W)
 
 
 def test_precision_of_the_model_and_data_is_kept():
-    f = feature_map("random_fourier", D, width=3, key=KEY)
+    f = resflow.feature_map("random_fourier", D, width=3, key=KEY)
     f = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), f)
-    single = residual_unit(D, f, key=KEY, dtype=jnp.float32)
+    single = resflow.build_model("residual_unit", D, f, key=KEY, dtype=jnp.float32)
     result = run(single, X=X.astype(np.float32), y=Y.astype(np.float32))
-    assert result.model.w.dtype == result.model.V.dtype == jnp.float32
+    assert result.model.W.dtype == result.model.V.dtype == jnp.float32
 
 
 def test_progress_bar_reaches_the_end_and_leaves_results_alone(capsys):

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from command import SECONDS, Hangs, check, resflow
 
-from resflow.data.catalog import check_dataset_name, load_dataset
-from resflow.errors import InvalidInputError
+from resflow import InvalidInputError, load_dataset
+from resflow.data.catalog import check_dataset_name
 
 NAMES = [
     "a",
