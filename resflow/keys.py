@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-from jaxtyping import PRNGKeyArray
+import numpy as np
+from jaxtyping import Integer, PRNGKeyArray
 
-from resflow.arrays import as_number
+from resflow.arrays import Array, as_number
 
 __all__ = ["RandomKeys", "random_keys"]
 
@@ -28,7 +29,7 @@ class RandomKeys(NamedTuple):
     data: PRNGKeyArray
 
 
-def random_keys(seed: int) -> RandomKeys:
+def random_keys(seed: int | np.integer | Integer[Array, ""]) -> RandomKeys:
     """The keys of a seed; a traced seed under jit and vmap gives the same as a number.
 
     Args:

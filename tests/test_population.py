@@ -1,7 +1,8 @@
 """A population is its members trained one by one, whatever the layout."""
 
 import textwrap
-from functools import cache
+from functools import cache, partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,25 +11,50 @@ import numpy as np
 import optax
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses.scalar import as_loss
-from resflow.models.architectures import build_model
-from resflow.models.feature_maps import feature_map
+import resflow
+from resflow import GapMeasure, InvalidInputError, StationarityMeasure, TrainingOptions
+from resflow.losses import as_loss
 from resflow.models.residual_unit import trainable
-from resflow.studies.measures import GapMeasure, ModelGapMeasure, StationarityMeasure
-from resflow.training._layout import population_layout
-from resflow.training.population import PopulationLayout, train_population
-from resflow.training.train import TrainingOptions, train
+from resflow.training._layout import PopulationLayout, population_layout
 from tests.new_process import python
 
 M, N, D, K = 7, 60, 4, 6
 rng = np.random.default_rng(0)
 SETS = rng.standard_normal((2, N, D))
-LABELS = np.sign(SETS[..., 0] + SETS[..., 1] ** 2 - 1 + 0.3 * rng.standard_normal((2, N)))
+SIGNAL = SETS[..., 0] + SETS[..., 1] ** 2 - 1
+LABELS = np.sign(SIGNAL + 0.3 * rng.standard_normal((2, N)))
+ROWS = np.stack([SIGNAL, np.sin(SETS[..., 2]), SETS[..., 3]], axis=-1) + 0.3 * rng.standard_normal((2, N, 3))
 WHICH = np.array([0, 1, 1, 0, 1, 0, 0])
 RATES = np.array([0.01, 0.003, 0.03, 0.02, 0.05, 0.001, 0.1])
-FITS = [fit_linear_predictor(SETS[i], LABELS[i], loss="logistic") for i in range(2)]
+GAP_ALONE = partial(GapMeasure.against, bounds=False)
+
+
+class Problem(NamedTuple):
+    """Two data sets of one shape with their best linear predictors."""
+
+    loss: str
+    X: np.ndarray
+    y: np.ndarray
+    outputs: int | None
+    fits: list
+
+
+def problem(loss, X, y, outputs=None):
+    return Problem(
+        loss, X, y, outputs, [resflow.fit_linear_predictor(*one, loss=loss) for one in zip(X, y, strict=True)]
+    )
+
+
+@cache
+def of_loss(loss):
+    if loss == "logistic":
+        return problem(loss, SETS, LABELS)
+    if loss == "squared":
+        return problem(loss, SETS, ROWS, 3)
+    splits = [resflow.load_dataset("wine:all").labelled_for(loss).split(0.25, seed=seed)[0] for seed in (0, 1)]
+    sets = [resflow.Standardization.fit(part).apply(part).with_intercept() for part in splits]
+    # of all 13 features the classes are separable, and no linear predictor is the best
+    return problem(loss, np.stack([part.X[:, [1, 2, 8, 13]] for part in sets]), np.stack([part.y for part in sets]), 3)
 
 
 def layout(chunk, chunks):
@@ -36,53 +62,63 @@ def layout(chunk, chunks):
 
 
 @cache
-def population(architecture="residual_unit", features="mlp"):
+def population(architecture="residual_unit", features="mlp", outputs=None):
     @eqx.filter_jit
     @eqx.filter_vmap
     def build(seed, scale):
-        model_key, feature_key, batch_key = jax.random.split(jax.random.key(seed), 3)
-        f = feature_map(features, D, width=K, depth=1, activation="tanh", key=feature_key)
-        return build_model(architecture, D, f, key=model_key, scale=scale), batch_key
+        keys = resflow.random_keys(seed)
+        f = resflow.feature_map(features, D, width=K, depth=1, activation="tanh", key=keys.features)
+        return resflow.build_model(architecture, D, f, key=keys.model, scale=scale, outputs=outputs), keys.batches
 
     return build(jnp.arange(M), jnp.linspace(0.5, 1.5, M))
 
 
-def one_by_one(models, keys, measures, **options):
-    for i in range(len(keys)):
-        model = jax.tree.map(lambda leaf, i=i: leaf[i] if eqx.is_array(leaf) else leaf, models)
-        chosen = TrainingOptions(**(options | {"learning_rate": float(RATES[i])}))
-        X, y = SETS[WHICH[i]], LABELS[WHICH[i]]
-        yield train(model, X, y, loss="logistic", options=chosen, key=keys[i], measure=measures[i])
-
-
-@pytest.mark.parametrize(
-    ("architecture", "features", "measure", "options"),
-    [
-        ("residual_unit", "mlp", StationarityMeasure, {}),
-        ("residual_unit", "random_fourier", GapMeasure, {"batch_size": 8, "optimizer": "momentum"}),
-        ("no_skip", "mlp", ModelGapMeasure, {"batch_size": 16}),
-        ("output_skip", "mlp", ModelGapMeasure, {"optimizer": "nesterov"}),
-    ],
-)
-@pytest.mark.parametrize("place", [layout(1, 3), layout(3, 2)], ids=["one by one", "side by side"])
-def test_members_are_what_they_would_be_alone(architecture, features, measure, options, place):
-    models, keys = population(architecture, features)
-    measures = [measure.against(FITS[which], "logistic") for which in WHICH]
-    options = {"steps": 120, "log_every": 50} | options
-    together = train_population(
+def together(given, models, keys, measures, y=None, **options):
+    """All members at once, and its options for one member."""
+    place = {name: options.pop(name) for name in ("layout", "exact") if name in options}
+    return resflow.train_population(
         models,
-        SETS,
-        LABELS,
-        loss="logistic",
+        given.X,
+        given.y if y is None else y,
+        loss=given.loss,
         options=TrainingOptions(**options),
         keys=keys,
         learning_rates=RATES,
         measure=measures,
         data_sets=WHICH,
-        layout=place,
+        **place,
     )
-    for i, alone in enumerate(one_by_one(models, keys, measures, **options)):
-        member = together.member(i)
+
+
+def one_by_one(given, models, keys, measures, **options):
+    for i in range(len(keys)):
+        model = jax.tree.map(lambda leaf, i=i: leaf[i] if eqx.is_array(leaf) else leaf, models)
+        chosen = TrainingOptions(**(options | {"learning_rate": float(RATES[i])}))
+        X, y = given.X[WHICH[i]], given.y[WHICH[i]]
+        yield resflow.train(model, X, y, loss=given.loss, options=chosen, key=keys[i], measure=measures[i])
+
+
+@pytest.mark.parametrize(
+    ("loss", "architecture", "features", "measure", "options"),
+    [
+        ("logistic", "residual_unit", "mlp", StationarityMeasure.against, {}),
+        ("logistic", "residual_unit", "random_fourier", GapMeasure.against, {"batch_size": 8, "optimizer": "momentum"}),
+        ("logistic", "no_skip", "mlp", GAP_ALONE, {"batch_size": 16}),
+        ("logistic", "output_skip", "mlp", GAP_ALONE, {"optimizer": "nesterov"}),
+        ("softmax", "residual_unit", "mlp", StationarityMeasure.against, {}),
+        ("softmax", "output_skip", "mlp", GAP_ALONE, {"batch_size": 16}),
+        ("squared", "residual_unit", "mlp", GapMeasure.against, {"batch_size": 8}),
+    ],
+)
+@pytest.mark.parametrize("place", [layout(1, 3), layout(3, 2)], ids=["one by one", "side by side"])
+def test_members_are_what_they_would_be_alone(loss, architecture, features, measure, options, place):
+    given = of_loss(loss)
+    models, keys = population(architecture, features, given.outputs)
+    measures = [measure(given.fits[which], loss) for which in WHICH]
+    options = {"steps": 120, "log_every": 50} | options
+    result = together(given, models, keys, measures, layout=place, **options)
+    for i, alone in enumerate(one_by_one(given, models, keys, measures, **options)):
+        member = result.member(i)
         assert member.diverged_at is None
         assert member.history.keys() == alone.history.keys()
         np.testing.assert_array_equal(member.history["step"], [0, 50, 100, 120])
@@ -94,25 +130,21 @@ def test_members_are_what_they_would_be_alone(architecture, features, measure, o
             np.testing.assert_allclose(leaf, expected, rtol=1e-9, atol=1e-12)
 
 
-def check_exact_members():
-    models, keys = population()
-    measures = [GapMeasure.against(FITS[which], "logistic") for which in WHICH]
+def check_exact_members(loss):
+    given = of_loss(loss)
+    models, keys = population(outputs=given.outputs)
+    measures = [GapMeasure.against(given.fits[which], loss) for which in WHICH]
     options = {"steps": 400, "log_every": 100, "optimizer": "adam"}
-    together = train_population(
-        models,
-        SETS,
-        LABELS,
-        loss="logistic",
-        options=TrainingOptions(**options),
-        keys=keys,
-        learning_rates=RATES,
-        measure=measures,
-        data_sets=WHICH,
-    )
-    assert together.layout.chunk == 1
-    for i, alone in enumerate(one_by_one(models, keys, measures, **options)):
+    result = together(given, models, keys, measures, exact=True, **options)
+    assert result.layout.chunk == 1
+    for i, alone in enumerate(one_by_one(given, models, keys, measures, **options)):
+        member = result.member(i)
+        assert member.history["objective"][-1] < member.history["objective"][0]
         for name, column in alone.history.items():
-            np.testing.assert_array_equal(together.member(i).history[name], column, err_msg=name)
+            np.testing.assert_array_equal(member.history[name], column, err_msg=name)
+        for leaf, expected in zip(jax.tree.leaves(member.model), jax.tree.leaves(alone.model), strict=True):
+            if eqx.is_array(leaf):
+                np.testing.assert_array_equal(leaf, expected)
 
 
 def test_exact_members_are_bit_for_bit_what_they_would_be_alone_however_chaotic():
@@ -121,9 +153,31 @@ def test_exact_members_are_bit_for_bit_what_they_would_be_alone_however_chaotic(
         import jax
         jax.config.update("jax_enable_x64", True)
         from tests.test_population import check_exact_members
-        check_exact_members()
+        for loss in ("logistic", "softmax", "squared"):
+            check_exact_members(loss)
     """
     python("-c", textwrap.dedent(script), XLA_FLAGS=None)
+
+
+@pytest.mark.parametrize(
+    ("loss", "written"),
+    [
+        ("logistic", lambda y: (y + 1) / 2),
+        ("logistic", lambda y: y > 0),
+        ("softmax", lambda y: y.astype(int)),
+        ("softmax", lambda y: np.eye(3)[y.astype(int)]),
+        ("softmax", lambda y: np.eye(3, dtype=bool)[y.astype(int)]),
+    ],
+    ids=["0 and 1", "truth values", "whole numbers", "one-hot", "one-hot truth values"],
+)
+def test_labels_as_people_have_them_train_the_same_bits(loss, written):
+    given = of_loss(loss)
+    models, keys = population(outputs=given.outputs)
+    options = {"steps": 20, "log_every": 10, "layout": layout(3, 3)}
+    expected, found = (together(given, models, keys, None, y=y, **options) for y in (given.y, written(given.y)))
+    np.testing.assert_array_equal(found.history["objective"], expected.history["objective"])
+    np.testing.assert_array_equal(found.models.W, expected.models.W)
+    assert (found.history["objective"][:, -1] < found.history["objective"][:, 0]).all()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +186,7 @@ def diverging():
     models, keys = population()
     rates = np.where(np.arange(M) % 2 == 1, 300.0, 0.01)
     seen = []
-    result = train_population(
+    result = resflow.train_population(
         models,
         SETS[0],
         LABELS[0],
@@ -165,7 +219,7 @@ def test_blocks_are_told_of_as_they_are_done_and_make_up_the_whole(diverging):
     assert [rows for rows, _ in seen] == [range(0, 3), range(3, 6), range(6, 7)]
     for rows, block in seen:
         np.testing.assert_array_equal(block.history["objective"], result.history["objective"][rows.start : rows.stop])
-        np.testing.assert_array_equal(block.models.w, result.models.w[rows.start : rows.stop])
+        np.testing.assert_array_equal(block.models.W, result.models.W[rows.start : rows.stop])
 
 
 def test_frame_holds_every_history_below_the_other(diverging):
@@ -179,8 +233,8 @@ def test_frame_holds_every_history_below_the_other(diverging):
 @pytest.mark.parametrize("count", [1, 5, 64, 511, 512])
 @pytest.mark.parametrize("n", [40, 4000])
 def test_layout_has_room_for_all_and_wastes_little(count, n):
-    f = feature_map("mlp", D, width=64, key=jax.random.key(0))
-    model = build_model("residual_unit", D, f, key=jax.random.key(0))
+    f = resflow.feature_map("mlp", D, width=64, key=jax.random.key(0))
+    model = resflow.build_model("residual_unit", D, f, key=jax.random.key(0))
     models = jax.tree.map(lambda leaf: jnp.stack([leaf] * count) if eqx.is_array(leaf) else leaf, model)
     dynamic, rest = eqx.partition(models, trainable(models))
     frozen, static = eqx.partition(rest, eqx.is_array)
@@ -205,7 +259,7 @@ def train_with(**changes):
         "options": TrainingOptions(steps=1),
         "keys": keys,
     } | changes
-    return train_population(arguments.pop("models"), arguments.pop("X"), arguments.pop("y"), **arguments)
+    return resflow.train_population(arguments.pop("models"), arguments.pop("X"), arguments.pop("y"), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +268,10 @@ def train_with(**changes):
         ({"learning_rates": RATES[:3]}, r"learning_rates has shape \(3,\), but must be \(7,\)"),
         ({"learning_rates": -RATES}, "learning_rates has -0.01 for member 0: every one must be a positive"),
         ({"learning_rates": RATES, "options": TrainingOptions(optimizer=optax.sgd(0.1))}, "an optimiser by name"),
-        ({"measure": [GapMeasure.against(FITS[0], "logistic")]}, "measure has 1 entries, but must be one for all"),
+        (
+            {"measure": [GapMeasure.against(of_loss("logistic").fits[0], "logistic")]},
+            "measure has 1 entries, but must be one for all",
+        ),
         ({"options": TrainingOptions(batch_size=61)}, "batch_size=61 must be at most the number of training samples"),
         ({"data_sets": WHICH}, r"X has shape \(60, 4\), and data_sets is given"),
         ({"X": SETS, "y": LABELS}, r"X has shape \(2, 60, 4\), and data_sets is not given"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Real, Shaped
 
 from resflow.arrays import Array, as_array, check_samples
 from resflow.errors import InvalidInputError
@@ -42,7 +42,7 @@ class HeldOutGap(NamedTuple):
 def held_out_gap(
     predictions: Real[Array, "n *m"],
     X: Real[Array, "n d"],
-    y: Real[Array, "n ..."],
+    y: Shaped[Array, "n ..."],
     *,
     loss: str | Loss,
     fit: LinearFit,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int, Real, Shaped
 
 from resflow.arrays import Array, as_number, as_numpy
 from resflow.errors import InvalidInputError
@@ -173,7 +173,7 @@ def solve(
 def solve_unit(
     model: ResidualUnit,
     X: Real[Array, "n d"],
-    y: Real[Array, "n *m"],
+    y: Shaped[Array, "n *m"],
     loss: str | Loss,
     *,
     theta_steps: int,

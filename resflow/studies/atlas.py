@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray, Real
+from jaxtyping import Float, Int, PRNGKeyArray, Real, Shaped
 
 from resflow.arrays import Array, analyse, is_traced
 from resflow.errors import InvalidInputError
@@ -72,7 +72,7 @@ class Atlas(NamedTuple):
 
 def chart_networks(
     X: Real[Array, "n d"],
-    y: Real[Array, "n"],
+    y: Shaped[Array, "n"],
     *,
     loss: str | Loss,
     fit: LinearFit,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Float, Int, Key, Real
+from jaxtyping import Float, Int, Key, Real, Shaped
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
@@ -99,7 +99,7 @@ def balanced_order(
 def ordered_sgd(
     models: Any,
     X: Real[Array, "n d"],
-    y: Real[Array, "n"],
+    y: Shaped[Array, "n"],
     *,
     loss: str | Loss,
     order: str,

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pandas as pd
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Bool, Float, PRNGKeyArray, Real
+from jaxtyping import Bool, Float, PRNGKeyArray, Real, Shaped
 
 from resflow.arrays import Array
 from resflow.certificates.gap import GapCertificate, Ridge, check_ridge, gap_certificate
@@ -82,7 +82,7 @@ class RidgeMinima(NamedTuple):
 def find_ridge_minima(
     feature_map: Callable[[Any], Any],
     X: Real[Array, "n d"],
-    y: Real[Array, "n"],
+    y: Shaped[Array, "n"],
     *,
     loss: str | Loss,
     ridges: Real[Array, "m"],

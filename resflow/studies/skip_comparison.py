@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-from jaxtyping import Real
+from jaxtyping import Real, Shaped
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
@@ -82,7 +82,7 @@ def starting_models(
 def train_from(
     models: Any,
     X: Real[Array, "n d"],
-    y: Real[Array, "n"],
+    y: Shaped[Array, "n"],
     *,
     loss: str | Loss,
     fit: LinearFit,
@@ -132,7 +132,7 @@ def train_from(
 def training_ends(
     models: Any,
     X: Real[Array, "n d"],
-    y: Real[Array, "n"],
+    y: Shaped[Array, "n"],
     *,
     loss: str | Loss,
     fit: LinearFit,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, Key, Real
+from jaxtyping import Float, Int, Key, Shaped
 from tqdm import tqdm
 
 from resflow.arrays import Array, as_array, check_samples
@@ -64,7 +64,7 @@ class PopulationResult(NamedTuple):
 def train_population(
     models: Any,
     X: Float[Array, "n d"] | Float[Array, "sets n d"],
-    y: Real[Array, "n *m"] | Real[Array, "sets n *m"],
+    y: Shaped[Array, "n *m"] | Shaped[Array, "sets n *m"],
     *,
     loss: str | Loss,
     options: TrainingOptions,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, PRNGKeyArray, Real
+from jaxtyping import Float, PRNGKeyArray, Shaped
 from tqdm import tqdm
 
 from resflow.arrays import Array, as_number
@@ -114,7 +114,7 @@ class TrainResult(NamedTuple):
 def train(
     model: Any,
     X: Float[Array, "n d"],
-    y: Real[Array, "n ..."],
+    y: Shaped[Array, "n ..."],
     *,
     loss: str | Loss,
     options: TrainingOptions,
