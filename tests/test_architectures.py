@@ -1,5 +1,7 @@
 """The zoo: every architecture by its name, over any feature map, the user's own modules included."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,17 @@ import optax
 import pytest
 from flax import linen, nnx
 
-from resflow.errors import InvalidInputError
-from resflow.models.architectures import ARCHITECTURES, build_model
-from resflow.models.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
+from resflow import (
+    InvalidInputError,
+    ParametricFeatureMap,
+    TrainingOptions,
+    build_model,
+    feature_map,
+    flax_feature_map,
+    train,
+)
+from resflow.models.architectures import ARCHITECTURES
 from resflow.models.residual_unit import trainable
-from resflow.training.train import TrainingOptions, train
 from tests.rounding import EPS
 
 D, K, N, Q, M = 4, 6, 30, 2, 3
@@ -24,21 +32,23 @@ def f(d=D, seed=1):
     return feature_map("mlp", d, width=K, key=jax.random.key(seed))
 
 
+def built(name, outputs=None):
+    return build_model(name, D, f(), key=jax.random.key(2), outputs=outputs)
+
+
 BUILT = {
-    "residual_unit": lambda: build_model("residual_unit", D, f(), key=jax.random.key(2)),
-    "output_skip": lambda: build_model("output_skip", D, f(), key=jax.random.key(2)),
-    "no_skip": lambda: build_model("no_skip", D, f(), key=jax.random.key(2)),
-    "vector_output": lambda: build_model("vector_output", D, f(), key=jax.random.key(2), outputs=M),
+    "residual_unit": partial(built, "residual_unit"),
+    "output_skip": partial(built, "output_skip"),
+    "no_skip": partial(built, "no_skip"),
     "deep_residual_network": lambda: build_model(
         "deep_residual_network", D, [f(), f(Q, 3), f(Q, 4)], key=jax.random.key(2), inner=Q
     ),
 }
 
 EQUATIONS = {
-    "residual_unit": lambda model, x: model.w @ (x + model.V @ model.feature_map(x)),
-    "output_skip": lambda model, x: model.w @ x + model.v @ model.feature_map(x),
+    "residual_unit": lambda model, x: model.W @ (x + model.V @ model.feature_map(x)),
+    "output_skip": lambda model, x: model.W @ x + model.v @ model.feature_map(x),
     "no_skip": lambda model, x: model.v @ model.feature_map(x),
-    "vector_output": lambda model, x: model.W @ (x + model.V @ model.feature_map(x)),
     "deep_residual_network": lambda model, x: model.w @ deep_representations(model, x)[-1],
 }
 
@@ -50,9 +60,17 @@ def deep_representations(model, x):
     return h
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_prediction_is_that_of_the_equation(name):
-    model = BUILT[name]()
+def test_every_architecture_is_tested():
+    assert BUILT.keys() == EQUATIONS.keys() == ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [*((name, None) for name in ARCHITECTURES), ("residual_unit", M), ("output_skip", M), ("no_skip", M)],
+)
+def test_prediction_is_that_of_the_equation(name, outputs):
+    model = BUILT[name]() if outputs is None else BUILT[name](outputs)
+    assert model(X).shape == ((N,) if outputs is None else (N, outputs))
     np.testing.assert_allclose(model(X)[:4], [EQUATIONS[name](model, x) for x in X[:4]], rtol=1e-11, atol=100 * EPS)
 
 
@@ -63,9 +81,35 @@ def test_representations_are_those_of_every_block():
     np.testing.assert_allclose(model.representations(X[:4]), expected, rtol=1e-11, atol=100 * EPS)
 
 
-@pytest.mark.parametrize("name", ["output_skip", "no_skip", "deep_residual_network"])
-def test_training_lowers_the_objective_by_moving_every_weight(name):
-    model = BUILT[name]()
+@pytest.mark.parametrize("outputs", [1, M])
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("residual_unit", {"W": D, "V": None}), ("output_skip", {"W": D, "v": K}), ("no_skip", {"v": K})]
+)
+def test_every_output_has_weights_of_its_own_drawn_with_the_same_variance(name, sizes, outputs):
+    model = BUILT[name](outputs)
+    assert {part: getattr(model, part).shape for part in sizes} == {
+        part: (D, K) if size is None else (outputs, size) for part, size in sizes.items()
+    }
+    many = jax.vmap(lambda key: build_model(name, D, f(), key=key, outputs=outputs, scale=3.0))(
+        jax.random.split(jax.random.key(5), 4000)
+    )
+    for part, size in sizes.items():
+        np.testing.assert_allclose(getattr(many, part).std(axis=0), 3.0 / np.sqrt(size or K), rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["residual_unit", "output_skip", "no_skip"])
+def test_one_output_with_an_axis_is_the_one_without(name):
+    without, with_axis = BUILT[name](), BUILT[name](1)
+    np.testing.assert_array_equal(with_axis(X)[:, 0], without(X))
+
+
+@pytest.mark.parametrize(("name", "outputs"), [("output_skip", None), ("no_skip", None), ("deep_residual_network", None),
+                                               ("residual_unit", M), ("output_skip", M), ("no_skip", M)])  # fmt: skip
+@pytest.mark.parametrize("loss", ["squared", "softmax"])
+def test_training_lowers_the_objective_by_moving_every_weight(name, outputs, loss):
+    if loss == "softmax" and outputs is None:
+        outputs = 2
+    model = BUILT[name]() if outputs is None else BUILT[name](outputs)
     result = train(model, X, Y, loss="squared", options=TrainingOptions(steps=60, log_every=60), key=jax.random.key(0))
     assert result.history["objective"][-1] < 0.8 * result.history["objective"][0]
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), *weights(model, result.model))))
@@ -134,7 +178,7 @@ def test_population_is_one_program_over_keys():
     ("name", "feature_maps", "options", "message"),
     [
         ("output_skp", f, {}, "nearest is 'output_skip'; choose one of residual_unit"),
-        ("vector_output", f, {"outputs": 0}, "outputs=0 must be at least 1"),
+        ("residual_unit", f, {"outputs": 0}, "outputs=0 must be at least 1"),
         ("deep_residual_network", lambda: [], {"inner": 2}, "feature_maps is empty"),
         ("deep_residual_network", lambda: [f()], {"inner": 0}, "inner=0 must be at least 1"),
         ("output_skip", lambda: jnp.sum, {}, r"to \(\), but must return one vector"),
