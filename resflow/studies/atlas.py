@@ -228,7 +228,9 @@ def _example(unit: ResidualUnit, X: Any, ridge: Any) -> Any:
     return MeanLoss(Squared())(unit, X, jnp.ones(1)) + 0.5 * ridge[0] * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
 
 
-def saddle_at_zero(features: Real[Array, "n k"], X: Real[Array, "n d"], y: Real[Array, "n"], loss: str | Loss) -> Point:
+def saddle_at_zero(
+    features: Real[Array, "n k"], X: Real[Array, "n d"], y: Shaped[Array, "n"], loss: str | Loss
+) -> Point:
     """The point w = 0, V = −(mean ℓ'_i x_i) gᵀ / ‖g‖² with g = mean ℓ'_i f_i and ℓ'_i = ℓ'(0; y_i).
 
     There ∇_w F = mean ℓ'_i (x_i + V f_i) = 0 and ∇_V F = w gᵀ = 0, and ∂F/∂θ has the factor Vᵀw = 0: the point is
