@@ -235,11 +235,11 @@ def test_notebook_may_log_its_parameters_in_another_form_or_with_another_value(p
 def test_parameters_are_logged_before_the_kernel_starts_if_the_notebook_logs_none(project):
     cell = "from resflow.workflow.records import open_client\nimport os\n"
     cell += "print(sorted(open_client().get_run(os.environ['MLFLOW_RUN_ID']).data.params.items()))"
-    done = resflow_here(project, "run", write("early", "a = 1\nb = 10 * a\nc = [1]", cell), "out.ipynb")
+    done = resflow_here(project, "run", write("early", "a = 1\nb = 10 * a\nc = [1]\nd = 2\nd **= 3", cell), "out.ipynb")
     assert done.returncode == 0, done.stderr
-    assert printed("out.ipynb") == "[('a', '1'), ('b', '10')]\n"
+    assert printed("out.ipynb") == "[('a', '1'), ('b', '10'), ('d', '8')]\n"
     (run,) = runs_of(open_client(), "early")
-    assert run.data.params == {"a": "1", "b": "10", "c": "[1]"}
+    assert run.data.params == {"a": "1", "b": "10", "c": "[1]", "d": "8"}
 
 
 ACCURACY = {"metric": "accuracy", "direction": "maximize"}

@@ -262,6 +262,18 @@ def test_where_a_cell_cannot_be_read_any_name_may_be_set_and_means_what_papermil
             parse_overrides([], [(name, "1")], undeclared_names(node))
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["width *= 2", "if width: width = 2", "width, other = 2, 3", "for width in (1, 2): pass", "from math import *"],
+)
+def test_what_a_later_statement_changes_only_the_kernel_can_tell(statement):
+    changed, kept = declared_in_cell(f"width = 1\n{statement}\nkept = 1")
+    assert isinstance(changed.default, SourceText)
+    assert (changed.name, kept.name, kept.default) == ("width", "kept", 1)
+    (again,) = declared_in_cell(f"width = 1\n{statement}\nwidth = 5")
+    assert again.default == 5
+
+
 def test_names_that_a_cell_sets_otherwise_may_be_set_and_no_others():
     node = notebook(("parameters", "a, (b, *c) = 1, (2, 3)\nif a:\n    d = e = 4\nfor i in [f := 1]: g: int = i"))
     declared, undeclared = declared_in_notebook(node), undeclared_names(node)

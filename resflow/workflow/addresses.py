@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
-__all__ = ["sqlite_file", "without_credentials", "without_secrets"]
+__all__ = ["local_path", "sqlite_file", "without_credentials", "without_secrets"]
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>[^\s'\"<>]+)")
 _SECRET_OPTION = re.compile(r"(?i)pass|pwd|token|secret|key|sig|auth|cred|user|odbc_connect")
@@ -43,6 +43,12 @@ def sqlite_file(uri: str) -> Path | None:
     if not found or found["path"] in ("", ":memory:") or found["path"].startswith("file:"):
         return None
     return Path(unquote(found["path"]))
+
+
+def local_path(address: str) -> str:
+    """The folder that an address names, or the address itself if it is elsewhere."""
+    parts = urlsplit(address)
+    return unquote(parts.path) if parts.scheme in ("", "file") else address
 
 
 def _shown(found: re.Match[str]) -> str:

@@ -65,7 +65,7 @@ def _told(error: Exception, log: deque[str]) -> int:
         text = one_line(error)
         what = f"{type(error).__name__}: {text}" if text else type(error).__name__
         return _say(with_traceback_file(f"internal error: {what}; please report it", error, log), 1)
-    if _is_output_full(error):
+    if isinstance(error, OSError) and error.filename is None:  # of standard output
         _drop_output()
     code = 2 if isinstance(found, UnusableStoreError) else 1
     return _say(with_traceback_file(str(found), error, log), code)
@@ -84,10 +84,6 @@ def _here() -> str:
         return os.getcwd()
     except FileNotFoundError:
         return ""
-
-
-def _is_output_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.filename is None
 
 
 def _drop_output() -> None:

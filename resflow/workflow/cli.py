@@ -16,10 +16,11 @@ except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
 from resflow.errors import InvalidInputError, shown
-from resflow.workflow.addresses import without_secrets
+from resflow.workflow.addresses import local_path, without_credentials
 from resflow.workflow.boundary import fail, guarded
 from resflow.workflow.goal import Goal
 from resflow.workflow.goal_options import goal_named, goal_options
+from resflow.workflow.limits import one_line
 from resflow.workflow.plainly import with_traceback_file
 from resflow.workflow.store_errors import UnusableStoreError
 from resflow.workflow.sweeps.command import sweep
@@ -127,7 +128,6 @@ def store() -> None:
 @store.command()
 def where() -> None:
     """Say where runs are kept."""
-    from resflow.workflow.addresses import without_credentials
     from resflow.workflow.store import tracking_uri
 
     click.echo(without_credentials(tracking_uri()))
@@ -199,7 +199,7 @@ def _execute(
                 source=str(notebook),
             )
     except PapermillExecutionError as error:
-        said = _one_line(error.evalue, 600)
+        said = one_line(error.evalue, 600)
         if error.ename in BAD_INPUT:
             fail(said, 2)
         message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {said}"
@@ -213,7 +213,7 @@ def _execute(
     except Exception as error:
         if not (said := said_of(error)):
             raise  # of no run
-        message = f"{notebook}: {_one_line(said, 900)}; the executed notebook is {place}"
+        message = f"{notebook}: {one_line(said, 900)}; the executed notebook is {place}"
         fail(message if isinstance(error, DeadKernelError) else with_traceback_file(message, error), 1)
     _report(executed.metadata["resflow"]["run_id"], notebook.stem)
     return 0
@@ -236,13 +236,7 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
     try:
         return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow"), kernel
     except PapermillException as error:  # papermill knows the kernel's language not
-        raise InvalidInputError(f"parameters cannot be set in this notebook: {_one_line(str(error), 300)}") from None
-
-
-def _one_line(text: str, longest: int) -> str:
-    """A text on one line without credentials, a long one cut."""
-    line = " ".join(without_secrets(str(text)).split())
-    return line if len(line) <= longest else line[:longest].rstrip() + " …"
+        raise InvalidInputError(f"parameters cannot be set in this notebook: {one_line(str(error), 300)}") from None
 
 
 def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> int:
@@ -253,7 +247,7 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
     try:
         comparison, text = write_report(client, sweep, values)
     except PapermillExecutionError as error:
-        said = _one_line(error.evalue, 600)
+        said = one_line(error.evalue, 600)
         if error.ename in BAD_INPUT:
             fail(said, 2)
         fail(f"cell {error.cell_index + 1} of the comparing notebook raised {error.ename}: {said}", 1)
@@ -263,7 +257,7 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
         output.write_text(text, encoding="utf-8")
     counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
     click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
-    click.echo(f"report  {output or _local(client.get_run(comparison.parent_id).info.artifact_uri) + '/' + REPORT}")
+    click.echo(f"report  {output or local_path(client.get_run(comparison.parent_id).info.artifact_uri) + '/' + REPORT}")
     return 0
 
 
@@ -290,13 +284,5 @@ def _report(run_id: str, stem: str) -> None:
     if "claim_margin" in run.data.metrics:
         outcome = "holds" if run.data.tags.get("claim_holds") == "true" else "FAILS"
         click.echo(f"claim   {run.data.tags.get('claim')} {outcome}, margin {run.data.metrics['claim_margin']:+.3g}")
-    folder = _local(run.info.artifact_uri)
+    folder = local_path(run.info.artifact_uri)
     click.echo(f"report  {folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow")
-
-
-def _local(artifacts: str) -> str:
-    """The folder that an artifact address names, or the address itself if it is elsewhere."""
-    from urllib.parse import unquote, urlsplit
-
-    address = urlsplit(artifacts)
-    return unquote(address.path) if address.scheme in ("", "file") else artifacts

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from resflow.errors import InvalidInputError, nearest, shown
 
-__all__ = ["UNREADABLE", "SourceText", "as_declared", "check_declared", "literal", "parse_declared"]
+__all__ = ["UNREADABLE", "SourceText", "as_declared", "check_declared", "literal", "parse_declared", "source_text"]
 
 UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 """What Python raises on text that is no program, or no value, or too deep for it."""
@@ -33,6 +33,11 @@ def literal(node: ast.expr) -> Any:
             return read(node)
         except (*UNREADABLE, ArithmeticError):
             continue
+    return source_text(node)
+
+
+def source_text(node: ast.AST) -> SourceText:
+    """The source of what only running it can tell."""
     try:
         return SourceText(ast.unparse(node))
     except RecursionError:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class ResflowEngine:
         from resflow.workflow.addresses import without_credentials
         from resflow.workflow.execution import RunExecution
         from resflow.workflow.kernels import complete_kernelspec
+        from resflow.workflow.notebook_file import metadata_of
         from resflow.workflow.run_parameters import RunParameters
 
         source = _source(nb, options)
@@ -62,11 +64,9 @@ class ResflowEngine:
         with Interruptions() as interruptions:
             parameters = RunParameters(nb)
             run = _new_run(nb, source, notebook, parameters)
-            own = nb.metadata.get("resflow")
-            nb.metadata["resflow"] = (own if isinstance(own, dict) else {}) | {
-                "run_id": run.id,
-                "tracking_uri": without_credentials(run.tracking_uri),
-            }
+            conclude = partial(_conclude, run, nb, notebook, parameters)
+            place = {"run_id": run.id, "tracking_uri": without_credentials(run.tracking_uri)}
+            nb.metadata["resflow"] = metadata_of(nb, "resflow") | place
             complete_kernelspec(nb, kernel_name)
             try:
                 with interruptions.raised():
@@ -74,11 +74,11 @@ class ResflowEngine:
                     RunExecution.execute_notebook(nb, kernel_name, output_path=output_path, **options)
             except BaseException as error:
                 outcome = outcome_of(nb, error)
-                say(error, run.id, outcome, _conclude(run, nb, notebook, parameters, outcome))
+                say(error, run.id, outcome, conclude(outcome))
                 raise
             if (outcome := outcome_of(nb)).status != "FINISHED":
-                _conclude(run, nb, notebook, parameters, outcome)  # papermill raises what the cell raised
-            elif problem := _conclude(run, nb, notebook, parameters, outcome):
+                conclude(outcome)  # papermill raises what the cell raised
+            elif problem := conclude(outcome):
                 failure = AttachmentError(problem)
                 say(failure, run.id, Outcome("FAILED", problem))
                 raise failure

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.names import DIRECTION, METRIC
+from resflow.workflow.notebook_file import metadata_of
 
 __all__ = ["NO_GOAL", "Goal"]
 
@@ -52,8 +53,7 @@ class Goal:
         Raises:
             InvalidInputError: If there is half of one.
         """
-        own = notebook.metadata.get("resflow")
-        metric, direction = map(own.get, ("metric", "direction")) if isinstance(own, dict) else (None, None)
+        metric, direction = map(metadata_of(notebook, "resflow").get, ("metric", "direction"))
         if metric is None and direction is None:
             return None
         if not isinstance(metric, str) or not metric or direction not in ("minimize", "maximize"):
@@ -65,11 +65,8 @@ class Goal:
 
     def write_to(self, notebook: Any) -> None:
         """Name the goal in a notebook's metadata, in place of any other."""
-        own = notebook.metadata.get("resflow")
-        notebook.metadata["resflow"] = (own if isinstance(own, dict) else {}) | {
-            "metric": self.metric,
-            "direction": self.direction,
-        }
+        own = metadata_of(notebook, "resflow")
+        notebook.metadata["resflow"] = own | {"metric": self.metric, "direction": self.direction}
 
     def is_better(self, value: float, *, than: float) -> bool:
         """True if one value is better than another."""

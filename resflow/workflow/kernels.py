@@ -11,6 +11,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from resflow.errors import InvalidInputError, nearest, shown
+from resflow.workflow.notebook_file import metadata_of
 
 __all__ = ["PYTHON", "check_kernel", "complete_kernelspec", "kernel_language", "kernel_name", "kernel_of", "speaks_ipc"]
 
@@ -23,7 +24,7 @@ def kernel_name(nb: Any) -> str:
     Raises:
         InvalidInputError: If no installed kernel is of that language.
     """
-    if named := _metadata(nb, "kernelspec").get("name"):
+    if named := metadata_of(nb, "kernelspec").get("name"):
         return str(named)
     language = kernel_language(nb).lower()
     if language == "python":
@@ -40,7 +41,7 @@ def kernel_name(nb: Any) -> str:
 
 def kernel_language(nb: Any) -> str:
     """The language that a notebook's metadata name; Python if they name none."""
-    named = _metadata(nb, "language_info").get("name") or _metadata(nb, "kernelspec").get("language")
+    named = metadata_of(nb, "language_info").get("name") or metadata_of(nb, "kernelspec").get("language")
     return str(named or "python")
 
 
@@ -51,7 +52,7 @@ def kernel_of(nb: Any) -> dict[str, str]:
 
 def complete_kernelspec(nb: Any, name: str) -> None:
     """Name the kernel that a notebook is given, if its metadata speak of one without its name: nbformat asks for it."""
-    if said := _metadata(nb, "kernelspec"):
+    if said := metadata_of(nb, "kernelspec"):
         said["name"] = said.get("name") or name
         said["display_name"] = said.get("display_name") or said["name"]
 
@@ -92,8 +93,3 @@ def speaks_ipc(name: str) -> bool:
         return False  # which is said when it is to be started
     program = next((Path(part).stem for part in spec.argv[1:] if not part.startswith("-")), "")
     return program in ("ipykernel", "ipykernel_launcher") and "kernel_provisioner" not in spec.metadata
-
-
-def _metadata(nb: Any, key: str) -> Any:
-    found = nb.metadata.get(key)
-    return found if isinstance(found, dict) else {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from resflow.errors import InvalidInputError, shown
 
-__all__ = ["read_notebook"]
+__all__ = ["metadata_of", "read_notebook"]
 
 _DEEPEST = 100
 """Levels of lists and objects within one another: Python's own tools for notebooks fail at a few hundred."""
@@ -38,6 +38,12 @@ def read_notebook(path: Path) -> Any:
     node = _as_node(path, content)
     _complete(path, node)
     return node
+
+
+def metadata_of(notebook: Any, key: str) -> dict[str, Any]:
+    """The object that a notebook's metadata have under a key; an empty one where they have none."""
+    found = notebook.metadata.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -110,7 +116,8 @@ def _complete(path: Path, notebook: dict[str, Any]) -> None:
         own = _part(path, cell, "metadata", dict, f"metadata of cell {number}", {})
         _keep(own, dict, "papermill", "jupyter")
         tags = own.get("tags")
-        own["tags"] = [tags] if isinstance(tags, str) else list(filter(_is_text, tags)) if _is_several(tags) else []
+        several = tags if isinstance(tags, list | dict) else [tags]
+        own["tags"] = [tag for tag in several if isinstance(tag, str)]
     try:
         json.dumps(notebook, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -132,14 +139,6 @@ def _keep(parent: dict[str, Any], kind: type, *keys: str) -> None:
     for key in keys:
         if key in parent and not isinstance(parent[key], kind):
             del parent[key]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, list | dict)
 
 
 def _as_node(path: Path, content: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from resflow.workflow.interruption import Terminated
+from resflow.workflow.notebook_file import metadata_of
 
 __all__ = ["LOST_KERNEL", "Outcome", "advice", "failed_cell", "first_line", "outcome_of", "said_of", "say"]
 
@@ -54,7 +55,7 @@ def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
     if (index := failed_cell(nb)) is not None:
         output = next((each for each in nb.cells[index].outputs if each.output_type == "error"), None)
         said = f"{output.ename}: {first_line(output.evalue)}" if output else "CellExecutionError"
-        if output and (advised := advice(output.evalue, nb.metadata.get("resflow", {}).get("run_id", ""))):
+        if output and (advised := advice(output.evalue, metadata_of(nb, "resflow").get("run_id", ""))):
             said += f": {advised}"
         return Outcome("FAILED", said, _place(nb, index))
     return Outcome("FINISHED")

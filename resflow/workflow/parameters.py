@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import keyword
 import re
@@ -13,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from resflow.errors import InvalidInputError, nearest, shown
-from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared, literal, parse_declared
+from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared, literal, parse_declared, source_text
+from resflow.workflow.notebook_file import metadata_of
 from resflow.workflow.parameter_checks import check_values, checks_of
 
 __all__ = [
@@ -82,19 +84,16 @@ class _Code(NamedTuple):
     plain: bool
 
 
-def _read_code(source: str) -> _Code | None:
-    """A cell as Python, IPython's magics and shell lines as the calls they stand for; None if it is neither."""
-    try:
+def _read_code(source: str) -> _Code:
+    """A cell as Python, IPython's magics and shell lines as the calls they stand for; nothing if it is neither."""
+    with contextlib.suppress(*UNREADABLE):
         return _Code(*_read_python(source), plain=True)
-    except UNREADABLE:
-        if len(source) > _LONGEST_WITH_MAGICS:
-            return None
-    from IPython.core.inputtransformer2 import TransformerManager
+    if len(source) <= _LONGEST_WITH_MAGICS:
+        from IPython.core.inputtransformer2 import TransformerManager
 
-    try:
-        return _Code(*_read_python(TransformerManager().transform_cell(source)), plain=False)
-    except (*UNREADABLE, RuntimeError):  # the last where a cell has hundreds of magics
-        return None
+        with contextlib.suppress(*UNREADABLE, RuntimeError):  # the last where a cell has hundreds of magics
+            return _Code(*_read_python(TransformerManager().transform_cell(source)), plain=False)
+    return _Code([], {}, plain=False)
 
 
 def _read_python(source: str) -> tuple[list[ast.stmt], dict[int, str]]:
@@ -114,26 +113,29 @@ def _read_python(source: str) -> tuple[list[ast.stmt], dict[int, str]]:
 def declared_in_cell(source: str) -> list[Parameter]:
     """The parameters that a cell declares, in its order: `width: int = 32  # units of the hidden layer`.
 
-    IPython's magics and shell lines are passed over. A cell that is no Python declares nothing that could be read.
+    IPython's magics and shell lines are passed over. A cell that is no Python declares nothing that could be read. What
+    a later statement changes, as `width *= 2` does, has that statement's source text as its default.
 
     Args:
         source: The cell's Python source.
     """
     code = _read_code(source)
     found: dict[str, Parameter] = {}
-    for statement in code.statements if code else ():
+    for statement in code.statements:
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
                 written = _text(annotation)
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 written = ""
             case _:
+                names = _names_set([statement])
+                for name in found if "*" in names else found.keys() & names:  # what becomes of it, the kernel can tell
+                    found[name] = replace(found[name], default=source_text(statement))
                 continue
         default = literal(value)
         if not written and isinstance(default, bool | int | float | str | list | dict):
             written = "" if isinstance(default, SourceText) else type(default).__name__
-        comment = code.comments.get(statement.end_lineno or 0, "") if code else ""
-        found[name] = Parameter(name, written, default, comment)
+        found[name] = Parameter(name, written, default, code.comments.get(statement.end_lineno or 0, ""))
     return list(found.values())
 
 
@@ -175,8 +177,8 @@ def undeclared_names(notebook: Any) -> Callable[[str], bool]:
     if not _is_python(notebook):
         return lambda name: bool(re.fullmatch(r"[^\W\d][\w.]*", name))
     code = _read_code(cell.source)
-    set_in_cell = _names_set(code.statements) if code and code.plain else None
-    if set_in_cell is None or "*" in set_in_cell:
+    set_in_cell = _names_set(code.statements)
+    if not code.plain or "*" in set_in_cell:
         return lambda name: name.isidentifier() and not keyword.iskeyword(name)
     return set_in_cell.__contains__
 
@@ -200,8 +202,8 @@ def written_values(notebook: Any) -> dict[str, Any]:
     values = {parameter.name: parameter.default for parameter in declared_in_notebook(notebook)}
     if _is_python(notebook):
         values |= {each.name: each.default for each in _declared_in_tagged(notebook, "injected-parameters")}
-    elif isinstance(noted := notebook.metadata.get("papermill"), dict):
-        values |= noted.get("parameters") or {}
+    else:
+        values |= metadata_of(notebook, "papermill").get("parameters") or {}
     # under PAPERMILL_ papermill notes its own paths
     return {name: value for name, value in values.items() if not name.startswith("PAPERMILL_")}
 

@@ -35,19 +35,15 @@ def keep_traceback(error: BaseException, log: Iterable[str] = ()) -> str:
         The file's path; "" if it could be written nowhere.
     """
     try:
-        text = without_secrets("\n".join([_circumstances(), *log, "", *_lines(error)]))
+        text = without_secrets("\n".join([_circumstances(), *log, "", *traceback.format_exception(error)]))
     except Exception as trouble:  # an exception whose own text cannot be made, say
         text = f"{type(error).__name__}, of which no traceback could be made: {type(trouble).__name__}"
-    for folder in (_project_folder, _temporary_folder):
+    for folder in (_project_folder, lambda: Path(tempfile.gettempdir())):
         try:
             return _write(folder(), text)
         except (OSError, ValueError):
             continue
     return ""
-
-
-def _lines(error: BaseException) -> list[str]:
-    return [line.rstrip("\n") for line in traceback.format_exception(error)]
 
 
 def _circumstances() -> str:
@@ -68,10 +64,6 @@ def _project_folder() -> Path:
     for old in sorted((folder / "errors").glob("resflow-error-*.txt"))[: -KEPT + 1]:
         old.unlink(missing_ok=True)
     return folder / "errors"
-
-
-def _temporary_folder() -> Path:
-    return Path(tempfile.gettempdir())
 
 
 def _write(folder: Path, text: str) -> str:
