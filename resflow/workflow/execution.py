@@ -76,7 +76,8 @@ class RunExecution(NBClientEngine):
             try:
                 client.execute(env=_kernel_environment(run))
             except DeadKernelError as error:
-                if (code := client.exit_code) is None:
+                code = client.manager.exit_code if client.manager is not None else None
+                if code is None:
                     raise
                 how = f"with exit code {code}" if code >= 0 else f"of {signal.Signals(-code).name}"
                 raise DeadKernelError(f"{error} {how}") from error
@@ -96,11 +97,6 @@ class _Client(PapermillNotebookClient):
         """As nbclient's own, but kept where nbclient does not forget it."""
         self.manager = super().create_kernel_manager()
         return self.manager
-
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code of a kernel that was found dead, or minus the signal that ended it."""
-        return self.manager.exit_code if self.manager is not None else None
 
     async def async_start_new_kernel_client(self) -> Any:
         try:
