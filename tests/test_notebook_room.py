@@ -1,5 +1,7 @@
 """What this project's notebooks share, and how what they know reaches a workflow that knows none of it."""
 
+import equinox as eqx
+import jax
 import nbformat
 import numpy as np
 import pandas as pd
@@ -7,11 +9,22 @@ import pytest
 from mlflow import MlflowClient
 from small_notebooks import artifacts_of, make_project, read_artifact, resflow_here, runs_of, write_notebook
 
+import resflow
 from resflow.data.dataset import Standardization
 from resflow.errors import InvalidInputError
-from resflow.notebook import Claim, below_title, first_and_last, gap_title, population_points, prepare, prepare_split
+from resflow.notebook import (
+    Claim,
+    below_title,
+    first_and_last,
+    gap_title,
+    labelled_data,
+    population_points,
+    prepare,
+    prepare_split,
+    record,
+    train_members,
+)
 from resflow.notebook.checks import VARYING, check_population, check_values
-from resflow.notebook.record import record
 from resflow.plots.curves import plot_objective
 from resflow.workflow.goal import Goal
 from resflow.workflow.parameters import declared_in_notebook
@@ -247,3 +260,41 @@ def test_opening_the_run_sets_the_precision(tmp_path):
     client = MlflowClient(f"sqlite:///{tmp_path}/project/mlruns/mlflow.db")
     (stored,) = runs_of(client, "opening")
     assert stored.data.tags["resflow.precision"] == "float64"
+
+
+def test_members_of_a_population_are_runs_of_their_own_below_the_notebooks(run):
+    run.log_parameters({"loss": "logistic", "seeds": 2, "population": None})
+    defaults = dict.fromkeys(VARYING) | {"init_scale": 1.0, "ridge": 0.0}
+    points = population_points(None, defaults, learning_rate=[0.01], seed=[0, 1])
+    points[1]["fingerprint"] = "of the second"
+    data = labelled_data("breast_cancer:mean", target=None, loss="logistic")
+    settings = {"test_fraction": 0.25, "standardize": True, "intercept": True, "loss": "logistic"}
+    problem = resflow.population_problem(data, points, **settings)
+    assert problem.summary().loc["linear fits", "problem"] == "all 2 converged"
+    keys, d = jax.random.split(jax.random.key(0)), problem.X.shape[2]
+    build = eqx.filter_vmap(lambda k: resflow.residual_unit(d, resflow.feature_map("mlp", d, width=3, key=k), key=k))
+    trained = train_members(
+        run, points, problem, build(keys), keys, loss="logistic", epsilon=1e-3,
+        options=resflow.TrainingOptions(steps=20, log_every=10),
+        measure=[resflow.GapMeasure.against(fit, "logistic") for fit in problem.linear_fits],
+    )  # fmt: skip
+    assert 0 < trained.recording_seconds < trained.seconds
+    assert trained.summary().loc["members", "training"] == 2
+    parent = run.client.get_run(run.id)
+    assert parent.data.tags["resflow.role"] == "population"
+    members = run.client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.id}'")
+    for member, (seed, fingerprint) in zip(
+        sorted(members, key=lambda each: each.data.params["seed"]), ((0, None), (1, "of the second")), strict=True
+    ):
+        assert member.info.status == "FINISHED"
+        assert member.data.params == {"loss": "logistic", **{name: str(points[seed][name]) for name in VARYING}}
+        assert member.data.tags["resflow.role"] == "member"
+        assert member.data.tags.get("resflow.fingerprint") == fingerprint
+        assert member.data.tags["verdict"] == trained.outcomes.loc[seed, "verdict"]
+        gaps = run.client.get_metric_history(member.info.run_id, "linear_predictor_gap")
+        assert [point.step for point in gaps] == [0, 10, 20]
+        assert [point.value for point in gaps] == trained.result.history["linear_predictor_gap"][seed].tolist()
+        assert member.info.run_name.startswith(f"gap {gaps[-1].value:+.4f}, seed={seed} learning_rate=0.01")
+        assert {each.dataset.digest for each in member.inputs.dataset_inputs} == {
+            part[problem.data_sets[seed]].digest[:36] for part in (problem.train, problem.test)
+        }
