@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / "docs" / "library.md").read_text()
 BIN = Path(sys.executable).parent
 COMMANDS = [line.strip().split("#")[0].strip() for line in README.splitlines() if line.startswith("    ")]
 
@@ -66,3 +67,12 @@ def test_examples_print_bounds_in_order_and_a_verdict(capsys):
     assert gap <= certificate <= bound
     exec(ridge, names)
     assert capsys.readouterr().out.startswith("not_stationary")
+
+
+def test_guide_to_the_library_does_what_it_shows(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
+    exec(example, {})
+    said = capsys.readouterr().out
+    assert "softmax loss, 3 outputs" in said
+    assert "\nnot_stationary" in said
+    assert "It met its tolerance. gap -" in said
