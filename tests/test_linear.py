@@ -16,7 +16,7 @@ from resflow.data.dataset import Standardization
 from resflow.errors import InvalidInputError
 from resflow.linear import _algebra as _linear_algebra
 from resflow.linear import _convex as _linear_convex
-from resflow.linear import _newton as _linear_newton
+from resflow.linear import _problem as _linear_problem
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, as_loss
 from resflow.status import Status
@@ -528,7 +528,7 @@ def test_jax_arrays_and_integers_are_fitted_in_float64(loss):
 def test_logistic_terms_that_share_an_exponential_are_those_of_the_loss():
     p = np.concatenate([np.linspace(-800, 800, 101), [0.0]])
     for y in (np.ones(102), -np.ones(102)):
-        value, slope, curvature = _linear_newton.loss_terms(Logistic(), p, y)
+        value, slope, curvature = _linear_problem.loss_terms(Logistic(), p, y)
         np.testing.assert_allclose(value, Logistic().value(p, y), rtol=4 * EPS)
         np.testing.assert_allclose(slope, Logistic().derivative(p, y), rtol=4 * EPS, atol=1e-300)
         np.testing.assert_allclose(curvature, Logistic().second_derivative(p, y), rtol=8 * EPS, atol=1e-300)

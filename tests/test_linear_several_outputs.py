@@ -9,8 +9,10 @@ from sklearn.linear_model import LogisticRegression
 
 from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
+from resflow.linear import _algebra as _linear_algebra
+from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses import as_loss
+from resflow.losses import Softmax, Squared, as_loss
 
 LOSSES = ("softmax", "squared")
 
@@ -83,6 +85,88 @@ def test_norm_bound_of_zero_leaves_one_point(loss):
     assert fit.multiplier == np.inf
     assert fit.max_norm == 0.0
     assert fit.objective == pytest.approx({"softmax": np.log(3.0), "squared": 0.5}[loss])
+
+
+@pytest.mark.parametrize("radius", [1.0, 1e2, 1e4])
+def test_margins_beyond_all_digits_of_the_softmax_are_fitted_like_the_logistic_ones(radius):
+    """W = (−w/2, w/2) is half of w's squared length, and so is the ball; margins grow to thousands."""
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((80, 4))
+    y = X @ np.ones(4) > 0
+    one = fit_linear_predictor(X, y, max_norm=radius)
+    two = fit_linear_predictor(X, y, loss="softmax", max_norm=radius / np.sqrt(2.0))
+    assert one.converged
+    assert two.converged
+    assert two.objective == pytest.approx(one.objective, rel=1e-9, abs=1e-15)
+    np.testing.assert_allclose(two.W, [-one.W / 2, one.W / 2], rtol=1e-6, atol=1e-8 * radius)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("options", [{"ridge": 1e-3}, {"max_norm": 0.3}])
+@pytest.mark.parametrize("deficient", [False, True])
+def test_chunks_and_memory_maps_give_the_same_fit(loss, options, deficient, monkeypatch, tmp_path):
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((700, 6)).astype(np.float32)
+    if deficient:
+        X[:, 5] = X[:, 4]
+    y = labels_for(loss, np.argmax(X[:, :3] + 2 * rng.standard_normal((700, 3)), axis=1))
+    whole = fit_linear_predictor(X.astype(np.float64), y, loss=loss, **options)
+    stored = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=X.shape)
+    stored[:] = X
+    monkeypatch.setattr(_linear_algebra, "_CHUNK_VALUES", 300)
+    monkeypatch.setattr(_linear_algebra, "_KEEP_VALUES", 0)
+    fit = fit_linear_predictor(stored, y, loss=loss, **options)
+    assert fit.converged
+    assert fit.rank == whole.rank == (5 if deficient else 6)
+    np.testing.assert_allclose(fit.W, whole.W, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("scales", [[1e-9, 1e-4, 1.0, 1e4, 1e9], [1.0, 1.0, 1.0, 1.0, 1e-30]])
+def test_units_of_the_features_do_not_matter(scales):
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((300, 5))
+    y = np.argmax(X[:, :3] + 2 * rng.standard_normal((300, 3)), axis=1)
+    fit, scaled = fit_linear_predictor(X, y, loss="softmax"), fit_linear_predictor(X * scales, y, loss="softmax")
+    assert scaled.converged
+    assert scaled.separable is fit.separable is False
+    assert scaled.objective == pytest.approx(fit.objective, rel=1e-14)
+    np.testing.assert_allclose(scaled.W * scales, fit.W, rtol=1e-8)
+
+
+def test_many_samples_of_classes_are_started_from_every_tenth():
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((4000, 3))
+    y = np.sort(np.argmax(X + 2 * rng.standard_normal((4000, 3)), axis=1))
+    fit, near = (fit_linear_predictor(X, y, loss="softmax", ridge=ridge) for ridge in (0.0, 1e-13))
+    assert fit.converged
+    np.testing.assert_allclose(fit.W.sum(axis=0), 0.0, atol=1e-14)
+    np.testing.assert_allclose(near.W, fit.W, atol=1e-10)
+
+
+def test_baseline_of_several_outputs_is_checked_against_its_samples_and_labels():
+    X, y = table("iris", noise=0.2)
+    fit = fit_linear_predictor(X, y, loss="softmax")
+    for labels in (y, one_hot(y, 3), y.astype(np.float32)):
+        check_baseline(fit, X, labels, Softmax())
+    check_baseline(fit, X.astype(np.float32), y, Softmax())
+    for given, message in (
+        ((fit, X + 0.1, y, Softmax()), "fit has a mean loss of .* on this X and y"),
+        ((fit, X, (y + 1) % 3, Softmax()), "fit has a mean loss of .* on this X and y"),
+        ((fit, X, y + 1, Softmax()), "y has the label 3, but the model has 3 outputs"),
+        ((fit, X[:, :4], y, Softmax()), "fit has 5 weights an output, but X has shape"),
+        ((fit, X, one_hot(y, 3), Squared()), "fit is of the loss 'softmax', but loss='squared'"),
+        ((fit.W, X, y, Softmax()), "fit is a ndarray, but must be what fit_linear_predictor returns"),
+        ((fit._replace(objective=np.nan), X, y, Softmax()), "not finite"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            check_baseline(*given)
+    squared = fit_linear_predictor(X, y, loss="squared")
+    with pytest.raises(InvalidInputError, match=r"fit has weights of shape \(5,\), but y has shape \(150, 3\)"):
+        check_baseline(squared, X, one_hot(y, 3), Squared())
+    unfinished = fit_linear_predictor(X, y, loss="softmax", max_iterations=1)
+    check_baseline(unfinished, X, y, Softmax(), finished=False)
+    with pytest.raises(InvalidInputError, match="fit did not converge: its mean loss"):
+        check_baseline(unfinished, X, y, Softmax())
 
 
 def separable(kind):

@@ -18,7 +18,8 @@ from resflow.linear._algebra import (
 )
 from resflow.linear._evidence import as_fit, fit_of_zero, in_weights
 from resflow.linear._inputs import check_columns
-from resflow.linear._newton import Evaluation, Iterate, Problem, evaluate, loss_terms, newton
+from resflow.linear._newton import newton
+from resflow.linear._problem import Evaluation, Problem, evaluate, loss_terms
 from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._separation import Separation
 from resflow.linear.fit import LinearFit
@@ -65,17 +66,21 @@ def fit_convex(
     basis, best = inner.rows.basis, None
     if m is None and basis is None and problem.free and n >= _MANY * d and not problem.quadratic:
         at_zero = Evaluation(problem.objective_scale, gradient / n, None, zero, curvatures)
-        best = _by_gram(problem, gram, at_zero, separation, max_iterations)
+        found = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
+        if found is not None:
+            best, there = found
+            if separation is not None:
+                solve, _, _ = best.solver(0.0)
+                separation.judge_minimiser(there.predictions, rows.times(solve(there.gradient)))
     if best is None:
         start, first = _start(inner, first)
         best = newton(inner, start, first, max_iterations=max_iterations, watch=separation)
     if separation is not None:
         separation.settle()
     if basis is not None or m is not None:
-        there = in_weights(problem, inner, best)
-        best = there._replace(sound=best.sound and (there.sound or m is not None))  # of several the step alone tells
-    found, unknown = (None, False) if separation is None else (separation.found, separation.unknown)
-    return as_fit(problem, best, space or rank, separable=found, unknown=unknown, max_iterations=max_iterations)
+        best = in_weights(problem, inner, best)
+    verdict, unknown = (None, False) if separation is None else (separation.found, separation.unknown)
+    return as_fit(problem, best, space or rank, separable=verdict, unknown=unknown, max_iterations=max_iterations)
 
 
 def _outputs(m: int | None, loss: Loss) -> np.ndarray | None:
@@ -90,20 +95,6 @@ def _coordinates(problem: Problem, space: RowSpace, squares: np.ndarray) -> np.n
     if problem.free:
         return space.unitless
     return space.orthonormal if of_one_size(squares) else space.basis  # in an eigenbasis short columns would drown
-
-
-def _by_gram(
-    problem: Problem, gram: np.ndarray, at_zero: Evaluation, separation: Separation | None, max_iterations: int
-) -> Iterate | None:
-    """The minimiser without a Hessian, where that is possible."""
-    found = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
-    if found is None:
-        return None
-    best, there = found
-    if separation is not None:
-        solve, _, _ = best.solver(0.0)
-        separation.judge_minimiser(there.predictions, problem.rows.times(solve(there.gradient)))
-    return best
 
 
 def _start(problem: Problem, at_zero: Evaluation | None) -> tuple[np.ndarray, Evaluation]:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from resflow.linear._algebra import RowSpace, ball_step, cholesky_solver
-from resflow.linear._newton import TOLERANCE, Iterate, Problem, describe, evaluate, into_ball, loss_terms
+from resflow.linear._newton import TOLERANCE, Iterate, describe, into_ball
+from resflow.linear._problem import Problem, evaluate, loss_terms
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, PseudoHuber, Softmax, Squared
 from resflow.status import Status
@@ -37,7 +38,9 @@ def in_weights(
     slope = problem.matrix(total)
     slope = inner.flat(slope if basis is None else basis.T @ slope)
     model = ball_step(best.solver, slope, best.z, problem.radius, start=best.multiplier)
-    return describe(problem, w, here, total, model, best.solver, best.iterations)
+    there = describe(problem, w, here, total, model, best.solver, best.iterations)
+    sound = best.sound and (there.sound or problem.outputs is not None)  # of several outputs the step alone tells
+    return there._replace(sound=sound)
 
 
 def fit_of_zero(problem: Problem, rank: int, separable: bool | None) -> LinearFit:

@@ -7,7 +7,8 @@ from collections import deque
 import numpy as np
 
 from resflow.linear._algebra import cholesky_solver
-from resflow.linear._newton import Evaluation, Iterate, Problem, evaluate, model_holds, solved
+from resflow.linear._newton import Iterate, model_holds, solved
+from resflow.linear._problem import Evaluation, Problem, evaluate
 
 _PAIRS = 10
 _MOST = 30

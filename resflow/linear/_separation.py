@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 from scipy.special import softmax
@@ -10,7 +11,8 @@ from scipy.special import softmax
 from resflow.errors import InvalidInputError
 from resflow.linear._algebra import WELL_CONDITIONED, Rows, reciprocal_condition
 from resflow.linear._exact import Direction, beside, off_plane, whole_numbers
-from resflow.linear._newton import Newton, Problem
+from resflow.linear._newton import Newton
+from resflow.linear._problem import Problem
 from resflow.linear._programme import Programme
 
 __all__ = ["Separation"]
@@ -51,9 +53,19 @@ class Separation:
         self._asked = False  # of the linear programme, which would say the same again
         self._one_output = problem.outputs is None
         self._m = 2 if problem.outputs is None else len(problem.outputs)
-        self._classes = np.where(problem.y > 0, 0, 1) if self._one_output else problem.y
-        self._others = np.arange(self._m) != self._classes[:, None]
-        self._present: list[int] = np.unique(self._classes).tolist()
+
+    @cached_property
+    def _classes(self) -> np.ndarray:
+        return np.where(self.problem.y > 0, 0, 1) if self._one_output else self.problem.y
+
+    @cached_property
+    def _others(self) -> np.ndarray:
+        """Of which classes a sample is not, shape (n, m)."""
+        return np.arange(self._m) != self._classes[:, None]
+
+    @cached_property
+    def _present(self) -> list[int]:
+        return np.unique(self._classes).tolist()
 
     @property
     def found(self) -> bool | None:

@@ -17,7 +17,7 @@ from resflow.losses import Loss
 
 __all__ = ["check_baseline", "check_kind"]
 
-UNFINISHED = 1e-6
+_UNFINISHED = 1e-6
 """How much of the mean loss at 0 a fit that did not converge may still have to gain."""
 
 _EPS = float(np.finfo(np.float64).eps)
@@ -90,21 +90,11 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss, *, finished: bool = Tru
             f"fit has a mean loss of {fit.objective:.6g} by its own account, but its weights have {found:.6g} "
             "on this X and y: fit the linear predictor to the same samples, labels and loss"
         )
-    if finished:
-        at_zero = float(np.mean(loss.value(np.zeros_like(p), labels)))
-        check_finished(fit, at_zero)
-
-
-def check_finished(fit: LinearFit, at_zero: float) -> None:
-    """Check that a fit converged, or nearly so.
-
-    Raises:
-        InvalidInputError: If it may still fall by more than a millionth of the mean loss at 0.
-    """
-    if not fit.converged and not fit.suboptimality <= UNFINISHED * at_zero:
+    at_zero = float(np.mean(loss.value(np.zeros_like(p), labels)))
+    if finished and not fit.converged and not fit.suboptimality <= _UNFINISHED * at_zero:
         raise InvalidInputError(
-            f"fit did not converge: its mean loss of {fit.objective:.6g} may lie {fit.suboptimality:.2g} above "
-            "the least, and an unfinished baseline fakes a gain: raise max_iterations, scale the features, or pass "
+            f"fit did not converge: its mean loss of {fit.objective:.6g} may lie {fit.suboptimality:.2g} above the "
+            "least, and an unfinished baseline fakes a gain: raise max_iterations, scale the features, or pass "
             "ridge=... or max_norm=..."
         )
 
