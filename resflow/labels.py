@@ -39,11 +39,14 @@ def as_labels(y: Any, loss: Loss, *, n: int | None = None, m: int | None = None)
             the loss takes.
     """
     y = as_array("y", y)
-    several = loss.outputs != "one"
-    if y.ndim not in ((1, 2) if several else (1,)):
-        rows = ", or one row a sample, shape (n, m)" if several else ""
+    shapes = {1: "one label a sample, shape (n,)", 2: "one row a sample, shape (n, m)"}
+    if loss.outputs == "one":
+        del shapes[2]
+    elif loss.outputs == "several" and loss.labels == "real":
+        del shapes[1]
+    if y.ndim not in shapes:
         raise InvalidInputError(
-            f"y has shape {y.shape}, but the {loss.name} loss takes one label a sample, shape (n,){rows}"
+            f"y has shape {y.shape}, but the {loss.name} loss takes {', or '.join(shapes.values())}"
         )
     if n is not None and y.shape[0] != n:
         raise InvalidInputError(f"y has shape {y.shape}, but X has {n} samples: one label each is needed")

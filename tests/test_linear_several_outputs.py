@@ -12,7 +12,7 @@ from resflow.labels import one_hot
 from resflow.linear import _algebra as _linear_algebra
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses import Softmax, Squared, as_loss
+from resflow.losses import Loss, PseudoHuber, Softmax, Squared, as_loss
 
 LOSSES = ("softmax", "squared")
 
@@ -141,6 +141,36 @@ def test_many_samples_of_classes_are_started_from_every_tenth():
     assert fit.converged
     np.testing.assert_allclose(fit.W.sum(axis=0), 0.0, atol=1e-14)
     np.testing.assert_allclose(near.W, fit.W, atol=1e-10)
+
+
+class _EachPseudoHuber(Loss):
+    """A loss of the user's own: the pseudo-Huber losses of all outputs, added up."""
+
+    name = "each_pseudo_huber"
+    outputs = "several"
+
+    def value(self, p, y):
+        return PseudoHuber().value(p, y).sum(axis=1)
+
+    def derivative(self, p, y):
+        return PseudoHuber().derivative(p, y)
+
+    def second_derivative(self, p, y):
+        return PseudoHuber().second_derivative(p, y)[:, :, None] * np.eye(p.shape[1])
+
+
+@pytest.mark.parametrize("options", [{}, {"ridge": 1e-2}])
+def test_a_loss_of_ones_own_is_minimised(options):
+    rng = np.random.default_rng(6)
+    X, y = rng.standard_normal((50, 3)), 3 * rng.standard_normal((50, 2))
+    fit = fit_linear_predictor(X, y, loss=_EachPseudoHuber(), **options)
+    assert fit.converged
+    each = [fit_linear_predictor(X, column, loss="pseudo_huber", **options).W for column in y.T]
+    np.testing.assert_allclose(fit.W, each, atol=1e-12)
+    with pytest.raises(
+        InvalidInputError, match=r"shape \(50,\), but the each_pseudo_huber loss takes one row a sample"
+    ):
+        fit_linear_predictor(X, y[:, 0], loss=_EachPseudoHuber())
 
 
 def test_baseline_of_several_outputs_is_checked_against_its_samples_and_labels():

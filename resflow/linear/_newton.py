@@ -82,7 +82,7 @@ def newton(
         enough: A suboptimality at which to stop.
         watch: Is shown every iterate; may raise.
     """
-    here, ridge, most_stalled = first, problem.ridge, 2 if problem.quadratic else 4
+    here, ridge, most_stalled = first, problem.ridge, 1 if problem.quadratic else 4
     best: Iterate | None = None
     guess, stalled, previous_residual, hessian = 0.0, 0, 0.0, first.hessian
     for iteration in range(max_iterations + 1):
@@ -98,7 +98,7 @@ def newton(
             here = evaluate(problem, z, hessian=True)  # the old Hessian has served its time
         guess = model.multiplier
 
-        change = problem.rows.times(problem.matrix(model.step))
+        change = np.empty(0) if problem.quadratic else problem.rows.times(problem.matrix(model.step))
         iterate = iterate._replace(sound=iterate.sound or follows(problem.loss, change))
         if watch is not None:
             unbounded = model.exact and model.multiplier == 0.0 and ridge == 0.0
@@ -110,7 +110,7 @@ def newton(
             best = iterate if iterate.residual <= best.residual else best
         if solved(problem, iterate) or iterate.suboptimality <= enough or stalled >= most_stalled:
             break
-        t = _line_search(problem, z, here, change, model)
+        t = 1.0 if problem.quadratic else _line_search(problem, z, here, change, model)
         if t == 0.0:
             break
         z = into_ball(z + t * model.step, problem.radius)
@@ -179,8 +179,8 @@ def model_holds(problem: Problem, decrease: float, curvatures: np.ndarray) -> bo
 
 def follows(loss: Loss, change: np.ndarray) -> bool:
     """Whether the curvatures hardly change along a step that changes the predictions by that."""
-    spread = np.abs(change) if change.ndim == 1 else np.ptp(change, axis=1)
-    return _relative_change(loss) * float(np.max(spread)) <= 0.5
+    c, spread = _relative_change(loss), np.abs(change) if change.ndim == 1 else np.ptp(change, axis=1)
+    return c == 0.0 or c * float(np.max(spread)) <= 0.5
 
 
 def _relative_change(loss: Loss) -> float:

@@ -43,7 +43,7 @@ class LinearFit(NamedTuple):
         rank: Of X: how many of the d directions the samples determine, in the units of each feature. A direction along
             which columns cancel to within a few units of rounding of their entries counts as undetermined, and W does
             not use it, unless ℓ' follows what is left of it too closely for rounding: that is in `suboptimality`.
-        iterations: Newton or quasi-Newton steps, or steps of refinement for the squared loss.
+        iterations: Newton or quasi-Newton steps.
         max_norm: The bound on ‖W‖ that was asked for, or None.
         ridge: The coefficient of ½‖W‖² that was asked for.
         loss: Name of the loss.

@@ -28,10 +28,11 @@ def fit_linear_predictor(
     one otherwise. Computed with NumPy in float64, whatever JAX's settings. No intercept is added: append a constant
     column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
-    The squared loss is solved by a QR factorisation accumulated over the chunks and the singular values of its
-    factor, any other by Newton's method, or by limited-memory BFGS in the metric of XᵀX where samples are many. The
-    norm bound is met exactly, by its multiplier. Where the loss does not change when one number is added to all
-    outputs, W is the one whose columns sum to 0, which has the least norm.
+    By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
+    BFGS in the metric of XᵀX where samples are many. Where columns nearly depend on each other, in coordinates of the
+    row space, from a QR factorisation accumulated over the chunks. The norm bound is met exactly, by its multiplier.
+    Where the loss does not change when one number is added to all outputs, W is the one whose columns sum to 0, which
+    has the least norm.
 
     For one output the largest arrays made are of shape (d, d) and (n,). For m outputs of any loss but the squared one
     they are of shape (m d, m d) and (n, m), and a step costs about n d² m² / 2 + (m d)³ / 3: meant for m d up to a few
