@@ -96,6 +96,11 @@ def _check_binary(y: np.ndarray, loss: Loss) -> None:
 
 
 def _check_one_hot(y: np.ndarray, loss: Loss) -> None:
+    if y.shape[1] < 2:
+        raise InvalidInputError(
+            f"y has shape {y.shape}, but for the {loss.name} loss rows of classes must be one-hot, with two columns or "
+            "more: or pass whole numbers 0, ..., m − 1, shape (n,)"
+        )
     wrong = np.flatnonzero((np.count_nonzero(y, axis=1) != 1) | (y.sum(axis=1) != 1))
     if wrong.size:
         raise InvalidInputError(

@@ -107,6 +107,7 @@ def test_traced_labels_are_coded_and_their_shapes_checked(loss, y, shape):
         ("softmax", CLASSES + 0.5, r"y has the label \d.5 in row 0, but classes must be whole numbers"),
         ("softmax", one_hot(CLASSES, 3) * 0.5, r"y has the row \[.*\] at 0, but for the softmax loss"),
         ("softmax", np.ones((60, 3)), r"y has the row \[1.0, 1.0, 1.0\] at 0"),
+        ("softmax", CLASSES[:, None], r"y has shape \(60, 1\), but for the softmax loss rows of classes"),
         ("softmax", CLASSES * 1000, "but only 3 classes occur: code them as 0, ..., 2"),
         ("softmax", np.zeros((60, 3, 2)), r"one label a sample, shape \(n,\), or one row a sample"),
         ("squared", np.where(SIGNS > 0, np.nan, 1.0), r"y has \d+ labels that are not finite"),

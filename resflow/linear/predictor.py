@@ -59,6 +59,7 @@ def fit_linear_predictor(
         Shamir 2018 (arXiv:1804.06739), section 2: the objective F_lin and its minimum over a ball.
         Albert and Anderson 1984: separation decides whether a logistic or multinomial minimiser exists.
 
+    >>> import numpy as np
     >>> X = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
     >>> fit = fit_linear_predictor(X, np.array([1.0, 3.0, 5.0]), loss="squared")
     >>> fit.W.round(12), fit.converged
