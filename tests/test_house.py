@@ -202,6 +202,15 @@ def test_the_face_is_small_and_every_name_on_it_is_shown_to_users():
     assert [name for name in resflow.__all__ if not re.search(rf"\b{name}\b", shown)] == []
 
 
+def test_notebooks_know_the_workflow_by_their_own_room_only():
+    import nbformat
+
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        code = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        known = [line for line in code.splitlines() if re.match(r"(from|import) resflow\.workflow\b", line)]
+        assert path.stem == "compare_runs" or known == [], f"{path.name} says {known}: import resflow.notebook"
+
+
 def test_papermill_reads_every_notebooks_parameters_without_complaint(caplog):
     import papermill
 

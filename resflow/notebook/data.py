@@ -6,17 +6,11 @@ from resflow.data.catalog import load_dataset
 from resflow.data.dataset import Dataset, Standardization
 from resflow.workflow.records import Run
 
-__all__ = ["labelled_data", "log_data", "prepare", "prepare_split"]
+__all__ = ["labelled_data", "prepare", "prepare_split"]
 
 
 def labelled_data(dataset: str, *, target: str | None, loss: str) -> Dataset:
-    """All samples as they are, with labels that suit the loss.
-
-    Args:
-        dataset: A bundled data set, or a file.
-        target: For a file: the column to predict.
-        loss: The loss; with one of several outputs the labels are 0, ..., m − 1.
-    """
+    """All samples as they are, with labels that suit the loss: 0, ..., m − 1 for one of several outputs."""
     return load_dataset(dataset, target=target).labelled_for(loss)
 
 
@@ -35,7 +29,7 @@ def prepare(
     """
     data = labelled_data(dataset, target=target, loss=loss)
     data = _scaled(data, data, standardize, intercept)
-    log_data(run, data)
+    _log(run, data)
     return data
 
 
@@ -50,27 +44,18 @@ def prepare_split(
     standardize: bool = True,
     intercept: bool = True,
 ) -> tuple[Dataset, Dataset]:
-    """Training and test data, both logged to the run; as `prepare`, scaled by the training data.
+    """Training data and a share of the samples held out as test data, both logged to the run.
 
-    Args:
-        run: The notebook's run.
-        dataset: A bundled data set, or a file.
-        target: For a file: the column to predict.
-        loss: What the labels are for.
-        test_fraction: Share of the samples held out.
-        seed: Of the split.
-        standardize: Shift and scale as fits the training data.
-        intercept: Add a feature that is constantly 1.
+    The arguments are those of `prepare` and of `Dataset.split`; what is standardised is so by the training data.
     """
     train, test = labelled_data(dataset, target=target, loss=loss).split(test_fraction, seed=seed)
     train, test = (_scaled(part, train, standardize, intercept) for part in (train, test))
-    log_data(run, train)
-    log_data(run, test, "test")
+    _log(run, train)
+    _log(run, test, "test")
     return train, test
 
 
-def log_data(run: Run, data: Dataset, context: str = "training") -> None:
-    """Log a data set as an input of the run."""
+def _log(run: Run, data: Dataset, context: str = "training") -> None:
     run.log_dataset(data.name, data.X, data.y, digest=data.digest, feature_names=data.feature_names, context=context)
 
 

@@ -126,19 +126,9 @@ class _MemberRuns:
 
     A member is written as a whole: it is RUNNING only while its few calls last. If the process dies among them, its
     tag `resflow.owner` lets whoever opens the store next mark it KILLED.
-
-    Attributes:
-        seconds: How long the writing took so far.
     """
 
     def __init__(self, run: Run, points: Sequence[Mapping[str, Any]], problem: PopulationProblem) -> None:
-        """Make the notebook's run the parent.
-
-        Args:
-            run: The notebook's run.
-            points: Each member's values, of `population_points`.
-            problem: Their data, which is logged as the input of each.
-        """
         began = time.perf_counter()
         self._run, self._points, self._problem = run, points, problem
         run.set_tags({names.ROLE: names.Role.POPULATION})
@@ -161,13 +151,7 @@ class _MemberRuns:
         self.seconds = time.perf_counter() - began
 
     def record(self, members: Sequence[int], result: PopulationResult, outcomes: pd.DataFrame) -> None:
-        """Write the runs of some members.
-
-        Args:
-            members: Which they are.
-            result: What became of them, in this order.
-            outcomes: Further values of theirs, one row each: numbers become metrics, the rest tags.
-        """
+        """Write the runs of some members, with further values of theirs: numbers become metrics, the rest tags."""
         began = time.perf_counter()
         for row, member in enumerate(members):
             self._record(member, result, row, outcomes.iloc[row].to_dict())
