@@ -86,7 +86,7 @@ LONGEST = (
     "test_tracking.py",
     "test_cli.py",
     "test_crowd.py",
-    "test_newton.py",
+    "test_solve.py",
     "test_theorems.py",
     "test_deep_networks.py",
     "test_atlas.py",

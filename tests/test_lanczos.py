@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from resflow.errors import InvalidInputError
-from resflow.losses.scalar import as_loss
-from resflow.models.feature_maps import feature_map
+import resflow
+from resflow import InvalidInputError, MeanLoss, Point, feature_map
+from resflow.hessian.lanczos import smallest_hessian_eigenvalue, smallest_operator_eigenvalue
+from resflow.losses import as_loss
 from resflow.models.residual_unit import NoSkipNetwork, residual_unit, trainable
-from resflow.search.objectives import MeanLoss
-from resflow.spectrum.lanczos import smallest_hessian_eigenvalue, smallest_operator_eigenvalue
-from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
 from resflow.stationarity.report import stationarity_verdict
 from tests.problems import ROUNDING
 
@@ -80,7 +78,7 @@ MODELS = {
 def test_whole_hessian_of_a_population_agrees_with_dense_automatic_differentiation(name):
     make, d, steps = MODELS[name]
     models = [make(seed) for seed in range(4)]
-    models.append(eqx.tree_at(lambda model: model.w, models[0], jnp.full(d, jnp.nan)))
+    models.append(jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan) if leaf.shape == (d,) else leaf, models[0]))
     arrays = data(30, d)
     moving, fixed = eqx.partition(stack(models), eqx.is_array)
 
@@ -98,29 +96,35 @@ def test_whole_hessian_of_a_population_agrees_with_dense_automatic_differentiati
         found = jax.tree.map(lambda leaf: leaf[i], together)  # noqa: B023
         smallest, size = sharp_extremes(dense)
         assert found.converged
-        assert found.lower - found.rounding <= smallest <= found.upper + found.rounding
-        assert abs(found.value - smallest) <= 1e-8**2 * size + found.rounding  # as the square of the residual
+        assert found.lambda_min_lower - found.rounding <= smallest <= found.lambda_min_upper + found.rounding
+        assert abs(found.lambda_min - smallest) <= 1e-8**2 * size + found.rounding  # as the square of the residual
         assert found.largest == pytest.approx(size, rel=1e-6)
         direction = np.asarray(ravel_pytree(found.direction)[0])
         assert np.linalg.norm(direction) == pytest.approx(1.0, abs=1e-13)
-        residual = np.linalg.norm(dense @ direction - found.value * direction)
-        assert abs(residual - found.residual) <= 64 * EPS * size
+        residual = np.linalg.norm(dense @ direction - found.lambda_min * direction)
+        assert abs(residual - found.lambda_min_residual) <= 64 * EPS * size
     # the last, whose weights are not numbers, spoils no other and says so
     assert not together.converged[4]
-    for number in (together.value, together.lower, together.upper, together.residual, together.largest):
+    for number in (
+        together.lambda_min,
+        together.lambda_min_lower,
+        together.lambda_min_upper,
+        together.lambda_min_residual,
+        together.largest,
+    ):
         assert jnp.isnan(number[4])
 
 
 def test_block_of_w_and_V_agrees_with_the_exact_form():
     model, (X, y) = unit(0, 10, 32), data(200, 10)
-    exact = smallest_partial_eigenvalue(model.w, model.V, model.features(X), X, y, loss="logistic")
-    found = smallest_hessian_eigenvalue(LOGISTIC, model, X, y, block=lambda model: (model.w, model.V))
+    exact = resflow.smallest_eigenvalue(Point.of(model, X, y, "logistic"))
+    found = smallest_hessian_eigenvalue(LOGISTIC, model, X, y, block=lambda model: (model.W, model.V))
     assert found.converged
-    assert found.lower - found.rounding <= exact.upper
-    assert exact.lower <= found.upper + found.rounding
-    assert found.upper - found.lower <= 1e-8 * found.largest
+    assert found.lambda_min_lower - found.rounding <= exact.lambda_min_upper
+    assert exact.lambda_min_lower <= found.lambda_min_upper + found.rounding
+    assert found.lambda_min_upper - found.lambda_min_lower <= 1e-8 * found.largest
     assert not any(eqx.is_array(leaf) for leaf in jax.tree.leaves(found.direction.feature_map))
-    overlap = jnp.vdot(found.direction.w, exact.direction_w) + jnp.vdot(found.direction.V, exact.direction_V)
+    overlap = jnp.vdot(found.direction.W, exact.direction[0]) + jnp.vdot(found.direction.V, exact.direction[1])
     assert abs(overlap) == pytest.approx(1.0, abs=1e-9)
 
 
@@ -156,9 +160,9 @@ def test_an_iteration_that_ends_early_is_not_carried_on_with_rounding(name, of_m
     found = of_matrix(rotated(EARLY[name], 120))
     scale, expected = np.abs(EARLY[name]).max(), min(EARLY[name].min(), 0.0)
     # what rounding leaves of a coupling may hide 1e7 times as much, to be certain but for one start in a million
-    assert expected - 1e-3 * scale <= found.lower <= expected + found.rounding
-    assert abs(found.value - expected) <= ROUNDING * scale
-    assert found.residual <= 2 * ROUNDING * scale
+    assert expected - 1e-3 * scale <= found.lambda_min_lower <= expected + found.rounding
+    assert abs(found.lambda_min - expected) <= ROUNDING * scale
+    assert found.lambda_min_residual <= 2 * ROUNDING * scale
 
 
 GRADED = {
@@ -181,7 +185,12 @@ def test_lower_end_of_an_iteration_is_never_above_the_smallest_eigenvalue(name):
     def brackets(keys):
         def one(key, steps):
             found = smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=key, steps=steps, max_restarts=1)
-            return found.lower - found.rounding, found.upper + found.rounding, found.converged, found.largest
+            return (
+                found.lambda_min_lower - found.rounding,
+                found.lambda_min_upper + found.rounding,
+                found.converged,
+                found.largest,
+            )
 
         return [jax.lax.map(lambda key: one(key, steps), keys) for steps in (3, 12, 48)]  # noqa: B023
 
@@ -198,32 +207,32 @@ def test_a_saddle_is_not_called_a_minimum_whose_curvature_is_small_beside_the_la
     found = smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=jax.random.key(0))
     assert found.certain
     assert found.converged
-    assert found.lower - found.rounding <= -1e-4 <= found.upper + found.rounding
+    assert found.lambda_min_lower - found.rounding <= -1e-4 <= found.lambda_min_upper + found.rounding
     assert found.rounding <= 1e-9
     for seed in range(4):
         short = jax.jit(iteration)(H) if seed == 0 else iteration(H, max_restarts=seed)
         assert not short.converged
-        assert short.lower <= -1e-4
+        assert short.lambda_min_lower <= -1e-4
 
 
 def test_a_network_of_dead_units_has_a_zero_hessian():
     network = eqx.nn.Sequential([eqx.nn.Linear(2, 4, key=jax.random.key(0)), eqx.nn.Lambda(jax.nn.relu)])
     network = eqx.tree_at(lambda net: net.layers[0].bias, network, jnp.full(4, -100.0))
     found = smallest_hessian_eigenvalue(LOGISTIC, NoSkipNetwork(jnp.ones(4), network), *data(20, 2))
-    assert (found.value, found.residual, bool(found.converged)) == (0.0, 0.0, True)
+    assert (found.lambda_min, found.lambda_min_residual, bool(found.converged)) == (0.0, 0.0, True)
 
 
 def test_what_an_iteration_cannot_tell_from_zero_is_flagged_and_its_verdict_inconclusive(of_matrix):
     """λ_min = −1e-8 under a spectrum that is dense down to zero: thousands of products do not find it."""
     found = of_matrix(jnp.diag(jnp.concatenate([jnp.linspace(0.0, 1.0, 500), jnp.array([-1e-8])])))
     assert not found.converged
-    assert found.lower <= -1e-8 <= found.upper
-    assert found.lower < -1e-4
+    assert found.lambda_min_lower <= -1e-8 <= found.lambda_min_upper
+    assert found.lambda_min_lower < -1e-4
     assert not found.certain
-    interval = (float(found.lower), float(found.upper))
+    interval = (float(found.lambda_min_lower), float(found.lambda_min_upper))
     verdict = stationarity_verdict(
         objective=1.0,
-        gap=0.1,
+        linear_predictor_gap=0.1,
         grad_norm=0.0,
         lambda_interval=interval,
         epsilon=(2e-8) ** 2,  # a minimum to that order
@@ -235,8 +244,8 @@ def test_a_vector_that_is_nearly_all_kernel_is_not_taken_for_the_smallest():
     """Three steps leave a residual within the tolerance at λ = 0; another pass finds −1e-8."""
     H = rotated(np.array([-1e-8, 1.0, 2.0]), 300)
     found = iteration(H, steps=3)
-    assert found.lower <= -1e-8 + found.rounding
-    assert found.value == pytest.approx(-1e-8, rel=1e-6)
+    assert found.lambda_min_lower <= -1e-8 + found.rounding
+    assert found.lambda_min == pytest.approx(-1e-8, rel=1e-6)
 
 
 def test_single_precision_keeps_its_type_and_its_interval_holds_the_eigenvalue():
@@ -244,12 +253,12 @@ def test_single_precision_keeps_its_type_and_its_interval_holds_the_eigenvalue()
     moving, fixed = eqx.partition(double, eqx.is_array)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, double)
     found = smallest_hessian_eigenvalue(LOGISTIC, single, X.astype(jnp.float32), y.astype(jnp.float32))
-    assert found.value.dtype == found.direction.V.dtype == jnp.float32
+    assert found.lambda_min.dtype == found.direction.V.dtype == jnp.float32
     assert found.converged
     expected = np.linalg.eigvalsh(
         jax.jit(lambda moving: dense_hessian(LOGISTIC, eqx.combine(moving, fixed), X, y))(moving)
     )
-    assert found.lower - found.rounding <= expected[0] <= found.upper + found.rounding
+    assert found.lambda_min_lower - found.rounding <= expected[0] <= found.lambda_min_upper + found.rounding
 
 
 @pytest.mark.parametrize(

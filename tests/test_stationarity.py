@@ -10,16 +10,30 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from resflow.certificates.regularization import ridge_gap_certificate, ridge_gap_certificate_terms
+import resflow
+from resflow import InvalidInputError, Loss, Point
+from resflow.certificates.gap import Ridge, gap_certificate
 from resflow.certificates.theorems import lipschitz_constants
-from resflow.errors import InvalidInputError
-from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses.scalar import Loss, as_loss
-from resflow.stationarity.report import VERDICTS, analyze_point, stationarity_terms, stationarity_verdict, verdict_codes
-from tests.problems import LOSSES, ROUNDING, SHAPES, Point, dense_hessians, objective, point
+from resflow.stationarity.report import VERDICTS, stationarity_verdict
+from resflow.stationarity.terms import FitEvidence, stationarity_terms, verdict_codes
+from resflow.status import Status
+from tests.problems import (
+    LOSSES,
+    OUTPUTS,
+    ROUNDING,
+    SHAPES,
+    dense_hessians,
+    flat,
+    gradient,
+    linear_fit,
+    objective,
+    point,
+    saddle,
+    stacked,
+)
 
 ONE = np.ones(1)
-SCALAR_FIT = fit_linear_predictor(ONE[:, None], ONE, loss="squared")
+SCALAR_FIT = resflow.fit_linear_predictor(ONE[:, None], ONE, loss="squared")
 SHAPE = (60, 3, 4)
 """Of most points here, so that little is compiled."""
 SCALAR_SHAPE = (40, 1, 1)
@@ -27,32 +41,21 @@ RIDGE = 0.25
 """Of Figure (b): ⅛(w² + v²)."""
 
 
-def linear_fit(arrays, loss, **options):
-    try:
-        return fit_linear_predictor(arrays.X, arrays.y, loss=loss, **options)
-    except InvalidInputError:  # separable
-        return fit_linear_predictor(arrays.X, arrays.y, loss=loss, max_norm=2.0, **options)
-
-
-def scalar_point(w, v, epsilon=1.0):
+def scalar_point(w, v, epsilon=1.0, loss="squared"):
     """Example 1's F(w, v) = ½ (w (1 + εv) − 1)²."""
-    return Point(w * ONE, v * ONE[:, None], epsilon * ONE[:, None], ONE[:, None], ONE)
+    return Point(w * ONE, v * ONE[:, None], epsilon * ONE[:, None], ONE[:, None], ONE, loss)
 
 
-def scalar_analysis(w, v, *, f=1.0, linear_fit=SCALAR_FIT, **options):
-    return analyze_point(*scalar_point(w, v, f), loss="squared", linear_fit=linear_fit, **options)
+def scalar_analysis(w, v, *, f=1.0, fit=SCALAR_FIT, **options):
+    return resflow.analyze(scalar_point(w, v, f), fit, **options)
 
 
 def scalar_objective(W, ridge=0.0):
     """The library's own F + R at (w, v), as SciPy wants it, with its first and second derivatives."""
 
     def value(W):
-        samples = (jnp.ones((1, 1)), jnp.ones((1, 1)), jnp.ones(1))
-        linear = (jnp.ones(1), 0.0)
-        terms = ridge_gap_certificate_terms(
-            W[:1], W[1:, None], *samples, *linear, RIDGE * ridge, RIDGE * ridge, loss=as_loss("squared")
-        )
-        return terms.regularized_objective
+        at = scalar_point(1.0, 1.0).at(W[:1], W[1:, None])
+        return gap_certificate(at, jnp.ones(1), 0.0, Ridge(RIDGE * ridge, RIDGE * ridge)).regularized_objective
 
     return value(W), jax.grad(value)(W), jax.hessian(value)(W)
 
@@ -80,109 +83,106 @@ def minima(ridge):
     return np.array(found)
 
 
-def saddle(seed, n, d, k, loss, spread=1.0):
-    """Stationary with w = 0, written down: V = −(mean ℓ'(0; y)x) gᵀ/‖g‖², plus what g does not see."""
-    arrays = point(seed, n, d, k, loss)
-    slope = as_loss(loss).derivative(np.zeros(n), arrays.y) / n
-    g = slope @ arrays.features
-    V = spread * arrays.V
-    V = V - np.outer(V @ g + slope @ arrays.X, g) / (g @ g)
-    return arrays._replace(w=np.zeros(d), V=V)
-
-
-@partial(jax.jit, static_argnums=2)
-def newton_step(W, samples, loss):
+@jax.jit
+def newton_step(W, at):
     """A step of saddle-free Newton, and the gradient's norm before it."""
-    gradient, hessian = jax.grad(objective)(W, *samples, loss), jax.hessian(objective)(W, *samples, loss)
+    slope, hessian = jax.grad(objective)(W, at), jax.hessian(objective)(W, at)
     values, vectors = jnp.linalg.eigh(hessian)
     sizes = jnp.where(jnp.abs(values) > 1e-12 * jnp.abs(values).max(), jnp.abs(values), jnp.inf)
-    step = vectors @ ((vectors.T @ gradient) / sizes)
-    return W - step * jnp.minimum(1.0, 1.0 / jnp.linalg.norm(step)), jnp.linalg.norm(gradient)
+    step = vectors @ ((vectors.T @ slope) / sizes)
+    return W - step * jnp.minimum(1.0, 1.0 / jnp.linalg.norm(step)), jnp.linalg.norm(slope)
 
 
-def newton_refined(arrays, loss):
+def newton_refined(at):
     """A second-order stationary point, found from a given one."""
-    d, W = len(arrays.w), np.concatenate([arrays.w, arrays.V.ravel()])
+    W = flat(at.W, at.V)
     for _ in range(1000):
-        W_next, grad_norm = newton_step(W, arrays[2:], loss)
+        W_next, grad_norm = newton_step(W, at)
         if grad_norm <= ROUNDING / 16:
             break
         W = W_next
-    return arrays._replace(w=np.asarray(W[:d]), V=np.asarray(W[d:]).reshape(arrays.V.shape))
+    W = np.asarray(W)
+    return at.at(W[: at.W.size].reshape(at.W.shape), W[at.W.size :].reshape(at.V.shape))
 
 
 @pytest.mark.parametrize(
-    ("loss", "shape"),
-    [*((loss, SHAPE) for loss in LOSSES), ("squared", SCALAR_SHAPE), ("logistic", SHAPES["few_samples"])],
+    ("loss", "m", "shape", "rank"),
+    [
+        *((loss, m, SHAPE, 0) for loss, m in OUTPUTS),
+        ("squared", None, SCALAR_SHAPE, 0),
+        ("logistic", None, SHAPES["few_samples"], 0),
+        ("softmax", 3, SHAPE, 1),
+        ("squared", 3, SHAPE, 2),
+    ],
 )
-def test_points_written_down_at_zero_weights_are_strict_saddles_above_the_linear_predictor(shape, loss):
-    n, d, k = shape
+def test_points_written_down_are_strict_saddles_above_the_linear_predictor(loss, m, shape, rank):
+    n = shape[0]
     for seed in range(3):
-        arrays = saddle(seed, n, d, k, loss)
-        fit = linear_fit(arrays, loss)
+        at = saddle(point(seed, *shape, loss, m), rank)
+        fit = linear_fit(at)
         for epsilon in (0.0, 1e-14, 1e-12):
-            report = analyze_point(*arrays, loss=loss, linear_fit=fit, epsilon=epsilon)
+            report = resflow.analyze(at, fit, epsilon=epsilon)
             assert report.verdict == "strict_saddle", report
-            assert report.gap > report.gap_error
+            assert report.linear_predictor_gap > report.gap_error
             assert report.grad_norm <= report.grad_error
-        at_zero = as_loss(loss).value(np.zeros(n), arrays.y).mean()
-        np.testing.assert_allclose(report.objective, at_zero, rtol=ROUNDING)
-        a = arrays.X + arrays.features @ arrays.V.T
-        h = np.linalg.eigvalsh((a.T * as_loss(loss).second_derivative(np.zeros(n), arrays.y)) @ a / n)[0]
-        g = np.linalg.norm(as_loss(loss).derivative(np.zeros(n), arrays.y) @ arrays.features / n)
-        np.testing.assert_allclose(report.lambda_min, -2 * g**2 / (h + np.hypot(h, 2 * g)), rtol=1e-8)
+        if rank == 0:
+            np.testing.assert_allclose(report.objective, at.loss.value(0 * at.predictions, at.y).mean(), rtol=ROUNDING)
+        if m is None:
+            h = np.linalg.eigvalsh((at.inner.T * at.curvatures) @ at.inner / n)[0]
+            g = np.linalg.norm(at.slopes @ at.features / n)
+            np.testing.assert_allclose(report.lambda_min, -2 * g**2 / (h + np.hypot(h, 2 * g)), rtol=1e-8)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_stationary_points_found_by_newton_are_at_or_below_the_linear_predictor_at_epsilon_zero(loss):
+@pytest.mark.parametrize(("loss", "m"), OUTPUTS)
+def test_stationary_points_found_by_newton_are_at_or_below_the_linear_predictor_at_epsilon_zero(loss, m):
     for seed in range(3):
-        arrays = newton_refined(point(seed, *SHAPE, loss), loss)
-        report = analyze_point(*arrays, loss=loss, linear_fit=linear_fit(arrays, loss), epsilon=0.0)
+        at = newton_refined(point(seed, *SHAPE, loss, m))
+        report = resflow.analyze(at, linear_fit(at), epsilon=0.0)
         assert report.verdict == "sopsp_at_or_below_linear", report
-        assert report.gap < 0
+        assert report.linear_predictor_gap < 0
         assert report.grad_norm <= 1e-13 + report.grad_error
 
 
-def test_best_linear_predictor_itself_is_at_or_below_linear():
+@pytest.mark.parametrize("m", [None, 2])
+def test_best_linear_predictor_itself_is_at_or_below_linear(m):
     """V = 0, features orthogonal to the residuals: the gap is zero but for rounding."""
-    arrays = point(0, *SHAPE, "squared")
-    fit = linear_fit(arrays, "squared")
-    residual = arrays.X @ fit.w - arrays.y
-    features = arrays.features - np.outer(residual, residual @ arrays.features) / (residual @ residual)
-    arrays = arrays._replace(w=fit.w, V=np.zeros_like(arrays.V), features=features)
-    report = analyze_point(*arrays, loss="squared", linear_fit=fit, epsilon=1e-14)
+    at = point(0, *SHAPE, "squared", m)
+    fit = linear_fit(at)
+    residual = (at.X @ fit.W.T - at.y).reshape(SHAPE[0], -1)
+    features = at.features - residual @ (np.linalg.pinv(residual) @ at.features)
+    at = at.at(fit.W, 0 * at.V).part(features, at.X, at.y)
+    report = resflow.analyze(at, fit, epsilon=1e-14)
     assert report.verdict == "sopsp_at_or_below_linear", report
-    assert abs(report.gap) <= report.gap_error
+    assert abs(report.linear_predictor_gap) <= report.gap_error
 
 
 def test_single_input_can_have_positive_smallest_eigenvalue():
     """d = 1 has no direction that F does not see: λ_min > 0 at ε = 0 needs no rounding."""
-    arrays = newton_refined(point(3, *SCALAR_SHAPE, "squared"), "squared")
-    report = analyze_point(*arrays, loss="squared", linear_fit=linear_fit(arrays, "squared"), epsilon=0.0)
+    at = newton_refined(point(3, *SCALAR_SHAPE, "squared"))
+    report = resflow.analyze(at, linear_fit(at), epsilon=0.0)
     assert report.verdict == "sopsp_at_or_below_linear"
-    assert report.lambda_lower > 1e-3
+    assert report.lambda_min_lower > 1e-3
 
 
 def test_random_points_are_not_stationary():
-    for loss in LOSSES:
-        arrays = point(0, *SHAPE, loss)
-        report = analyze_point(*arrays, loss=loss, linear_fit=linear_fit(arrays, loss), epsilon=1e-6)
-        assert report.verdict == "not_stationary"
+    for loss, m in OUTPUTS:
+        at = point(0, *SHAPE, loss, m)
+        assert resflow.analyze(at, linear_fit(at), epsilon=1e-6).verdict == "not_stationary"
 
 
 @pytest.mark.parametrize("e", 10.0 ** np.arange(-6, 1))
 def test_example_1_comes_out_with_its_exact_numbers(e):
     """At (0, −1/ε): gradient 0, Hessian [[0, −ε], [−ε, 0]], F = ½, F_lin(1) = 0; flat saddles exist far out."""
     report = scalar_analysis(0.0, -1.0 / e, f=e, epsilon=0.0)
-    assert (report.objective, report.gap) == (0.5, 0.5)
+    assert (report.objective, report.linear_predictor_gap) == (0.5, 0.5)
     assert report.grad_norm <= np.finfo(float).eps  # of 1 + ε · (−1/ε)
-    np.testing.assert_allclose([report.lambda_min, report.lambda_lower], -e, rtol=1e-10)
+    np.testing.assert_allclose([report.lambda_min, report.lambda_min_lower], -e, rtol=1e-10)
     assert report.verdict == "strict_saddle"
     # with an ε that does not shrink with the saddle's curvature it is an SOPSP above the linear predictor
-    flat = scalar_analysis(0.0, -1.0 / e, f=e, epsilon=1.01 * e**2 / report.mu2)
-    assert flat.verdict == "sopsp_above_linear"
-    assert flat.allowed_by_theory
-    assert flat.gap_allowed > flat.gap
+    level = scalar_analysis(0.0, -1.0 / e, f=e, epsilon=1.01 * e**2 / report.mu2)
+    assert level.verdict == "sopsp_above_linear"
+    assert level.allowed_by_theory
+    assert level.gap_allowed > level.linear_predictor_gap
     steep = scalar_analysis(0.0, -1.0 / e, f=e, epsilon=0.99 * e**2 / report.mu2)
     assert steep.verdict == "strict_saddle"
 
@@ -202,22 +202,22 @@ def test_figure_b_ridge_makes_a_local_minimum_above_the_linear_predictor():
     assert set(nearest) == {0, 1}
     np.testing.assert_allclose(found, np.array(expected)[nearest], atol=1e-7)
 
-    fit = fit_linear_predictor(ONE[:, None], ONE, loss="squared", ridge=RIDGE)
-    np.testing.assert_allclose([fit.w[0], fit.objective + RIDGE / 2 * fit.w[0] ** 2], [0.8, 0.1], rtol=1e-12)
-    ridge = {"linear_fit": fit, "ridge_w": RIDGE, "ridge_V": RIDGE}
+    fit = resflow.fit_linear_predictor(ONE[:, None], ONE, loss="squared", ridge=RIDGE)
+    np.testing.assert_allclose([fit.W[0], fit.objective + RIDGE / 2 * fit.W[0] ** 2], [0.8, 0.1], rtol=1e-12)
+    ridge = {"ridge_W": RIDGE, "ridge_V": RIDGE}
     verdicts = ("sopsp_at_or_below_linear", "sopsp_above_linear")
     for (w, v, value), verdict in zip((found[nearest == 0][0], found[nearest == 1][0]), verdicts, strict=True):
-        report = scalar_analysis(w, v, epsilon=1e-8, **ridge)
+        report = scalar_analysis(w, v, epsilon=1e-8, fit=fit, **ridge)
         assert report.verdict == verdict, report
-        assert report.lambda_lower > 0
+        assert report.lambda_min_lower > 0
         assert report.allowed_by_theory
-        np.testing.assert_allclose(report.gap, value - 0.1, atol=1e-12)
-        assert report.gap <= report.certificate
+        np.testing.assert_allclose(report.linear_predictor_gap, value - 0.1, atol=1e-12)
+        assert report.linear_predictor_gap <= report.gap_certificate
 
-        certificate = ridge_gap_certificate(*scalar_point(w, v), loss="squared", **ridge)
-        np.testing.assert_allclose(certificate.stationarity_term, 0.0, atol=1e-9)
-        np.testing.assert_allclose(certificate.certificate, certificate.ridge_term, atol=1e-9)
-        assert certificate.gap <= certificate.certificate
+        certificate = resflow.certify(scalar_point(w, v), fit, **ridge)
+        np.testing.assert_allclose(certificate.gradient_term, 0.0, atol=1e-9)
+        np.testing.assert_allclose(certificate.gap_certificate, certificate.ridge_term, atol=1e-9)
+        assert certificate.linear_predictor_gap <= certificate.gap_certificate
     assert certificate.ridge_term > 0, "the spurious minimum's gap is paid for by the ridge term alone"
 
 
@@ -239,53 +239,56 @@ def test_figure_c_norm_constraint_makes_a_local_minimum_on_the_circle():
     # the disc holds it: −∇F points outwards, and the linear predictor w = 1 inside the disc is better
     multiplier = -(W @ np.asarray(scalar_objective(W)[1])) / 4.0
     assert multiplier > 0
-    certificate = ridge_gap_certificate(
-        *scalar_point(*W), loss="squared", linear_fit=SCALAR_FIT, ridge_w=multiplier, ridge_V=multiplier
-    )
-    assert 0 < certificate.gap <= certificate.ridge_term
+    certificate = resflow.certify(scalar_point(*W), SCALAR_FIT, ridge_W=multiplier, ridge_V=multiplier)
+    assert 0 < certificate.linear_predictor_gap <= certificate.ridge_term
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_ridge_certificate_is_split_exactly_and_bounds_the_gap_at_random_points(loss):
-    """⟨G, ∇(F+R)⟩ − ⟨G, ∇R⟩ is the same number as mean ℓ'(p − uᵀx), whatever R is."""
-    rng = np.random.default_rng(0)
-    points = [point(seed, *SHAPE, loss, w_norm=10.0 ** rng.uniform(-3, 2)) for seed in range(500)]
-    stacked = [np.stack(arrays) for arrays in zip(*points, strict=True)]
-    u = rng.standard_normal((500, SHAPE[1]))
-    linear = as_loss(loss).value(np.einsum("mnd,md->mn", stacked[3], u), stacked[4]).mean(axis=1)
+@pytest.mark.parametrize(("loss", "m"), OUTPUTS)
+def test_ridge_certificate_is_split_exactly_and_bounds_the_gap_at_random_points(loss, m):
+    """⟨G, ∇(F+R)⟩ − ⟨G, ∇R⟩ is the same number as mean ℓ'(p − uᵀx), whatever R is; at every rank of W."""
+    rng, at = np.random.default_rng(0), point(0, *SHAPE, loss, m)
+    points = [
+        point(seed, *SHAPE, loss, m, w_norm=10.0 ** rng.uniform(-3, 2), rank=None if m is None else 1 + seed % m)
+        for seed in range(500)
+    ]
+    u = rng.standard_normal((500, *at.W.shape))
     ridge = 10.0 ** rng.uniform(-3, 1, (2, 500))
-    terms = jax.jit(jax.vmap(partial(ridge_gap_certificate_terms, loss=as_loss(loss))))(*stacked, u, linear, *ridge)
-    scale = np.abs(terms.stationarity_term) + np.abs(terms.ridge_term)
-    np.testing.assert_array_less(
-        np.abs(terms.stationarity_term + terms.ridge_term - terms.certificate), 1e-12 * (1 + scale)
-    )
-    assert np.all(terms.gap <= terms.certificate + 1e-12 * (1 + scale))
-    assert np.all(terms.certificate <= terms.frobenius_bound + 1e-12 * (1 + scale))
-    assert np.all(terms.regularized_gap <= terms.regularized_certificate + 1e-12 * (1 + scale))
-    difference = terms.regularized_certificate - terms.certificate - (terms.regularized_gap - terms.gap)
-    np.testing.assert_allclose(difference, 0.0, atol=1e-10 * np.max(scale))
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(at, u, *ridge):
+        return gap_certificate(at, u, at.loss.value(at.X @ u.T, at.y).mean(), Ridge(*ridge))
+
+    terms = evaluate(stacked(points), u, *ridge)
+    size = 1 + np.abs(terms.gradient_term) + np.abs(terms.rank_term) + np.abs(terms.ridge_term)
+    split = terms.gradient_term + terms.rank_term + terms.ridge_term
+    np.testing.assert_array_less(np.abs(split - terms.gap_certificate), 1e-12 * size)
+    assert np.all(terms.linear_predictor_gap <= terms.gap_certificate + 1e-12 * size)
+    assert np.all(terms.gap_certificate <= terms.frobenius_bound + 1e-12 * size)
+    assert np.all(terms.regularized_gap <= terms.regularized_certificate + 1e-12 * size)
+    difference = terms.regularized_certificate - terms.gap_certificate
+    difference = difference - (terms.regularized_gap - terms.linear_predictor_gap)
+    np.testing.assert_allclose(difference, 0.0, atol=1e-10 * np.max(size - 1))
 
 
-def test_ridge_certificate_at_zero_weights_holds_without_its_split():
-    certificate = ridge_gap_certificate(
-        *scalar_point(0.0, -1.0), loss="squared", linear_fit=SCALAR_FIT, ridge_w=0.1, ridge_V=0.1
-    )
-    assert np.isnan([certificate.stationarity_term, certificate.ridge_term]).all()
-    assert certificate.frobenius_bound == np.inf
-    assert certificate.gap <= certificate.certificate == 1.0
+def test_ridge_certificate_at_zero_weights_holds_with_a_rank_term():
+    certificate = resflow.certify(scalar_point(0.0, -1.0), SCALAR_FIT, ridge_W=0.1, ridge_V=0.1)
+    split = certificate.gradient_term + certificate.rank_term + certificate.ridge_term
+    assert certificate.linear_predictor_gap <= split == certificate.gap_certificate == 1.0
+    assert certificate.gap_certificate <= certificate.frobenius_bound
+    assert certificate.theorem1_bound == np.inf
 
 
-def test_ridge_verdict_rests_on_the_regularised_gradient_and_hessian():
-    arrays = point(0, *SHAPE, "logistic")
-    fit = fit_linear_predictor(arrays.X, arrays.y, ridge=0.3)
-    report = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-3, ridge_w=0.3, ridge_V=0.2)
-    W = np.concatenate([arrays.w, arrays.V.ravel()])
-    value, gradient = jax.jit(jax.value_and_grad(objective), static_argnums=4)(W, *arrays[2:], "logistic", 0.3, 0.2)
-    (hessian,) = dense_hessians([arrays], "logistic", 0.3, 0.2)
-    linear = objective(np.concatenate([fit.w, 0 * arrays.V.ravel()]), *arrays[2:], "logistic", 0.3, 0.2)
-    np.testing.assert_allclose(report.grad_norm, np.linalg.norm(gradient), rtol=1e-12)
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_ridge_verdict_rests_on_the_regularised_gradient_and_hessian(loss, m):
+    at = point(0, *SHAPE, loss, m)
+    fit = resflow.fit_linear_predictor(at.X, at.y, loss=loss, ridge=0.3)
+    report = resflow.analyze(at, fit, epsilon=1e-3, ridge_W=0.3, ridge_V=0.2)
+    value, linear = (objective(flat(*pair), at, 0.3, 0.2) for pair in ((at.W, at.V), (fit.W, 0 * at.V)))
+    (hessian,) = dense_hessians([at], 0.3, 0.2)
+    np.testing.assert_allclose(report.grad_norm, np.linalg.norm(gradient(at, 0.3, 0.2)), rtol=1e-12)
     np.testing.assert_allclose(report.lambda_min, np.linalg.eigvalsh(hessian)[0], rtol=1e-10)
-    np.testing.assert_allclose([report.objective, report.gap], [value, value - linear], rtol=1e-12)
+    np.testing.assert_allclose([report.objective, report.linear_predictor_gap], [value, value - linear], rtol=1e-12)
     assert report.gap_allowed == np.inf
 
 
@@ -337,117 +340,117 @@ def test_verdicts_are_exhaustive_and_mutually_exclusive():
 def test_residual_units_are_never_above_linear_at_vanishing_epsilon_within_a_bounded_radius(loss):
     """5,400 stationary points in all, with ‖V‖ up to 100: as ε falls every one is a strict saddle, not one an SOPSP."""
     n, d, k = SHAPE
-    arrays = saddle(0, n, d, k, loss)
-    fit = linear_fit(arrays, loss)
-    rng = np.random.default_rng(0)
-    g = as_loss(loss).derivative(np.zeros(n), arrays.y) @ arrays.features
+    at = saddle(point(0, n, d, k, loss))
+    fit = FitEvidence.of(linear_fit(at))
+    rng, g = np.random.default_rng(0), at.slopes @ at.features
     unseen = np.eye(k) - np.outer(g, g) / (g @ g)
-    V = arrays.V + 10.0 ** rng.uniform(-3, 1.5, (1800, 1, 1)) * rng.standard_normal((1800, d, k)) @ unseen
+    V = at.V + 10.0 ** rng.uniform(-3, 1.5, (1800, 1, 1)) * rng.standard_normal((1800, d, k)) @ unseen
     epsilon = np.tile([0.0, 1e-20, 1e-18, 1e-16, 1e-15, 1e-14], 300)
-    linear = (fit.w, fit.objective, fit.suboptimality, fit.converged)
 
     @jax.jit
-    def analyse(V, epsilon, samples):
-        one = partial(stationarity_terms, loss=as_loss(loss))
-        return jax.lax.map(lambda point: one(arrays.w, point[0], *samples, *linear, point[1]), (V, epsilon))
+    def analyse(V, epsilon, at):
+        return jax.lax.map(lambda share: stationarity_terms(at.at(at.W, share[0]), fit, share[1]), (V, epsilon))
 
-    terms = analyse(V, epsilon, arrays[2:])
+    terms = analyse(V, epsilon, at)
     assert 60 < terms.V_norm.max() < 200
     assert np.all(terms.grad_norm <= terms.grad_error)
-    assert np.all(terms.gap > terms.gap_error)
+    assert np.all(terms.linear_predictor_gap > terms.gap_error)
     assert np.all(terms.verdict == VERDICTS.index("strict_saddle"))
 
 
-def test_batched_terms_agree_with_single_reports():
-    points = [point(seed, *SHAPE, "logistic") for seed in range(6)] + [
-        saddle(seed, *SHAPE, "logistic") for seed in range(6)
-    ]
-    fits = [linear_fit(arrays, "logistic") for arrays in points]
-    stacked = [np.stack(arrays) for arrays in zip(*points, strict=True)]
-    linear = [
-        np.array([getattr(fit, name) for fit in fits]) for name in ("w", "objective", "suboptimality", "converged")
-    ]
-    batched = jax.jit(jax.vmap(partial(stationarity_terms, epsilon=1e-10, loss=as_loss("logistic"))))(*stacked, *linear)
-    for row, (arrays, fit) in enumerate(zip(points, fits, strict=True)):
-        report = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-10)
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_batched_terms_agree_with_single_reports(loss, m):
+    points = [point(seed, *SHAPE, loss, m) for seed in range(6)]
+    points += [saddle(point(seed, *SHAPE, loss, m), rank=0 if m is None else seed % 2) for seed in range(6)]
+    fits = [linear_fit(at) for at in points]
+    linear = jax.tree.map(lambda *leaves: np.array(leaves), *map(FitEvidence.of, fits))
+    batched = jax.jit(jax.vmap(partial(stationarity_terms, epsilon=1e-10)))(stacked(points), linear)
+    for row, (at, fit) in enumerate(zip(points, fits, strict=True)):
+        report = resflow.analyze(at, fit, epsilon=1e-10)
         assert VERDICTS[batched.verdict[row]] == report.verdict
-        for name in ("objective", "gap", "lambda_min", "curvature_tolerance", "certificate", "gap_allowed"):
+        names = "objective", "linear_predictor_gap", "lambda_min", "curvature_tolerance", "gap_certificate"
+        for name in (*names, "gap_allowed"):
             np.testing.assert_allclose(getattr(batched, name)[row], getattr(report, name), rtol=1e-9)
     assert set(np.asarray(batched.verdict)) == {0, 1}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_float32_arrays_get_the_verdict_that_they_get_as_float64(loss):
+@pytest.mark.parametrize(("loss", "m"), OUTPUTS)
+def test_float32_arrays_get_the_verdict_that_they_get_as_float64(loss, m):
     """Points around stationary ones, where float32 knows the gradient to no more than ε."""
     fits = {}
     for seed in range(12):
-        arrays = saddle(seed % 3, *SHAPE, loss) if seed % 2 else point(seed % 3, *SHAPE, loss, gamma=1e-6)
-        single = [jnp.asarray(array, jnp.float32) for array in arrays]
-        double = [np.asarray(array, np.float64) for array in single]
-        fit = fits.setdefault(seed % 6, linear_fit(Point(*double), loss))
-        options = {"loss": loss, "linear_fit": fit, "epsilon": 10.0 ** -(5 + seed // 2)}
-        ours, theirs = analyze_point(*single, **options), analyze_point(*double, **options)
+        at = point(seed % 3, *SHAPE, loss, m, gamma=None if seed % 2 else 1e-6)
+        single = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), saddle(at) if seed % 2 else at)
+        double = jax.tree.map(lambda array: np.asarray(array, np.float64), single)
+        fit = fits.setdefault(seed % 6, linear_fit(double))
+        epsilon = 10.0 ** -(5 + seed // 2)
+        ours, theirs = (resflow.analyze(each, fit, epsilon=epsilon) for each in (single, double))
         assert str(ours) == str(theirs)
         assert ours.grad_error < 1e-12
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_without_float64_no_verdict_rests_on_what_float32_cannot_tell(loss):
+@pytest.mark.parametrize(("loss", "m"), OUTPUTS)
+def test_without_float64_no_verdict_rests_on_what_float32_cannot_tell(loss, m):
     """Where JAX has float64 switched off: inconclusive, or the verdict that float64 comes to."""
-    points = [saddle(seed, *SHAPE, loss) for seed in range(3)]
-    points += [point(seed, *SHAPE, loss, gamma=10.0**-seed) for seed in range(3, 8)]
-    fit = linear_fit(points[0], loss)
-    linear = (fit.w, fit.objective, 0.0, True)
-    options = {"loss": as_loss(loss), "mu2": 1.0}
-    single = [[np.asarray(array, np.float32) for array in arrays] for arrays in points]
-    judge = jax.jit(partial(stationarity_terms, **options))
-    told = 0
-    for arrays in single:
+    points = [saddle(point(seed, *SHAPE, loss, m)) for seed in range(3)]
+    points += [point(seed, *SHAPE, loss, m, gamma=10.0**-seed) for seed in range(3, 8)]
+    fit = linear_fit(points[0])
+    linear = FitEvidence(fit.W, fit.objective, 0.0, True)
+    judge, told = jax.jit(partial(stationarity_terms, mu2=1.0)), 0
+    for at in points:
+        single = jax.tree.map(lambda array: np.asarray(array, np.float32), at)
         for epsilon in (1e-8, 1e-6, 1e-4, 10.0):
-            truth = judge(*(jnp.asarray(array, float) for array in arrays), *linear, epsilon).verdict
+            truth = judge(jax.tree.map(lambda array: jnp.asarray(array, float), single), linear, epsilon).verdict
             with jax.enable_x64(False):
-                terms = judge(*map(jnp.asarray, arrays), *(jnp.asarray(value, jnp.float32) for value in linear[:3]),
-                              True, jnp.asarray(epsilon, jnp.float32))  # fmt: skip
-            assert terms.gap.dtype == jnp.float32
+                here = FitEvidence(*(jnp.asarray(value, jnp.float32) for value in linear[:3]), True)
+                terms = judge(jax.tree.map(jnp.asarray, single), here, jnp.asarray(epsilon, jnp.float32))
+            assert terms.linear_predictor_gap.dtype == jnp.float32
             if VERDICTS[terms.verdict] != "inconclusive":
                 told += 1
                 assert terms.verdict == truth, (VERDICTS[terms.verdict], VERDICTS[truth], epsilon)
     assert told > 10
 
 
-def test_threshold_uses_the_given_constant_or_that_of_the_points_own_ball():
-    arrays = saddle(0, *SHAPE, "logistic")
-    fit = linear_fit(arrays, "logistic")
-    report = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-6)
-    radius = max(np.linalg.norm(arrays.w), np.linalg.norm(arrays.V, 2))
-    expected = lipschitz_constants(*arrays[2:], loss="logistic", radius=radius).mu2
+@pytest.mark.parametrize(("loss", "m"), [("logistic", None), ("softmax", 3)])
+def test_threshold_uses_the_given_constant_or_that_of_the_points_own_ball(loss, m):
+    at = saddle(point(0, *SHAPE, loss, m))
+    fit = linear_fit(at)
+    report = resflow.analyze(at, fit, epsilon=1e-6)
+    expected = lipschitz_constants(at, max(np.linalg.norm(at.rows, 2), np.linalg.norm(at.V, 2))).mu2
     np.testing.assert_allclose([report.mu2, report.curvature_tolerance], [expected, np.sqrt(expected * 1e-6)])
-    given = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1e-6, mu2=4.0)
+    given = resflow.analyze(at, fit, epsilon=1e-6, mu2=4.0)
     assert (given.mu2, given.curvature_tolerance) == (4.0, 2e-3)
-    above = analyze_point(*arrays, loss="logistic", linear_fit=fit, epsilon=1.0, mu2=1.0)
+    above = resflow.analyze(at, fit, epsilon=1.0, mu2=1.0)
     assert above.verdict == "sopsp_above_linear"
     assert above.allowed_by_theory
 
 
+def test_theorem_3_does_not_speak_of_several_outputs():
+    at = saddle(point(0, *SHAPE, "softmax", 3))
+    report = resflow.analyze(at, linear_fit(at), epsilon=1e-6)
+    assert np.isnan(report.gap_allowed)
+    assert "no bound applies: Theorem 3 is about residual units of one output" in str(report)
+
+
 def test_linear_fit_that_did_not_converge_leaves_above_and_below_open():
-    unfinished = SCALAR_FIT._replace(converged=False)
-    above = scalar_analysis(0.0, -1e3, f=1e-3, epsilon=1.0, linear_fit=unfinished)
-    below = scalar_analysis(1.0, 0.0, epsilon=1e-6, linear_fit=unfinished)
+    unfinished = SCALAR_FIT._replace(status=Status.ITERATION_LIMIT)
+    above = scalar_analysis(0.0, -1e3, f=1e-3, epsilon=1.0, fit=unfinished)
+    below = scalar_analysis(1.0, 0.0, epsilon=1e-6, fit=unfinished)
     assert (above.verdict, below.verdict) == ("inconclusive", "inconclusive")
     assert "the linear fit" in str(above)
-    assert scalar_analysis(0.0, -1.0, epsilon=0.0, linear_fit=unfinished).verdict == "strict_saddle"
+    assert scalar_analysis(0.0, -1.0, epsilon=0.0, fit=unfinished).verdict == "strict_saddle"
     assert scalar_analysis(1.0, 0.0, epsilon=1e-6).verdict == "sopsp_at_or_below_linear"
 
 
 def test_gap_within_the_linear_fits_suboptimality_counts_as_zero():
     rough = SCALAR_FIT._replace(suboptimality=0.6)
-    report = scalar_analysis(0.0, -1e3, f=1e-3, epsilon=1.0, linear_fit=rough)
+    report = scalar_analysis(0.0, -1e3, f=1e-3, epsilon=1.0, fit=rough)
     assert report.verdict == "sopsp_at_or_below_linear"
     assert report.gap_error >= 0.6
 
 
 def test_general_verdict_serves_models_without_exact_spectrum():
-    evidence = {"objective": 0.7, "gap": 0.1, "grad_norm": 0.0, "epsilon": 1e-8}
+    evidence = {"objective": 0.7, "linear_predictor_gap": 0.1, "grad_norm": 0.0, "epsilon": 1e-8}
     dead = stationarity_verdict(**evidence, lambda_interval=(0.0, 0.0))
     assert dead.verdict == "sopsp_above_linear"
     assert dead.allowed_by_theory
@@ -456,12 +459,12 @@ def test_general_verdict_serves_models_without_exact_spectrum():
     assert straddling.verdict == "inconclusive"
     assert "straddles" in str(straddling)
     assert stationarity_verdict(**evidence, lambda_interval=(-1e-2, -1e-3)).verdict == "strict_saddle"
-    below = evidence | {"gap": -0.1}
+    below = evidence | {"linear_predictor_gap": -0.1}
     assert stationarity_verdict(**below, lambda_interval=(-5e-5, 1.0)).verdict == "sopsp_at_or_below_linear"
     assert stationarity_verdict(**below | {"grad_norm": 1.0}, lambda_interval=(0.0, 1.0)).verdict == "not_stationary"
     nowhere = [
         stationarity_verdict(**below | {"grad_norm": np.nan}, lambda_interval=(0.0, 1.0)),
-        stationarity_verdict(**below | {"gap": np.inf}, lambda_interval=(0.0, 1.0)),
+        stationarity_verdict(**below | {"linear_predictor_gap": np.inf}, lambda_interval=(0.0, 1.0)),
         stationarity_verdict(**evidence, lambda_interval=(np.nan, np.nan)),
     ]
     assert [report.verdict for report in nowhere] == ["not_finite"] * 3
@@ -473,18 +476,18 @@ def test_general_verdict_serves_models_without_exact_spectrum():
 
 def test_rounding_alone_never_makes_a_counterexample():
     """Above linear with λ_min between −rounding and +rounding of the threshold: open; at or below: settled."""
-    evidence = {"objective": 1.0, "grad_norm": 0.0, "epsilon": 0.0, "lambda_error": 1e-12}
+    evidence = {"objective": 1.0, "grad_norm": 0.0, "epsilon": 0.0, "lambda_min_error": 1e-12}
     interval = {"lambda_interval": (-1e-13, -1e-14)}
-    above = stationarity_verdict(**evidence, **interval, gap=0.1)
+    above = stationarity_verdict(**evidence, **interval, linear_predictor_gap=0.1)
     assert above.verdict == "inconclusive"
     assert "within rounding" in str(above)
-    assert stationarity_verdict(**evidence, **interval, gap=-0.1).verdict == "sopsp_at_or_below_linear"
+    assert stationarity_verdict(**evidence, **interval, linear_predictor_gap=-0.1).verdict == "sopsp_at_or_below_linear"
 
 
 def test_impossible_verdict_is_said_to_be_impossible(monkeypatch):
     """What Theorem 3 forbids: a linear fit of other data, were it not refused."""
     monkeypatch.setattr("resflow.stationarity.report.check_baseline", lambda *_, **__: None)
-    report = scalar_analysis(1.0, 0.0, epsilon=1e-8, linear_fit=SCALAR_FIT._replace(objective=-1.0))
+    report = scalar_analysis(1.0, 0.0, epsilon=1e-8, fit=SCALAR_FIT._replace(objective=-1.0))
     assert report.verdict == "sopsp_above_linear"
     assert not report.allowed_by_theory
     assert "impossible" in str(report)
@@ -506,7 +509,7 @@ def test_report_explains_itself_with_its_numbers():
         ({"epsilon": np.inf}, "epsilon=inf"),
         ({"epsilon": 0.1, "mu2": -1.0}, "mu2=-1.0"),
         ({"epsilon": 0.1, "ridge_V": -1.0}, "ridge_V=-1.0"),
-        ({"epsilon": 0.1, "ridge_w": 0.5}, "linear_fit has ridge=0.0, but ridge_w=0.5"),
+        ({"epsilon": 0.1, "ridge_W": 0.5}, "the linear fit has ridge=0.0, but ridge_W=0.5"),
     ],
 )
 def test_bad_input_is_named(options, message):
@@ -527,10 +530,10 @@ def test_loss_without_constants_needs_a_given_one():
         def second_derivative(self, p, y):
             return 12 * (p - y) ** 2
 
-    fit = fit_linear_predictor(*scalar_point(0.0, -1.0)[3:], loss=Quartic())
-    options = {"loss": Quartic(), "linear_fit": fit, "epsilon": 1e-6}
+    at = scalar_point(0.0, -1.0, loss=Quartic())
+    fit = resflow.fit_linear_predictor(at.X, at.y, loss=Quartic())
     with pytest.raises(InvalidInputError, match="quartic loss has no curvature"):
-        analyze_point(*scalar_point(0.0, -1.0), **options)
-    report = analyze_point(*scalar_point(0.0, -1.0), **options, mu2=1.0)
+        resflow.analyze(at, fit, epsilon=1e-6)
+    report = resflow.analyze(at, fit, epsilon=1e-6, mu2=1.0)
     assert report.verdict == "strict_saddle"
     assert np.isnan(report.gap_allowed)

@@ -20,7 +20,7 @@ __all__ = ["SmallestEigenvalue", "smallest_partial_eigenvalue"]
 
 _MAX_FACTORIZATIONS = 40
 _PATIENCE = 12  # factorisations, before rounding is taken for a reason to stop
-_LANCZOS_STEPS = 12
+_LANCZOS_STEPS = 12  # an output, up to four of them: as many eigenvalues may lie close together
 
 
 class SmallestEigenvalue(NamedTuple):
@@ -34,11 +34,11 @@ class SmallestEigenvalue(NamedTuple):
         lambda_min: The Rayleigh quotient of the direction.
         lambda_min_lower: No eigenvalue lies below: from a Cholesky factorisation, or from ‖R‖; from that alone where it
             is below 1e-138 (1e-17 in float32), and then not converged.
-        lambda_min_upper: An eigenvalue lies at or below: the same number as `lambda_min`.
+        lambda_min_upper: An eigenvalue lies at or below: the Rayleigh quotient, the same number as `lambda_min`.
         lambda_min_residual: ‖Hv − λv‖ for the direction v, of norm 1, with Hv a product with the samples themselves.
         direction: v, its part in W, of W's shape, and in V.
-        converged: True if their difference is within the tolerance, relative to the larger of the two; in float32 only
-            if `rounding` is so as well, as there it decides how many digits are right.
+        converged: True if the two ends differ by no more than the tolerance, relative to the larger; in float32 only if
+            `rounding` is so as well, as there it decides how many digits are right.
         rounding: Estimate of the effect on `lambda_min` of rounding in the predictions, in the sums over samples and in
             the ridge terms.
         factorizations: Cholesky factorisations that it took.
@@ -77,7 +77,7 @@ def smallest_partial_eigenvalue(
         InvalidInputError: If a ridge coefficient or rtol is out of range.
 
     References:
-        The setting is that of Shamir 2018 (arXiv:1804.06739), section 3 and appendix; the bracket is this project's.
+        The setting is that of Shamir 2018 (arXiv:1804.06739), section 3 and appendix; the bracket is new here.
     """
     check_ridge(ridge_W, ridge_V)
     if rtol is None:
@@ -123,6 +123,11 @@ class _Form(NamedTuple):
     complement: jax.Array  # I − QQᵀ
     u: jax.Array  # some unit vector orthogonal to Q, zero if there is none
 
+    @property
+    def lanczos_steps(self) -> int:
+        """At most so many between two factorisations."""
+        return min(self.K.shape[0], _LANCZOS_STEPS * min(self.u.shape[0], 4))
+
     def project(self, x):
         """The rows of A without their part in Q's span."""
         m, d = self.u.shape
@@ -140,7 +145,7 @@ class _Form(NamedTuple):
         return S
 
     def rayleigh(self, x):
-        """The smallest Rayleigh quotient in the span of (x, 0) and (0, u), u_j = γ_j Pa_j, and its vector of norm 1."""
+        """The least Rayleigh quotient on the span of (x, 0) and (0, u), u_j = γ_j Pa_j, and its vector, of norm 1."""
         h = x @ (self.K @ x)
         if not self.has_u:
             return h, x, self.u
@@ -285,7 +290,7 @@ def _improve(form: _Form, factor, state: _Bracket, *, rtol):
     """
     far = state.count == 0
     closed = _is_closed(state.shift, state.upper, rtol)
-    steps = jnp.where(closed, 1, min(factor.shape[0], _LANCZOS_STEPS))  # one is inverse iteration: a last polish
+    steps = jnp.where(closed, 1, form.lanczos_steps)  # one is inverse iteration: a last polish
 
     def solve(b):
         half = jax.lax.linalg.triangular_solve(factor, b[:, None], left_side=True, lower=True)
@@ -303,7 +308,7 @@ def _improve(form: _Form, factor, state: _Bracket, *, rtol):
             scaled = jnp.sqrt(weight / weight[0])[:, None] * along - inverse * along
             return (inverse * x).at[: along.size].add(scaled.ravel())
 
-        x = solve(root_M(_lanczos(lambda y: root_M(solve(root_M(y))), root_M(start), steps)))
+        x = solve(root_M(_lanczos(lambda y: root_M(solve(root_M(y))), root_M(start), steps, form.lanczos_steps)))
         x = x / jnp.max(jnp.abs(x))
         x = x / jnp.linalg.norm(x)
         value, x_part, u_part = form.rayleigh(x)
@@ -311,16 +316,17 @@ def _improve(form: _Form, factor, state: _Bracket, *, rtol):
 
     begin = (state.estimate, jnp.zeros_like(state.upper), state.start, state.x, state.u)
     value, change, _, x, u = jax.lax.fori_loop(0, jnp.where(far & ~closed, 2, 1), improve, begin)
-    better = value < state.upper
-    upper, x, u = jnp.minimum(value, state.upper), jnp.where(better, x, state.x), jnp.where(better, u, state.u)
+    # Of quotients that are equal but for rounding the newer one's vector: its residual is the smaller.
+    better = value <= state.upper + 8.0 * jnp.finfo(value.dtype).eps * jnp.abs(state.upper)
+    upper, x, u = (jnp.where(better, new, old) for new, old in ((value, state.upper), (x, state.x), (u, state.u)))
     # A factor a hundredth away makes the next iteration converge; one that fails is lost.
     margin = jnp.where(far & (change > 1e-3 * rtol * jnp.abs(upper)), 32.0 * change + 1e-2 * jnp.abs(upper), 0.0)
     return upper, x, u, margin
 
 
-def _lanczos(operator, start, steps):
-    """The vector of the largest Ritz value of a symmetric operator, after so many steps, orthogonalised in full."""
-    size, eps = min(start.size, _LANCZOS_STEPS), jnp.finfo(start.dtype).eps
+def _lanczos(operator, start, steps, size: int):
+    """The vector of the largest Ritz value of a symmetric operator after steps ≤ size steps, orthogonalised in full."""
+    eps = jnp.finfo(start.dtype).eps
 
     def step(j, carry):
         basis, T = carry

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resflow.spectrum.partial import partial_spectrum
-from resflow.spectrum.smallest_eigenvalue import smallest_partial_eigenvalue
+import resflow
+from resflow import Point
 from tests.benchmarks import peers
 from tests.benchmarks.measure import in_new_process, keep, product_rate, timed
 from tests.benchmarks.table import write_table
-from tests.problems import Point, point
+from tests.problems import point, stacked
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own deprecations
 
@@ -28,19 +28,15 @@ SLOW = 20_000  # parameters from which a slow peer is called once only
 DENSE = 4_000  # parameters up to which the dense Hessian is formed
 
 
-def on_device(arrays: Point) -> Point:
-    return Point(*map(jnp.asarray, arrays))
-
-
-def ours(arrays: Point):
-    return smallest_partial_eigenvalue(*arrays, loss="logistic")
+def on_device(at: Point) -> Point:
+    return jax.tree.map(jnp.asarray, at)
 
 
 def bracket(found) -> dict[str, float | int | bool]:
     return {
-        "value": float(found.value),
-        "width": float((found.upper - found.lower) / abs(found.lower)),
-        "residual": float(found.residual),
+        "value": float(found.lambda_min),
+        "width": float((found.lambda_min_upper - found.lambda_min_lower) / abs(found.lambda_min_lower)),
+        "residual": float(found.lambda_min_residual),
         "rounding": float(found.rounding),
         "factorizations": int(found.factorizations),
         "converged": bool(found.converged),
@@ -58,35 +54,35 @@ def compare(candidates: dict[str, tuple[peers.Peer, int]], value: float) -> dict
 
 @pytest.mark.parametrize(("d", "k"), SIZES)
 def test_smallest_eigenvalue_of_a_random_point(d, k, benchmark):
-    arrays = point(0, N, d, k, "logistic")
-    here = on_device(arrays)
+    at = point(0, N, d, k, "logistic")
+    here = on_device(at)
     rounds = 5 if d * k > SLOW else 25
-    ours(here)
-    found, seconds, gib = timed(lambda: ours(here), rounds)
-    benchmark.pedantic(lambda: jax.block_until_ready(ours(here)), rounds=rounds)
+    resflow.smallest_eigenvalue(here)
+    found, seconds, gib = timed(lambda: resflow.smallest_eigenvalue(here), rounds)
+    benchmark.pedantic(lambda: jax.block_until_ready(resflow.smallest_eigenvalue(here)), rounds=rounds)
     assert found.converged
 
     few = 1 if d * k > SLOW else 3
     candidates = {
         "all eigenvalues of the reduced matrix": (_all_eigenvalues(here), few),
-        "eigsh, cached features": (peers.cached_features(arrays), 3),
-        "eigsh, jvp of grad": (peers.jvp_of_grad(arrays), few),
-        "matfree, 96 steps": (peers.matrix_free(arrays), few),
+        "eigsh, cached features": (peers.cached_features(at), 3),
+        "eigsh, jvp of grad": (peers.jvp_of_grad(at), few),
+        "matfree, 96 steps": (peers.matrix_free(at), few),
     }
     if d + d * k <= DENSE:
-        candidates["dense jax.hessian"] = (peers.dense_hessian(arrays), few)
+        candidates["dense jax.hessian"] = (peers.dense_hessian(at), few)
     if _has_curvlinops():
-        candidates["eigsh, curvlinops"] = (peers.curvature_operators(arrays), few)
-    rows = compare(candidates, float(found.value))
+        candidates["eigsh, curvlinops"] = (peers.curvature_operators(at), few)
+    rows = compare(candidates, float(found.lambda_min))
     operations = N * (d + k) ** 2 + 2 * N * d * k + int(found.factorizations) * (d + k) ** 3 / 3
     own = bracket(found) | {"seconds": seconds, "gib": gib, "floor": operations / product_rate()}
     keep(f"random {d} {k}", {"d": d, "k": k, "n": N, "ours": own, "peers": rows})
     benchmark.extra_info.update({name: row["seconds"] / seconds for name, row in rows.items()})
 
 
-def _all_eigenvalues(arrays: Point) -> peers.Peer:
-    jax.block_until_ready(partial_spectrum(*arrays, loss="logistic").eigenvalues)
-    return lambda: peers.Outcome(float(partial_spectrum(*arrays, loss="logistic").eigenvalues[0]))
+def _all_eigenvalues(at: Point) -> peers.Peer:
+    jax.block_until_ready(resflow.spectrum(at).eigenvalues)
+    return lambda: peers.Outcome(float(resflow.spectrum(at).eigenvalues[0]))
 
 
 def _has_curvlinops() -> bool:
@@ -95,21 +91,21 @@ def _has_curvlinops() -> bool:
 
 def test_smallest_eigenvalue_near_stationarity(benchmark):
     (d, k), gamma, most_products = (100, 256), 2e-3, 30_000
-    arrays = point(0, N, d, k, "logistic", gamma=gamma)
-    here = on_device(arrays)
-    ours(here)
-    found, seconds, gib = timed(lambda: ours(here), 25)
-    benchmark.pedantic(lambda: jax.block_until_ready(ours(here)), rounds=25)
+    at = point(0, N, d, k, "logistic", gamma=gamma)
+    here = on_device(at)
+    resflow.smallest_eigenvalue(here)
+    found, seconds, gib = timed(lambda: resflow.smallest_eigenvalue(here), 25)
+    benchmark.pedantic(lambda: jax.block_until_ready(resflow.smallest_eigenvalue(here)), rounds=25)
     assert found.converged
     candidates = {
         "all eigenvalues of the reduced matrix": (_all_eigenvalues(here), 3),
         f"eigsh, cached features, stopped at {most_products:,} products": (
-            peers.cached_features(arrays, max_products=most_products),
+            peers.cached_features(at, max_products=most_products),
             1,
         ),
-        "matfree, 96 steps": (peers.matrix_free(arrays), 3),
+        "matfree, 96 steps": (peers.matrix_free(at), 3),
     }
-    rows = compare(candidates, float(found.value))
+    rows = compare(candidates, float(found.lambda_min))
     own = bracket(found) | {"seconds": seconds, "gib": gib}
     keep("near stationarity", {"d": d, "k": k, "n": N, "gamma": gamma, "ours": own, "peers": rows})
 
@@ -117,32 +113,31 @@ def test_smallest_eigenvalue_near_stationarity(benchmark):
 def test_population_of_small_units(benchmark):
     (d, k), n, size = (20, 32), 1000, 64
     points = [point(seed, n, d, k, "logistic") for seed in range(size)]
-    w, V, features = (jnp.stack([jnp.asarray(arrays[i]) for arrays in points]) for i in range(3))
-    X, y = jnp.asarray(points[0].X), jnp.asarray(points[0].y)
+    population, samples = stacked(points), on_device(points[0])
+    population = population.W, population.V, population.features
 
-    def at_one(X, y, unit):
-        return smallest_partial_eigenvalue(*unit, X, y, loss="logistic")
+    def at_one(samples, unit):
+        return resflow.smallest_eigenvalue(samples.at(*unit[:2]).part(unit[2], samples.X, samples.y))
 
-    one_by_one = jax.jit(lambda units, X, y: jax.lax.map(partial(at_one, X, y), units))
-    in_lockstep = jax.jit(lambda units, X, y: jax.vmap(partial(at_one, X, y))(units))
+    one_by_one = jax.jit(lambda units, samples: jax.lax.map(partial(at_one, samples), units))
+    in_lockstep = jax.jit(lambda units, samples: jax.vmap(partial(at_one, samples))(units))
     numbers = {}
     for name, function in (("lax.map", one_by_one), ("vmap", in_lockstep)):
-        found = function((w, V, features), X, y)
+        found = function(population, samples)
         assert found.converged.all()
-        numbers[name] = timed(lambda: function((w, V, features), X, y), 5).seconds / size  # noqa: B023
-    benchmark.pedantic(lambda: jax.block_until_ready(one_by_one((w, V, features), X, y)), rounds=5)
+        numbers[name] = timed(lambda: function(population, samples), 5).seconds / size  # noqa: B023
+    benchmark.pedantic(lambda: jax.block_until_ready(one_by_one(population, samples)), rounds=5)
     keep("population", {"d": d, "k": k, "n": n, "size": size, "seconds": numbers})
 
 
 FIRST_CALL = """
 import json, time, jax, numpy as np
 jax.config.update("jax_enable_x64", True)
-from resflow import smallest_partial_eigenvalue
+from resflow import smallest_eigenvalue
 from tests.benchmarks.measure import timed
 from tests.problems import point
-arrays = [jax.numpy.asarray(array) for array in point(0, 2000, {d}, {k}, "logistic")]
-jax.block_until_ready(arrays)
-first = timed(lambda: smallest_partial_eigenvalue(*arrays, loss="logistic"), 1)
+at = jax.block_until_ready(jax.tree.map(jax.numpy.asarray, point(0, 2000, {d}, {k}, "logistic")))
+first = timed(lambda: smallest_eigenvalue(at), 1)
 print(json.dumps({{"seconds": first.seconds, "gib": first.gib}}))
 """
 
@@ -164,7 +159,7 @@ n, d, k = 10**6, 100, 256
 X, features = rng.standard_normal((n, d)), np.tanh(rng.standard_normal((n, k)))
 y = np.sign(rng.standard_normal(n))
 w, V = rng.standard_normal(d) / 10, rng.standard_normal((d, k)) / 160
-found = timed(lambda: resflow.smallest_partial_eigenvalue(w, V, features, X, y, loss="logistic"), 1)
+found = timed(lambda: resflow.smallest_eigenvalue(resflow.Point(w, V, features, X, y, "logistic")), 1)
 numbers = {"seconds": found.seconds, "gib": found.gib, "converged": bool(found.result.converged)}
 print(json.dumps(numbers | {"n": n, "d": d, "k": k, "data_gib": (X.nbytes + features.nbytes + y.nbytes) / 2**30}))
 """

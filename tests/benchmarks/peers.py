@@ -12,8 +12,9 @@ import numpy as np
 from matfree import decomp, eig
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from resflow import Point
 from resflow.losses import Logistic
-from tests.problems import Point, objective
+from tests.problems import flat, objective
 
 LOSS = Logistic()
 
@@ -67,32 +68,29 @@ def _cached_product(v, curvature, g, w, V, features, X):
     return jnp.concatenate([t @ X + V @ along + B @ g, (jnp.outer(w, along) + jnp.outer(a, g)).ravel()])
 
 
-def cached_features(arrays: Point, max_products: int | None = None) -> Peer:
+def cached_features(at: Point, max_products: int | None = None) -> Peer:
     """eigsh on a product whose features, slopes and curvatures are computed once, by hand."""
-    w, V, features, X, y = map(jnp.asarray, arrays)
+    w, V, features, X, y = map(jnp.asarray, (at.W, at.V, at.features, at.X, at.y))
     curvature, g = _at_point(w, V, features, X, y)
     return _eigsh(lambda v: _cached_product(v, curvature, g, w, V, features, X), w.size + V.size, max_products)
 
 
-_objective = partial(objective, loss="logistic")
-
-
 @jax.jit
-def _forward_over_reverse(v, W, features, X, y):
-    return jax.jvp(lambda W: jax.grad(_objective)(W, features, X, y), (W,), (v,))[1]
+def _forward_over_reverse(v, weights, at):
+    return jax.jvp(lambda weights: jax.grad(objective)(weights, at), (weights,), (v,))[1]
 
 
-def _flat(arrays: Point) -> tuple[jax.Array, ...]:
-    return jnp.concatenate([arrays.w, arrays.V.ravel()]), *map(jnp.asarray, arrays[2:])
+def _flat(at: Point) -> tuple[jax.Array, Point]:
+    return flat(at.W, at.V), jax.tree.map(jnp.asarray, at)
 
 
-def jvp_of_grad(arrays: Point) -> Peer:
+def jvp_of_grad(at: Point) -> Peer:
     """eigsh on Hessian-vector products by automatic differentiation, forward over reverse."""
-    W, *data = _flat(arrays)
-    return _eigsh(lambda v: _forward_over_reverse(v, W, *data), W.size)
+    weights, at = _flat(at)
+    return _eigsh(lambda v: _forward_over_reverse(v, weights, at), weights.size)
 
 
-def curvature_operators(arrays: Point) -> Peer:
+def curvature_operators(at: Point) -> Peer:
     """eigsh on the Hessian of curvlinops, by PyTorch's double backward."""
     import torch
     from curvlinops import HessianLinearOperator
@@ -100,40 +98,40 @@ def curvature_operators(arrays: Point) -> Peer:
     class Unit(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.w, self.V = (torch.nn.Parameter(torch.tensor(array)) for array in arrays[:2])
+            self.w, self.V = (torch.nn.Parameter(torch.tensor(array)) for array in (at.W, at.V))
 
         def forward(self, inputs: Any) -> Any:
             d = self.w.shape[0]
             return (inputs[:, :d] + inputs[:, d:] @ self.V.T) @ self.w
 
     unit = Unit()
-    inputs, targets = torch.tensor(np.hstack([arrays.X, arrays.features])), torch.tensor((arrays.y + 1) / 2)
+    inputs, targets = torch.tensor(np.hstack([at.X, at.features])), torch.tensor((at.y + 1) / 2)
     loss, parameters = torch.nn.BCEWithLogitsLoss(), list(unit.parameters())
     hessian = HessianLinearOperator(unit, loss, parameters, [(inputs, targets)], check_deterministic=False).to_scipy()
-    return _eigsh(hessian.matvec, arrays.w.size + arrays.V.size)
+    return _eigsh(hessian.matvec, at.W.size + at.V.size)
 
 
 @partial(jax.jit, static_argnames="steps")
-def _matfree(start, W, features, X, y, *, steps: int):
+def _matfree(start, weights, at, *, steps: int):
     lanczos = eig.eigh_partial(decomp.tridiag_sym(steps, custom_vjp=False))
-    return lanczos(lambda v: _forward_over_reverse(v, W, features, X, y), start)[0][0]
+    return lanczos(lambda v: _forward_over_reverse(v, weights, at), start)[0][0]
 
 
-def matrix_free(arrays: Point, steps: int = 96) -> Peer:
+def matrix_free(at: Point, steps: int = 96) -> Peer:
     """matfree's Lanczos iteration of 96 steps on products by automatic differentiation."""
-    W, *data = _flat(arrays)
-    start = jnp.asarray(np.random.default_rng(0).standard_normal(W.size))
-    jax.block_until_ready(_matfree(start, W, *data, steps=steps))
-    return lambda: Outcome(float(_matfree(start, W, *data, steps=steps)), steps)
+    weights, at = _flat(at)
+    start = jnp.asarray(np.random.default_rng(0).standard_normal(weights.size))
+    jax.block_until_ready(_matfree(start, weights, at, steps=steps))
+    return lambda: Outcome(float(_matfree(start, weights, at, steps=steps)), steps)
 
 
 @jax.jit
-def _dense(W, features, X, y):
-    return jnp.linalg.eigvalsh(jax.hessian(_objective)(W, features, X, y))[0]
+def _dense(weights, at):
+    return jnp.linalg.eigvalsh(jax.hessian(objective)(weights, at))[0]
 
 
-def dense_hessian(arrays: Point) -> Peer:
+def dense_hessian(at: Point) -> Peer:
     """All eigenvalues of the Hessian that jax.hessian gives."""
-    W, *data = _flat(arrays)
-    jax.block_until_ready(_dense(W, *data))
-    return lambda: Outcome(float(_dense(W, *data)))
+    weights, at = _flat(at)
+    jax.block_until_ready(_dense(weights, at))
+    return lambda: Outcome(float(_dense(weights, at)))
