@@ -4,10 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.linear.predictor import fit_linear_predictor
-from resflow.search.atlas import RIDGES, chart_networks, chart_shamirs_example
-from resflow.search.stationary_points import STATUSES, SearchOptions
+from resflow import InvalidInputError, fit_linear_predictor
+from resflow.stationarity.find import STATUSES, SearchOptions
+from resflow.studies.atlas import RIDGES, chart_networks, chart_shamirs_example
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((50, 1))
@@ -18,7 +17,7 @@ OPTIONS = SearchOptions(max_steps=60)
 
 def networks(seed):
     key = jax.random.key(seed)
-    return chart_networks(X, Y, loss="squared", linear_fit=FIT, width=3, starts=400, key=key, options=OPTIONS)
+    return chart_networks(X, Y, loss="squared", fit=FIT, width=3, starts=400, key=key, options=OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_residual_unit_has_no_point_above_the_linear_predictor_without_a_way_dow
     assert (~above).any()
     np.testing.assert_allclose(unit.gap[above], np.mean(0.5 * Y**2) - FIT.objective, rtol=1e-8)
     assert unit.lambda_min[above].max() < -1e-6
-    np.testing.assert_array_less(np.linalg.norm(unit.points.w[above], axis=1), 1e-8)
+    np.testing.assert_array_less(np.linalg.norm(unit.points.W[above], axis=1), 1e-8)
 
 
 def test_same_network_without_its_skip_connection_is_stuck_above_with_dead_relus(charted):
@@ -59,7 +58,7 @@ def test_shamirs_example_has_its_spurious_minimum_and_loses_it_under_a_strong_ri
     charts = chart_shamirs_example(starts=400, ridges=(0.25, 0.5), key=jax.random.key(1))
     (stuck,) = np.flatnonzero(charts[0.25].stuck)
     points = charts[0.25].points
-    np.testing.assert_allclose([points.w[stuck, 0], points.V[stuck, 0, 0]], [-0.98280626, -1.60268226], atol=1e-8)
+    np.testing.assert_allclose([points.W[stuck, 0], points.V[stuck, 0, 0]], [-0.98280626, -1.60268226], atol=1e-8)
     np.testing.assert_allclose(charts[0.25].gap[stuck], 0.52491385 - 0.1, atol=1e-8)
     assert charts[0.25].lambda_min[stuck] > 0.5
     minimum = np.argmin(charts[0.25].gap)

@@ -4,10 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.losses.scalar import LOSSES
-from resflow.models.architectures import build_model
-from resflow.models.feature_maps import feature_map
+from resflow import InvalidInputError, build_model, feature_map
+from resflow.losses import LOSSES
 from resflow.training.example_order import ORDERS, balanced_order, ordered_sgd
 
 SEEDS, EPOCHS, RATE = 3, 4, 0.05
@@ -99,7 +97,7 @@ def test_sgd_in_grabs_order_equals_a_plain_version(data, models, results):
     np.testing.assert_allclose(results["grab"].objective[0], values, rtol=1e-9)
     np.testing.assert_allclose(results["grab"].prefix_norm[0], prefixes, rtol=1e-9)
     np.testing.assert_array_equal(results["grab"].last_order[0], last)
-    np.testing.assert_allclose(results["grab"].models.w[0], model.w, rtol=1e-9)
+    np.testing.assert_allclose(results["grab"].models.W[0], model.W, rtol=1e-9)
 
 
 def test_orders_start_alike_and_visit_what_their_names_say(results):

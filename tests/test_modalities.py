@@ -5,11 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from resflow.data.dataset import Dataset, Standardization
-from resflow.errors import InvalidInputError
-from resflow.models.feature_maps import feature_map
+from resflow import Dataset, InvalidInputError, Standardization, TrainingOptions, feature_map
 from resflow.studies.modalities import compare_subsets, modalities, subsets, supersets
-from resflow.training.train import TrainingOptions
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((80, 5))

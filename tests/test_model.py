@@ -1,3 +1,5 @@
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -5,11 +7,13 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from resflow.errors import InvalidInputError
-from resflow.models.feature_maps import ACTIVATIONS, FEATURE_MAPS, RandomFourierFeatures, feature_map, mlp
-from resflow.models.residual_unit import ResidualUnit, residual_unit, trainable
+import resflow
+from resflow import InvalidInputError, feature_map
+from resflow.models.feature_maps import ACTIVATIONS, FEATURE_MAPS, RandomFourierFeatures, mlp
+from resflow.models.residual_unit import ResidualUnit, trainable
 
 D, K, N = 9, 7, 11
+residual_unit = partial(resflow.build_model, "residual_unit")
 X = jax.random.normal(jax.random.key(0), (N, D))
 
 
@@ -21,14 +25,14 @@ def make(name="mlp", **options):
 @pytest.mark.parametrize("name", FEATURE_MAPS)
 def test_prediction_is_that_of_the_equation(name):
     unit = make(name)
-    expected = [unit.w @ (x + unit.V @ unit.feature_map(x)) for x in X]
+    expected = [unit.W @ (x + unit.V @ unit.feature_map(x)) for x in X]
     np.testing.assert_allclose(unit(X), expected, rtol=1e-12)
     assert unit.features(X).shape == (N, K)
 
 
 def test_without_V_it_is_a_linear_predictor():
     unit = eqx.tree_at(lambda unit: unit.V, make(), jnp.zeros((D, K)))
-    np.testing.assert_allclose(unit(X), X @ unit.w, rtol=1e-12)
+    np.testing.assert_allclose(unit(X), X @ unit.W, rtol=1e-12)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -51,7 +55,7 @@ def test_random_fourier_features_approximate_the_gaussian_kernel():
 
 def test_training_may_change_the_mlp_but_not_random_features():
     trained = trainable(make("mlp"))
-    assert trained.w
+    assert trained.W
     assert trained.V
     assert all(layer.weight and layer.bias for layer in trained.feature_map.layers[0].layers)
     kept, _ = eqx.partition(make("random_fourier"), trainable(make("random_fourier")))
@@ -68,7 +72,7 @@ def test_any_function_is_a_feature_map():
 def test_start_has_the_variance_that_is_promised():
     f = RandomFourierFeatures(400, 300, key=jax.random.key(0))
     unit = residual_unit(400, f, key=jax.random.key(1), scale=3.0)
-    np.testing.assert_allclose([unit.w.std(), unit.V.std()], [3 / np.sqrt(400), 3 / np.sqrt(300)], rtol=0.1)
+    np.testing.assert_allclose([unit.W.std(), unit.V.std()], [3 / np.sqrt(400), 3 / np.sqrt(300)], rtol=0.1)
     assert residual_unit(400, f, key=jax.random.key(1), dtype=jnp.float32).V.dtype == jnp.float32
 
 

@@ -4,10 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses.scalar import LOSSES
-from resflow.models.feature_maps import feature_map
+from resflow import InvalidInputError, feature_map, fit_linear_predictor
+from resflow.losses import LOSSES
 from resflow.training.projected_sgd import (
     Bootstrap,
     TeacherStream,
@@ -38,7 +36,7 @@ def excess(data, maps, **changes):
     options = {
         "loss": "logistic",
         "radius": RADIUS,
-        "linear_w": fit.w,
+        "linear_w": fit.W,
         "feature_norm": 5**0.5,
         "steps": np.array([100, 400, 2000]),
         "delta": DELTA,
@@ -102,7 +100,7 @@ def test_best_step_size_gives_bl_over_root_T_and_the_slope_is_recovered(results)
 @pytest.mark.parametrize("loss", ["squared", "logistic", "pseudo_huber"])
 def test_constants_bound_loss_and_gradient_on_the_ball(loss):
     rng, loss = np.random.default_rng(0), LOSSES[loss]()
-    y = np.where(rng.random(2000) < 0.5, -1.0, 1.0) if loss.binary_labels else rng.uniform(-2, 2, 2000)
+    y = np.where(rng.random(2000) < 0.5, -1.0, 1.0) if loss.labels == "binary" else rng.uniform(-2, 2, 2000)
     inputs, weights = rng.standard_normal((2, 2000, 6))
     inputs *= 2.5 / np.linalg.norm(inputs, axis=1, keepdims=True)
     weights *= 1.5 / np.linalg.norm(weights, axis=1, keepdims=True)

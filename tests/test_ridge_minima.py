@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from resflow.errors import InvalidInputError
-from resflow.models.feature_maps import feature_map
+from resflow import InvalidInputError, feature_map
 from resflow.studies.ridge_minima import find_ridge_minima
 
 RIDGES = np.array([0.0, 0.003, 0.3])
@@ -31,7 +30,7 @@ def test_ridge_makes_spurious_minima_which_its_certificate_bounds(ends):
     certificate = ends.certificate
     assert (certificate.regularized_gap <= certificate.regularized_certificate + 1e-12).all()
     at_minima, ridge_term = (
-        values[1:][ends.minimum[1:]] for values in (certificate.certificate, certificate.ridge_term)
+        values[1:][ends.minimum[1:]] for values in (certificate.gap_certificate, certificate.ridge_term)
     )
     np.testing.assert_allclose(at_minima, ridge_term, rtol=1e-6, atol=1e-8)
     summary = ends.summary()
@@ -44,7 +43,7 @@ def test_an_independent_minimiser_comes_back_to_each_spurious_minimum(problem, e
     f, X, y = problem
     features = np.asarray(jax.vmap(f)(jnp.asarray(X)))
     number = int(np.flatnonzero(ends.spurious[1])[0])
-    ridge, w, V = RIDGES[1], ends.w[1, number], ends.V[1, number]
+    ridge, w, V = RIDGES[1], ends.W[1, number], ends.V[1, number]
 
     def objective(point):
         p = (X + features @ point[1:].reshape(V.shape).T) @ point[:1]
@@ -60,7 +59,7 @@ def test_an_independent_minimiser_comes_back_to_each_spurious_minimum(problem, e
 
 
 def test_impossible_values_are_refused(problem):
-    with pytest.raises(InvalidInputError, match=r"ridge_w=-1\.0"):
+    with pytest.raises(InvalidInputError, match=r"ridge_W=-1\.0"):
         find_ridge_minima(*problem, loss="squared", ridges=np.array([-1.0]), starts=2, key=jax.random.key(0))
     with pytest.raises(InvalidInputError, match="starts=0"):
         find_ridge_minima(*problem, loss="squared", ridges=RIDGES, starts=0, key=jax.random.key(0))

@@ -3,10 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.losses.scalar import Squared
+from resflow import InvalidInputError, MeanLoss
+from resflow.losses import Squared
 from resflow.models.residual_unit import ResidualUnit
-from resflow.search.objectives import MeanLoss
 from resflow.studies.scalar_example import ScalarExample, disc_minima, flat_saddles, landscape
 from tests.rounding import EPS
 

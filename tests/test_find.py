@@ -10,21 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resflow.errors import InvalidInputError
-from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses.scalar import Logistic, Loss, PseudoHuber, Squared
-from resflow.models.feature_maps import mlp
-from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit
-from resflow.search.objectives import MeanLoss, RidgeLoss, descent_starts, random_starts
-from resflow.search.stationary_points import STATUSES, SearchOptions, find_stationary_points
-from resflow.spectrum.partial import partial_spectrum
+import resflow
+from resflow import InvalidInputError, Loss, MeanLoss, PseudoHuber, find_stationary_points, fit_linear_predictor
+from resflow.losses import Logistic, Squared
+from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit
+from resflow.objectives import RidgeLoss
+from resflow.stationarity.find import STATUSES, SearchOptions
+from resflow.stationarity.starts import descent_starts, random_starts
 from tests.problems import ROUNDING
 
 LOSSES = (Squared(), Logistic(), PseudoHuber())
 
 
 def output_weights(model):
-    return model.w, model.V
+    return model.W, model.V
 
 
 def problem(seed: int, n: int = 40, d: int = 2, loss: Loss = LOSSES[0]):
@@ -32,12 +31,13 @@ def problem(seed: int, n: int = 40, d: int = 2, loss: Loss = LOSSES[0]):
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, d))
     y = np.sin(2 * X[:, 0]) + 0.5 * X[:, -1] + 0.5 + 0.3 * rng.standard_normal(n)
-    return X, np.where(y + rng.standard_normal(n) > 0, 1.0, -1.0) if loss.binary_labels else y
+    return X, np.where(y + rng.standard_normal(n) > 0, 1.0, -1.0) if loss.labels == "binary" else y
 
 
 def unit(seed: int, d: int = 2, k: int = 2, activation: str = "tanh") -> ResidualUnit:
     map_key, key = jax.random.split(jax.random.key(seed))
-    return residual_unit(d, mlp(d, width=k, depth=1, activation=activation, key=map_key), key=key)
+    f = resflow.feature_map("mlp", d, width=k, depth=1, activation=activation, key=map_key)
+    return resflow.build_model("residual_unit", d, f, key=key)
 
 
 def joined(*starts):
@@ -53,7 +53,7 @@ def test_points_of_the_formula_are_stationary_in_every_parameter_with_the_predic
 
     def written_down(key):
         map_key, V_key = jax.random.split(key)
-        feature_map = mlp(d, width=k, depth=2, activation="tanh", key=map_key)
+        feature_map = resflow.feature_map("mlp", d, width=k, depth=2, activation="tanh", key=map_key)
         features = jax.vmap(feature_map)(X)
         g = slope @ features / len(y)
         free = jax.random.normal(V_key, (d, k))
@@ -69,7 +69,7 @@ def test_points_of_the_formula_are_stationary_in_every_parameter_with_the_predic
         h = jnp.linalg.eigvalsh(a.T @ (a * loss.second_derivative(jnp.zeros(len(y)), y)[:, None]) / len(y))
         predicted = jnp.min(-2 * g @ g / (h + jnp.sqrt(h**2 + 4 * g @ g)))
         F = lambda w, V: MeanLoss(loss)(eqx.tree_at(output_weights, model, (w, V)), X, y)  # noqa: E731
-        (ww, wV), (_, VV) = jax.hessian(F, argnums=(0, 1))(model.w, model.V)
+        (ww, wV), (_, VV) = jax.hessian(F, argnums=(0, 1))(model.W, model.V)
         wV = wV.reshape(d, d * k)
         dense = jnp.block([[ww, wV], [wV.T, VV.reshape(d * k, d * k)]])
         size = jnp.linalg.norm(model.V) * jnp.linalg.norm(features) / len(y) + 1.0
@@ -101,7 +101,7 @@ def test_every_stationary_point_above_the_linear_predictor_is_a_strict_saddle_at
     assert above.sum() >= 20
     assert (~above).any()
     assert found.counts.converged >= 100
-    np.testing.assert_array_less(np.linalg.norm(found.points.w[above], axis=1), 1e-8)
+    np.testing.assert_array_less(np.linalg.norm(found.points.W[above], axis=1), 1e-8)
     np.testing.assert_allclose(found.objective[above], np.mean(loss.value(np.zeros(len(y)), y)), rtol=1e-8)
     assert not found.spurious(linear.objective).any()
     assert (found.block_lambda_min[above] < -1e-8).all()
@@ -118,8 +118,8 @@ def test_partial_search_reports_the_exact_partial_spectrum():
     assert found.counts.converged >= 20
     assert found.counts.converged + found.counts.diverged >= 110
     for row in range(0, len(found.objective), 10):
-        point = found.points.w[row], found.points.V[row]
-        exact = partial_spectrum(*point, features, X, y, loss="squared").eigenvalues
+        point = resflow.Point(found.points.W[row], found.points.V[row], features, X, y, "squared")
+        exact = resflow.spectrum(point).eigenvalues
         np.testing.assert_allclose(found.eigenvalues[row], exact, atol=1e-12 * np.abs(exact).max())
     # Convexity in (w, Vᵀw): away from w = 0 there is one value only.
     levels = np.unique(np.round(found.objective, 8))
@@ -128,12 +128,12 @@ def test_partial_search_reports_the_exact_partial_spectrum():
 
 
 class Weights(eqx.Module):
-    w: Any
+    W: Any
     V: Any
 
 
 def partial_objective(point, features, X, y):
-    return jnp.mean(0.5 * (X @ point.w + features @ (point.V.T @ point.w) - y) ** 2)
+    return jnp.mean(0.5 * (X @ point.W + features @ (point.V.T @ point.W) - y) ** 2)
 
 
 def test_without_skip_connection_dead_relus_are_spurious_with_zero_gradient_and_hessian():
@@ -160,7 +160,7 @@ def test_ridge_makes_the_spurious_local_minimum_of_shamirs_figure():
     ridged = find_stationary_points(RidgeLoss(Squared(), 0.25, output_weights), starts, *one)
     minima = np.flatnonzero(ridged.index == 0)
     assert len(minima) == 2
-    points = np.column_stack([ridged.points.w[minima].ravel(), ridged.points.V[minima].ravel()])
+    points = np.column_stack([ridged.points.W[minima].ravel(), ridged.points.V[minima].ravel()])
     np.testing.assert_allclose(points, [[0.6596277, 0.32771295], [-0.98280626, -1.60268226]], atol=1e-7)
     np.testing.assert_allclose(ridged.objective[minima], [0.07552635, 0.52491385], atol=1e-8)
     np.testing.assert_array_equal(ridged.spurious(0.1), np.arange(len(ridged.objective)) == minima[1])
