@@ -8,12 +8,13 @@ from itertools import combinations
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 import pandas as pd
 
 from resflow.data.dataset import Dataset
 from resflow.errors import InvalidInputError, nearest
+from resflow.keys import random_keys
+from resflow.labels import count_outputs
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit
 from resflow.studies.population_problem import population_outcomes, population_problem
@@ -108,6 +109,7 @@ def compare_subsets(
         InvalidInputError: If max_norm is negative, or an option is out of range.
     """
     loss = as_loss(loss)
+    outputs = count_outputs(data.y, loss)
     members = [{"seed": int(seed), "max_norm": max_norm, "ridge": 0.0} for seed in seeds]
     tables = []
     for chosen in subsets(list(groups)):
@@ -120,8 +122,8 @@ def compare_subsets(
         d = len(columns) + 1
 
         def build(seed, d=d):
-            theta_key, model_key, batch_key = jax.random.split(jax.random.key(seed), 3)
-            return residual_unit(d, feature_map(d, theta_key), key=model_key), batch_key
+            keys = random_keys(seed)
+            return residual_unit(d, feature_map(d, keys.features), key=keys.model, outputs=outputs), keys.batches
 
         models, keys = eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
         result = train_population(
@@ -130,7 +132,7 @@ def compare_subsets(
         )  # fmt: skip
         outcomes = population_outcomes(problem, result.models, range(len(seeds)), loss=loss, epsilon=epsilon)
         held_out = [
-            float(np.mean(loss.value(test.X @ fit.W, test.y)))
+            float(np.mean(loss.value(test.X @ fit.W.T, test.y)))
             for test, fit in zip((problem.test[place] for place in problem.data_sets), problem.linear_fits, strict=True)
         ]
         table = pd.DataFrame(

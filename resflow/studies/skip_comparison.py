@@ -17,6 +17,7 @@ from jaxtyping import Real, Shaped
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
+from resflow.keys import random_keys
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, as_loss
@@ -32,7 +33,7 @@ from resflow.training.train import TrainingOptions
 __all__ = ["COMPARED", "starting_models", "train_from", "training_ends"]
 
 COMPARED = ("residual_unit", "output_skip", "no_skip")
-"""The architectures that are compared: models with one output over one feature map."""
+"""The architectures that are compared: models over one feature map, of any number of outputs."""
 
 _ROUNDINGS = 8.0
 
@@ -47,6 +48,7 @@ def starting_models(
     depth: int = 1,
     activation: str = "relu",
     init_scale: float = 1.0,
+    outputs: int | None = None,
 ) -> Any:
     """The models that training starts from, one a seed, stacked: every array has an axis of length m in front.
 
@@ -61,6 +63,7 @@ def starting_models(
         depth: Layers of the feature map.
         activation: A name of `resflow.models.feature_maps.ACTIVATIONS`.
         init_scale: Scale of the random weights around f_θ.
+        outputs: m, e.g. the number of classes; None for one output, without an axis.
 
     Raises:
         InvalidInputError: If the architecture is not one of `COMPARED`, there are no seeds, or an option is out of
@@ -72,9 +75,9 @@ def starting_models(
         raise InvalidInputError("seeds is empty: there must be at least one")
 
     def build(seed):
-        model_key, theta_key = jax.random.split(jax.random.key(seed))
-        f = named_feature_map(feature_map, d, width=width, depth=depth, activation=activation, key=theta_key)
-        return build_model(architecture, d, f, key=model_key, scale=init_scale)
+        keys = random_keys(seed)
+        f = named_feature_map(feature_map, d, width=width, depth=depth, activation=activation, key=keys.features)
+        return build_model(architecture, d, f, key=keys.model, scale=init_scale, outputs=outputs)
 
     return eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
 
@@ -82,7 +85,7 @@ def starting_models(
 def train_from(
     models: Any,
     X: Real[Array, "n d"],
-    y: Shaped[Array, "n"],
+    y: Shaped[Array, "n *m"],
     *,
     loss: str | Loss,
     fit: LinearFit,
@@ -98,7 +101,7 @@ def train_from(
     Args:
         models: As `starting_models` gives them.
         X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        y: Labels, as a `Point` takes them.
         loss: A loss or its name.
         fit: The best linear predictor of X and y.
         steps: Of Adam.
@@ -132,7 +135,7 @@ def train_from(
 def training_ends(
     models: Any,
     X: Real[Array, "n d"],
-    y: Shaped[Array, "n"],
+    y: Shaped[Array, "n *m"],
     *,
     loss: str | Loss,
     fit: LinearFit,
@@ -143,15 +146,15 @@ def training_ends(
     These weights are (W, V) of a residual unit, (W, v) of an output skip and v of a network without skip connection.
     In the last two F is convex, so that λ_min ≥ 0 always and a small gradient alone makes an ε-SOPSP.
 
-    With p_i the predictions of any model and u the best linear predictor, gap ≤ mean_i ℓ'_i (p_i − uᵀx_i) by convexity
+    With p_i the predictions of any model and U the best linear predictor, gap ≤ mean_i ⟨ℓ'_i, p_i − Ux_i⟩ by convexity
     (`certificate`). For both skip connections that vanishes where the point is stationary in its weights; without one
-    it need not. `gap_allowed` is what follows for an ε-SOPSP: Theorem 3's bound for a residual unit,
-    ε ‖(w − u, v)‖ for an output skip, and nothing (NaN) without a skip connection.
+    it need not. `gap_allowed` is what follows for an ε-SOPSP: Theorem 3's bound for a residual unit of
+    one output, ε ‖(W − U, v)‖ for an output skip, and nothing (NaN) for other units and without a skip connection.
 
     Args:
         models: Models of one of the architectures `COMPARED`, stacked: every array with an axis of length m in front.
         X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        y: Labels, as a `Point` takes them.
         loss: A loss or its name; with finite constants for residual units.
         fit: The best linear predictor of X and y.
         epsilon: ε > 0 of the ε-SOPSP.
@@ -203,28 +206,29 @@ def _residual_unit_end(model, features, X, y, linear, epsilon, loss):
 
 
 def _convex_end(model, features, X, y, linear, epsilon, loss):
-    linear_w, linear_objective, suboptimality, converged = linear
+    linear_W, linear_objective, suboptimality, converged = linear
     skips = hasattr(model, "W")
     inputs = jnp.concatenate([X, features], axis=1) if skips else features
-    weights = jnp.concatenate([model.W, model.v]) if skips else model.v
-    p, u = inputs @ weights, X @ linear_w
+    weights = jnp.concatenate([model.W, model.v], axis=-1) if skips else model.v
+    p, u = inputs @ weights.T, X @ linear_W.T
     slope, values = loss.derivative(p, y), loss.value(p, y)
-    gradient = slope @ inputs / len(y)
+    gradient = slope.T @ inputs / len(y)
     gap = jnp.mean(values) - linear_objective
     unit = _ROUNDINGS * jnp.finfo(X.dtype).eps
-    grad_error = unit * jnp.mean(jnp.abs(slope) * jnp.linalg.norm(inputs, axis=1))
+    sizes = jnp.linalg.norm(slope.reshape(len(y), -1), axis=1)
+    grad_error = unit * jnp.mean(sizes * jnp.linalg.norm(inputs, axis=1))
     gap_error = suboptimality + unit * (jnp.mean(values) + jnp.abs(linear_objective))
-    distance = jnp.linalg.norm(weights - jnp.concatenate([linear_w, jnp.zeros_like(model.v)])) if skips else jnp.nan
+    best = jnp.concatenate([linear_W, jnp.zeros_like(model.v)], axis=-1) if skips else jnp.nan
     grad_norm = jnp.linalg.norm(gradient)
     finite = all_finite(p, gradient, gap)
     zero = nan_unless(finite, jnp.zeros(()))
     numbers = {
         "objective": jnp.mean(values),
         "linear_predictor_gap": gap,
-        "certificate": jnp.mean(slope * (p - u)),
+        "certificate": jnp.sum(slope * (p - u)) / len(y),
         "partial_grad_norm": grad_norm,
         "lambda_lower": zero,
-        "gap_allowed": epsilon * distance,
+        "gap_allowed": epsilon * jnp.linalg.norm(weights - best),
     }
     evidence = gap, gap_error, grad_norm, grad_error, zero, zero, zero, epsilon, jnp.sqrt(epsilon), converged
     strict = X.dtype != jnp.float64
