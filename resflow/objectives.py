@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
-from resflow.losses import Loss
+from resflow.losses import Loss, as_loss
 
 __all__ = ["MeanLoss", "RidgeLoss"]
 
@@ -20,13 +20,16 @@ class MeanLoss:
     """F = mean_i ℓ(model(X)_i; y_i), of any model that maps X to predictions.
 
     Attributes:
-        loss: ℓ.
+        loss: ℓ, or its name.
     """
 
-    loss: Loss
+    loss: str | Loss
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", as_loss(self.loss))
 
     def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> Float[Array, ""]:
-        return jnp.mean(self.loss.value(model(X), y))
+        return jnp.mean(as_loss(self.loss).value(model(X), y))
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class RidgeLoss:
     """F + (ridge/2) ‖weights‖²: with it the theory's guarantee is gone.
 
     Attributes:
-        loss: ℓ, in F = mean_i ℓ(model(X)_i; y_i).
+        loss: ℓ, or its name, in F = mean_i ℓ(model(X)_i; y_i).
         ridge: Strength, in units of the mean loss per squared unit of the weights.
         weights: Which of the model's arrays, a function at module level: of a model to a pytree, e.g. (w, V).
     """
 
-    loss: Loss
+    loss: str | Loss
     ridge: float
     weights: Callable[[Any], Any]
 

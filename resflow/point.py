@@ -23,6 +23,7 @@ __all__ = [
     "ModelPoint",
     "Point",
     "analyse_point",
+    "check_predictions",
     "checked_samples",
     "in_default_precision",
     "point_of_unit",
@@ -195,6 +196,7 @@ class ModelPoint(eqx.Module):
         """As `Point.of`."""
         self.model, self.loss = model, as_loss(loss)
         self.X, self.y = checked_samples(X, y, self.loss)
+        check_predictions(model, self.X, self.y, self.loss)
 
     @property
     def predictions(self) -> Float[Array, "n *m"]:
@@ -226,6 +228,26 @@ def checked_samples(X: Any, y: Any, loss: Loss, *, m: int | None = None) -> tupl
     """
     X = check_samples(X)
     return X, as_labels(y, loss, n=X.shape[0], m=m)
+
+
+def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:
+    """Check that a model maps such samples to predictions of these labels: of another shape they would be broadcast.
+
+    Raises:
+        InvalidInputError: If it cannot be called, its predictions have another shape, or there are fewer than classes.
+    """
+    if not callable(model):
+        raise InvalidInputError(f"model is a {type(model).__name__}, but must map samples to predictions")
+    found = getattr(jax.eval_shape(model, X), "shape", None)
+    classes = loss.labels == "classes"
+    if not (found is not None and len(found) == 2 and found[0] == len(X) if classes else found == y.shape):
+        needed = f"({len(X)}, m), one column a class" if classes else f"{y.shape}, that of y"
+        raise InvalidInputError(
+            f"the model's predictions have shape {found}, but for the {loss.name} loss must have {needed}: "
+            "a model takes its number of outputs when it is built"
+        )
+    if classes:
+        as_labels(y, loss, m=found[1])
 
 
 @in_full_precision

@@ -20,6 +20,7 @@ from resflow.errors import InvalidInputError
 from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
+from resflow.point import check_predictions
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
 from resflow.training.train import Measure, TrainingOptions, TrainResult, precision_of, recorded
@@ -107,8 +108,8 @@ def train_population(
         The trained models and their histories, in the order given.
 
     Raises:
-        InvalidInputError: If an argument does not have one entry a member, if a learning rate is not positive, or if
-            batch_size exceeds the number of samples.
+        InvalidInputError: If an argument does not have one entry a member, if a learning rate is not positive, if
+            batch_size exceeds the number of samples, or as `train`.
     """
     loss = as_loss(loss)
     m = len(keys)
@@ -122,6 +123,8 @@ def train_population(
             f"X has shape {X.shape}, and data_sets is {'not ' if data_sets is None else ''}given: several data sets "
             "need the index of each member's, and a single one needs none"
         )
+    one = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, models)
+    check_predictions(one, X.reshape(-1, X.shape[-1]), y.reshape(-1, *y.shape[X.ndim - 1 :]), loss)
     n = X.shape[-2]
     if options.batch_size is not None and options.batch_size > n:
         raise InvalidInputError(

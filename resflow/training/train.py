@@ -19,7 +19,7 @@ from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError, nearest
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
-from resflow.point import checked_samples
+from resflow.point import check_predictions, checked_samples
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
@@ -141,10 +141,11 @@ def train(
 
     Raises:
         InvalidInputError: If samples or labels are no finite numbers, do not fit together or do not suit the loss, or
-            batch_size exceeds their number.
+            batch_size exceeds their number, or the model's predictions have another shape than the loss and y need.
     """
     loss = as_loss(loss)
     X, y = checked_samples(X, y, loss)
+    check_predictions(model, X, y, loss)
     if options.batch_size is not None and options.batch_size > len(y):
         raise InvalidInputError(
             f"batch_size={options.batch_size} must be at most the number of training samples, {len(y)}, or None for all"
