@@ -64,7 +64,7 @@ def held_out_gap(
     loss = as_loss(loss)
     check_kind(fit, loss)
     p, X = np.asarray(as_array("predictions", predictions), dtype=float), np.asarray(check_samples(X), dtype=float)
-    m = None if p.ndim == 1 else p.shape[-1]
+    m = p.shape[1] if p.ndim == 2 else None
     y = np.asarray(as_labels(y, loss, n=len(X), m=m), dtype=float)
     if p.shape != (len(X), *fit.W.shape[:-1]) or fit.W.shape[-1] != X.shape[1]:
         raise InvalidInputError(
