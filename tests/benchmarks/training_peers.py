@@ -76,6 +76,7 @@ def population(case: Case) -> dict[str, Any]:
     import jax.numpy as jnp
 
     import resflow
+    from resflow.models.residual_unit import ResidualUnit
 
     resflow.one_device_per_core()
     jax.config.update("jax_enable_x64", case.dtype == "float64")
@@ -86,7 +87,7 @@ def population(case: Case) -> dict[str, Any]:
 
     def build(w, V, A, b):
         place = lambda f: (f.layers[0].layers[0].weight, f.layers[0].layers[0].bias)  # noqa: E731
-        return resflow.ResidualUnit(w, V, eqx.tree_at(place, shape, (A, b)))
+        return ResidualUnit(w, V, eqx.tree_at(place, shape, (A, b)))
 
     models = eqx.filter_vmap(build)(w, V, A, b)
     train = partial(
