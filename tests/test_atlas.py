@@ -5,19 +5,19 @@ import numpy as np
 import pytest
 
 from resflow import InvalidInputError, fit_linear_predictor
-from resflow.stationarity.find import STATUSES, SearchOptions
+from resflow.stationarity.find import STATUSES
 from resflow.studies.atlas import RIDGES, chart_networks, chart_shamirs_example
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((50, 1))
 Y = np.sin(2 * X[:, 0]) + 0.5 * X[:, 0] + 0.5 + 0.3 * rng.standard_normal(50)
 FIT = fit_linear_predictor(X, Y, loss="squared")
-OPTIONS = SearchOptions(max_steps=60)
+OPTIONS = {"max_steps": 60}
 
 
 def networks(seed):
     key = jax.random.key(seed)
-    return chart_networks(X, Y, loss="squared", fit=FIT, width=3, starts=400, key=key, options=OPTIONS)
+    return chart_networks(X, Y, loss="squared", fit=FIT, width=3, starts=400, key=key, **OPTIONS)
 
 
 @pytest.fixture(scope="module")

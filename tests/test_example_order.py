@@ -6,7 +6,7 @@ import pytest
 
 from resflow import InvalidInputError, build_model, feature_map
 from resflow.losses import LOSSES
-from resflow.training.example_order import ORDERS, balanced_order, ordered_sgd
+from resflow.studies.example_order import ORDERS, balanced_order, ordered_sgd
 
 SEEDS, EPOCHS, RATE = 3, 4, 0.05
 

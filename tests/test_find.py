@@ -95,7 +95,7 @@ def test_every_stationary_point_above_the_linear_predictor_is_a_strict_saddle_at
         random_starts(model, 160, key=jax.random.key(2)),
         descent_starts(objective, random_starts(model, 40, key=jax.random.key(3)), X, y, key=jax.random.key(4)),
     )
-    found = find_stationary_points(objective, starts, X, y, block=output_weights, options=SearchOptions(max_steps=100))
+    found = find_stationary_points(objective, starts, X, y, block=output_weights, max_steps=100)
     linear = fit_linear_predictor(X, y, loss=loss)
     above = found.above(linear.objective)
     assert above.sum() >= 20
@@ -190,8 +190,7 @@ def test_points_where_the_gradient_is_in_the_hessians_kernel_are_counted_apart()
 
 def test_points_that_run_away_are_not_reported_as_stationary():
     starts = jnp.linspace(-2.0, 2.0, 20)[:, None]
-    options = SearchOptions(tolerance=1e-300, max_norm=100.0, max_steps=2000)
-    found = find_stationary_points(runaway, starts, options=options)
+    found = find_stationary_points(runaway, starts, tolerance=1e-300, max_norm=100.0, max_steps=2000)
     assert found.counts.converged == 0
     assert found.counts.diverged == 20
 
@@ -205,10 +204,10 @@ def test_index_multiplicity_and_merging_on_a_function_whose_stationary_points_ar
     np.testing.assert_array_equal(by_point.index, [0, 0, 0, 0, 1, 1, 1, 1, 2])
     assert by_point.multiplicity.sum() == by_point.counts.converged
 
-    by_spectrum = find_stationary_points(four_wells, starts, options=SearchOptions(merge="spectrum"))
+    by_spectrum = find_stationary_points(four_wells, starts, merge="spectrum")
     np.testing.assert_array_equal(by_spectrum.index, [0, 1, 2])
     assert by_spectrum.multiplicity.sum() == by_spectrum.counts.converged
-    unmerged = find_stationary_points(four_wells, starts, options=SearchOptions(merge="none"))
+    unmerged = find_stationary_points(four_wells, starts, merge="none")
     assert len(unmerged.objective) == unmerged.counts.converged
 
 
@@ -222,10 +221,7 @@ def test_starts_that_are_stationary_already_converge_where_they_are():
 
 def test_chunks_find_what_single_starts_find():
     starts = jax.random.normal(jax.random.key(0), (30, 2))
-    single, chunks = (
-        find_stationary_points(four_wells, starts, options=SearchOptions(chunk_size=size, merge="none"))
-        for size in (1, 8)
-    )
+    single, chunks = (find_stationary_points(four_wells, starts, chunk_size=size, merge="none") for size in (1, 8))
     np.testing.assert_allclose(single.points, chunks.points, atol=1e-12)
     np.testing.assert_array_equal(single.status, chunks.status)
 

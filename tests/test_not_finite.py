@@ -24,11 +24,10 @@ from resflow.certificates.theorems import (
 from resflow.losses import as_loss
 from resflow.point import ModelPoint
 from resflow.stationarity.find import STATUSES
-from resflow.stationarity.saddle_at_zero import saddle_at_zero
 from resflow.stationarity.solve import solve_unit
 from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms
 from resflow.status import Status
-from resflow.studies.atlas import chart_stationary_points
+from resflow.studies.atlas import chart_stationary_points, saddle_at_zero
 from resflow.studies.skip_comparison import training_ends
 from resflow.workflow.goal import Goal
 from resflow.workflow.sweeps.state import Tally

@@ -6,7 +6,7 @@ import pytest
 
 from resflow import InvalidInputError, feature_map, fit_linear_predictor
 from resflow.losses import LOSSES
-from resflow.training.projected_sgd import (
+from resflow.studies.projected_sgd import (
     Bootstrap,
     TeacherStream,
     loss_constants,

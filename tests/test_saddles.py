@@ -8,7 +8,7 @@ import pytest
 
 import resflow
 from resflow.losses import as_loss
-from resflow.stationarity.saddle_at_zero import saddle_at_zero
+from resflow.studies.atlas import saddle_at_zero
 from tests.problems import LOSSES, point
 from tests.rounding import EPS
 

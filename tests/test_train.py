@@ -85,7 +85,9 @@ def test_an_epoch_visits_every_sample_once():
             np.eye(n),
             np.ones(n),
             loss=_Linear(),
-            options=resflow.TrainingOptions(optimizer="sgd", learning_rate=float(size), batch_size=size, steps=3 * epochs),
+            options=resflow.TrainingOptions(
+                optimizer="sgd", learning_rate=float(size), batch_size=size, steps=3 * epochs
+            ),
             key=KEY,
         )
         visits = -np.asarray(result.model.visits)
