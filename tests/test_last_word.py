@@ -162,10 +162,10 @@ def test_malformed_tags_of_owner_and_sign_of_life_break_nothing(run, client, pro
     write_notebook(project / "held.ipynb", "x = 1", parameters="a: int = 1")
     (project / "held.yaml").write_text("notebook: held.ipynb\naxes: {a: [1]}\n")
     sweep = read_sweep_file(project / "held.yaml")
-    parent = open_parent(client, sweep).run
+    parent = open_parent(client, sweep)
     for tags in ({"resflow.owner": "?"}, {"resflow.owner": "elsewhere/1/2.0", "resflow.driver_seen": "?"}):
         parent.set_tags(tags)
-        assert open_parent(client, sweep).run.id == parent.id
+        assert open_parent(client, sweep).id == parent.id
     parent.end("KILLED")
 
 
@@ -241,9 +241,9 @@ def job_for(project, client, kernel: str, *cells: str, retries: int) -> Job:
     (project / f"{kernel}.yaml").write_text(f"notebook: {path.name}\nexperiment: {kernel}\naxes: {{a: [1]}}\n")
     sweep = read_sweep_file(project / f"{kernel}.yaml")
     parent = open_parent(client, sweep)
-    parent.run.end("KILLED")
+    parent.end("KILLED")
     (execution,) = Planner(sweep).executions()
-    place = Place(client.tracking_uri, parent.experiment_id, parent.run.id, session="s")
+    place = Place(client.tracking_uri, parent.experiment_id, parent.id, session="s")
     return Job.of(sweep, execution, list(execution.points), place, Limits(retries=retries))
 
 

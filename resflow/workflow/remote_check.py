@@ -12,8 +12,8 @@ from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import sqlite_file, without_credentials, without_secrets
 from resflow.workflow.limits import one_line
 from resflow.workflow.names import RUN_TAGS
-from resflow.workflow.sqlite_check import check_sqlite, schema_versions, upgrade
-from resflow.workflow.store_errors import StoreError, UnusableStoreError
+from resflow.workflow.sqlite_check import check_sqlite, check_version
+from resflow.workflow.store_errors import REFUSALS, StoreError, UnusableStoreError
 
 __all__ = ["check_address", "check_answers"]
 
@@ -128,14 +128,8 @@ def _ask_server(uri: str) -> None:
     )
     place = f"the store {without_credentials(uri)}"
     status = answer.status_code
-    if status == 401:
-        raise UnusableStoreError(
-            f"{place} does not know who asks (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
-    if status in (403, 407):
-        raise UnusableStoreError(
-            f"{place} does not let this user in ({status}): ask whoever runs it, or log in as another"
-        )
+    if status in (401, 403, 407):
+        raise UnusableStoreError(f"{place} {REFUSALS[status]}")
     if status == 429 or status >= 500:
         raise StoreError(f"{place} cannot answer now ({status} {one_line(answer.reason)}): try later")
     try:
@@ -159,14 +153,6 @@ def _ask_database(uri: str) -> None:
         if "alembic_version" not in tables:
             return  # MLflow makes its tables
         versions = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalars().all()
-    known, newest = schema_versions()
-    place = f"the store {without_credentials(uri)}"
-    if len(versions) != 1 or versions[0] not in known:
-        raise UnusableStoreError(
-            f"{place} has a schema that this MLflow does not know (version {one_line(versions)}): install the newer "
-            "MLflow that made it (pip install --upgrade mlflow)"
-        )
-    if versions[0] != newest:
-        todo = upgrade(without_credentials(uri), "make a backup")
-        login = " (with user and password in the address)" if without_credentials(uri) != uri else ""
-        raise UnusableStoreError(f"{place} has the schema of an older MLflow (version {versions[0]}): {todo}{login}")
+    shown = without_credentials(uri)
+    login = " (with user and password in the address)" if shown != uri else ""
+    check_version(f"the store {shown}", versions[0] if len(versions) == 1 else versions, shown, f"make a backup{login}")

@@ -6,14 +6,14 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from resflow.workflow.limits import one_line
 from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError
 
-__all__ = ["check_sqlite", "connected"]
+__all__ = ["check_sqlite", "check_version", "connected"]
 
 STUCK_SECONDS = 5.0
 """A store on which others finish nothing for so long is held by a program that hangs or forgot it."""
@@ -141,7 +141,9 @@ def _check_schema(connection: sqlite3.Connection, database: Path, tables: dict[s
     wanted = _wanted()
     missing = sorted(f"{table}.{column}" for table in wanted for column in wanted[table] - tables.get(table, set()))
     if len(versions) != 1 or missing or thorough:
-        _check_version(database, versions, [table for table in tables if table.startswith(UNFINISHED)])
+        if len(versions) != 1:
+            raise StoreError(f"{database} does not say of which version its schema is: it was never whole; {RESTORE}")
+        check_version(str(database), versions[0], f"sqlite:///{database}", _backup(database, tables))
     if missing:
         raise StoreError(
             f"{database} lacks {missing[0]}{' and more' if missing[1:] else ''} of MLflow's tables: it was altered or "
@@ -156,42 +158,41 @@ def _wanted() -> dict[str, set[str]]:
     return {name: {column.name for column in table.columns} for name, table in Base.metadata.tables.items()}
 
 
-def _check_version(database: Path, versions: list[object], unfinished: list[str]) -> None:
-    from mlflow.version import VERSION
+def check_version(place: str, version: object, address: str, backup: str) -> None:
+    """Check that a store has the schema of the installed MLflow.
 
-    if len(versions) != 1:
-        raise StoreError(f"{database} does not say of which version its schema is: it was never whole; {RESTORE}")
-    known, newest = schema_versions()
-    if versions[0] not in known:
-        raise UnusableStoreError(
-            f"{database} has a schema that MLflow {VERSION} does not know (version {one_line(repr(versions[0]))}): "
-            "install the newer MLflow that made it (pip install --upgrade mlflow), or put a backup in its place"
-        )
-    if versions[0] != newest:
-        raise UnusableStoreError(
-            f"{database} has the schema of an older MLflow (version {versions[0]}; {VERSION} has {newest}): "
-            + upgrade(f"sqlite:///{database}", f"copy the file to keep a backup{_drop(database, unfinished)}")
-        )
+    Args:
+        place: The store, as messages call it.
+        version: The version that it says its schema is of.
+        address: Its address, as a command line may show it.
+        backup: What to do before the schema is changed.
 
-
-def _drop(database: Path, unfinished: list[str]) -> str:
-    """What else to do where an upgrade was cut off before."""
-    drops = " ".join(f"DROP TABLE {table};" for table in sorted(unfinished))
-    return f", run `sqlite3 '{database}' '{drops}'` as an upgrade was cut off" if drops else ""
-
-
-def upgrade(address: str, first: str) -> str:
-    """What to do with a store of an older schema."""
-    return f"{first}, then run `mlflow db upgrade '{address}'`"
-
-
-def schema_versions() -> tuple[set[str], str]:
-    """The schema versions that the installed MLflow knows, and its own."""
+    Raises:
+        UnusableStoreError: If it is another MLflow's.
+    """
     import mlflow.store.db_migrations
     from alembic.script import ScriptDirectory
+    from mlflow.version import VERSION
 
     scripts = ScriptDirectory(str(Path(mlflow.store.db_migrations.__path__[0])))
-    return {script.revision for script in scripts.walk_revisions()}, scripts.get_heads()[0]
+    newest = scripts.get_heads()[0]
+    if version not in {script.revision for script in scripts.walk_revisions()}:
+        raise UnusableStoreError(
+            f"{place} has a schema that MLflow {VERSION} does not know (version {one_line(repr(version))}): "
+            "install the newer MLflow that made it (pip install --upgrade mlflow), or put a backup in its place"
+        )
+    if version != newest:
+        raise UnusableStoreError(
+            f"{place} has the schema of an older MLflow (version {version}; {VERSION} has {newest}): {backup}, "
+            f"then run `mlflow db upgrade '{address}'`"
+        )
+
+
+def _backup(database: Path, tables: Iterable[str]) -> str:
+    """What to do before an upgrade, also where one was cut off before."""
+    drops = " ".join(f"DROP TABLE {table};" for table in sorted(tables) if table.startswith(UNFINISHED))
+    copy = "copy the file to keep a backup"
+    return f"{copy}, run `sqlite3 '{database}' '{drops}'` as an upgrade was cut off" if drops else copy
 
 
 def _check_pages(connection: sqlite3.Connection, database: Path) -> None:

@@ -13,6 +13,7 @@ from resflow.workflow.addresses import sqlite_file, without_secrets
 from resflow.workflow.limits import one_line
 
 __all__ = [
+    "REFUSALS",
     "RESTORE",
     "StoreError",
     "UnusableStoreError",
@@ -222,15 +223,20 @@ def _of_the_system(error: BaseException, place: str) -> StoreError | None:
     return StoreError(f"{what}: {_CONDITIONS[error.errno]}")
 
 
-_USERS_CODES = {
-    "UNAUTHENTICATED": ("does not know who asks (401)", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
-    "CUSTOMER_UNAUTHORIZED": (
-        "does not know who asks (401)",
-        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-    ),
-    "PERMISSION_DENIED": ("does not let this user in (403)", "ask whoever runs it, or use another login"),
-    "ENDPOINT_NOT_FOUND": ("is no MLflow server (404)", "correct MLFLOW_TRACKING_URI"),
-    "NOT_FOUND": ("is no MLflow server (404)", "correct MLFLOW_TRACKING_URI"),
+REFUSALS = {
+    401: "does not know who asks (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    403: "does not let this user in (403): ask whoever runs it, or log in as another",
+    404: "is no MLflow server (404): correct MLFLOW_TRACKING_URI",
+    407: "does not let this user in (407): ask whoever runs it, or log in as another",
+}
+"""What a server's answers mean that whoever asks can mend."""
+
+_MLFLOW_CODES = {
+    "UNAUTHENTICATED": 401,
+    "CUSTOMER_UNAUTHORIZED": 401,
+    "PERMISSION_DENIED": 403,
+    "ENDPOINT_NOT_FOUND": 404,
+    "NOT_FOUND": 404,
 }
 
 
@@ -245,9 +251,8 @@ def _of_mlflow(error: BaseException, place: str) -> StoreError | UnusableStoreEr
         return None
     if place.startswith("the store databricks"):
         return UnusableStoreError(f"{place} needs Databricks' credentials and its SDK: {one_line(error.message)}")
-    if error.error_code in _USERS_CODES:
-        what, todo = _USERS_CODES[error.error_code]
-        return UnusableStoreError(f"{place} {what}: {todo}")
+    if error.error_code in _MLFLOW_CODES:
+        return UnusableStoreError(f"{place} {REFUSALS[_MLFLOW_CODES[error.error_code]]}")
     if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
         return None  # what was asked of it is wrong, which is the program's fault
     return VagueStoreError(f"{place} failed: {one_line(error.message)}")

@@ -62,6 +62,7 @@ def sweep(
     from resflow.workflow.sweeps.progress import JsonDisplay, LineDisplay, LiveDisplay
     from resflow.workflow.sweeps.state import Sweep
     from resflow.workflow.sweeps.worker.cluster import ClusterLostError
+    from resflow.workflow.sweeps.worker.job import Limits
 
     planner = Planner(read_sweep_file(file, goal_named(metric, maximize)))
     executions = planner.executions()  # before a store is made for a file that is at fault
@@ -70,7 +71,7 @@ def sweep(
         _show_plan(planned, as_json)
         return 0
     kind = JsonDisplay if as_json else LiveDisplay if sys.stdout.isatty() else LineDisplay
-    options = Options(again, retries, time_limit or 0.0, workers or 0, scheduler or "")
+    options = Options(again, Limits(retries, time_limit or 0.0), workers or 0, scheduler or "")
     display = kind(planned.tally)
     started = time.monotonic()
     try:

@@ -8,14 +8,14 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.interruption import Interruptions
-from resflow.workflow.names import FAILED, FINISHED, KILLED, LOST, ROLE, SESSION, SWEEP, Role
+from resflow.workflow.names import DRIVER_SEEN, FAILED, FINISHED, KILLED, LOST, ROLE, SESSION, SWEEP, Role
 from resflow.workflow.outcome import first_line
-from resflow.workflow.records import end_cut_off, tagged
-from resflow.workflow.sweeps.parent import Parent, held, open_parent
+from resflow.workflow.records import Run, end_cut_off, tagged
+from resflow.workflow.sweeps.parent import held, open_parent
 from resflow.workflow.sweeps.plan import Execution, Result
 from resflow.workflow.sweeps.plan.search import FixedSource
 from resflow.workflow.sweeps.plan.tables import plan_table, results_table
@@ -32,6 +32,9 @@ __all__ = ["Options", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
+SEEN_EVERY = 20.0
+"""Seconds after which the driver says in the store that it is at work."""
+
 PATIENCE = 25.0
 """Seconds for runs of a driver that is gone, or that are being stopped, to say themselves that they were killed."""
 
@@ -42,17 +45,15 @@ class Options:
 
     Attributes:
         again: True to set finished runs aside and repeat them.
-        retries: As in `Limits`.
-        time_limit: As in `Limits`.
+        limits: What an execution may use; how many workers there are decides on its threads.
         workers: Worker processes on this machine; 0 for one a core, but no more than there are executions.
-        scheduler: The address of a running Dask cluster, used instead.
+        scheduler: The address of a running Dask cluster, used instead; "" for none.
     """
 
-    again: bool = False
-    retries: int = 2
-    time_limit: float = 0.0
-    workers: int = 0
-    scheduler: str = ""
+    again: bool
+    limits: Limits
+    workers: int
+    scheduler: str
 
 
 def run_sweep(sweep: Sweep, options: Options, display: Display) -> tuple[list[Result], str]:
@@ -80,22 +81,25 @@ def run_sweep(sweep: Sweep, options: Options, display: Display) -> tuple[list[Re
 class _Driver:
     """One start of a sweep, from what is finished to what was reached."""
 
-    def __init__(self, sweep: Sweep, options: Options, display: Display, parent: Parent) -> None:
+    def __init__(self, sweep: Sweep, options: Options, display: Display, parent: Run) -> None:
         self.sweep, self.options, self.display, self.parent = sweep, options, display, parent
         self.tally = sweep.tally
-        self.place = Place(sweep.client.tracking_uri, parent.experiment_id, parent.run.id, uuid.uuid4().hex)
+        self.place = Place(sweep.client.tracking_uri, parent.experiment_id, parent.id, uuid.uuid4().hex)
         self.topic = f"resflow-{self.place.session}"
         self.events: deque[attempt.Started] = deque()
         self.pending: dict[Future, Execution] = {}
         self.problems: list[str] = []
+        self.seen = 0.0
 
     def prepare(self) -> None:
         """Bring what an earlier driver left to its end, and see what is to be done."""
-        self.parent.describe(self.sweep.file)
+        if self.sweep.file.description:
+            self.parent.describe(self.sweep.file.description)
+        self.parent.log_text(self.sweep.file.text, "sweep.yaml")
         of_sweep = tagged(SWEEP, self.sweep.file.name), f"tags.`{ROLE}` != '{Role.SWEEP}'"
         self._end_open("cut off: the driver of the sweep is gone", *of_sweep)
         self.sweep.open(self.place.experiment_id, self.place.parent_id, again=self.options.again)
-        self.parent.run.log_table(plan_table(self.sweep.executions, self.sweep.finished), "plan")
+        self.parent.log_table(plan_table(self.sweep.executions, self.sweep.finished), "plan")
 
     def run(self) -> None:
         """Execute what is missing."""
@@ -110,7 +114,7 @@ class _Driver:
         with cluster as dask:
             dask.subscribe_topic(self.topic, lambda event: self.events.append(attempt.Started(*event[1])))
             try:
-                self._run_on(dask, source, Limits(self.options.retries, self.options.time_limit, threads))
+                self._run_on(dask, source, replace(self.options.limits, threads=threads))
             finally:
                 self._withdraw()
 
@@ -119,7 +123,7 @@ class _Driver:
             return running_cluster(self.options.scheduler), 0
         workers = min(self.options.workers or cores(), missing)
         threads = max(1, cores() // workers) if workers > 1 else 0
-        return local_cluster(workers, self.options.retries), threads
+        return local_cluster(workers, self.options.limits.retries), threads
 
     def _run_on(self, dask: Client, source: FixedSource, limits: Limits) -> None:
         waiting = False
@@ -134,7 +138,9 @@ class _Driver:
                 self.display.note("no workers yet: waiting for the cluster to have some")
             waiting = not capacity
             time.sleep(0.1)
-            self.parent.show_life()
+            if time.monotonic() - self.seen > SEEN_EVERY:
+                self.parent.set_tags({DRIVER_SEEN: f"{time.time():.0f}"})
+                self.seen = time.monotonic()
             while self.events:
                 self._started(self.events.popleft())
             for future in [future for future in self.pending if future.done()]:
@@ -182,7 +188,7 @@ class _Driver:
         """The sweep was cut short: its parent is KILLED."""
         self._tried("ending its runs", self._end_own, reason)
         self._tried("recording the results", self._record)
-        self._tried("setting the status", self.parent.run.end, KILLED, error=reason)
+        self._tried("setting the status", self.parent.end, KILLED, error=reason)
 
     def conclude(self) -> tuple[list[Result], str]:
         """The sweep is through: duplicates are dropped, and the parent shows what came of it.
@@ -198,7 +204,7 @@ class _Driver:
         failed = sum(result.state != FINISHED for result in results)
         reasons = [f"{failed} of {len(results)} points are not finished"] * bool(failed) + self.problems
         status = FAILED if reasons else FINISHED
-        self._tried("setting the status", self.parent.run.end, status, error="; ".join(reasons))
+        self._tried("setting the status", self.parent.end, status, error="; ".join(reasons))
         return results, "; ".join(self.problems)
 
     def _tried(self, step: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
@@ -210,7 +216,7 @@ class _Driver:
             self.problems.append(f"{step} failed: {type(error).__name__}: {first_line(str(error))}")
 
     def _record(self) -> None:
-        results, run = self.sweep.results(), self.parent.run
+        results, run = self.sweep.results(), self.parent
         run.log_table(results_table(results), "results")
         finished = sum(result.state == FINISHED for result in results)
         run.log_metrics({"points": len(results), "points_finished": finished})

@@ -30,32 +30,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Parent", "held", "open_parent"]
+__all__ = ["held", "open_parent"]
 
-SEEN_EVERY = 20.0
 GONE_AFTER = 90.0
 """Seconds without a sign of life after which a driver on another machine is given up."""
-
-
-class Parent:
-    """A sweep's parent run, and the sign of life that its driver gives in it."""
-
-    def __init__(self, run: Run, experiment_id: str) -> None:
-        self.run = run
-        self.experiment_id = experiment_id
-        self._seen = 0.0
-
-    def describe(self, sweep: SweepFile) -> None:
-        """Attach the sweep's file, and its description."""
-        if sweep.description:
-            self.run.describe(sweep.description)
-        self.run.log_text(sweep.text, "sweep.yaml")
-
-    def show_life(self) -> None:
-        """Say in the store, every now and then, that the driver is at work."""
-        if time.monotonic() - self._seen > SEEN_EVERY:
-            self.run.set_tags({DRIVER_SEEN: f"{time.time():.0f}"})
-            self._seen = time.monotonic()
 
 
 @contextmanager
@@ -75,7 +53,7 @@ def held(client: MlflowClient, sweep: SweepFile) -> Iterator[None]:
         raise InvalidInputError(_taken(sweep, "another process on this machine")) from None
 
 
-def open_parent(client: MlflowClient, sweep: SweepFile) -> Parent:
+def open_parent(client: MlflowClient, sweep: SweepFile) -> Run:
     """The sweep's parent run, made if there is none, RUNNING and owned by this process; the caller holds the sweep.
 
     Raises:
@@ -96,7 +74,7 @@ def open_parent(client: MlflowClient, sweep: SweepFile) -> Parent:
         run = Run(client, stored.info.run_id)
         run.set_tags(NO_GOAL | tags)
         run.set_status(RUNNING)
-    return Parent(run, experiment)
+    return run
 
 
 def _driver_at_work(stored: StoredRun) -> str:
