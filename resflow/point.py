@@ -247,7 +247,7 @@ def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:
             "a model takes its number of outputs when it is built"
         )
     if classes:
-        as_labels(y, loss, m=found[1])
+        as_labels(y, loss, m=None if found is None else found[1])
 
 
 @in_full_precision

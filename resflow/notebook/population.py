@@ -132,7 +132,7 @@ class _MemberRuns:
         began = time.perf_counter()
         self._run, self._points, self._problem = run, points, problem
         run.set_tags({names.ROLE: names.Role.POPULATION})
-        parent = run.client.get_run(run.id)
+        parent = run.stored
         self._experiment_id = parent.info.experiment_id
         self._parameters = {key: value for key, value in parent.data.params.items() if key not in _OF_POPULATION}
         self._tags = {

@@ -106,9 +106,10 @@ def chart_networks(
     map_key, unit_key, *keys = jax.random.split(key, 4)
     feature_map = mlp(d, width=width, depth=1, activation="relu", key=map_key)
     models = residual_unit(d, feature_map, key=unit_key), NoSkipNetwork(jnp.zeros(width), feature_map)
-    objective = MeanLoss(as_loss(loss))
-    X, y = checked_samples(X, y, objective.loss)
-    check_baseline(fit, X, y, objective.loss)
+    loss = as_loss(loss)
+    objective = MeanLoss(loss)
+    X, y = checked_samples(X, y, loss)
+    check_baseline(fit, X, y, loss)
     level = float(fit.objective)
     unit, control = (
         chart_stationary_points(objective, model, X, y, linear_objective=level, starts=starts, key=model_key, **options)

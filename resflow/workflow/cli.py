@@ -16,7 +16,8 @@ except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
 from resflow.errors import InvalidInputError, shown
-from resflow.workflow.addresses import local_path, without_credentials
+from resflow.workflow import names
+from resflow.workflow.addresses import without_credentials
 from resflow.workflow.boundary import fail, guarded
 from resflow.workflow.goal import Goal
 from resflow.workflow.goal_options import goal_named, goal_options
@@ -236,12 +237,13 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
     try:
         return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow"), kernel
     except PapermillException as error:  # papermill knows the kernel's language not
-        raise InvalidInputError(f"parameters cannot be set in this notebook: {one_line(str(error), 300)}") from None
+        raise InvalidInputError(f"parameters cannot be set in this notebook: {one_line(error, 300)}") from None
 
 
 def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> int:
     from papermill.exceptions import PapermillExecutionError
 
+    from resflow.workflow.records import artifact_folder, stored_run
     from resflow.workflow.reports.comparison_report import REPORT, write_report
 
     try:
@@ -257,7 +259,7 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
         output.write_text(text, encoding="utf-8")
     counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
     click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
-    click.echo(f"report  {output or local_path(client.get_run(comparison.parent_id).info.artifact_uri) + '/' + REPORT}")
+    click.echo(f"report  {output or artifact_folder(stored_run(client, comparison.parent_id or '')) + '/' + REPORT}")
     return 0
 
 
@@ -270,19 +272,20 @@ def _run_id(output: Path) -> str:
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
     from resflow.workflow.last_word import status_of
-    from resflow.workflow.records import open_client
+    from resflow.workflow.records import artifact_folder, open_client, stored_run
 
-    run = open_client().get_run(run_id)
+    run = stored_run(open_client(), run_id)
     click.echo(f"run     {run.info.run_name}\nstatus  {status_of(run)}   id {run_id}")
-    goal, metrics = Goal.in_tags(run.data.tags), run.data.metrics
+    tags, metrics = run.data.tags, run.data.metrics
+    goal = Goal.in_tags(tags)
     told = [name for name in dict.fromkeys([*([goal.metric] if goal else []), *SHOWN]) if name in metrics]
     for name in told or sorted(metrics)[:SHOWN_OF_OTHERS]:
         better = f"   ({goal.direction} it)" if goal and name == goal.metric else ""
         click.echo(f"  {name:<28} {metrics[name]:+.6g}{better}")
-    if verdict := run.data.tags.get("verdict"):
+    if verdict := tags.get(names.VERDICT):
         click.echo(f"verdict {verdict}")
-    if "claim_margin" in run.data.metrics:
-        outcome = "holds" if run.data.tags.get("claim_holds") == "true" else "FAILS"
-        click.echo(f"claim   {run.data.tags.get('claim')} {outcome}, margin {run.data.metrics['claim_margin']:+.3g}")
-    folder = local_path(run.info.artifact_uri)
+    if names.CLAIM_MARGIN in metrics:
+        outcome = "holds" if tags.get(names.CLAIM_HOLDS) == "true" else "FAILS"
+        click.echo(f"claim   {tags.get(names.CLAIM)} {outcome}, margin {metrics[names.CLAIM_MARGIN]:+.3g}")
+    folder = artifact_folder(run)
     click.echo(f"report  {folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.credentials import scrub_errors
 from resflow.workflow.interruption import Interruptions
+from resflow.workflow.names import ATTACHMENT_ERROR, RUN_TAGS
 from resflow.workflow.outcome import Outcome, failed_cell, first_line, outcome_of, say
 from resflow.workflow.store_errors import StoreError
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["AttachmentError", "ResflowEngine"]
 
 logger = logging.getLogger("papermill")
-
-RUN_TAGS = "RESFLOW_RUN_TAGS"
-"""Environment variable with further tags of the run, as a JSON object."""
 
 
 class AttachmentError(StoreError):
@@ -165,7 +163,7 @@ def _conclude(run: Run, nb: Any, notebook: str, parameters: RunParameters, outco
         end("KILLED", outcome.error)
         attach()
         if problems:
-            tried("tagging it with that", run.set_tags, {"resflow.attachment_error": "; ".join(problems)})
+            tried("tagging it with that", run.set_tags, {ATTACHMENT_ERROR: "; ".join(problems)})
     else:
         attach()
         whole = outcome.status != "FINISHED" or not problems

@@ -19,6 +19,7 @@ from papermill.engines import NBClientEngine
 from papermill.log import logger
 from traitlets.config import Config
 
+from resflow.workflow import names
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.kernels import speaks_ipc
 from resflow.workflow.provenance import owner_tag
@@ -143,11 +144,11 @@ def _kernel_environment(run: Run) -> dict[str, str]:
     """The environment that hands the run to the kernel, by the names that MLflow itself reads as well."""
     # The first two are of this run, not of runs that the notebook may start; with the third set, matplotlib would not
     # show figures in the notebook; of the last, which is for this process, MLflow would speak in the notebook.
-    left_out = ("MLFLOW_EXPERIMENT_NAME", "RESFLOW_RUN_TAGS", "MPLBACKEND", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW")
+    left_out = ("MLFLOW_EXPERIMENT_NAME", names.RUN_TAGS, "MPLBACKEND", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW")
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
     # The tags that MLflow gives to every run that is made in the kernel: all but the first start_run() make one.
     context = _json_object(environment.get("MLFLOW_RUN_CONTEXT", ""))
-    context |= {"mlflow.parentRunId": run.id, "resflow.owner": owner_tag()}
+    context |= {names.PARENT: run.id, names.OWNER: owner_tag()}
     return environment | {
         "MLFLOW_RUN_CONTEXT": json.dumps(context),
         "MLFLOW_RUN_ID": run.id,

@@ -64,6 +64,9 @@ DUPLICATE_OF = "resflow.duplicate_of"
 SESSION, EXECUTION, ATTEMPT = "resflow.session", "resflow.execution", "resflow.attempt"
 """Which start of a sweep, which of its executions, and which attempt at it."""
 
+GIVEN = "resflow.given."
+"""A parameter's name follows: the value it was given, where the notebook logged another text under that name."""
+
 PARENT = "mlflow.parentRunId"
 RUN_NAME = "mlflow.runName"
 DESCRIPTION = "mlflow.note.content"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from resflow.workflow.interruption import Terminated
+from resflow.workflow.names import cell_place
 from resflow.workflow.notebook_file import metadata_of
 
 __all__ = ["LOST_KERNEL", "Outcome", "advice", "failed_cell", "first_line", "outcome_of", "said_of", "say"]
@@ -99,7 +100,7 @@ def _place(nb: Any, index: int | None) -> str:
     """A cell by its number in the executed notebook, from 1, and its first line."""
     if index is None:
         return ""
-    return f"{index + 1}: {first_line(nb.cells[index].source)}"
+    return cell_place(nb.cells[index].source, index + 1)
 
 
 def first_line(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.declared_types import UNREADABLE, SourceText
 from resflow.workflow.logged_values import as_params
+from resflow.workflow.names import GIVEN
 from resflow.workflow.parameters import effective_values, written_values
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
 __all__ = ["RunParameters", "parameters_of"]
-
-_GIVEN = "resflow.given."
-"""How the tag of a parameter begins under whose name the notebook logged another text."""
 
 _LOGS = re.compile(r"log_param|autolog|mlflow_?(logger|callback)|\bTrainer\b", re.IGNORECASE)
 """What the code of a notebook has in it that logs parameters, or has a library log them."""
@@ -36,7 +34,7 @@ _TOLD = "str({0}) if isinstance({0}, (bool, int, float, str)) else None"
 def parameters_of(run: StoredRun) -> dict[str, str]:
     """A run's parameters as texts: what its notebook was given, and what it logged beside that."""
     tags = run.data.tags.items()
-    return run.data.params | {key.removeprefix(_GIVEN): text for key, text in tags if key.startswith(_GIVEN)}
+    return run.data.params | {key.removeprefix(GIVEN): text for key, text in tags if key.startswith(GIVEN)}
 
 
 class RunParameters:
@@ -101,7 +99,7 @@ class RunParameters:
             if given.key not in logged:
                 missing[name] = value
             elif logged[given.key] != given.value and not isinstance(value, SourceText):
-                other[f"{_GIVEN}{given.key}"[:250]] = given.value
+                other[f"{GIVEN}{given.key}"[:250]] = given.value
         run.log_parameters(missing)
         if other:
             run.set_tags(other)

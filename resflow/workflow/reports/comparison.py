@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
+from resflow.workflow import names, records
 from resflow.workflow.goal import Goal
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
-from resflow.workflow.records import every_run
+from resflow.workflow.names import Role, role_of
 from resflow.workflow.reports.statistics import SUMMARY_COLUMNS
 from resflow.workflow.run_parameters import parameters_of
 
@@ -82,24 +83,20 @@ def load_comparison(client: MlflowClient, name: str = "") -> Comparison:
     Raises:
         InvalidInputError: If there is nothing of that name, or nothing at all.
     """
-    experiments = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    parents = _latest_first(client, list(experiments), "tags.`resflow.role` = 'sweep'")
-    sweeps: dict[str, MlflowRun] = {}
-    for parent in parents:  # latest first
-        sweeps.setdefault(parent.data.tags.get("resflow.sweep", ""), parent)
+    experiments = records.experiments(client)
+    sweeps = records.parents_of_sweeps(client, list(experiments))
     kind, chosen = _choose(client, name, sweeps, experiments)
     if kind == "sweep":
         return load_sweep(client, sweeps[chosen])
     (experiment_id,) = (key for key, value in experiments.items() if value == chosen)
-    return _comparison(chosen, kind, None, experiment_id, [], _latest_first(client, [experiment_id], ""))
+    return _comparison(chosen, kind, None, experiment_id, [], list(records.every_run(client, [experiment_id])))
 
 
 def load_sweep(client: MlflowClient, parent: MlflowRun) -> Comparison:
     """The runs of the sweep that a parent run stands for: those made for it, and those it found finished."""
-    name, experiment_id = parent.data.tags["resflow.sweep"], parent.info.experiment_id
-    found = _latest_first(client, [experiment_id], f"tags.`resflow.sweep` = {_quoted(name)}")
-    found += _latest_first(client, [experiment_id], f"tags.`resflow.also_in.{name}` != ''")
-    axes = json.loads(parent.data.tags.get("resflow.axes", "[]"))
+    name, experiment_id = parent.data.tags[names.SWEEP], parent.info.experiment_id
+    found = sorted(records.runs_of_sweep(client, experiment_id, name), key=lambda run: run.info.start_time)
+    axes = json.loads(parent.data.tags.get(names.AXES, "[]"))
     comparison = _comparison(name, "sweep", parent.info.run_id, experiment_id, axes, found)
     return replace(comparison, goal=Goal.in_tags(parent.data.tags) or comparison.goal)
 
@@ -117,7 +114,7 @@ def read_histories(client: MlflowClient, run_ids: Iterable[str], metric: str) ->
     """
 
     def read(run_id: str) -> list[tuple[str, int, float]]:
-        return [(run_id, point.step, _value(point.value)) for point in client.get_metric_history(run_id, metric)]
+        return [(run_id, point.step, _value(point.value)) for point in records.history_of(client, run_id, metric)]
 
     # A database on this machine answers in 3 to 7 ms a run, threads or not; a server's answers are worth overlapping.
     with ThreadPoolExecutor(8 if client.tracking_uri.startswith("http") else 1) as pool:
@@ -145,38 +142,32 @@ def _choose(client: MlflowClient, name: str, sweeps: dict[str, Any], experiments
         raise InvalidInputError(
             f"no sweep or experiment is called {name!r}: nearest are {', '.join(nearest(name, known))}"
         )
-    token = None
-    while True:
-        page = client.search_runs(
-            list(experiments), order_by=["attributes.start_time DESC"], max_results=100, page_token=token
-        )
-        for run in page:
-            if not _compares(run):
-                sweep = run.data.tags.get("resflow.sweep")
-                return ("sweep", sweep) if sweep in sweeps else ("experiment", experiments[run.info.experiment_id])
-        if not (token := page.token):
-            raise InvalidInputError(f"{client.tracking_uri} holds no runs yet: there is nothing to compare")
+    for run in records.every_run(client, list(experiments), newest_first=True):
+        if not _compares(run):
+            sweep = run.data.tags.get(names.SWEEP)
+            return ("sweep", sweep) if sweep in sweeps else ("experiment", experiments[run.info.experiment_id])
+    raise InvalidInputError(f"{client.tracking_uri} holds no runs yet: there is nothing to compare")
 
 
 def _compares(run: MlflowRun) -> bool:
-    return run.data.tags.get("mlflow.source.name", "").endswith(f"{NOTEBOOK}.ipynb")
+    return run.data.tags.get(names.SOURCE, "").endswith(f"{NOTEBOOK}.ipynb")
 
 
 def _comparison(
     name: str, kind: str, parent_id: str | None, experiment_id: str, axes: Sequence[str], found: list[MlflowRun]
 ) -> Comparison:
     by_id = {run.info.run_id: run for run in found}
-    found = [run for run in reversed(found) if _role(run) != "sweep" and not _compares(run)]
+    found = [run for run in found if role_of(run) != Role.SWEEP and not _compares(run)]
     index = pd.Index([run.info.run_id for run in found], name="run_id", dtype=object)
     info = pd.DataFrame([_info(run) for run in found], index=index, columns=list(_INFO))
     texts = [_inherited(run, by_id) for run in found]
-    info["superseded"] |= _repeated(info, [_point(run, text) for run, text in zip(found, texts, strict=True)])
+    info["superseded"] |= _repeated(info, names.same_points(found, texts))
     metrics = pd.DataFrame(
         [{key: _value(value) for key, value in run.data.metrics.items()} for run in found], index=index, dtype=float
     )
     # a population stands for its members, unless it ended before it had any
-    holders = {run.data.tags.get("mlflow.parentRunId") for run in found}
-    kept = ~(info["role"].eq("population") & info.index.isin(list(holders)))
+    holders = {run.data.tags.get(names.PARENT) for run in found}
+    kept = ~(info["role"].eq(Role.POPULATION) & info.index.isin(list(holders)))
     parameters = pd.DataFrame(texts, index=index)[kept].dropna(axis="columns", how="all")
     parameters = (parameters.apply(_typed) if len(parameters) else parameters).rename(columns=_column)
     varying = [column for column in parameters if parameters[column].nunique(dropna=False) > 1]
@@ -202,22 +193,18 @@ def _info(run: MlflowRun) -> dict[str, Any]:
         "experiment_id": info.experiment_id,
         "run_name": info.run_name,
         "status": status_of(run),
-        "role": _role(run),
-        "verdict": tags.get("verdict"),
+        "role": role_of(run),
+        "verdict": tags.get(names.VERDICT),
         "started": pd.Timestamp(info.start_time, unit="ms"),
         "seconds": (info.end_time - info.start_time) / 1000 if info.end_time else float("nan"),
-        "superseded": "resflow.superseded_fingerprint" in tags,  # set aside, to be done again
+        "superseded": names.SUPERSEDED in tags,  # set aside, to be done again
     }
-
-
-def _role(run: MlflowRun) -> str:
-    return run.data.tags.get("resflow.role", "run")
 
 
 def _inherited(run: MlflowRun, by_id: dict[str, MlflowRun]) -> dict[str, str]:
     """A run's parameters, and for what it doesn't say itself those of the runs it is nested in."""
-    parent = by_id.get(run.data.tags.get("mlflow.parentRunId", ""))
-    above = _inherited(parent, by_id) if parent is not None and _role(parent) != "sweep" else {}
+    parent = by_id.get(run.data.tags.get(names.PARENT, ""))
+    above = _inherited(parent, by_id) if parent is not None and role_of(parent) != Role.SWEEP else {}
     return above | parameters_of(run)
 
 
@@ -227,13 +214,7 @@ def _typed(column: pd.Series) -> pd.Series:
     return numbers if numbers.notna().eq(column.notna()).all() and column.notna().any() else column
 
 
-def _point(run: MlflowRun, parameters: dict[str, str]) -> tuple[Any, ...]:
-    """What two runs of one point have in common; which members a population is given may differ."""
-    named = sorted((key, value) for key, value in parameters.items() if key != "population")
-    return (_role(run) == "population", run.data.tags.get("mlflow.source.name"), *named)
-
-
-def _repeated(info: pd.DataFrame, points: list[tuple[Any, ...]]) -> pd.Series:
+def _repeated(info: pd.DataFrame, points: list[Hashable]) -> pd.Series:
     """Rows whose point another row stands for: the latest one that finished, or else simply the latest."""
     ranked = info[["started"]].assign(point=points, finished=info["status"].eq("FINISHED") & ~info["superseded"])
     ranked = ranked.sort_values(["finished", "started"], ascending=False, kind="stable")
@@ -242,14 +223,3 @@ def _repeated(info: pd.DataFrame, points: list[tuple[Any, ...]]) -> pd.Series:
 
 def _value(value: float) -> float:
     return value if value != value or is_finite(value) else math.copysign(math.inf, value)
-
-
-def _latest_first(client: MlflowClient, experiment_ids: list[str], condition: str) -> list[MlflowRun]:
-    return list(every_run(client, experiment_ids, condition, newest_first=True))
-
-
-def _quoted(text: str) -> str:
-    """A text in MLflow's filter language, which knows no escapes."""
-    if "'" in text and '"' in text:
-        raise InvalidInputError(f"the sweep's name {text!r} has both kinds of quotes: MLflow cannot search for it")
-    return f'"{text}"' if "'" in text else f"'{text}'"

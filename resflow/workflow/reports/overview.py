@@ -289,7 +289,8 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
     """
     from resflow.workflow.records import Run
 
-    comparison = load_sweep(client, client.get_run(parent_id))
+    parent = Run(client, parent_id)
+    comparison = load_sweep(client, parent.stored)
     try:
         comparison = towards(comparison)
     except InvalidInputError:  # of a sweep without results there is nothing to draw
@@ -301,7 +302,6 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
     figures["curves"] = curves_figure(client, comparison)
     figures["verdicts"] = verdicts_figure(comparison)
     figures["parallel_coordinates"] = coordinates_figure(comparison)
-    parent = Run(client, parent_id)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
         parent.log_figure(figure, name)
