@@ -92,7 +92,7 @@ class RunParameters:
 
     def complete(self, run: Run) -> None:
         """Log what the notebook, which is through, has not logged; where it logged another text, tag what was given."""
-        logged = run.client.get_run(run.id).data.params
+        logged = run.stored.data.params
         missing, other = {}, {}
         for name, value in self.values.items():
             (given,) = as_params({name: value})
