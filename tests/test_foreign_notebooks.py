@@ -338,7 +338,7 @@ def test_kernel_may_be_chosen(project):
         ("ml_seturi", "set_tracking_uri('sqlite:///other.db')", "MLFLOW_TRACKING_URI"),
     ],
 )
-def test_notebook_that_chooses_where_its_run_goes_is_told_how_to_do_that(project, name, choice, said):
+def test_notebook_that_chooses_where_its_run_goes_is_told_how_to_do_that(project, caplog, name, choice, said):
     cell = f"import mlflow\nmlflow.{choice}\nwith mlflow.start_run(run_name='mine'): pass"
     done = resflow_here(project, "run", write(name, None, cell))
     assert done.returncode == 1
@@ -349,6 +349,9 @@ def test_notebook_that_chooses_where_its_run_goes_is_told_how_to_do_that(project
     (run,) = runs_of(open_client(), name)
     assert run.info.run_id in line
     assert re.search(f"{advised}$", run.data.tags["resflow.error"])
+    with pytest.raises(PapermillExecutionError):
+        papermill.execute_notebook(f"{name}.ipynb", None, engine_name="resflow", progress_bar=False)
+    assert re.search(f"^resflow has opened the run already.*{advised}$", caplog.records[-1].getMessage())
 
 
 def test_experiment_may_be_chosen(project):

@@ -76,6 +76,8 @@ class ResflowEngine:
                 raise
             if (outcome := outcome_of(nb)).status != "FINISHED":
                 conclude(outcome)  # papermill raises what the cell raised
+                if outcome.advice:
+                    logger.error("%s", outcome.advice)
             elif problem := conclude(outcome):
                 failure = AttachmentError(problem)
                 say(failure, run.id, Outcome("FAILED", problem))

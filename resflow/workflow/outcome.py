@@ -38,11 +38,13 @@ class Outcome(NamedTuple):
         status: FINISHED, FAILED or KILLED.
         error: The error or the signal; "" if it finished.
         cell: The cell that failed: its number in the executed notebook, from 1, and its first line.
+        advice: What to do about the error, which ends in it, if resflow brought it about.
     """
 
     status: str
     error: str = ""
     cell: str = ""
+    advice: str = ""
 
 
 def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
@@ -56,9 +58,8 @@ def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
     if (index := failed_cell(nb)) is not None:
         output = next((each for each in nb.cells[index].outputs if each.output_type == "error"), None)
         said = f"{output.ename}: {first_line(output.evalue)}" if output else "CellExecutionError"
-        if output and (advised := advice(output.evalue, metadata_of(nb, "resflow").get("run_id", ""))):
-            said += f": {advised}"
-        return Outcome("FAILED", said, _place(nb, index))
+        advised = advice(output.evalue, metadata_of(nb, "resflow").get("run_id", "")) if output else ""
+        return Outcome("FAILED", said + f": {advised}" * bool(advised), _place(nb, index), advised)
     return Outcome("FINISHED")
 
 
