@@ -156,7 +156,7 @@ class Point(eqx.Module):
         return self.loss.second_derivative(self.predictions, self.y)
 
     @property
-    def objective(self) -> Float[Array, ""]:
+    def objective(self) -> Float[Array, ""] | float:
         """F = mean ℓ(p_i; y_i)."""
         return self.loss.value(self.predictions, self.y).mean()
 
