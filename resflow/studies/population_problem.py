@@ -15,6 +15,7 @@ import pandas as pd
 
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset, Standardization
+from resflow.floating import all_finite, nan_unless
 from resflow.linear.predictor import LinearFit, fit_linear_predictor
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import ResidualUnit
@@ -170,6 +171,8 @@ def _verdicts(models, X, y, sets, linear, epsilon, loss):
         model, place, fit = member
         model = eqx.combine(model, static)
         terms = stationarity_terms(in_default_precision(point_of_unit(model, X[place], y[place], loss)), fit, epsilon)
-        return terms.lambda_min, terms.lambda_min_residual, terms.verdict
+        finite = all_finite(model)  # θ that is not need not show in the features
+        numbers = nan_unless(finite, (terms.lambda_min, terms.lambda_min_residual))
+        return *numbers, jnp.where(finite, terms.verdict, VERDICTS.index("not_finite"))
 
     return jax.lax.map(one, (arrays, sets, linear))

@@ -186,7 +186,10 @@ def _ends(models, X, y, linear, epsilon, loss):
         model = eqx.combine(arrays, static)
         features = model.features(X)
         dead = jnp.sum(jnp.all(features == 0.0, axis=0))
-        return describe(model, features, X, y, linear, epsilon, loss) | {"dead_units": dead}
+        end = describe(model, features, X, y, linear, epsilon, loss) | {"dead_units": dead}
+        # θ that is not finite need not show in the features.
+        finite = all_finite(arrays)
+        return nan_unless(finite, end) | {"verdict": jnp.where(finite, end["verdict"], VERDICTS.index("not_finite"))}
 
     # One after another: for matrices this small faster than abreast.
     return jax.lax.map(one, arrays)
