@@ -127,12 +127,14 @@ def test_measurements_are_those_of_the_caller():
 def test_divergence_stops_the_run_and_says_where():
     result = run(loss="squared", optimizer="sgd", learning_rate=50.0, steps=5000, log_every=7)
     assert result.diverged_at is not None
+    assert result.outcome == f"Training diverged after {result.diverged_at} steps. What follows describes that point."
     assert 0 < result.diverged_at < 5000
     assert result.history["step"][-1] == result.diverged_at
     assert np.all(np.diff(result.history["step"]) > 0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(result.model, eqx.is_array)))
     shorter = run(loss="squared", optimizer="sgd", learning_rate=50.0, steps=result.diverged_at, log_every=7)
     assert shorter.diverged_at is None
+    assert shorter.outcome == ""
     np.testing.assert_array_equal(shorter.model.W, result.model.W)
 
 
@@ -148,6 +150,34 @@ def test_progress_bar_reaches_the_end_and_leaves_results_alone(capsys):
     with_bar, without = run(progress=True), run()
     assert re.search(r"30/30", capsys.readouterr().err)
     np.testing.assert_array_equal(with_bar.history["objective"], without.history["objective"])
+
+
+@pytest.mark.parametrize(
+    "written", [lambda y: (y + 1) / 2, lambda y: y > 0, lambda y: y.astype(int)], ids=["0 and 1", "truths", "whole"]
+)
+def test_two_classes_as_people_have_them_train_the_same_bits(written):
+    np.testing.assert_array_equal(run(y=written(Y)).history["objective"], run().history["objective"])
+
+
+@pytest.mark.parametrize(
+    "written", [lambda y: np.eye(3)[y], lambda y: np.eye(3, dtype=bool)[y], lambda y: y.astype(float)]
+)
+def test_several_classes_as_people_have_them_train_the_same_bits(written):
+    classes = np.digitize(X[:, 0] + X[:, 1] ** 2, [0.0, 1.5])
+    f = resflow.feature_map("mlp", D, width=6, key=jax.random.key(1))
+    model = resflow.build_model("residual_unit", D, f, key=jax.random.key(2), outputs=3)
+    found, expected = (run(model, y=y, loss="softmax").history["objective"] for y in (written(classes), classes))
+    np.testing.assert_array_equal(found, expected)
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize(("outputs", "loss"), [(1, "logistic"), (1, "squared"), (3, "logistic"), (None, "softmax")])
+def test_predictions_that_would_be_broadcast_against_the_labels_get_one_clear_line(outputs, loss):
+    f = resflow.feature_map("mlp", D, width=6, key=jax.random.key(1))
+    model = resflow.build_model("output_skip", D, f, key=jax.random.key(2), outputs=outputs)
+    y = np.arange(N) % 3 if loss == "softmax" else Y
+    with pytest.raises(InvalidInputError, match=r"the model's predictions have shape \(60,.*, but for the"):
+        run(model, y=y, loss=loss)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,13 @@ class TrainResult(NamedTuple):
     history: dict[str, np.ndarray]
     diverged_at: int | None
 
+    @property
+    def outcome(self) -> str:
+        """A sentence for whoever reads on where training diverged; empty where all went well."""
+        if self.diverged_at is None:
+            return ""
+        return f"Training diverged after {self.diverged_at} steps. What follows describes that point."
+
 
 def train(
     model: Any,
