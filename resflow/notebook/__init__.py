@@ -1,7 +1,14 @@
 """What this project's notebooks share beside their mathematics; the one room that knows library and workflow."""
 
 from resflow.notebook.data import labelled_data, prepare, prepare_split
-from resflow.notebook.findings import below_title, first_and_last, gap_title, held_out_table, held_out_title
+from resflow.notebook.findings import (
+    below_title,
+    first_and_last,
+    fits_sentence,
+    gap_title,
+    held_out_table,
+    held_out_title,
+)
 from resflow.notebook.opening import start_run
 from resflow.notebook.population import population_points, train_members
 from resflow.notebook.record import Claim, record
@@ -12,6 +19,7 @@ __all__ = [
     "above_linear",
     "below_title",
     "first_and_last",
+    "fits_sentence",
     "gap_title",
     "held_out_table",
     "held_out_title",

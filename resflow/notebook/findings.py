@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from resflow.notebook.record import ROUNDING
 from resflow.plots.labels import curve_name
 
-__all__ = ["below_title", "first_and_last", "gap_title", "held_out_table", "held_out_title"]
+__all__ = ["below_title", "first_and_last", "fits_sentence", "gap_title", "held_out_table", "held_out_title"]
 
 
 def gap_title(history: pd.DataFrame, *bounds: str) -> str:
@@ -33,13 +33,30 @@ def gap_title(history: pd.DataFrame, *bounds: str) -> str:
     return f"Gap {gap.iloc[-1]:+.3g} at the end, never above its {' and its '.join(map(curve_name, bounds))}"
 
 
-def first_and_last(history: pd.DataFrame) -> pd.DataFrame:
-    """What was measured first and last, a column each, to four digits.
+def first_and_last(history: pd.DataFrame, diverged_at: int | None = None) -> pd.DataFrame:
+    """What was measured first and last, a column each, to four digits, under a head that says if training diverged.
 
     Args:
         history: Column step, and a column for each metric.
+        diverged_at: The number of steps that went well before training diverged; None if it did not.
     """
-    return history.iloc[[0, -1]].set_index("step").T.map("{:.4g}".format)
+    head = "step" if diverged_at is None else f"step (training DIVERGED after {diverged_at}: what follows is of there)"
+    return history.iloc[[0, -1]].set_index("step").T.map("{:.4g}".format).rename_axis(columns=head)
+
+
+def fits_sentence(converged: Iterable[bool]) -> str:
+    """Whether the gaps to several linear predictors can be relied on.
+
+    >>> fits_sentence([True, True])
+    'All 2 linear fits converged.'
+
+    Args:
+        converged: Of each fit, whether it did.
+    """
+    each = list(converged)
+    if all(each):
+        return f"All {len(each)} linear fits converged."
+    return f"{each.count(False)} of {len(each)} linear fits DID NOT CONVERGE: no statement about their gaps is safe."
 
 
 def below_title(history: pd.DataFrame) -> str:
