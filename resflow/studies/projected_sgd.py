@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Key, PRNGKeyArray, Real
 
 from resflow.arrays import Array
@@ -18,7 +20,16 @@ from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import OutputSkipNetwork, trainable
 
-__all__ = ["Bootstrap", "SGDExcess", "TeacherStream", "Theorem4Bound", "projected_sgd_excess", "theorem4_bound"]
+__all__ = [
+    "Bootstrap",
+    "SGDExcess",
+    "TeacherStream",
+    "Theorem4Bound",
+    "excess_table",
+    "projected_sgd_excess",
+    "slope_table",
+    "theorem4_bound",
+]
 
 _BLOCK = 64  # samples drawn at once: one by one, drawing took longer than the steps
 
@@ -89,6 +100,12 @@ class TeacherStream(eqx.Module):
     def sample(self, n: int, *, key: PRNGKeyArray) -> tuple[Any, Any]:
         """X and y of n samples."""
         return jax.vmap(self.draw)(jax.random.split(key, n))
+
+    @classmethod
+    def random(cls, d: int, nonlinearity: float, *, seed: int, radius: float = 4.0) -> TeacherStream:
+        """A stream whose u and v point in directions drawn at random."""
+        u, v = (g / np.linalg.norm(g) for g in np.random.default_rng(seed).standard_normal((2, d)))
+        return cls(jnp.asarray(u), jnp.asarray(v), nonlinearity, radius)
 
     @property
     def input_norm(self) -> float:
@@ -276,6 +293,51 @@ def projected_sgd_excess(
         SGDExcess(counts.astype(float), eta, of_rate.mean(axis=2), of_rate.min(axis=2), bound, lipschitz, loss_range)
         for of_rate in excess
     ]
+
+
+def excess_table(results: Mapping[tuple[str, str], SGDExcess]) -> pd.DataFrame:
+    """What the runs of every source, way of moving θ and T lost, over seeds.
+
+    Args:
+        results: By source and way.
+
+    Returns:
+        Columns source, theta, steps; mean, lowest and highest of the mean excess, best_iterate (its mean over seeds),
+        bound, and share_within: of the seeds whose mean excess is within it.
+    """
+    rows = [
+        {
+            "source": source,
+            "theta": theta,
+            "steps": int(steps),
+            "mean": mean.mean(),
+            "lowest": mean.min(),
+            "highest": mean.max(),
+            "best_iterate": best.mean(),
+            "bound": bound,
+            "share_within": (mean <= bound).mean(),
+        }
+        for (source, theta), of in results.items()
+        for steps, mean, best, bound in zip(of.steps, of.mean_excess, of.best_excess, of.bound.total, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def slope_table(results: Mapping[tuple[str, str], SGDExcess]) -> pd.DataFrame:
+    """The slopes of log(mean excess) in log T, fitted to all T and to the upper half of them.
+
+    Args:
+        results: By source and way of moving θ, all with the same T.
+
+    Returns:
+        Columns source, theta, fit (what it was fitted to), slope, low and high, as `SGDExcess.slope` gives them.
+    """
+    rows = []
+    for (source, theta), result in results.items():
+        upper = float(result.steps[len(result.steps) // 2])
+        for fit, start in (("all T", 0.0), (f"T ≥ {upper:,.0f}", upper)):
+            rows.append((source, theta, fit, *result.slope(from_steps=start)))
+    return pd.DataFrame(rows, columns=["source", "theta", "fit", "slope", "low", "high"])
 
 
 def loss_constants(loss: Loss, radius: float, input_norm: float, y: Real[np.ndarray, "N"]) -> tuple[float, float]:
