@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Int, Key, Real, Shaped
 
@@ -18,7 +20,7 @@ from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import checked_samples
 
-__all__ = ["ORDERS", "OrderedSGD", "balanced_order", "ordered_sgd"]
+__all__ = ["ORDERS", "OrderedSGD", "balanced_order", "ordered_sgd", "over_seeds"]
 
 ORDERS = ("with_replacement", "random_reshuffling", "grab")
 """Ways to choose the n examples of an epoch."""
@@ -142,6 +144,29 @@ def ordered_sgd(
     objective, prefixes, final, last = _run(moving, stacked, static, X, y, rate, keys, loss, order, epochs)
     merged = eqx.combine(final, stacked, static)
     return OrderedSGD(np.asarray(objective), np.asarray(prefixes), merged, np.asarray(last))
+
+
+def over_seeds(values: Mapping[tuple[float, str], Float[np.ndarray, "S epochs"]], *, of_mean: bool) -> pd.DataFrame:
+    """What was measured after each epoch, as its mean over seeds with an interval.
+
+    Args:
+        values: By learning rate and order, one row a seed.
+        of_mean: Whether the interval is that of the mean, at 95 % by the normal approximation (infinite for one seed);
+            or else that of nine seeds in ten.
+
+    Returns:
+        Columns learning_rate, order, epoch (from 1), mean, low and high.
+    """
+    frames = []
+    for (rate, order), measured in values.items():
+        mean, (seeds, epochs) = measured.mean(axis=0), measured.shape
+        low, high = np.quantile(measured, [0.05, 0.95], axis=0)
+        if of_mean:
+            error = 1.96 * measured.std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.full(epochs, np.inf)
+            low, high = mean - error, mean + error
+        columns = {"epoch": np.arange(1, epochs + 1), "mean": mean, "low": low, "high": high}
+        frames.append(pd.DataFrame({"learning_rate": rate, "order": order} | columns))
+    return pd.concat(frames, ignore_index=True)
 
 
 @eqx.filter_jit
