@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int, PRNGKeyArray, Real, Shaped
 
 from resflow.arrays import Array, analyse, is_traced
@@ -30,6 +31,9 @@ __all__ = [
     "chart_networks",
     "chart_shamirs_example",
     "chart_stationary_points",
+    "count_outcomes",
+    "list_points",
+    "noisy_sine",
     "saddle_at_zero",
 ]
 
@@ -68,6 +72,30 @@ class Atlas(NamedTuple):
         """What became of the starts, and how many points are above the linear predictor, and stuck there."""
         above = self.gap > self.tolerance
         return {**self.counts._asdict(), "above_linear": int(above.sum()), "stuck_above": int(self.stuck.sum())}
+
+
+def count_outcomes(panels: Mapping[str, Sequence[Atlas]]) -> pd.DataFrame:
+    """What became of the starts: a column a panel, a row an outcome, `merged` (found more than once) the last."""
+    counts = pd.DataFrame({name: pd.DataFrame([a.summary() for a in charts]).sum() for name, charts in panels.items()})
+    counts.loc["merged"] = counts.loc["converged"] - counts.loc["distinct"]
+    return counts
+
+
+def list_points(panels: Mapping[str, Sequence[Atlas]]) -> pd.DataFrame:
+    """All points that were found: `Atlas.columns`, and case, the panel's name."""
+    return pd.concat([pd.DataFrame(a.columns()).assign(case=name) for name, charts in panels.items() for a in charts])
+
+
+def noisy_sine(n: int, *, seed: int) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n"]]:
+    """X standard normal and y = sin(2 x₁) + x₂/2 + 1/2 + 0.3 times a standard normal: what the networks are fitted to.
+
+    Args:
+        n: Number of samples.
+        seed: Of the samples.
+    """
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 2))
+    return X, np.sin(2 * X[:, 0]) + 0.5 * X[:, 1] + 0.5 + 0.3 * rng.standard_normal(n)
 
 
 def chart_networks(
