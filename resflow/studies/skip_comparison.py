@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-from jaxtyping import Real, Shaped
+from jaxtyping import PRNGKeyArray, Real, Shaped
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
@@ -28,14 +28,25 @@ from resflow.point import checked_samples, in_default_precision, point_of_unit
 from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms, verdict_codes
 from resflow.training.measures import GapMeasure
 from resflow.training.population import PopulationResult, train_population
-from resflow.training.train import TrainingOptions
+from resflow.training.train import TrainingOptions, train
 
-__all__ = ["COMPARED", "starting_models", "train_from", "training_ends"]
+__all__ = [
+    "COMPARED",
+    "compare_architectures",
+    "starting_models",
+    "table_of_ends",
+    "train_from",
+    "train_over",
+    "training_ends",
+]
 
 COMPARED = ("residual_unit", "output_skip", "no_skip")
 """The architectures that are compared: models over one feature map, of any number of outputs."""
 
 _ROUNDINGS = 8.0
+
+_ABOVE = 1e-9
+"""A gap up to this, in mean loss per sample, is none."""
 
 
 def starting_models(
@@ -175,6 +186,123 @@ def training_ends(
     columns = _ends(models, jnp.asarray(X, float), jnp.asarray(y, float), linear, float(epsilon), as_loss(loss))
     frame = pd.DataFrame({name: np.asarray(column) for name, column in columns.items()})
     return frame.assign(verdict=[VERDICTS[code] for code in frame["verdict"]]).rename_axis("member")
+
+
+def compare_architectures(
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    fit: LinearFit,
+    seeds: Sequence[int],
+    widths: Sequence[int],
+    epsilon: float,
+    training: Mapping[str, Any],
+    **options: Any,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train every architecture of every width from every seed, and look at where training ended.
+
+    All seeds of one architecture and width are trained as one compiled program.
+
+    Args:
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        loss: A loss or its name.
+        fit: The best linear predictor of X and y.
+        seeds: The seeds of the initial points.
+        widths: Numbers of features.
+        epsilon: As for `training_ends`.
+        training: How to train, as for `train_from`: steps, learning_rate, log_every.
+        options: Of the initial points, as for `starting_models`.
+
+    Returns:
+        The ends, one row a run: what `training_ends` gives of it, architecture, width, diverged, above (gap > 1e-9),
+        second_order (whether it is an ε-SOPSP), slack (certificate minus gap, or gap_allowed minus gap where that is
+        less and the end an ε-SOPSP) and one_signed (whether all output weights of a network without skip connection
+        have one sign). And what was measured along training at the smallest width: architecture, member, step,
+        objective and linear_predictor_gap.
+    """
+    ends, along = [], []
+    for width in sorted(widths):
+        for architecture in COMPARED:
+            start = starting_models(architecture, X.shape[1], seeds, width=width, **options)
+            result = train_from(start, X, y, loss=loss, fit=fit, **training)
+            end = training_ends(result.models, X, y, loss=loss, fit=fit, epsilon=epsilon)
+            named = {"architecture": architecture, "width": width}
+            signs = np.sign(result.models.v) if architecture == "no_skip" else np.array([[-1, 1]])
+            second_order = end["verdict"].str.startswith("sopsp")
+            bound = np.fmin(end["certificate"], end["gap_allowed"].where(second_order))
+            ends.append(
+                end.assign(
+                    **named,
+                    diverged=result.diverged_at >= 0,
+                    above=end["linear_predictor_gap"] > _ABOVE,
+                    second_order=second_order,
+                    slack=bound - end["linear_predictor_gap"],
+                    one_signed=np.broadcast_to((signs == signs[:, :1]).all(axis=1), len(end)),
+                )
+            )
+            if width == min(widths):
+                along.append(result.frame().assign(architecture=architecture))
+    return pd.concat(ends, ignore_index=True), pd.concat(along, ignore_index=True)
+
+
+def train_over(
+    feature_maps: Mapping[str, Any],
+    X: Real[Array, "n d"],
+    y: Real[Array, "n"],
+    *,
+    loss: str | Loss,
+    fit: LinearFit,
+    options: TrainingOptions,
+    key: PRNGKeyArray,
+) -> pd.DataFrame:
+    """Train a residual unit over each of several feature maps, whatever they are.
+
+    Args:
+        feature_maps: f_θ by their names.
+        X: Samples as rows, shape (n, d).
+        y: Labels, shape (n,).
+        loss: A loss or its name.
+        fit: The best linear predictor of X and y.
+        options: How to train.
+        key: Random key of the units, and of minibatches.
+
+    Returns:
+        One row a feature map: gap and certificate at the end, and the least slack between them along training.
+    """
+    rows = {}
+    for name, feature_map in feature_maps.items():
+        unit = build_model("residual_unit", X.shape[1], feature_map, key=key)
+        measure = GapMeasure.against(fit, loss)
+        history = train(unit, X, y, loss=loss, options=options, key=key, measure=measure).history
+        gap, certificate = history["linear_predictor_gap"], history["gap_certificate"]
+        rows[name] = {"gap": gap[-1], "certificate": certificate[-1], "least slack": np.min(certificate - gap)}
+    return pd.DataFrame(rows).T
+
+
+def table_of_ends(ends: pd.DataFrame) -> pd.DataFrame:
+    """How the runs of every width and architecture ended.
+
+    Args:
+        ends: As `compare_architectures` gives them.
+
+    Returns:
+        One row a width and architecture, its index: runs, above_linear, median_gap, worst_gap, second_order_stationary,
+        of_these_above, dead_units, runs_with_dead and diverged.
+    """
+    told = ends.assign(stationary_above=ends["second_order"] & ends["above"], with_dead=ends["dead_units"] > 0)
+    return told.groupby(["width", "architecture"], sort=False).agg(
+        runs=("above", "size"),
+        above_linear=("above", "sum"),
+        median_gap=("linear_predictor_gap", "median"),
+        worst_gap=("linear_predictor_gap", "max"),
+        second_order_stationary=("second_order", "sum"),
+        of_these_above=("stationary_above", "sum"),
+        dead_units=("dead_units", "sum"),
+        runs_with_dead=("with_dead", "sum"),
+        diverged=("diverged", "sum"),
+    )
 
 
 @eqx.filter_jit
