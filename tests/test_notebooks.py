@@ -182,7 +182,10 @@ def test_diverged_run_says_where_and_still_finishes(project):
     assert done.returncode == 0, done.stderr
     diverged = [run for run in runs_of(project) if run.data.tags.get("diverged_at", "never") != "never"]
     assert len(diverged) == 1
-    assert 0 < int(diverged[0].data.tags["diverged_at"]) < 2000
+    steps = int(diverged[0].data.tags["diverged_at"])
+    assert 0 < steps < 2000
+    artifacts = project / "mlruns" / "artifacts" / "train_residual_unit" / diverged[0].info.run_id / "artifacts"
+    assert f"training DIVERGED after {steps}" in (artifacts / "train_residual_unit.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ import pandas as pd
 from jaxtyping import Real
 
 from resflow.arrays import Array
-from resflow.certificates.certify import certify
+from resflow.certificates.deep import certify_network
 from resflow.hessian.smallest_eigenvalue import smallest_eigenvalue
 from resflow.linear.predictor import LinearFit, fit_linear_predictor
 from resflow.losses import Loss
 from resflow.models.deep_network import DeepResidualNetwork
-from resflow.point import Point
+from resflow.point import ModelPoint
 
 __all__ = ["block_fits", "bounds_at_best_w", "curvature_along"]
 
@@ -39,7 +39,7 @@ def curvature_along(models: Models, X: Real[Array, "n d"], y: Real[Array, "n"], 
         Columns lambda_min, lambda_min_residual and lambda_min_converged, as in `HessianEigenvalue`.
     """
     X, y = jnp.asarray(X), jnp.asarray(y)
-    found = [smallest_eigenvalue(Point.of(model, X, y, loss)) for model in models]
+    found = [smallest_eigenvalue(ModelPoint(model, X, y, loss)) for model in models]
     return pd.DataFrame(
         {
             "lambda_min": [float(each.lambda_min) for each in found],
@@ -97,7 +97,7 @@ def bounds_at_best_w(
     rows = []
     for model, on_last in zip(models, best, strict=True):
         at_best = eqx.tree_at(lambda model: model.w, model, jnp.asarray(on_last.W))
-        found = certify(Point.of(at_best, X, y, loss), fit)
+        found = certify_network(ModelPoint(at_best, X, y, loss), fit)
         row = {name: float(getattr(found, name)) for name in ("linear_predictor_gap", "gap_certificate")}
         row["near_identity_bound"] = float(found.near_identity_bound)
         row |= {f"block_{block}": float(term) for block, term in enumerate(found.block_terms, 1)}

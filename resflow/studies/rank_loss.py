@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -90,5 +92,5 @@ class _OverFeatures(eqx.Module):
         return (X + self.features @ self.V.T) @ self.W.T
 
 
-def _weights(unit: _OverFeatures) -> tuple[jax.Array, jax.Array]:
+def _weights(unit: Any) -> tuple[Any, Any]:
     return unit.W, unit.V
