@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.records import open_client
 from resflow.workflow.reports import overview
@@ -12,7 +12,7 @@ from resflow.workflow.reports.statistics import above_linear, second_axis
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["above_linear", "load_runs", "overview", "second_axis"]
+__all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_linear"]
 
 
 def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tuple[MlflowClient, Comparison]:
@@ -28,3 +28,50 @@ def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tup
     """
     client = open_client()
     return client, overview.towards(load_comparison(client, source), metric, direction)
+
+
+def about_gaps(comparison: Comparison) -> str:
+    """What a linear-predictor gap is and what the theory says of it, in Markdown; "" where runs recorded none."""
+    return _GAPS if overview.GAP in comparison.points else ""
+
+
+def about_ends() -> str:
+    """What the verdicts on the ends of training mean, in Markdown."""
+    return _ENDS
+
+
+def shares_above_linear(comparison: Comparison) -> tuple[Any, ...]:
+    """How many runs ended above the best linear predictor, and what the interval means; nothing without gaps."""
+    from IPython.display import Markdown
+
+    points = comparison.points
+    if overview.GAP not in points:
+        return ()
+    table = above_linear(points, overview.GAP, by=second_axis(points, comparison.axes)).round(4)
+    return table.set_index(table.columns[0]), Markdown(_SHARES)
+
+
+_GAPS = r"""
+The **linear-predictor gap** of a model $p$,
+
+$$\text{gap} = F - \min_{u} F_{\mathrm{lin}}(u), \qquad F = \frac{1}{n} \sum_{i=1}^{n} \ell\bigl(p(x_i); y_i\bigr),
+\quad F_{\mathrm{lin}}(u) = \frac{1}{n} \sum_{i=1}^{n} \ell\bigl(u^\top x_i; y_i\bigr),$$
+
+is negative where it is better than every linear predictor on the training set, of which the theory speaks;
+`test_linear_predictor_gap` is the one on new samples. For a residual unit $p(x) = w^\top (x + V f_\theta(x))$ no local
+minimum has a gap above zero (O. Shamir, *Are ResNets Provably Better than Linear Predictors?*, NeurIPS 2018,
+[arXiv:1804.06739](https://arxiv.org/abs/1804.06739), Corollary 1).
+"""
+
+_SHARES = """
+The interval is the exact one of Clopper and Pearson for the share, at 95 %: even if no run of 64 ends above the best
+linear predictor, 5.6 % might. It takes the runs as independent, which runs that share a seed are only in part. *Above
+at the end* is not yet *stuck*: a run may have been on its way down. The verdicts tell.
+"""
+
+_ENDS = r"""
+A point is *second-order stationary* here if, with $\theta$ held fixed, the gradient in $(W, V)$ is at most
+$\varepsilon$ and the Hessian has no eigenvalue below $-\sqrt{\mu_2 \varepsilon}$. For residual units the theorem says
+that such a point is not above the linear predictor by more than an amount that vanishes with $\varepsilon$; for models
+without the skip connection, and under regularisation, it says nothing.
+"""
