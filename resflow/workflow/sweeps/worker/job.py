@@ -86,6 +86,7 @@ class Job:
         source = provenance_tags(sweep.notebook)
         role = Role.POPULATION if execution.is_population else Role.RUN
         tags = sweep.tags | {key: source[key] for key in _FROM_DRIVER if key in source}
+        tags |= sweep.goal.tags if sweep.goal else {}
         tags |= {names.SWEEP: sweep.name, names.PARENT: place.parent_id, names.ROLE: role}
         if not execution.is_population:
             tags[names.FINGERPRINT] = execution.id
