@@ -98,8 +98,8 @@ class Point(eqx.Module):
             raise InvalidInputError(f"W has shape {self.W.shape}, but the {loss.name} loss needs {rows}")
         self.y = as_labels(y, loss, n=n, m=m)
         if loss.outputs == "any" and self.y.ndim != self.W.ndim:
-            needed = (n,) if m is None else (n, m)
-            raise InvalidInputError(f"y has shape {self.y.shape}, but must be {needed} to fit W {self.W.shape}")
+            shape = (n,) if m is None else (n, m)
+            raise InvalidInputError(f"y has shape {self.y.shape}, but must be {shape} to fit W {self.W.shape}")
 
     @staticmethod
     def of(model: Any, X: Any, y: Any, loss: str | Loss) -> Point | ModelPoint:

@@ -98,7 +98,7 @@ def reduced_matrix(hessian: PartialHessian, shift: Any = 0.0) -> tuple[jax.Array
     return matrix, N
 
 
-def _row_basis(W: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _row_basis(W: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Q, WQ and ‖W‖; Q is w/‖w‖ for one output, scaled as ‖w‖² may underflow, and the first unit vector at w = 0."""
     if W.shape[0] > 1:
         finite = all_finite(W)

@@ -57,7 +57,7 @@ class ReducedModel(NamedTuple):
         return nan_unless(all_finite(q), jnp.linalg.norm(self.scale * s))
 
 
-def reduced_model(hessian: PartialHessian, gradient: tuple[jax.Array, jax.Array], V_norm: jax.Array) -> ReducedModel:
+def reduced_model(hessian: PartialHessian, gradient: tuple[Any, Any], V_norm: jax.Array) -> ReducedModel:
     """The model at a point, from its partial Hessian, ∇F in (W, V), W with an axis of outputs, and ‖V‖.
 
     W and V are measured in units of their own size: F depends on the product W V, and minima with a small W and a

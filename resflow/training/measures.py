@@ -76,15 +76,15 @@ class GapMeasure(eqx.Module):
         return nan_unless(all_finite(model, X, y), measured)
 
     def _terms(self, model: Any, X: Any, y: Any) -> tuple[Any, tuple[str, ...]]:
-        linear = self.linear_W, self.linear_objective
+        linear_W, linear_objective = self.linear_W, self.linear_objective
         if self.bounds and isinstance(model, ResidualUnit):
             point = in_default_precision(point_of_unit(model, X, y, self.loss))
             several = () if point.W.ndim == 1 else _OF_SEVERAL
-            W, objective = (jnp.asarray(array, float) for array in linear)
-            return gap_certificate(point, W, objective), _OF_ONE_OUTPUT + several
+            linear_W, linear_objective = jnp.asarray(linear_W, float), jnp.asarray(linear_objective, float)
+            return gap_certificate(point, linear_W, linear_objective), _OF_ONE_OUTPUT + several
         if self.bounds and isinstance(model, DeepResidualNetwork):
-            return deep_gap_certificate(model, X, y, *linear, loss=self.loss), _OF_DEPTH
-        return model_certificate(ModelPoint(model, X, y, self.loss), *linear), ()
+            return deep_gap_certificate(model, X, y, linear_W, linear_objective, loss=self.loss), _OF_DEPTH
+        return model_certificate(ModelPoint(model, X, y, self.loss), linear_W, linear_objective), ()
 
 
 class StationarityMeasure(eqx.Module):
