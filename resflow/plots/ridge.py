@@ -53,7 +53,7 @@ def plot_landscapes(
         panel_titles: One a panel.
         title: What the figure shows.
     """
-    figure, grid = several_axes(len(landscapes), title=title, width=13.0, height=5.4, sharey=True)
+    figure, grid = several_axes(len(landscapes), title=f"{title}\n", width=13.0, height=5.6, sharey=True)
     kinds = {kind: number for number, kind in enumerate(dict.fromkeys(points["kind"]))}
     ticks = np.linspace(-extent, extent, landscapes[0].shape[0])
     levels = np.array([0.005, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.2, 2.0, 4.0, 8.0, 20.0, 70.0])
