@@ -216,11 +216,11 @@ def compare_architectures(
         options: Of the initial points, as for `starting_models`.
 
     Returns:
-        The ends, one row a run: what `training_ends` gives of it, architecture, width, diverged, above (gap > 1e-9),
-        second_order (whether it is an ε-SOPSP), slack (certificate minus gap, or gap_allowed minus gap where that is
-        less and the end an ε-SOPSP) and one_signed (whether all output weights of a network without skip connection
-        have one sign). And what was measured along training at the smallest width: architecture, member, step,
-        objective and linear_predictor_gap.
+        The ends, one row a run: what `training_ends` gives of it, architecture, width, diverged, above (gap > 1e-9, or
+        not finite), second_order (whether it is an ε-SOPSP), slack (certificate minus gap, or gap_allowed minus gap
+        where that is less and the end an ε-SOPSP) and one_signed (whether all output weights of a network without skip
+        connection have one sign). And what was measured along training at the smallest width: architecture, member,
+        step, objective and linear_predictor_gap.
     """
     ends, along = [], []
     for width in sorted(widths):
@@ -236,7 +236,7 @@ def compare_architectures(
                 end.assign(
                     **named,
                     diverged=result.diverged_at >= 0,
-                    above=end["linear_predictor_gap"] > _ABOVE,
+                    above=~(end["linear_predictor_gap"] <= _ABOVE),
                     second_order=second_order,
                     slack=bound - end["linear_predictor_gap"],
                     one_signed=np.broadcast_to((signs == signs[:, :1]).all(axis=1), len(end)),
