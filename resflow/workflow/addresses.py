@@ -47,8 +47,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 def local_path(address: str) -> str:
     """The folder that an address names, or the address itself if it is elsewhere."""
-    parts = urlsplit(address)
-    return unquote(parts.path) if parts.scheme in ("", "file") else address
+    return unquote(urlsplit(address).path) if address.startswith("file:") else address
 
 
 def _shown(found: re.Match[str]) -> str:

@@ -8,11 +8,11 @@ import os
 import sqlite3
 import warnings
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.addresses import local_path
 from resflow.workflow.credentials import moved_to_environment
 from resflow.workflow.names import TRACE_LOCATION
 from resflow.workflow.plainly import told_plainly
@@ -181,15 +181,11 @@ def _former_roots(connection: sqlite3.Connection, root: Path) -> list[Path]:
     rows = connection.execute("SELECT artifact_location FROM experiments ORDER BY experiment_id").fetchall()
     roots: dict[Path, None] = {}
     for (location,) in rows:
-        path = _local_path(location or "")
+        path = local_path(location or "")
         before, found, _ = path.rpartition("/mlruns/artifacts/")
         if found and before != str(root) and not _same_folder(before, root):
             roots[Path(before)] = None
     return list(roots)
-
-
-def _local_path(location: str) -> str:
-    return unquote(urlsplit(location).path) if location.startswith("file:") else location
 
 
 def _same_folder(former: str, root: Path) -> bool:
