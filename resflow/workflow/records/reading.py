@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.addresses import local_path
 from resflow.workflow.last_word import AT_WORK, is_finished
 from resflow.workflow.names import ALSO_IN, FINGERPRINT, OUTCOME, PARENT, ROLE, SWEEP, Role, role_of
 
@@ -53,8 +53,7 @@ def history_of(client: MlflowClient, run_id: str, metric: str) -> list[Metric]:
 
 def artifact_folder(run: Run) -> str:
     """The folder that a run's artifacts are in, or its address if that is elsewhere."""
-    address = urlsplit(run.info.artifact_uri)
-    return unquote(address.path) if address.scheme in ("", "file") else run.info.artifact_uri
+    return local_path(run.info.artifact_uri)
 
 
 def tagged(key: str, value: str) -> str:
