@@ -205,7 +205,7 @@ def test_near_identity_bound_covers_networks_that_are_stationary_in_w(scale):
 def test_data_that_does_not_fit_gets_one_clear_line():
     X, y = data(jax.random.key(0))
     fit = fit_linear_predictor(np.asarray(X), np.asarray(y), ridge=0.1)
-    with pytest.raises(InvalidInputError, match="but the network takes 5 inputs"):
+    with pytest.raises(InvalidInputError, match="but the model takes 5 inputs"):
         certified(network(jax.random.key(1)), X[:, :4], y, fit)
 
 

@@ -26,7 +26,9 @@ from resflow.notebook import (
 )
 from resflow.notebook.checks import VARYING, check_population, check_values
 from resflow.plots.curves import plot_objective
+from resflow.studies.population_problem import population_problem
 from resflow.workflow.goal import Goal
+from resflow.workflow.names import FINGERPRINT
 from resflow.workflow.parameters import declared_in_notebook
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.records import create_run, open_client
@@ -128,8 +130,8 @@ def test_members_get_what_they_have_of_their_own_and_the_rest_from_the_notebook(
     points = population_points(None, defaults, learning_rate=[0.1, 0.2], seed=range(2))
     assert [(point["learning_rate"], point["seed"]) for point in points] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
     assert all(point.keys() == set(VARYING) for point in points)
-    (point,) = population_points([{"ridge": 0.5, "fingerprint": "f"}], defaults)
-    assert point == dict.fromkeys(VARYING) | {"seed": 7, "learning_rate": 0.1, "ridge": 0.5, "fingerprint": "f"}
+    (point,) = population_points([{"ridge": 0.5, FINGERPRINT: "f"}], defaults)
+    assert point == dict.fromkeys(VARYING) | {"seed": 7, "learning_rate": 0.1, "ridge": 0.5, FINGERPRINT: "f"}
 
 
 @pytest.mark.parametrize(
@@ -266,13 +268,15 @@ def test_members_of_a_population_are_runs_of_their_own_below_the_notebooks(run):
     run.log_parameters({"loss": "logistic", "seeds": 2, "population": None})
     defaults = dict.fromkeys(VARYING) | {"init_scale": 1.0, "ridge": 0.0}
     points = population_points(None, defaults, learning_rate=[0.01], seed=[0, 1])
-    points[1]["fingerprint"] = "of the second"
+    points[1][FINGERPRINT] = "of the second"
     data = labelled_data("breast_cancer:mean", target=None, loss="logistic")
     settings = {"test_fraction": 0.25, "standardize": True, "intercept": True, "loss": "logistic"}
-    problem = resflow.population_problem(data, points, **settings)
+    problem = population_problem(data, points, **settings)
     assert problem.summary().loc["linear fits", "problem"] == "all 2 converged"
     keys, d = jax.random.split(jax.random.key(0)), problem.X.shape[2]
-    build = eqx.filter_vmap(lambda k: resflow.residual_unit(d, resflow.feature_map("mlp", d, width=3, key=k), key=k))
+    build = eqx.filter_vmap(
+        lambda k: resflow.build_model("residual_unit", d, resflow.feature_map("mlp", d, width=3, key=k), key=k)
+    )
     trained = train_members(
         run, points, problem, build(keys), keys, loss="logistic", epsilon=1e-3,
         options=resflow.TrainingOptions(steps=20, log_every=10),

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int, Real
 
 from resflow.arrays import Array
-from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless, norm, product, ratio
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
@@ -87,8 +86,6 @@ def certify_network(point: ModelPoint, fit: LinearFit) -> DeepGapCertificate:
         Yun 2019 (arXiv:1907.03922), for the two conditions and critical points; the pointwise form is this project's.
     """
     model, X, y = point.model, point.X, point.y
-    if X.shape[1:] != model.w.shape:
-        raise InvalidInputError(f"X has shape {X.shape}, but the network takes {len(model.w)} inputs a sample")
     check_baseline(fit, X, y, point.loss)
     arrays = (jnp.asarray(array, model.w.dtype) for array in (X, y, fit.W, fit.objective))
     return deep_gap_certificate(model, *arrays, loss=point.loss)

@@ -35,6 +35,11 @@ class DeepResidualNetwork(eqx.Module):
     U: tuple[Float[Array, "_ d"], ...]
     feature_maps: tuple[Callable[[Any], Any], ...]
 
+    @property
+    def inputs(self) -> int:
+        """d, the number of inputs."""
+        return len(self.w)
+
     def forward(self, X: Float[Array, "n d"]) -> tuple[list[Float[Array, "n d"]], list[Float[Array, "n _"]]]:
         """The representations x, h_1, ..., h_L and the features φ_1, ..., φ_L of every sample, as rows."""
         representations, features = [X], []

@@ -52,6 +52,11 @@ class ResidualUnit(_WithFeatures):
     V: Float[Array, "d k"]
     feature_map: Callable[[Any], Any]
 
+    @property
+    def inputs(self) -> int:
+        """d, the number of inputs."""
+        return self.W.shape[-1]
+
     def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n *m"]:
         """The predictions p(x_i)."""
         # (features Vᵀ) Wᵀ is never formed: W V first costs m d k instead of n d k.
@@ -73,6 +78,11 @@ class OutputSkipNetwork(_WithFeatures):
     W: Float[Array, "*m d"]
     v: Float[Array, "*m k"]
     feature_map: Callable[[Any], Any]
+
+    @property
+    def inputs(self) -> int:
+        """d, the number of inputs."""
+        return self.W.shape[-1]
 
     def __call__(self, X: Float[Array, "n d"]) -> Float[Array, "n *m"]:
         """The predictions p(x_i)."""

@@ -263,13 +263,15 @@ def _all_right(point: Point) -> bool:
     """Whether every sample of classes is classified rightly."""
     with np.errstate(invalid="ignore", over="ignore"):
         p = point.predictions
+    if not np.isfinite(p).all():
+        return False
     if point.loss.labels == "binary":
-        return bool((np.isfinite(p) & (point.y * p > 0)).all())
+        return bool((point.y * p > 0).all())
     if point.loss.labels != "classes":
         return False
     own = np.arange(p.shape[1]) == point.y[:, None]
     margin = np.where(own, p, -np.inf).max(axis=1) - np.where(own, -np.inf, p).max(axis=1)
-    return bool((np.isfinite(p).all(axis=1) & (margin > 0)).all())
+    return bool((margin > 0).all())
 
 
 class _State(NamedTuple):

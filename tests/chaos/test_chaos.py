@@ -78,7 +78,7 @@ class Trial:
             named.unlink(missing_ok=True)
             options = ("--port", "0", "--no-dashboard", "--scheduler-file", "dask.json")
             self.cluster = [self.start("dask", "scheduler", *options)]
-            wait_until(named.exists, 60)
+            wait_until(lambda: named.exists() and named.read_text().endswith("}"), 60)  # written in parts
             address = json.loads(named.read_text())["address"]
             options = ("--nthreads", "1", "--nworkers", "2", "--no-dashboard", "--local-directory", "workers")
             self.cluster.append(self.start("dask", "worker", address, *options))
