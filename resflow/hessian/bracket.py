@@ -120,7 +120,7 @@ class _Form(NamedTuple):
     K: jax.Array
     gamma: jax.Array  # (m,), descending
     has_u: bool  # false if Q spans everything
-    complement: jax.Array  # I − QQᵀ
+    Q: jax.Array  # zero at W = 0, where u may be anything
     u: jax.Array  # some unit vector orthogonal to Q, zero if there is none
 
     @property
@@ -131,7 +131,10 @@ class _Form(NamedTuple):
     def project(self, x):
         """The rows of A without their part in Q's span."""
         m, d = self.u.shape
-        return x[: m * d].reshape(m, d) @ self.complement
+        A = x[: m * d].reshape(m, d)
+        if m == 1:
+            return A - (A @ self.Q) @ self.Q.T
+        return A @ (jnp.eye(d, dtype=A.dtype) - self.Q @ self.Q.T)  # to more digits, which a tiny R needs
 
     def shifted(self, sigma):
         """S(σ), definite if and only if σ < 0 lies below every eigenvalue."""
@@ -139,7 +142,8 @@ class _Form(NamedTuple):
         S = self.K - sigma * jnp.eye(order, dtype=self.K.dtype)
         if not self.has_u:
             return S
-        blocks = (self.gamma * ratio(self.gamma, sigma))[:, None, None] * self.complement
+        complement = jnp.eye(d, dtype=S.dtype) - self.Q @ self.Q.T
+        blocks = (self.gamma * ratio(self.gamma, sigma))[:, None, None] * complement
         for j in range(m):
             S = S.at[j * d : (j + 1) * d, j * d : (j + 1) * d].add(blocks[j])
         return S
@@ -211,15 +215,17 @@ def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
     # The sums over samples are positive semidefinite but for rounding. With this much more they are so again, as
     # they have to be where K is singular: there a shift of λ_min's size is all that a pivot has.
     K = hessian.K + jnp.diag(4.0 * jnp.finfo(dtype).eps * size + delta * in_A)
-    complement, u = jnp.eye(d, dtype=dtype), jnp.zeros((m, d), dtype)
+    Q, u = hessian.Q, jnp.zeros((m, d), dtype)
     if has_u:
         # At W = 0 no direction is W's: u may be any vector of R^d, and then there is no need of C.
         at_zero = hessian.W_norm == 0
         K = jnp.where(at_zero, in_A[:, None] * in_A, 1.0) * K
-        complement = complement - jnp.where(at_zero, 0.0, hessian.Q @ hessian.Q.T)
-        other = complement[jnp.argmax(jnp.diagonal(complement))]
+        Q = jnp.where(at_zero, 0.0, Q)
+        seen = jnp.sum(Q**2, axis=1)
+        other = -Q @ Q[jnp.argmin(seen)]  # the unit vector that is furthest from Q's span, without its part in it
+        other = other.at[jnp.argmin(seen)].add(1.0)
         u = u.at[0].set(ratio(other, jnp.linalg.norm(other)))
-    form = _Form(K, gamma, has_u, complement, u)
+    form = _Form(K, gamma, has_u, Q, u)
 
     # K's part from the samples is positive semidefinite, so that only δ and R can pull below zero.
     lower = _lower_root(jnp.minimum(delta, 0.0), gamma[0])
