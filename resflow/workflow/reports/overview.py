@@ -120,7 +120,7 @@ def summary(comparison: Comparison) -> str:
         value = f"`{goal.metric}` {best:.5g}" if np.isfinite(best) else f"no finite `{goal.metric}`"
         said = f"The best of them has {value}" + ", the largest" * goal.maximize
     return (
-        f"The {comparison.kind} **{comparison.name}** has **{len(points)} finished run{'s' if len(points) != 1 else ''}**"
+        f"The {comparison.kind} **{comparison.name}** has **{len(points)} finished run{'s' * (len(points) != 1)}**"
         f"{' (not counted: ' + ', '.join(rest) + ')' if rest else ''}. {said}."
     )
 
