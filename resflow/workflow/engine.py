@@ -111,21 +111,17 @@ def _source(nb: Any, options: dict[str, Any]) -> str:
 
 
 def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> Run:
-    from resflow.workflow.goal import Goal
     from resflow.workflow.parameters import declared_in_notebook
     from resflow.workflow.provenance import provenance_tags
     from resflow.workflow.records import create_run, open_client, run_name
 
-    goal = Goal.in_metadata(nb)
     return create_run(
         open_client(),
         notebook=notebook,
         name=run_name(notebook, parameters.values, declared_in_notebook(nb)),
         parameters=parameters.certain,
         # A sweep says in the environment to what the run belongs.
-        tags=provenance_tags(source or notebook, nb)
-        | (goal.tags if goal else {})
-        | json.loads(os.environ.get(RUN_TAGS, "{}")),
+        tags=provenance_tags(source or notebook, nb) | json.loads(os.environ.get(RUN_TAGS, "{}")),
     )
 
 
