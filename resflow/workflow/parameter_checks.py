@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from resflow.errors import InvalidInputError, shown
+from resflow.workflow.notebook_file import metadata_of
 
 __all__ = ["check_values", "checks_of"]
 
 
 def checks_of(notebook: Any) -> str:
     """The name of the module that checks the notebook's parameters; "" if none does."""
-    own = notebook.metadata.get("resflow")
-    checks = own.get("checks") if isinstance(own, dict) else None  # else somebody else's entry of that name
+    checks = metadata_of(notebook, "resflow").get("checks")
     return "" if checks is None else str(checks)
 
 
