@@ -212,8 +212,7 @@ class ModelPoint(eqx.Module):
 def point_of_unit(unit: ResidualUnit, X: Any, y: Any, loss: str | Loss) -> Point:
     """`Point.of` a residual unit."""
     X = check_samples(X)
-    if X.shape[1] != unit.inputs:
-        raise InvalidInputError(f"X has shape {X.shape}, but the model takes {unit.inputs} inputs a sample")
+    _check_inputs(X, unit.inputs)
     W, V, features = unit.W, unit.V, unit.features(X)
     if not isinstance(X, jax.Array) and not is_traced(W, V, features):  # at home in NumPy: analysed in float64
         W, V, features = (np.asarray(array) for array in (W, V, features))
@@ -239,8 +238,8 @@ def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:
     if not callable(model):
         raise InvalidInputError(f"model is a {type(model).__name__}, but must map samples to predictions")
     inputs = getattr(model, "inputs", None)
-    if isinstance(inputs, int) and X.shape[1] != inputs:
-        raise InvalidInputError(f"X has shape {X.shape}, but the model takes {inputs} inputs a sample")
+    if isinstance(inputs, int):
+        _check_inputs(X, inputs)
     found = getattr(jax.eval_shape(model, X), "shape", None)
     classes = loss.labels == "classes"
     if not (found is not None and len(found) == 2 and found[0] == len(X) if classes else found == y.shape):
@@ -251,6 +250,11 @@ def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:
         )
     if classes:
         as_labels(y, loss, m=None if found is None else found[1])
+
+
+def _check_inputs(X: Array, inputs: int) -> None:
+    if X.shape[1] != inputs:
+        raise InvalidInputError(f"X has shape {X.shape}, but the model takes {inputs} inputs a sample")
 
 
 @in_full_precision
