@@ -1,7 +1,8 @@
 # Every target works on a bare machine: Python >= 3.11 with venv, git and make.
 PYTHON ?= python3
-# A file's tests stay together, as they share programs, kernels and runs.
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
+# A file's tests stay together, as they share programs, kernels and runs. A worker that crashes ends the suite: xdist
+# may wait for ever for one that it put in the place of another.
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
