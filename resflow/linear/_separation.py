@@ -13,7 +13,7 @@ from resflow.linear._algebra import WELL_CONDITIONED, Rows, reciprocal_condition
 from resflow.linear._exact import Direction, beside, off_plane, whole_numbers
 from resflow.linear._newton import Newton
 from resflow.linear._problem import Problem
-from resflow.linear._programme import Programme
+from resflow.linear._programme import separating_plane
 
 __all__ = ["Separation"]
 
@@ -97,16 +97,15 @@ class Separation:
 
     def settle(self) -> None:
         """Have a verdict, if one is needed and can be had, by linear programming."""
-        rows = None
         if self.unknown and not self._asked:
             self._asked = True
             rows = self._gradients(self.problem.rows, np.ones(np.count_nonzero(self._others), dtype=bool))
-        if rows is not None:
-            programme = Programme(rows)
-            if programme.direction is not None:
-                self._try(self._completed(programme.direction), programme.on_plane)
-            if self.verdict is None and programme.excluded():
-                self.verdict = False
+            if rows is not None:
+                direction, on_plane, excluded = separating_plane(rows)
+                if direction is not None:
+                    self._try(self._completed(direction), on_plane)
+                if self.verdict is None and excluded:
+                    self.verdict = False
         self._refuse()
 
     def _look(self, seen: Newton) -> None:
