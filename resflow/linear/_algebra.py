@@ -27,7 +27,6 @@ class Rows:
         self.n, self.d = X.shape
         self.basis = basis
         self.width = self.d if basis is None else basis.shape[1]
-        self.chunk = max(_CHUNK_VALUES // self.d, 2 * self.d)
         self._X, self._factor = X, basis
         if basis is not None and self.n * self.width <= _KEEP_VALUES:
             self._X, self._factor = np.concatenate([block for _, block in self.blocks()]), None
@@ -40,7 +39,7 @@ class Rows:
 
     def blocks(self, chunk: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Which rows, and the rows themselves; the caller must not write into them."""
-        size = chunk or self.chunk
+        size = chunk or max(_CHUNK_VALUES // self.d, 2 * self.d)
         for start in range(0, self.n, size):
             rows = slice(start, min(start + size, self.n))
             block = np.ascontiguousarray(self._X[rows], dtype=np.float64)
@@ -137,12 +136,6 @@ def row_space(R: np.ndarray, n: int) -> RowSpace:
     return RowSpace(basis, basis @ Wt.T, unitless, cut)
 
 
-def of_one_size(squares: np.ndarray) -> bool:
-    """Whether the lengths of columns, from their squares, are within 1e6 of each other, those that are 0 aside."""
-    live = squares[squares > 0.0]
-    return bool(live.max() <= 1e12 * live.min())
-
-
 class BallStep(NamedTuple):
     """The minimiser of g·s + ½ s·Hs over |z + s| ≤ radius.
 
@@ -171,8 +164,7 @@ def cholesky_solver(H: np.ndarray) -> Solver:
     Cholesky's error does not depend on the units of the coordinates, unlike that of an eigendecomposition: columns of
     very different size need no scaling first. A coordinate that no sample touches (a zero on the diagonal) stays put.
     """
-    diagonal = np.diag(H).copy()
-    live = np.where(diagonal > 0, diagonal, 1.0)
+    live = np.where(np.diag(H) > 0, np.diag(H), 1.0)
 
     def solver(multiplier: float):
         lift = 0.0
@@ -203,14 +195,7 @@ def ball_step(solver: Solver, g: np.ndarray, z: np.ndarray, radius: float, *, st
     |z + s(μ)| = radius is solved for μ by Newton's method on 1/radius − 1/|z + s(μ)|, which converges from the left
     without a safeguard, since that function is convex there (Hebden 1973; Moré and Sorensen 1983). What rounding does
     to it where the sizes of coordinates differ by many orders of magnitude is kept between two bounds, the steps being
-    halvings of log μ at worst.
-
-    Args:
-        solver: Of H + μ.
-        g: Gradient at z, shape (r,).
-        z: Centre of the quadratic, shape (r,).
-        radius: Of the ball around 0; np.inf for none.
-        start: A guess of the multiplier, e.g. that of the step before.
+    halvings of log μ at worst. It starts from a guess of μ.
     """
     multiplier, low, high = start, 0.0, math.inf
     for _ in range(_MOST_MULTIPLIERS):

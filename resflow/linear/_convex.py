@@ -11,7 +11,6 @@ from resflow.linear._algebra import (
     Rows,
     RowSpace,
     add_gram,
-    of_one_size,
     reciprocal_condition,
     row_space,
     triangular_factor,
@@ -49,10 +48,10 @@ def fit_convex(
     problem = Problem(rows, y, loss, ridge, radius, float(np.mean(values)), scale, None if m is None else np.eye(m))
     inner = problem._replace(outputs=_outputs(m, loss))
     rank = int(np.count_nonzero(squares))
-    first, space = None, None
+    first, cut = None, None
     if rank and reciprocal_condition(gram) < WELL_CONDITIONED:
         space = row_space(triangular_factor(rows), n)
-        rank = space.basis.shape[1]
+        rank, cut = space.basis.shape[1], space.cut
         inner = inner._replace(rows=Rows(X, _coordinates(problem, space, squares)))
     elif problem.quadratic or (m is None and np.ptp(curvatures) == 0.0):
         curvature = 1.0 if problem.quadratic else curvatures[0]
@@ -80,7 +79,7 @@ def fit_convex(
     if basis is not None or m is not None:
         best = in_weights(problem, inner, best)
     verdict, unknown = (None, False) if separation is None else (separation.found, separation.unknown)
-    return as_fit(problem, best, space or rank, separable=verdict, unknown=unknown, max_iterations=max_iterations)
+    return as_fit(problem, best, rank, cut, separable=verdict, unknown=unknown, max_iterations=max_iterations)
 
 
 def _outputs(m: int | None, loss: Loss) -> np.ndarray | None:
@@ -94,7 +93,9 @@ def _coordinates(problem: Problem, space: RowSpace, squares: np.ndarray) -> np.n
     """A basis in which the Hessian is as near to diagonal as it can be; orthonormal where lengths matter."""
     if problem.free:
         return space.unitless
-    return space.orthonormal if of_one_size(squares) else space.basis  # in an eigenbasis short columns would drown
+    live = squares[squares > 0.0]
+    far_apart = live.max() > 1e12 * live.min()  # in an eigenbasis short columns would drown
+    return space.basis if far_apart else space.orthonormal
 
 
 def _start(problem: Problem, at_zero: Evaluation | None) -> tuple[np.ndarray, Evaluation]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from resflow.linear._algebra import RowSpace, ball_step, cholesky_solver
+from resflow.linear._algebra import ball_step, cholesky_solver
 from resflow.linear._newton import TOLERANCE, Iterate, describe, into_ball
 from resflow.linear._problem import Problem, evaluate, loss_terms
 from resflow.linear.fit import LinearFit
@@ -18,27 +18,16 @@ __all__ = ["as_fit", "fit_of_zero", "in_weights"]
 _EPS = float(np.finfo(np.float64).eps)
 
 
-def in_weights(
-    problem: Problem,
-    inner: Problem,
-    best: Iterate,
-) -> Iterate:
-    """The evidence at the weights that z stands for, by a pass over X itself.
-
-    Args:
-        problem: In the weights.
-        inner: In z.
-        best: The point in z, with the solver there.
-    """
+def in_weights(problem: Problem, inner: Problem, best: Iterate) -> Iterate:
+    """The evidence at the weights that the best point of the inner problem stands for, by a pass over X itself."""
     basis, matrix = inner.rows.basis, inner.matrix(best.z)
     matrix = matrix if basis is None else basis @ matrix
     w = into_ball(matrix.T.ravel(), problem.radius)
     here = evaluate(problem, w, hessian=False)
-    total = here.gradient + problem.ridge * w
-    slope = problem.matrix(total)
+    slope = problem.matrix(here.gradient + problem.ridge * w)
     slope = inner.flat(slope if basis is None else basis.T @ slope)
     model = ball_step(best.solver, slope, best.z, problem.radius, start=best.multiplier)
-    there = describe(problem, w, here, total, model, best.solver, best.iterations)
+    there = describe(problem, w, here, model, best.solver, best.iterations)
     sound = best.sound and (there.sound or problem.outputs is not None)  # of several outputs the step alone tells
     return there._replace(sound=sound)
 
@@ -48,13 +37,14 @@ def fit_of_zero(problem: Problem, rank: int, separable: bool | None) -> LinearFi
     multiplier = math.inf if problem.radius == 0.0 else 0.0
     nothing = cholesky_solver(np.zeros((0, 0)))
     best = Iterate(np.zeros(problem.size), problem.objective_scale, multiplier, 0.0, 0.0, True, nothing, 0)
-    return as_fit(problem, best, rank, separable=separable)
+    return as_fit(problem, best, rank, None, separable=separable)
 
 
 def as_fit(
     problem: Problem,
     best: Iterate,
-    space: RowSpace | int,
+    rank: int,
+    cut: np.ndarray | None,
     *,
     separable: bool | None = None,
     unknown: bool = False,
@@ -65,8 +55,8 @@ def as_fit(
     Args:
         problem: In the weights.
         best: The point.
-        space: X's row space, or its rank if nothing of it was cut.
-        separable: As in `LinearFit`.
+        rank: As in `LinearFit`, like `separable`.
+        cut: As in `RowSpace`; None if nothing was cut.
         unknown: Whether there may be no minimiser.
         max_iterations: At which the iteration was to stop, if at any.
     """
@@ -76,10 +66,9 @@ def as_fit(
         at_zero = evaluate(problem, np.zeros(problem.size), hessian=False)
         residual = float(np.linalg.norm(at_zero.gradient))
         best = Iterate(np.zeros(problem.size), at_zero.objective, 0.0, residual, math.inf, False, best.solver, 0)
-    rank = space if isinstance(space, int) else space.basis.shape[1]
     suboptimality, sound = best.suboptimality, best.sound
-    if not isinstance(space, int) and space.cut.size:
-        suboptimality += _hidden_gain(problem, best, space.cut)
+    if cut is not None and cut.size:
+        suboptimality += _hidden_gain(problem, best, cut)
     small = best.residual <= TOLERANCE * problem.gradient_scale
     if not small:
         left, gain = _left_by_rounding(problem, best)
@@ -118,13 +107,9 @@ def _left_by_rounding(problem: Problem, best: Iterate) -> tuple[float, float]:
         y = problem.y[part]
         _, slopes, curvatures = loss_terms(problem.loss, block @ W, y)
         error = unit * (np.abs(block) @ np.abs(W) + (np.abs(y) if y.shape == slopes.shape else 0.0))
-        bent = (
-            error
-            if problem.quadratic
-            else curvatures * error
-            if W.ndim == 1
-            else (np.abs(curvatures) @ error[..., None])[..., 0]
-        )
+        bent = error
+        if not problem.quadratic:
+            bent = curvatures * error if W.ndim == 1 else (np.abs(curvatures) @ error[..., None])[..., 0]
         lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
         left += float(np.sum(np.linalg.norm(np.c_[bent + _EPS * np.abs(slopes)], axis=1) * lengths)) / rows.n
         hidden += float(np.vdot(bent, error)) / rows.n

@@ -46,7 +46,7 @@ class Newton(NamedTuple):
 
     Attributes:
         iterate: The point.
-        step: The next full step, shape (r,).
+        step: The next full step.
         change: What it would change the predictions by, of their shape.
         predictions: p_i, shape (n,) or (n, m).
         hessian: The Hessian at z if the step is the exact, unbounded Newton step; None otherwise.
@@ -76,7 +76,7 @@ def newton(
 
     Args:
         problem: What to minimise.
-        z: Where to start, shape (r,), |z| ≤ radius.
+        z: Where to start, in the ball.
         first: The evaluation there, with the Hessian.
         max_iterations: Newton steps at most.
         enough: A suboptimality at which to stop.
@@ -89,9 +89,10 @@ def newton(
         total = here.gradient + ridge * z
         while True:
             if here.hessian is not None:
-                solver, hessian = _solver(here.hessian, ridge), here.hessian
+                hessian = here.hessian
+                solver = cholesky_solver(hessian + ridge * np.eye(len(hessian)))
             model = ball_step(solver, total, z, problem.radius, start=guess)
-            iterate = describe(problem, z, here, total, model, solver, iteration)
+            iterate = describe(problem, z, here, model, solver, iteration)
             fresh = here.hessian is not None or problem.quadratic or iterate.residual <= 0.1 * previous_residual
             if fresh or solved(problem, iterate):
                 break
@@ -119,31 +120,16 @@ def newton(
         here = evaluate(problem, z, hessian=not (contracted and t == 1.0))
     assert best is not None
     assert hessian is not None
-    return best._replace(iterations=iteration, sound=best.sound and _regular(hessian, ridge + guess))
+    regular = reciprocal_condition(hessian + (ridge + guess) * np.eye(len(hessian))) > 8.0 * len(hessian) * _EPS
+    return best._replace(iterations=iteration, sound=best.sound and regular)
 
 
 def describe(
-    problem: Problem,
-    z: np.ndarray,
-    here: Evaluation,
-    total: np.ndarray,
-    model: BallStep,
-    solver: Solver,
-    iterations: int,
+    problem: Problem, z: np.ndarray, here: Evaluation, model: BallStep, solver: Solver, iterations: int
 ) -> Iterate:
-    """The evidence at z.
-
-    Args:
-        problem: Whose mean loss, ridge and radius are meant.
-        z: A point of the ball.
-        here: The evaluation at z.
-        total: Gradient of mean loss and ridge term at z.
-        model: The step that minimises the second-order model at z.
-        solver: Of that model's Hessian.
-        iterations: To be passed on.
-    """
-    length, radius = float(np.linalg.norm(z)), problem.radius
-    multiplier = 0.0
+    """The evidence at a point z of the ball, from the evaluation there, and the second-order model's best step."""
+    length, radius, multiplier = float(np.linalg.norm(z)), problem.radius, 0.0
+    total = here.gradient + problem.ridge * z
     if length > 0.0 and length >= radius * (1.0 - 8.0 * _EPS):
         multiplier = max(-float(total @ (z / length)) / length, 0.0)
         # where columns are far apart, rounding along the longest is all there is in this product
@@ -190,20 +176,10 @@ def _relative_change(loss: Loss) -> float:
     return 1.5 / loss.delta if type(loss) is PseudoHuber else 0.0
 
 
-def _regular(H: np.ndarray, shift: float) -> bool:
-    shifted = np.array(H)
-    shifted[np.diag_indices_from(shifted)] += shift
-    return reciprocal_condition(shifted) > 8.0 * len(H) * _EPS
-
-
 def into_ball(z: np.ndarray, radius: float) -> np.ndarray:
     """z, shortened to the radius if it is longer."""
     length = float(np.linalg.norm(z))
     return z * (radius / length) if length > radius else z
-
-
-def _solver(H: np.ndarray, ridge: float) -> Solver:
-    return cholesky_solver(H + ridge * np.eye(len(H)) if ridge else H)
 
 
 def solved(problem: Problem, iterate: Iterate) -> bool:
