@@ -15,8 +15,8 @@ from resflow.data.catalog import load_dataset
 from resflow.data.dataset import Standardization
 from resflow.errors import InvalidInputError
 from resflow.linear import _algebra as _linear_algebra
-from resflow.linear import _convex as _linear_convex
 from resflow.linear import _problem as _linear_problem
+from resflow.linear import predictor as _linear_predictor
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Logistic, Loss, PseudoHuber, as_loss
 from resflow.status import Status
@@ -127,10 +127,10 @@ def test_many_samples_need_no_hessian_to_be_as_exact(loss, condition, monkeypatc
     rng = np.random.default_rng(11)
     X = features(rng, 4000, 10, condition)
     y = labels(rng, X, loss)
-    monkeypatch.setattr(_linear_convex, "quasi_newton", lambda *_, **__: None)
+    monkeypatch.setattr(_linear_predictor, "quasi_newton", lambda *_, **__: None)
     with_hessian = fit_linear_predictor(X, y, loss=loss)
     monkeypatch.undo()
-    monkeypatch.setattr(_linear_convex, "newton", None)
+    monkeypatch.setattr(_linear_predictor, "newton", None)
     fit = fit_linear_predictor(X, y, loss=loss)
     assert fit.converged
     assert fit.separable == with_hessian.separable == (False if loss == "logistic" else None)
