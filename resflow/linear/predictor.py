@@ -101,23 +101,20 @@ def fit_linear_predictor(
     problem = Problem(rows, y, loss, ridge, radius, float(np.mean(values)), scale, None if m is None else np.eye(m))
     inner = problem._replace(outputs=_outputs(m, loss))
     rank = int(np.count_nonzero(squares))
-    first, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
+    hessian, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
     if rank and reciprocal_condition(gram) < WELL_CONDITIONED:
         space = row_space(triangular_factor(rows), n)
         rank, cut = space.basis.shape[1], space.cut
         inner = inner._replace(rows=Rows(X, _coordinates(problem, space, squares)))
     elif problem.quadratic or (m is None and np.ptp(curvatures) == 0.0):
-        curvature = 1.0 if problem.quadratic else curvatures[0]
-        first = Evaluation(
-            problem.objective_scale, problem.flat(gradient) / n, gram * (curvature / n), zero, curvatures
-        )
+        hessian = gram * ((1.0 if problem.quadratic else curvatures[0]) / n)
     if rank == 0 or radius == 0.0:
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
     separation = Separation(inner, X) if of_classes else None
     basis, best = inner.rows.basis, None
+    at_zero = Evaluation(problem.objective_scale, problem.flat(gradient) / n, hessian, zero, curvatures)
     if m is None and basis is None and problem.free and n >= _MANY * d and not problem.quadratic:
-        at_zero = Evaluation(problem.objective_scale, gradient / n, None, zero, curvatures)
         found = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
         if found is not None:
             best, there = found
@@ -125,8 +122,7 @@ def fit_linear_predictor(
                 solve, _, _ = best.solver(0.0)
                 separation.judge_minimiser(there.predictions, rows.times(solve(there.gradient)))
     if best is None:
-        start, first = _start(inner, first)
-        best = newton(inner, start, first, max_iterations=max_iterations, watch=separation)
+        best = newton(inner, *_start(inner, at_zero), max_iterations=max_iterations, watch=separation)
     if separation is not None:
         separation.settle()
     if basis is not None or m is not None:
@@ -151,8 +147,10 @@ def _coordinates(problem: Problem, space: RowSpace, squares: np.ndarray) -> np.n
     return space.basis if far_apart else space.orthonormal
 
 
-def _start(problem: Problem, at_zero: Evaluation | None) -> tuple[np.ndarray, Evaluation]:
+def _start(problem: Problem, at_zero: Evaluation) -> tuple[np.ndarray, Evaluation]:
     """Where to start, and the evaluation there: the solution of every tenth sample if they are many, or 0.
+
+    That at 0 is taken if it has a Hessian, and made otherwise.
 
     A pseudo-Huber loss hardly curves at labels far beyond its δ, which leaves Newton's method blind at 0: there it is
     the solution for a larger δ, got from one for a still larger one.
@@ -169,7 +167,7 @@ def _start(problem: Problem, at_zero: Evaluation | None) -> tuple[np.ndarray, Ev
         there = evaluate(problem, guess.z, hessian=True)
         if there.objective < problem.objective_scale:
             return guess.z, there
-    return zero, at_zero or evaluate(problem, zero, hessian=True)
+    return zero, evaluate(problem, zero, hessian=True) if at_zero.hessian is None else at_zero
 
 
 def _from_larger_deltas(problem: Problem, size: float, last: float) -> tuple[np.ndarray, Evaluation]:
