@@ -26,10 +26,10 @@ _ROUNDINGS = 64.0
 
 
 def check_kind(fit: Any, loss: Loss) -> None:
-    """Check what a fit says of itself: that it is one, of this loss, and has numbers.
+    """Check what a fit says of itself: that it is one, of this loss, with finite weights and mean loss.
 
     Raises:
-        InvalidInputError: If it is none, of another loss, or its weights or mean loss are not finite.
+        InvalidInputError: If it is not that.
     """
     if not isinstance(fit, LinearFit):
         raise InvalidInputError(f"fit is a {type(fit).__name__}, but must be what fit_linear_predictor returns")
@@ -70,7 +70,7 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss, *, finished: bool = Tru
         )
     if is_traced(X, y, fit.W, fit.objective):
         return
-    unit = max(_unit(X), _unit(y))
+    unit = max([_EPS, *(float(jnp.finfo(a.dtype).eps) for a in (X, y) if jnp.issubdtype(a.dtype, jnp.floating))])
     rows, labels = Rows(np.asarray(X)), np.asarray(y)
     weights = np.asarray(fit.W, dtype=np.float64)
     p = np.empty((rows.n, *weights.shape[:-1]))
@@ -97,12 +97,3 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss, *, finished: bool = Tru
             "least, and an unfinished baseline fakes a gain: raise max_iterations, scale the features, or pass "
             "ridge=... or max_norm=..."
         )
-
-
-def _unit(array: Any) -> float:
-    """The relative rounding of an array's numbers."""
-    dtype = array.dtype if hasattr(array, "dtype") else np.asarray(array).dtype
-    try:
-        return max(float(jnp.finfo(dtype).eps), _EPS)
-    except ValueError:  # whole numbers, data frames
-        return _EPS
