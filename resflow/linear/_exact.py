@@ -8,31 +8,24 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.linalg import qr
 
-__all__ = ["Direction", "beside", "off_plane", "whole_numbers"]
+__all__ = ["beside", "off_plane", "whole_numbers"]
 
 _EPS = float(np.finfo(np.float64).eps)
 _MOST_PRODUCTS = 4_000_000
 _MOST_UNKNOWNS = 80
 
-Direction = np.ndarray | list[int]
-"""Of floats, or of whole numbers, where only its direction counts."""
 
-
-def off_plane(blocks: Iterable[np.ndarray], direction: Direction) -> int | None:
+def off_plane(blocks: Iterable[np.ndarray], direction: list[int]) -> int | None:
     """How many rows x have direction · x > 0, if no row has it below 0; None if one has, or it is not known.
 
     Signs that rounding cannot touch are taken from floats, all others from exact products of whole numbers. It is
-    unknown where these are too many.
-
-    Args:
-        blocks: The rows, some at a time, each of shape (rows, d).
-        direction: Shape (d,).
+    unknown where these are too many. The rows come some at a time, in blocks of shape (rows, d).
     """
-    whole = direction if isinstance(direction, list) else whole_numbers(direction)
-    largest = max((abs(entry) for entry in whole), default=0)
+    largest = max(map(abs, direction), default=0)
     if largest == 0:
         return 0
-    z = np.array([entry / largest for entry in whole])  # correctly rounded, whatever the size of the numbers
+    z = np.array([entry / largest for entry in direction])  # correctly rounded, whatever the size of the numbers
+    touched = np.array([entry != 0 for entry in direction])  # a coordinate of 1e-320 may be 0 in z
     bound = 2.0 * (len(z) + 3) * _EPS
     positive, left = 0, _MOST_PRODUCTS
     for block in blocks:
@@ -41,35 +34,28 @@ def off_plane(blocks: Iterable[np.ndarray], direction: Direction) -> int | None:
         if (products[surely] < 0.0).any():
             return None
         positive += int(np.count_nonzero(surely))
-        # a coordinate of 1e-320 in z need not be 0 in the whole numbers
-        touched = np.array([entry != 0 for entry in whole])
         close = np.flatnonzero(~surely & (block[:, touched] != 0.0).any(axis=1))
         left -= close.size * int(np.count_nonzero(touched))
         if left < 0:
             return None
         for row in block[close]:
-            sign = sum(a * b for a, b in zip(whole_numbers(row), whole, strict=True) if a and b)
+            sign = sum(a * b for a, b in zip(whole_numbers(row), direction, strict=True) if a and b)
             if sign < 0:
                 return None
             positive += sign > 0
     return positive
 
 
-def beside(rows: np.ndarray, direction: Direction) -> list[int] | None:
-    """The direction made exactly orthogonal to all the rows, as whole numbers; None if there is none or it is too far.
+def beside(rows: np.ndarray, direction: list[int]) -> list[int] | None:
+    """A direction nearly orthogonal to all the rows made exactly so; None if there is none or it is too far.
 
     As many of its coordinates as the rows leave free keep their values, the others follow from them by a linear system
     that is solved without rounding.
-
-    Args:
-        rows: Shape (m, d).
-        direction: Shape (d,), nearly orthogonal to them.
     """
-    wanted = direction if isinstance(direction, list) else whole_numbers(direction)
     lengths = np.linalg.norm(rows, axis=1)
     rows = rows[lengths > 0.0]
     if len(rows) == 0:
-        return wanted
+        return direction
     sizes = np.linalg.norm(rows, axis=0)
     scaled = rows / np.where(sizes > 0.0, sizes, 1.0) / lengths[lengths > 0.0, None]
     triangle, order = qr(scaled.T, mode="r", pivoting=True, check_finite=False)
@@ -81,12 +67,12 @@ def beside(rows: np.ndarray, direction: Direction) -> list[int] | None:
     _, places = qr(scaled[chosen], mode="r", pivoting=True, check_finite=False)
     pivots, free = places[:rank], places[rank:]
     matrix = [whole_numbers(row) for row in rows[chosen]]
-    right = [-sum(row[place] * wanted[place] for place in free) for row in matrix]
+    right = [-sum(row[place] * direction[place] for place in free) for row in matrix]
     solution = _solve([[row[place] for place in pivots] for row in matrix], right)
     if solution is None:
         return None
     numerators, denominator = solution
-    result = [entry * denominator for entry in wanted]
+    result = [entry * denominator for entry in direction]
     for place, numerator in zip(pivots, numerators, strict=True):
         result[place] = numerator
     return [entry if denominator > 0 else -entry for entry in result]

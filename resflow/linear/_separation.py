@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy.special import softmax
 
 from resflow.errors import InvalidInputError
 from resflow.linear._algebra import WELL_CONDITIONED, Rows, reciprocal_condition
-from resflow.linear._exact import Direction, beside, off_plane, whole_numbers
+from resflow.linear._exact import beside, off_plane, whole_numbers
 from resflow.linear._newton import Newton
 from resflow.linear._problem import Problem
 from resflow.linear._programme import separating_plane
@@ -86,11 +85,9 @@ class Separation:
         self._refuse()
 
     def judge_minimiser(self, predictions: np.ndarray, multiples: np.ndarray) -> None:
-        """See in a minimiser itself that two classes are not separable.
+        """See in a minimiser itself, by its predictions and its multiples uᵀx_i, that two classes are not separable.
 
-        Args:
-            predictions: zᵀx_i at z, shape (n,).
-            multiples: uᵀx_i, where XᵀX u = n∇F_lin(z). The β_i = σ_i + y_i uᵀx_i then have Σ β_i y_i x_i = 0.
+        Where XᵀX u = n∇F_lin(z), the β_i = σ_i + y_i uᵀx_i have Σ β_i y_i x_i = 0.
         """
         if (np.abs(multiples) <= 0.5 / (1.0 + np.exp(self._margins(predictions)))).all():
             self.verdict = False
@@ -131,7 +128,7 @@ class Separation:
         if self.verdict is None:
             self._judge(direction)
 
-    def _judge(self, direction: Direction | None) -> None:
+    def _judge(self, direction: list[int] | None) -> None:
         count = None if direction is None else self._count(direction)
         if count:
             self.verdict, self.separated = True, count
@@ -142,13 +139,14 @@ class Separation:
             return self.problem.y * predictions
         return (np.take_along_axis(predictions, self._classes[:, None], axis=1) - predictions)[self._others]
 
-    def _direction(self, matrix: np.ndarray) -> Direction:
+    def _direction(self, matrix: np.ndarray) -> list[int]:
         """The direction of weights that `Problem.matrix` gave, exactly."""
         weights = matrix if self.problem.rows.basis is None else self.problem.rows.basis @ matrix
+        whole = whole_numbers(weights.T.ravel())
         if self._one_output:
-            return weights
-        whole = np.array(whole_numbers(weights.T.ravel()), dtype=object).reshape(self._m, -1)
-        return (whole[:-1] - whole[-1]).ravel().tolist()
+            return whole
+        rows = np.array(whole, dtype=object).reshape(self._m, -1)
+        return (rows[:-1] - rows[-1]).ravel().tolist()
 
     def _completed(self, direction: np.ndarray) -> np.ndarray:
         """What `Problem.matrix` would give for a direction in the coordinates of the problem."""
@@ -167,21 +165,19 @@ class Separation:
                 found[places[labels < last], labels[labels < last]] += signed[labels < last]
         return found.reshape(len(samples), -1)
 
-    def _count(self, direction: Direction) -> int | None:
+    def _count(self, direction: list[int]) -> int | None:
         """How many margins are above 0 by exact arithmetic; None if one is below 0, or it is not known."""
-        whole = np.array(whole_numbers(direction) if isinstance(direction, np.ndarray) else direction, dtype=object)
+        whole = np.array(direction, dtype=object)
         weights, positive = [*whole.reshape(self._m - 1, -1), 0 * whole[: self.X.shape[1]]], 0
         for label in self._present:
             for other in range(self._m):
                 if other != label:
-                    count = off_plane(self._samples_of(label), (weights[label] - weights[other]).tolist())
+                    samples = (block[self._classes[part] == label] for part, block in Rows(self.X).blocks())
+                    count = off_plane(samples, (weights[label] - weights[other]).tolist())
                     if count is None:
                         return None
                     positive += count
         return positive
-
-    def _samples_of(self, label: int) -> Iterator[np.ndarray]:
-        return (block[self._classes[part] == label] for part, block in Rows(self.X).blocks())
 
     def _refuse(self) -> None:
         if not (self.verdict and self.needed):
@@ -198,8 +194,8 @@ class Separation:
             what += f"{'w' if one else 'W'} puts every sample on that side"
             instead = "pass samples of other classes, or "
         else:
-            absent, present = np.flatnonzero(~np.isin(np.arange(self._m), self._present))[0], self._present
-            what = f"class {absent} has no samples (the labels are {present}), and can be made ever less likely"
+            absent = min({*range(self._m)} - {*self._present})
+            what = f"class {absent} has no samples (the labels are {self._present}), and can be made ever less likely"
             instead = "code the classes that occur as 0, 1, ..., or "
         raise InvalidInputError(
             f"{what}, so the {self.problem.loss.name} objective has no minimiser: {instead}pass max_norm=..., a bound "
