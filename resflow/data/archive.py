@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import lzma
 import math
 import warnings
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resflow.data.contents import check_contents, check_unpacked_size
+from resflow.data.contents import check_contents, check_unpacked_size, reading
 from resflow.data.dataset import Dataset
 from resflow.data.labels import as_exact_floats, column_and_class, labels
 from resflow.data.messages import plain, shown, shown_few
@@ -23,16 +24,18 @@ from resflow.errors import InvalidInputError
 __all__ = ["check_archive", "load_archive"]
 
 _NUMBERS = "biuf"
+_UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
+_reading = functools.partial(
+    reading,
+    errors=(*_UNPACKING, ValueError, OverflowError),  # the last two are NumPy's
+    remedy="save it again with np.savez(path, X=X, y=y)",
+)
 
 
 def check_archive(path: Path) -> None:
-    """Check what the archive says of its arrays, without unpacking any.
-
-    Raises:
-        InvalidInputError: As `load_archive`, as far as that tells.
-    """
+    """Check what the archive says of its arrays, as `load_archive` does, without unpacking any."""
     with _opened(path) as archive:
-        _check_X(path, _members(path, archive))
+        _members(path, archive)
 
 
 def load_archive(path: Path, target: str) -> Dataset:
@@ -44,7 +47,6 @@ def load_archive(path: Path, target: str) -> Dataset:
     """
     with _opened(path) as archive:
         members = _members(path, archive)
-        _check_X(path, members)
         choice = [name for name in members if name not in ("X", "feature_names")]
         column, positive = column_and_class(path, target, choice, what="array")
         others = [name for name in choice if name != column]
@@ -61,13 +63,11 @@ def load_archive(path: Path, target: str) -> Dataset:
             raise InvalidInputError(f"{path}: X has no rows: there must be at least two samples")
         arrays = {name: _unpacked(path, archive, member) for name, member in members.items()}
     with _reading(path):  # a text of NumPy's may hold what is no character
-        names = (
-            tuple(arrays["feature_names"].tolist()) if "feature_names" in arrays else tuple(f"x{j}" for j in range(d))
-        )
+        names = arrays["feature_names"].tolist() if "feature_names" in arrays else [f"x{j}" for j in range(d)]
         values = arrays[column].astype(object) if arrays[column].dtype.kind == "U" else arrays[column]
     X = as_exact_floats(arrays["X"], lambda index: f"{path}: X[{index[0]}, {index[1]}]")
     y, classes = labels(path, column, values, positive, lambda row: f"row {row} (counted from 0)")
-    return Dataset(str(path), X, y, names, column, classes)
+    return Dataset(str(path), X, y, tuple(names), column, classes)
 
 
 class _Member(NamedTuple):
@@ -84,29 +84,6 @@ class _Member(NamedTuple):
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Say whose fault it is when zipfile, its decompressors or NumPy raise what they do on damaged archives."""
-    try:
-        yield
-    except InvalidInputError:
-        raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        OSError,
-        ValueError,
-        NotImplementedError,
-        OverflowError,
-    ) as error:
-        reason = plain(str(error).strip().partition("\n")[0] or type(error).__name__)
-        raise InvalidInputError(
-            f"{path}: not a readable NPZ file: {reason}: save it again with np.savez(path, X=X, y=y)"
-        ) from error
-
-
-@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     check_contents(path, signature=b"PK", remedy="save the arrays with np.savez(path, X=X, y=y)")
     with _reading(path):
@@ -116,6 +93,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, _Member]:
+    """The arrays by name, as their headers have them: X is among them, and a matrix of numbers."""
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
     foreign = [name for name in names if not name.endswith(".npy")]
@@ -127,7 +105,12 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, _Member]:
     if len(set(names)) < len(names):
         raise InvalidInputError(f"{path}: the archive holds an array twice: it has {shown_few(sorted(names))}")
     check_unpacked_size(path, sum(entry.file_size for entry in entries))
-    return {member.name: member for member in (_member(path, archive, entry) for entry in entries)}
+    members = {member.name: member for member in (_member(path, archive, entry) for entry in entries)}
+    if "X" not in members:
+        raise InvalidInputError(f"{path}: there is no array 'X': it holds {shown_few(list(members))}")
+    wanted = "numbers, one row for each sample and one column for each feature"
+    _check(path, members["X"], _NUMBERS, (None, None), wanted)
+    return members
 
 
 def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
@@ -136,8 +119,7 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Me
     array = f"{path}: array {shown(name)}"
     if entry.flag_bits & 1:
         raise InvalidInputError(f"{array} is encrypted: save the archive without a password")
-    with _reading(path), archive.open(entry) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on headers that Python 2 wrote
+    with _reading(path), archive.open(entry) as file, warnings.catch_warnings(action="ignore"):  # of Python 2's headers
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
         if read is None:
@@ -163,14 +145,6 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Me
     return member
 
 
-def _check_X(path: Path, members: dict[str, _Member]) -> None:
-    if "X" not in members:
-        raise InvalidInputError(f"{path}: there is no array 'X': it holds {shown_few(list(members))}")
-    _check(
-        path, members["X"], _NUMBERS, (None, None), "numbers, one row for each sample and one column for each feature"
-    )
-
-
 def _check(path: Path, member: _Member, kinds: str, shape: tuple[int | None, ...], wanted: str) -> None:
     fits = len(member.shape) == len(shape) and all(
         want in (None, size) for want, size in zip(shape, member.shape, strict=True)
@@ -180,8 +154,7 @@ def _check(path: Path, member: _Member, kinds: str, shape: tuple[int | None, ...
 
 
 def _unpacked(path: Path, archive: zipfile.ZipFile, member: _Member) -> np.ndarray:
-    with _reading(path), archive.open(member.info) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _reading(path), archive.open(member.info) as file, warnings.catch_warnings(action="ignore"):
         array = np.lib.format.read_array(file, allow_pickle=False)
         file.read()  # to the end, where the check sum is compared
     return array

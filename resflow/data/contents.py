@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from resflow.data.messages import plain
 from resflow.errors import InvalidInputError
 
-__all__ = ["MOST_UNPACKED", "check_contents", "check_unpacked_size"]
+__all__ = ["check_contents", "check_unpacked_size", "reading"]
 
 _SIGNATURES = {
     b"\x1f\x8b": "data compressed by gzip",
@@ -34,20 +37,15 @@ _SIGNATURES = {
     b"\xfe\xff": "text in UTF-16",
 }
 
-MOST_UNPACKED = 256
+_MOST_UNPACKED = 256
 """How many times a file's own size its data may take in memory, beyond 64 MiB that any file may."""
 
 
 def check_contents(path: Path, *, signature: bytes | None, remedy: str) -> None:
-    """Check that a file begins as files of its kind do.
-
-    Args:
-        path: The file.
-        signature: The bytes that it must begin with; None for text, which must not begin as any other kind does.
-        remedy: What to do otherwise.
+    """Check that a file begins with these bytes; None for text, which must not begin as any other kind does.
 
     Raises:
-        InvalidInputError: If the file is empty or holds something else, with what it is if that is known.
+        InvalidInputError: If the file is empty or holds something else, with what it is if that is known, and a remedy.
     """
     try:
         with path.open("rb") as file:
@@ -57,24 +55,31 @@ def check_contents(path: Path, *, signature: bytes | None, remedy: str) -> None:
     if not start:
         raise InvalidInputError(f"{path}: the file is empty (0 bytes): {remedy}")
     found = next((what for begin, what in _SIGNATURES.items() if start.startswith(begin)), "something else")
-    if signature is None and (found == "something else" or _is_text(start)):
-        return
-    if signature is None or not start.startswith(signature):
+    fine = found == "something else" or _is_text(start) if signature is None else start.startswith(signature)
+    if not fine:
         raise InvalidInputError(f"{path}: not a readable {path.suffix[1:].upper()} file: it holds {found}: {remedy}")
 
 
 def check_unpacked_size(path: Path, size: int) -> None:
-    """Check that what a file says it unpacks to stands in some proportion to the file.
-
-    Raises:
-        InvalidInputError: If `size` bytes are more than any table of that file's length would take.
-    """
+    """Check that the bytes a file says it unpacks to are no more than any table of that file's length would take."""
     length = path.stat().st_size
-    if size > MOST_UNPACKED * length + 2**26:
+    if size > _MOST_UNPACKED * length + 2**26:
         raise InvalidInputError(
-            f"{path}: says that it unpacks to {size:.3g} bytes, over {MOST_UNPACKED} times its own {length}: if it is "
+            f"{path}: says that it unpacks to {size:.3g} bytes, over {_MOST_UNPACKED} times its own {length}: if it is "
             "meant, save it uncompressed, as np.savez(path, X=X, y=y) does"
         )
+
+
+@contextlib.contextmanager
+def reading(path: Path, errors: tuple[type[Exception], ...], remedy: str) -> Iterator[None]:
+    """Say whose fault it is when a library raises one of these errors, as it does on damaged files."""
+    try:
+        yield
+    except InvalidInputError:
+        raise
+    except errors as error:
+        reason = plain(str(error).strip().partition("\n")[0] or type(error).__name__)
+        raise InvalidInputError(f"{path}: not a readable {path.suffix[1:].upper()} file: {reason}: {remedy}") from error
 
 
 def _is_text(start: bytes) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resflow.data.contents import check_contents, check_unpacked_size
+from resflow.data.contents import check_contents, check_unpacked_size, reading
 from resflow.data.dataset import Dataset
 from resflow.data.labels import as_exact_floats, column_and_class, labels
 from resflow.data.messages import MISSING, plain, shown
@@ -21,12 +21,8 @@ __all__ = ["check_parquet", "load_parquet"]
 
 
 def check_parquet(path: Path) -> None:
-    """Check what the file says of itself: its names, and how many rows it has.
-
-    Raises:
-        InvalidInputError: As `load_parquet`, as far as that tells.
-    """
-    with _reading(path), _opened(path) as file:
+    """Check what the file says of itself, its names and how many rows it has, as `load_parquet` does."""
+    with _opened(path) as file:
         _columns(path, file)
 
 
@@ -37,13 +33,13 @@ def load_parquet(path: Path, target: str) -> Dataset:
         InvalidInputError: If the file is not Parquet, is damaged or encrypted, says that it unpacks to far more than
             its length, or a column is not of finite numbers or truth values, or of texts for the target.
     """
-    with _reading(path), _opened(path) as file:
+    with _opened(path) as file:
         names, schema = _columns(path, file), file.schema_arrow
     column, positive = column_and_class(path, target, names)
     for name in names:
         _check_type(path, name, schema.field(name).type, is_target=name == column)
     # A text that repeats is kept once: many rows may share a long one.
-    with _reading(path), _opened(path, read_dictionary=[column]) as file:
+    with _opened(path, read_dictionary=[column]) as file:
         table = file.read()
         table.validate(full=True)
     if not table.num_rows:
@@ -60,28 +56,20 @@ def load_parquet(path: Path, target: str) -> Dataset:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Say whose fault it is when pyarrow raises any of the many exceptions that it has for damaged files."""
+def _opened(path: Path, **options: Any) -> Iterator[Any]:
+    """The file, of which pyarrow raises any of many exceptions where it is damaged."""
     try:
         import pyarrow as pa
+        import pyarrow.parquet as pq
     except ModuleNotFoundError:
         raise InvalidInputError(f"{path}: reading Parquet needs pyarrow: pip install 'resflow[parquet]'") from None
-    try:
-        yield
-    except InvalidInputError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = plain(str(error).strip().partition("\n")[0])
-        raise InvalidInputError(
-            f"{path}: not a readable PARQUET file: {reason}: it may be damaged or encrypted, save it again"
-        ) from error
-
-
-def _opened(path: Path, **options: Any) -> Any:
-    import pyarrow.parquet as pq
-
     check_contents(path, signature=b"PAR1", remedy="save the table with to_parquet")
-    return pq.ParquetFile(path, page_checksum_verification=True, **options)
+    damage = (pa.ArrowException, OSError, ValueError, OverflowError)
+    with (
+        reading(path, damage, "it may be damaged or encrypted, save it again"),
+        pq.ParquetFile(path, page_checksum_verification=True, **options) as file,
+    ):
+        yield file
 
 
 def _columns(path: Path, file: Any) -> list[str]:
@@ -105,10 +93,10 @@ def _columns(path: Path, file: Any) -> list[str]:
 
 
 def _check_type(path: Path, name: str, kind: Any, *, is_target: bool) -> None:
-    import pyarrow as pa
+    from pyarrow import types
 
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_integer(value) or pa.types.is_floating(value) or pa.types.is_boolean(value):
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_integer(value) or types.is_floating(value) or types.is_boolean(value):
         return
     if is_target and _is_text(value):
         return
@@ -119,9 +107,9 @@ def _check_type(path: Path, name: str, kind: Any, *, is_target: bool) -> None:
 
 
 def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
+    from pyarrow import types
 
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _check_complete(path: Path, name: str, column: Any) -> None:
