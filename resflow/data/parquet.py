@@ -49,8 +49,9 @@ def load_parquet(path: Path, target: str) -> Dataset:
     features = tuple(name for name in names if name != column)
     X = np.empty((len(features), table.num_rows)).T
     for j, name in enumerate(features):
-        X[:, j] = as_exact_floats(_numbers(table.column(name)), _place(path, name))
-    values = _values(table.column(column))
+        X[:, j] = as_exact_floats(table.column(name).to_numpy(), _place(path, name))
+    outcome = table.column(column)
+    values = (outcome.dictionary_encode() if _is_text(outcome.type) else outcome).to_numpy()
     y, classes = labels(path, column, values, positive, lambda row: f"row {row} (counted from 0)")
     return Dataset(str(path), X, y, features, column, classes)
 
@@ -116,23 +117,6 @@ def _check_complete(path: Path, name: str, column: Any) -> None:
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy()))
         raise InvalidInputError(f"{path}: row {row} (counted from 0), column {shown(name)}: {MISSING}")
-
-
-def _numbers(column: Any) -> np.ndarray:
-    import pyarrow as pa
-
-    return (column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column).to_numpy()
-
-
-def _values(column: Any) -> np.ndarray:
-    """A target's numbers or truth values, or its texts as objects, of which equal ones are one."""
-    import pyarrow as pa
-
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if not _is_text(kind):
-        return _numbers(column)
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    return np.concatenate([np.array(part.dictionary.to_pylist(), object)[part.indices] for part in encoded.chunks])
 
 
 def _place(path: Path, name: str) -> Any:
