@@ -11,8 +11,7 @@ import numpy as np
 from resflow.arrays import as_number
 from resflow.data.dataset import Dataset
 from resflow.data.files import FILE_SUFFIXES, check_file, is_file_name, load_file
-from resflow.data.messages import shown
-from resflow.errors import InvalidInputError, nearest
+from resflow.errors import InvalidInputError, nearest, shown
 
 __all__ = ["DATASETS", "check_dataset_name", "load_dataset", "teacher"]
 

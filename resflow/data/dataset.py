@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from resflow.arrays import as_array
-from resflow.data.messages import shown
 from resflow.data.names import check_names
-from resflow.errors import InvalidInputError
+from resflow.errors import InvalidInputError, shown
 from resflow.losses import Loss, as_loss
 
 __all__ = ["INTERCEPT", "Dataset", "Standardization"]
@@ -85,9 +84,9 @@ class Dataset:
             return self
         values, indices = np.unique(self.y, return_inverse=True)
         if loss.labels == "binary" and len(values) != 2:
-            shown = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
+            few = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
             raise InvalidInputError(
-                f"{self.name}: target {self.target!r} has {len(values)} distinct values ({shown}), but the {loss.name} "
+                f"{self.name}: target {self.target!r} has {len(values)} distinct values ({few}), but the {loss.name} "
                 "loss needs exactly two classes: choose one class against the rest, or loss squared or pseudo_huber"
             )
         if not 2 <= len(values) <= 100:

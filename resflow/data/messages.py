@@ -6,21 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from resflow.errors import nearest
+from resflow.errors import nearest, shown
 
-__all__ = ["MISSING", "NOT_ONE_LINE", "is_one_line", "near", "plain", "shown", "shown_few"]
+__all__ = ["MISSING", "NOT_ONE_LINE", "is_one_line", "near", "plain", "shown_few"]
 
 MISSING = "the value is missing: fill it in, or drop the row"
 NOT_ONE_LINE = "holds a line break or a control character: write it on one line, and close every quote"
-
-
-def shown(text: str) -> str:
-    r"""The text in quotes, with its middle left out where it is long, and control characters escaped.
-
-    >>> print(shown("two\nlines"))
-    'two\nlines'
-    """
-    return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-12:]}")
 
 
 def plain(text: str) -> str:
@@ -30,7 +21,7 @@ def plain(text: str) -> str:
 
 def shown_few(texts: Sequence[str], most: int = 4) -> str:
     """The first few of the texts, each as `shown`."""
-    return ", ".join(shown(text) for text in texts[:most]) + (", ..." if len(texts) > most else "")
+    return ", ".join(shown(text, 60) for text in texts[:most]) + (", ..." if len(texts) > most else "")
 
 
 def near(name: str, known: Iterable[str]) -> str:

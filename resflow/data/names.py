@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from resflow.data.messages import NOT_ONE_LINE, is_one_line, shown
-from resflow.errors import InvalidInputError
+from resflow.data.messages import NOT_ONE_LINE, is_one_line
+from resflow.errors import InvalidInputError, shown
 
 __all__ = ["check_columns", "check_names"]
 
