@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -195,8 +195,7 @@ def _known(name: str, base: str) -> str:
     return f"nearest are {near}; known are {', '.join(DATASETS)}, or the path of {files}"
 
 
-def _choice(name: str, options: list[str], known: Iterable[str], *, default: str | None) -> str:
-    known = list(known)
+def _choice(name: str, options: list[str], known: list[str], *, default: str | None) -> str:
     base = name.partition(":")[0]
     if len(options) > 1 or (not options and default is None) or (options and options[0] not in known):
         allowed = ", ".join(f"{base}:{entry}" for entry in known)

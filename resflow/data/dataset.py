@@ -167,9 +167,8 @@ class Standardization:
         X, y = dataset.X, dataset.y
         center, spread = X.mean(axis=0), X.std(axis=0)
         constant = spread <= 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny)
-        if dataset.classes is not None:
-            return cls(center, np.where(constant, 1.0, spread), 0.0, 1.0)
-        return cls(center, np.where(constant, 1.0, spread), float(y.mean()), float(y.std()) or 1.0)
+        target = (0.0, 1.0) if dataset.classes is not None else (float(y.mean()), float(y.std()) or 1.0)
+        return cls(center, np.where(constant, 1.0, spread), *target)
 
     def apply(self, dataset: Dataset) -> Dataset:
         """The data set in standardised units."""

@@ -24,15 +24,11 @@ from resflow.errors import InvalidInputError, shown
 __all__ = ["check_delimited", "load_delimited"]
 
 _TRUTH_VALUES = ("true", "false")
-_SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars", " ": "blanks"}
+_SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas", " ": "blanks"}
 
 
 def check_delimited(path: Path) -> None:
-    """Check the line of names and the first row.
-
-    Raises:
-        InvalidInputError: As `load_delimited`, as far as these tell.
-    """
+    """Check the line of names and the first row, as `load_delimited` does."""
     _Table.opened(path)
 
 
@@ -66,21 +62,13 @@ def load_delimited(path: Path, target: str) -> Dataset:
     if suspects:
         table.explain(suspects)
     y, classes = labels(path, column, values, positive, table.line_of_row)
-    names = table.names[:place] + table.names[place + 1 :]
+    names = tuple(table.names[other] for other in others)
     return Dataset(str(path), X, y, names, column, classes)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A file of which the names and the first row have been read.
-
-    Attributes:
-        path: The file.
-        separator: What separates values.
-        names: Of the columns.
-        header_line: The line on which the names begin, counted from 1.
-        first: The values of the first row.
-    """
+    """A file of which the line of names, counted from 1, and the values of the first row have been read."""
 
     path: Path
     separator: str
@@ -108,8 +96,7 @@ class _Table:
         import pandas as pd
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.ParserWarning)
+            with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
                 warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # columns of mixed types are refused by us
                 return pd.read_csv(
                     self.path,
@@ -134,14 +121,7 @@ class _Table:
             )
 
     def explain(self, columns: Sequence[int]) -> None:
-        """Go through the rows as they are written, to the first fault.
-
-        Args:
-            columns: Those whose values to look at; the number of values is counted in every row.
-
-        Raises:
-            InvalidInputError: If there is a fault.
-        """
+        """Raise the first fault of the rows as they are written: of their widths, or of values in these columns."""
         boolean = {column: _is_truth_value(self.first[column]) for column in columns}
         for line, values in self.rows():
             for column in columns:
@@ -208,7 +188,7 @@ def _check_header(path: Path, line: int, names: list[str], separator: str) -> No
             "or rename the column"
         )
     if len(names) == 1:
-        other = next((other for other in "\t;|, " if other != separator and other in names[0]), None)
+        other = next((other for other in _SEPARATORS if other != separator and other in names[0]), None)
         hint = (
             f"separated by {_SEPARATORS[other]}? Save it with {_SEPARATORS[separator]} and decimal points"
             if other

@@ -12,7 +12,7 @@ from resflow.data.messages import is_one_line, plain
 from resflow.data.parquet import check_parquet, load_parquet
 from resflow.errors import InvalidInputError, shown
 
-__all__ = ["FILE_SUFFIXES", "check_file", "existing_file", "is_file_name", "load_file"]
+__all__ = ["FILE_SUFFIXES", "check_file", "is_file_name", "load_file"]
 
 _FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, str], Dataset]]] = {
     ".csv": (check_delimited, load_delimited),
@@ -29,12 +29,8 @@ def is_file_name(name: str) -> bool:
     return name.lower().endswith(FILE_SUFFIXES)
 
 
-def existing_file(name: str) -> Path:
-    """The path of that name, if there is a file; a first ~ is the home folder.
-
-    Raises:
-        InvalidInputError: If there is none, with the place that was looked at.
-    """
+def _existing(name: str) -> Path:
+    """The path of that name, where there must be a file; a first ~ is the home folder."""
     if not is_one_line(name):
         raise InvalidInputError(f"dataset={shown(name)} holds a control character: rename the file")
     path = Path(name)
@@ -49,12 +45,8 @@ def existing_file(name: str) -> Path:
 
 
 def check_file(name: str) -> None:
-    """Check that the file is there, and what its beginning or its directory says.
-
-    Raises:
-        InvalidInputError: As `load_file`, as far as these tell.
-    """
-    path = existing_file(name)
+    """Check that the file is there, and what its beginning or its directory says, as `load_file` does."""
+    path = _existing(name)
     _format(path)[0](path)
 
 
@@ -64,7 +56,7 @@ def load_file(name: str, target: str | None) -> Dataset:
     Raises:
         InvalidInputError: If the file or the target is missing, or the file is not read as it is written.
     """
-    path = existing_file(name)
+    path = _existing(name)
     if target is None and path.name.lower().endswith(".npz"):
         target = "y"
     if target is None or not str(target).strip():

@@ -25,17 +25,7 @@ def is_number(text: str) -> bool:
 
 
 def column_and_class(path: Path, target: str, names: Sequence[str], *, what: str = "column") -> tuple[str, str | None]:
-    """The column that a target names, and the class that stands against the rest where it is `column=class`.
-
-    Args:
-        path: The file, for the message.
-        target: As the user wrote it.
-        names: Those that may be meant.
-        what: What it is that they name.
-
-    Raises:
-        InvalidInputError: If there is no such column.
-    """
+    """The column, one of the names, that a target names, and the class against the rest where it is `column=class`."""
     column, positive = (target, None) if target in names or "=" not in target else target.rsplit("=", 1)
     if column not in names:
         nearest = f"nearest are {near(column, names)}" if names else "there is nothing to predict"
@@ -79,14 +69,11 @@ def labels(
 
 
 def as_exact_floats(values: np.ndarray, place: Callable[[tuple[int, ...]], str]) -> np.ndarray:
-    """The numbers in float64, where each has the same value there.
-
-    Args:
-        values: Of integers, floating-point numbers or truth values.
-        place: Says where the value of an index stands.
+    """Integers, floating-point numbers or truth values in float64, where each has the same value there.
 
     Raises:
-        InvalidInputError: If a whole number of 64 bits, or an extended float, has no float64 equal to it.
+        InvalidInputError: If a whole number of 64 bits, or an extended float, has no float64 equal to it, with where
+            the value of that index stands by `place`.
     """
     with np.errstate(over="ignore"):
         floats = values.astype(np.float64, copy=False)

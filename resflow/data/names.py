@@ -13,11 +13,7 @@ __all__ = ["check_columns", "check_names"]
 
 
 def check_names(where: str, names: Sequence[str]) -> None:
-    """Check that names are texts, each on one line, and all different even without the blanks around them.
-
-    Raises:
-        InvalidInputError: With what is wrong and the names' place, which `where` says.
-    """
+    """Check that names are texts, each on one line, and all different even without the blanks around them."""
     for name in names:
         if not isinstance(name, str):
             raise InvalidInputError(f"{where}: the name {name!r} is of type {type(name).__name__}, but must be text")
@@ -33,14 +29,8 @@ def check_names(where: str, names: Sequence[str]) -> None:
 
 
 def check_columns(where: str, names: Sequence[str]) -> None:
-    """Check the names of a table's columns: also that none is empty or what pandas calls an index without a name.
-
-    Raises:
-        InvalidInputError: As `check_names`.
-    """
+    """Check the names of a table's columns: also that none is empty or what pandas calls an index without a name."""
     for place, name in enumerate(names, start=1):
-        if not isinstance(name, str):
-            continue
         if not name.strip() or re.fullmatch(r"Unnamed: \d+(_level_\d+)?|__index_level_\d+__", name.strip()):
             called = f"is called {shown(name)}" if name.strip() else "has no name"
             raise InvalidInputError(
