@@ -309,7 +309,7 @@ def test_verdict_agrees_with_linear_programme_on_small_integer_data():
 
 
 def test_feature_of_one_class_only_is_found_separable_without_a_linear_programme(monkeypatch):
-    monkeypatch.setattr("resflow.linear._programme.linprog", None)
+    monkeypatch.setattr("resflow.linear._separation.linprog", None)
     rng = np.random.default_rng(7)
     X = np.column_stack([rng.standard_normal((3000, 4)), np.ones(3000), np.zeros(3000)])
     y = labels(rng, X[:, :5], "logistic")
