@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Real, Shaped
 
-from resflow.arrays import Array
+from resflow.arrays import LARGEST, SMALLEST, Array, as_array, as_number, check_size
+from resflow.errors import InvalidInputError
+from resflow.labels import as_labels, count_outputs
 from resflow.linear._algebra import (
     WELL_CONDITIONED,
     Rows,
@@ -18,7 +21,6 @@ from resflow.linear._algebra import (
     triangular_factor,
 )
 from resflow.linear._evidence import as_fit, fit_of_zero, in_weights
-from resflow.linear._inputs import check_columns, checked_data, checked_options
 from resflow.linear._newton import newton
 from resflow.linear._problem import Evaluation, Problem, evaluate, loss_terms
 from resflow.linear._quasi_newton import quasi_newton
@@ -85,8 +87,8 @@ def fit_linear_predictor(
     (array([1., 2.]), True)
     """
     loss = as_loss(loss)
-    X, y, m = checked_data(X, y, loss)
-    radius, ridge, max_iterations = checked_options(max_norm, ridge, max_iterations)
+    X, y, m = _checked_data(X, y, loss)
+    radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
     n, d = X.shape
     rows, zero = Rows(X), np.zeros(n if m is None else (n, m))
     values, slopes, curvatures = loss_terms(loss, zero, y, curved=m is None)
@@ -95,7 +97,7 @@ def fit_linear_predictor(
         add_gram(gram, block)
         gradient += block.T @ slopes[part]
     squares = np.diag(gram)
-    check_columns(X, squares)
+    _check_columns(X, squares)
 
     scale = math.sqrt(squares.sum() / n * float(np.vdot(slopes, slopes)) / n)
     problem = Problem(rows, y, loss, ridge, radius, float(np.mean(values)), scale, None if m is None else np.eye(m))
@@ -129,6 +131,54 @@ def fit_linear_predictor(
         best = in_weights(problem, inner, best)
     verdict, unknown = (None, False) if separation is None else (separation.found, separation.unknown)
     return as_fit(problem, best, rank, cut, separable=verdict, unknown=unknown, max_iterations=max_iterations)
+
+
+def _checked_options(max_norm: Any, ridge: Any, max_iterations: Any) -> tuple[float, float, int]:
+    """Radius of the ball, infinite for none, coefficient of the ridge term, and the most steps."""
+    size = f"between {SMALLEST:g} and {LARGEST:g}"
+    radius = math.inf
+    if max_norm is not None:
+        allowed = f"must be at least 0 and then {size}, or None for no bound"
+        radius = as_number("max_norm", max_norm, allowed, lambda r: r == 0 or SMALLEST <= r <= LARGEST or r == math.inf)
+    allowed = f"must be a finite number, at least 0 and then {size}; 0 is no ridge term"
+    coefficient = as_number("ridge", ridge, allowed, lambda r: r == 0 or SMALLEST <= r <= LARGEST)
+    steps = as_number("max_iterations", max_iterations, "must be at least 1", lambda most: 1 <= most <= 1e9, whole=True)
+    return radius, coefficient, steps
+
+
+def _checked_data(X: Any, y: Any, loss: Loss) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Samples, labels as the loss takes them, and the number of outputs, None for one without an axis."""
+    X = np.asarray(as_array("X", X, 2))
+    if 0 in X.shape:
+        raise InvalidInputError(f"X has shape {X.shape}, but there must be at least one sample and one feature")
+    labels, m = np.asarray(as_labels(y, loss, n=len(X))), count_outputs(as_array("y", y), loss)
+    return X, labels.astype(int if loss.labels == "classes" else np.float64), m
+
+
+def _check_columns(X: np.ndarray, squares: np.ndarray) -> None:
+    """Check that the columns of X, whose sums of squares are given, are finite and of sizes that can be squared.
+
+    The sums are finite if X is, up to overflow, so that X itself is read only where something is wrong.
+    """
+    with np.errstate(invalid="ignore"):
+        sizes = np.sqrt(squares / len(X))
+        fine = (squares == 0.0) | ((sizes >= SMALLEST) & (sizes <= LARGEST))
+    if fine.all() and (squares > 0.0).all():
+        return
+    for part, block in Rows(X).blocks():
+        bad = ~np.isfinite(block)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise InvalidInputError(
+                f"X has a value that is not finite, the first in column {column}, row {part.start + row} (counted "
+                "from 0): fill it in or drop that row"
+            )
+    # a column whose squares all underflow is not 0 either
+    largest = np.max([np.abs(block).max(axis=0) for _, block in Rows(X).blocks()], axis=0)
+    for column in np.flatnonzero(~fine | (squares == 0.0)):
+        check_size(f"X's column {column}", float(largest[column]))
+    for column in np.flatnonzero(~fine):
+        check_size(f"X's column {column}", float(sizes[column]), "its values' root mean square is")
 
 
 def _outputs(m: int | None, loss: Loss) -> np.ndarray | None:
