@@ -12,7 +12,7 @@ from scipy.linalg import cho_solve, lapack, solve_triangular
 _CHUNK_VALUES = 1 << 19
 _KEEP_VALUES = 1 << 25
 _MOST_MULTIPLIERS = 100
-_EPS = float(np.finfo(np.float64).eps)
+EPS = float(np.finfo(np.float64).eps)
 WELL_CONDITIONED = 1e-11
 
 
@@ -118,7 +118,7 @@ def row_space(R: np.ndarray, n: int) -> RowSpace:
     live = np.flatnonzero(norms)
     _, scaled, Vt = np.linalg.svd(R[:, live] / norms[live], full_matrices=True)
     merges = n * (d + 1) / _CHUNK_VALUES
-    rank = int(np.count_nonzero(scaled > scaled[0] * 16.0 * _EPS * math.sqrt(d + merges)))
+    rank = int(np.count_nonzero(scaled > scaled[0] * 16.0 * EPS * math.sqrt(d + merges)))
     basis, unitless, cut = np.zeros((d, rank)), np.zeros((d, rank)), np.zeros((d, live.size - rank))
     unitless[live] = Vt[:rank].T / norms[live, None]
     if rank == live.size:
@@ -128,7 +128,7 @@ def row_space(R: np.ndarray, n: int) -> RowSpace:
         cut[live] = kernel / norms[live, None]
         cut /= np.linalg.norm(cut, axis=0)
         # Rounding in the entries of columns that take no part would be most of the kernel if these are short.
-        kernel = np.where(np.abs(kernel) > 64.0 * _EPS * math.sqrt(d), kernel, 0.0) / norms[live, None]
+        kernel = np.where(np.abs(kernel) > 64.0 * EPS * math.sqrt(d), kernel, 0.0) / norms[live, None]
         complete, _ = np.linalg.qr(kernel / np.linalg.norm(kernel, axis=0), mode="complete")
         basis[live] = complete[:, live.size - rank :]
         unitless = basis @ (basis.T @ unitless)  # nothing in the kernel: least norm
@@ -176,7 +176,7 @@ def cholesky_solver(H: np.ndarray) -> Solver:
                 break
             if lift > live.size:  # then any finite H has a factor
                 return lambda x: np.full_like(x, np.nan), lambda x: math.nan, False
-            lift = max(100.0 * lift, 8.0 * live.size * _EPS)
+            lift = max(100.0 * lift, 8.0 * live.size * EPS)
 
         def quadratic(x: np.ndarray) -> float:
             return float(np.sum(solve_triangular(L, x.reshape(-1, len(H)).T, lower=True, check_finite=False) ** 2))
@@ -205,7 +205,7 @@ def ball_step(solver: Solver, g: np.ndarray, z: np.ndarray, radius: float, *, st
         point = z + step
         length = float(np.linalg.norm(point))
         excess = length - radius
-        if (excess <= 0.0 and multiplier == 0.0) or abs(excess) <= 4.0 * _EPS * radius or not math.isfinite(length):
+        if (excess <= 0.0 and multiplier == 0.0) or abs(excess) <= 4.0 * EPS * radius or not math.isfinite(length):
             break
         if excess > 0.0:
             low = max(low, multiplier)
@@ -215,7 +215,7 @@ def ball_step(solver: Solver, g: np.ndarray, z: np.ndarray, radius: float, *, st
         newton = max(multiplier + excess / radius / quadratic(point / length), low)
         if newton >= high:
             newton = math.sqrt(low) * math.sqrt(high) if low > 0.0 else 1e-3 * high
-        if not math.isfinite(newton) or abs(newton - multiplier) <= 4.0 * _EPS * multiplier:
+        if not math.isfinite(newton) or abs(newton - multiplier) <= 4.0 * EPS * multiplier:
             break
         multiplier = newton
     if not math.isfinite(length):
@@ -224,7 +224,7 @@ def ball_step(solver: Solver, g: np.ndarray, z: np.ndarray, radius: float, *, st
     # from g + μz, which is small where s is, and from z·s = ½(|z + s|² − |z|² − |s|²).
     energy = max(0.0, -float(residual @ step))
     squared = float(z @ z)
-    inside = radius**2 - squared if math.isfinite(radius) and squared < radius**2 * (1.0 - 16.0 * _EPS) else 0.0
+    inside = radius**2 - squared if math.isfinite(radius) and squared < radius**2 * (1.0 - 16.0 * EPS) else 0.0
     decrease = 0.5 * energy + 0.5 * multiplier * inside if multiplier else 0.5 * energy
     slope = -energy - 0.5 * multiplier * (inside - float(step @ step)) if multiplier else -energy
     return BallStep(step, multiplier, decrease, slope, exact)

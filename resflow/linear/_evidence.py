@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from resflow.linear._algebra import ball_step, cholesky_solver
+from resflow.linear._algebra import EPS, ball_step, cholesky_solver
 from resflow.linear._newton import TOLERANCE, Iterate, describe, into_ball
 from resflow.linear._problem import Problem, evaluate, loss_terms
 from resflow.linear.fit import LinearFit
@@ -14,8 +14,6 @@ from resflow.losses import Logistic, PseudoHuber, Softmax, Squared
 from resflow.status import Status
 
 __all__ = ["as_fit", "fit_of_zero", "in_weights"]
-
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def in_weights(problem: Problem, inner: Problem, best: Iterate) -> Iterate:
@@ -62,7 +60,7 @@ def as_fit(
     """
     with np.errstate(all="ignore"):
         total = best.objective + 0.5 * problem.ridge * float(best.z @ best.z)
-    if not total <= problem.objective_scale * (1.0 + 64.0 * _EPS):
+    if not total <= problem.objective_scale * (1.0 + 64.0 * EPS):
         at_zero = evaluate(problem, np.zeros(problem.size), hessian=False)
         residual = float(np.linalg.norm(at_zero.gradient))
         best = Iterate(np.zeros(problem.size), at_zero.objective, 0.0, residual, math.inf, False, best.solver, 0)
@@ -101,7 +99,7 @@ def as_fit(
 def _left_by_rounding(problem: Problem, best: Iterate) -> tuple[float, float]:
     """How large a residual rounding of the predictions alone can leave, and how much of a decrease that can hide."""
     rows, W = problem.rows, problem.matrix(best.z)
-    unit = 4.0 * math.sqrt(rows.d) * _EPS
+    unit = 4.0 * math.sqrt(rows.d) * EPS
     left, hidden = 0.0, 0.0
     for part, block in rows.blocks():
         y = problem.y[part]
@@ -111,7 +109,7 @@ def _left_by_rounding(problem: Problem, best: Iterate) -> tuple[float, float]:
         if not problem.quadratic:
             bent = curvatures * error if W.ndim == 1 else (np.abs(curvatures) @ error[..., None])[..., 0]
         lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
-        left += float(np.sum(np.linalg.norm(np.c_[bent + _EPS * np.abs(slopes)], axis=1) * lengths)) / rows.n
+        left += float(np.sum(np.linalg.norm(np.c_[bent + EPS * np.abs(slopes)], axis=1) * lengths)) / rows.n
         hidden += float(np.vdot(bent, error)) / rows.n
     return left + unit * _shift(problem, best) * float(np.linalg.norm(best.z)), 0.5 * hidden
 

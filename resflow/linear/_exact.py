@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 from scipy.linalg import qr
 
+from resflow.linear._algebra import EPS
+
 __all__ = ["beside", "off_plane", "whole_numbers"]
 
-_EPS = float(np.finfo(np.float64).eps)
 _MOST_PRODUCTS = 4_000_000
 _MOST_UNKNOWNS = 80
 
@@ -26,7 +27,7 @@ def off_plane(blocks: Iterable[np.ndarray], direction: list[int]) -> int | None:
         return 0
     z = np.array([entry / largest for entry in direction])  # correctly rounded, whatever the size of the numbers
     touched = np.array([entry != 0 for entry in direction])  # a coordinate of 1e-320 may be 0 in z
-    bound = 2.0 * (len(z) + 3) * _EPS
+    bound = 2.0 * (len(z) + 3) * EPS
     positive, left = 0, _MOST_PRODUCTS
     for block in blocks:
         products, sizes = block @ z, np.abs(block) @ np.abs(z)

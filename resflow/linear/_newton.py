@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resflow.linear._algebra import BallStep, Solver, ball_step, cholesky_solver, reciprocal_condition
+from resflow.linear._algebra import EPS, BallStep, Solver, ball_step, cholesky_solver, reciprocal_condition
 from resflow.linear._problem import Evaluation, Problem, evaluate, loss_terms
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax
 
 TOLERANCE = 1e-12
-_EPS = float(np.finfo(np.float64).eps)
 
 
 class Iterate(NamedTuple):
@@ -120,7 +119,7 @@ def newton(
         here = evaluate(problem, z, hessian=not (contracted and t == 1.0))
     assert best is not None
     assert hessian is not None
-    regular = reciprocal_condition(hessian + (ridge + guess) * np.eye(len(hessian))) > 8.0 * len(hessian) * _EPS
+    regular = reciprocal_condition(hessian + (ridge + guess) * np.eye(len(hessian))) > 8.0 * len(hessian) * EPS
     return best._replace(iterations=iteration, sound=best.sound and regular)
 
 
@@ -130,7 +129,7 @@ def describe(
     """The evidence at a point z of the ball, from the evaluation there, and the second-order model's best step."""
     length, radius, multiplier = float(np.linalg.norm(z)), problem.radius, 0.0
     total = here.gradient + problem.ridge * z
-    if length > 0.0 and length >= radius * (1.0 - 8.0 * _EPS):
+    if length > 0.0 and length >= radius * (1.0 - 8.0 * EPS):
         multiplier = max(-float(total @ (z / length)) / length, 0.0)
         # where columns are far apart, rounding along the longest is all there is in this product
         if np.linalg.norm(total + model.multiplier * z) <= 2.0 * np.linalg.norm(total + multiplier * z):
@@ -139,7 +138,7 @@ def describe(
     if math.isfinite(radius):
         # F(z) − F(u) ≤ <∇F(z), z − u> ≤ <∇F(z), z> + radius |∇F(z)| for every u in the ball, and what rounding may hide
         steepest = radius * float(np.linalg.norm(total))
-        bound = max(float(total @ z) + steepest, 0.0) + 16.0 * _EPS * steepest
+        bound = max(float(total @ z) + steepest, 0.0) + 16.0 * EPS * steepest
         proven, suboptimality = bound <= suboptimality, min(suboptimality, bound)
     return Iterate(
         z=z,
@@ -193,7 +192,7 @@ def solved(problem: Problem, iterate: Iterate) -> bool:
 def _progress(problem: Problem, iterate: Iterate, best: Iterate) -> bool:
     """True if the objective with its ridge term is less by more than rounding."""
     new, old = (it.objective + 0.5 * problem.ridge * float(it.z @ it.z) for it in (iterate, best))
-    return new < old - 64.0 * _EPS * abs(old)
+    return new < old - 64.0 * EPS * abs(old)
 
 
 def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: np.ndarray, model: BallStep) -> float:
@@ -211,7 +210,7 @@ def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: np.n
         return total, float(np.vdot(slope, change)) / len(y) + ridge * (zs + t * ss)
 
     start, slope = here.objective + 0.5 * ridge * zz, model.slope
-    slack = 64.0 * _EPS * abs(start)
+    slack = 64.0 * EPS * abs(start)
     if model.decrease <= slack:
         return 1.0  # below what φ resolves; on the sphere rounding in |z + s| alone outweighs φ' there
     if not slope < 0.0:

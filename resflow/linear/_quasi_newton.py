@@ -6,13 +6,12 @@ from collections import deque
 
 import numpy as np
 
-from resflow.linear._algebra import cholesky_solver
+from resflow.linear._algebra import EPS, cholesky_solver
 from resflow.linear._newton import Iterate, model_holds, solved
 from resflow.linear._problem import Evaluation, Problem, evaluate
 
 _PAIRS = 10
 _MOST = 30
-_EPS = float(np.finfo(np.float64).eps)
 
 
 def quasi_newton(
@@ -44,7 +43,7 @@ def quasi_newton(
         step = _direction(here.gradient, pairs, solve, float(np.mean(here.curvatures)))
         there = evaluate(problem, z + step, hessian=False)
         slope, new_slope = float(here.gradient @ step), float(there.gradient @ step)
-        slack = 64.0 * _EPS * abs(here.objective)
+        slack = 64.0 * EPS * abs(here.objective)
         falls = there.objective <= here.objective + 1e-4 * slope + slack and abs(new_slope) <= 0.9 * abs(slope)
         residuals.append(float(np.linalg.norm(there.gradient)))
         if not (falls and residuals[-1] <= 0.5 * residuals[-3]):

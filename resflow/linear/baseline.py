@@ -11,7 +11,7 @@ import numpy as np
 from resflow.arrays import is_traced
 from resflow.errors import InvalidInputError
 from resflow.labels import as_labels
-from resflow.linear._algebra import Rows
+from resflow.linear._algebra import EPS, Rows
 from resflow.linear.fit import LinearFit
 from resflow.losses import Loss
 
@@ -20,8 +20,6 @@ __all__ = ["check_baseline", "check_kind"]
 _UNFINISHED = 1e-6
 """How much of the mean loss at 0 a fit that did not converge may still have to gain."""
 
-_EPS = float(np.finfo(np.float64).eps)
-_SINGLE = float(np.finfo(np.float32).eps)
 _ROUNDINGS = 64.0
 
 
@@ -49,7 +47,7 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss, *, finished: bool = Tru
     Args:
         fit: What was given as the fit.
         X: Samples, shape (n, d), checked.
-        y: Labels, in any way that `as_labels` takes.
+        y: Labels, as `as_labels` takes them.
         loss: The loss.
         finished: Whether a fit that may still lie far above the least mean loss is refused.
 
@@ -70,7 +68,7 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss, *, finished: bool = Tru
         )
     if is_traced(X, y, fit.W, fit.objective):
         return
-    unit = max([_EPS, *(float(jnp.finfo(a.dtype).eps) for a in (X, y) if jnp.issubdtype(a.dtype, jnp.floating))])
+    unit = max([EPS, *(float(jnp.finfo(a.dtype).eps) for a in (X, y) if jnp.issubdtype(a.dtype, jnp.floating))])
     rows, labels = Rows(np.asarray(X)), np.asarray(y)
     weights = np.asarray(fit.W, dtype=np.float64)
     p = np.empty((rows.n, *weights.shape[:-1]))
@@ -83,7 +81,7 @@ def check_baseline(fit: Any, X: Any, y: Any, loss: Loss, *, finished: bool = Tru
         found = float(np.mean(loss.value(p, labels)))
         moved = float(np.sum(np.abs(loss.derivative(p, labels)) * sizes)) / rows.n
     if single:  # float32 samples, in float64 by now
-        unit = max(unit, _SINGLE)
+        unit = max(unit, float(np.finfo(np.float32).eps))
     wrong = abs(found - fit.objective)
     if not wrong <= _ROUNDINGS * unit * (moved + abs(found)):
         raise InvalidInputError(
