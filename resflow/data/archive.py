@@ -18,7 +18,7 @@ import numpy as np
 from resflow.data.contents import check_contents, check_unpacked_size, reading
 from resflow.data.dataset import Dataset
 from resflow.data.labels import as_exact_floats, column_and_class, labels
-from resflow.data.messages import plain, shown_few
+from resflow.data.names import plain, shown_few
 from resflow.errors import InvalidInputError, shown
 
 __all__ = ["check_archive", "load_archive"]

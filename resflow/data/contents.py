@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from resflow.data.messages import plain
+from resflow.data.names import plain
 from resflow.errors import InvalidInputError
 
 __all__ = ["check_contents", "check_unpacked_size", "reading"]

@@ -17,8 +17,7 @@ import numpy as np
 from resflow.data.contents import check_contents
 from resflow.data.dataset import Dataset
 from resflow.data.labels import EXACT, column_and_class, is_number, labels
-from resflow.data.messages import MISSING, plain, shown_few
-from resflow.data.names import check_columns
+from resflow.data.names import MISSING, check_columns, plain, shown_few
 from resflow.errors import InvalidInputError, shown
 
 __all__ = ["check_delimited", "load_delimited"]

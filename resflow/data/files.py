@@ -8,7 +8,7 @@ from pathlib import Path
 from resflow.data.archive import check_archive, load_archive
 from resflow.data.dataset import Dataset
 from resflow.data.delimited import check_delimited, load_delimited
-from resflow.data.messages import is_one_line, plain
+from resflow.data.names import is_one_line, plain
 from resflow.data.parquet import check_parquet, load_parquet
 from resflow.errors import InvalidInputError, shown
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resflow.data.messages import MISSING, NOT_ONE_LINE, is_one_line, near, shown_few
+from resflow.data.names import MISSING, NOT_ONE_LINE, is_one_line, near, shown_few
 from resflow.errors import InvalidInputError, shown
 
 __all__ = ["EXACT", "as_exact_floats", "column_and_class", "is_number", "labels"]

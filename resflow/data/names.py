@@ -1,15 +1,38 @@
-"""Names of columns: texts of one line that differ, none of them an index that slipped in."""
+"""Names of columns and other texts in tables: which are refused, and what messages show of them, on one line."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
-from resflow.data.messages import NOT_ONE_LINE, is_one_line
-from resflow.errors import InvalidInputError, shown
+from resflow.errors import InvalidInputError, nearest, shown
 
-__all__ = ["check_columns", "check_names"]
+__all__ = ["MISSING", "NOT_ONE_LINE", "check_columns", "check_names", "is_one_line", "near", "plain", "shown_few"]
+
+MISSING = "the value is missing: fill it in, or drop the row"
+NOT_ONE_LINE = "holds a line break or a control character: write it on one line, and close every quote"
+
+
+def plain(text: str) -> str:
+    """The text as `shown` has it, without the quotes: for what others say, and for types."""
+    return shown(text)[1:-1]
+
+
+def shown_few(texts: Sequence[str], most: int = 4) -> str:
+    """The first few of the texts, each as `shown`."""
+    return ", ".join(shown(text, 60) for text in texts[:most]) + (", ..." if len(texts) > most else "")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The known names that look most like the name, for a message; of very many, the first thousand are looked at."""
+    return shown_few(nearest(name[:80], [entry[:80] for entry in islice(known, 1000)]))
+
+
+def is_one_line(text: str) -> bool:
+    """True if a name or class has no line break and no other control character, and UTF-8 can write it."""
+    return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is None
 
 
 def check_names(where: str, names: Sequence[str]) -> None:

@@ -13,8 +13,7 @@ import numpy as np
 from resflow.data.contents import check_contents, check_unpacked_size, reading
 from resflow.data.dataset import Dataset
 from resflow.data.labels import as_exact_floats, column_and_class, labels
-from resflow.data.messages import MISSING, plain
-from resflow.data.names import check_columns
+from resflow.data.names import MISSING, check_columns, plain
 from resflow.errors import InvalidInputError, shown
 
 __all__ = ["check_parquet", "load_parquet"]
