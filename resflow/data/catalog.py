@@ -10,7 +10,7 @@ import numpy as np
 
 from resflow.arrays import as_number
 from resflow.data.dataset import Dataset
-from resflow.data.files import FILE_SUFFIXES, check_file, is_file_name, load_file
+from resflow.data.files import FILE_SUFFIXES, check_file, load_file
 from resflow.errors import InvalidInputError, nearest, shown
 
 __all__ = ["DATASETS", "check_dataset_name", "load_dataset", "teacher"]
@@ -44,8 +44,7 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
             is missing or not a finite number that float64 holds, names repeat, or the target has one value only. The
             message has the line of the file, or the row counted from 0 where there are no lines, and the value.
     """
-    _check_text(name)
-    if is_file_name(name):
+    if _is_file(name):
         return load_file(name, target)
     source, options = _parse(name)
     if target is not None:
@@ -61,8 +60,7 @@ def check_dataset_name(name: str) -> None:
     Raises:
         InvalidInputError: As `load_dataset`.
     """
-    _check_text(name)
-    if is_file_name(name):
+    if _is_file(name):
         check_file(name)
     else:
         _parse(name)
@@ -110,9 +108,11 @@ def teacher(
     return Dataset("teacher", X, y, tuple(f"x{j}" for j in range(d)), "y", classes)
 
 
-def _check_text(name: Any) -> None:
+def _is_file(name: Any) -> bool:
+    """Whether a data set's name, which must be a text, is that of a file."""
     if not isinstance(name, str):
         raise InvalidInputError(f"dataset={name!r} must be a text: one of {', '.join(DATASETS)}, or the path of a file")
+    return name.lower().endswith(FILE_SUFFIXES)
 
 
 def _breast_cancer(name: str, options: list[str]) -> Dataset:

@@ -12,7 +12,7 @@ from resflow.data.names import is_one_line, plain
 from resflow.data.parquet import check_parquet, load_parquet
 from resflow.errors import InvalidInputError, shown
 
-__all__ = ["FILE_SUFFIXES", "check_file", "is_file_name", "load_file"]
+__all__ = ["FILE_SUFFIXES", "check_file", "load_file"]
 
 _FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, str], Dataset]]] = {
     ".csv": (check_delimited, load_delimited),
@@ -22,11 +22,6 @@ _FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, str], Dataset]
 }
 
 FILE_SUFFIXES = tuple(_FORMATS)
-
-
-def is_file_name(name: str) -> bool:
-    """True if a data set's name is that of a file."""
-    return name.lower().endswith(FILE_SUFFIXES)
 
 
 def _existing(name: str) -> Path:
