@@ -22,7 +22,6 @@ from resflow.errors import InvalidInputError, shown
 
 __all__ = ["check_delimited", "load_delimited"]
 
-_TRUTH_VALUES = ("true", "false")
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas", " ": "blanks"}
 
 
@@ -46,7 +45,6 @@ def load_delimited(path: Path, target: str) -> Dataset:
     place = table.names.index(column)
     texts = [place] if positive is not None or not is_number(table.first[place]) else []
     frame = table.read(texts)
-    table.check_types(frame, texts)
     X = frame.drop(columns=place).to_numpy(dtype=float)
     values = frame[place].to_numpy(dtype=object if texts else float)
     if texts and not is_number(column) and column in values:
@@ -91,13 +89,13 @@ class _Table:
         return table
 
     def read(self, texts: Sequence[int]) -> Any:
-        """The rows as pandas reads them, with columns counted from 0; those in `texts` stay as they are written."""
+        """The rows as pandas reads them, by columns counted from 0: numbers or truth values, `texts` as written."""
         import pandas as pd
 
         try:
             with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
                 warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # columns of mixed types are refused by us
-                return pd.read_csv(
+                frame = pd.read_csv(
                     self.path,
                     sep=self.separator,
                     header=0,
@@ -109,15 +107,13 @@ class _Table:
         except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
             self.explain([])
             raise InvalidInputError(f"{self.path}: not a readable table: {plain(str(error).strip())}") from error
-
-    def check_types(self, frame: Any, texts: Sequence[int]) -> None:
-        """Check that pandas found numbers or truth values alone in all columns but those in `texts`."""
         strange = [column for column, dtype in frame.dtypes.items() if dtype.kind not in "biuf" and column not in texts]
         if strange:
             self.explain(strange)
             raise InvalidInputError(
                 f"{self.path}: column {shown(self.names[strange[0]])} holds values of several types: write numbers"
             )
+        return frame
 
     def explain(self, columns: Sequence[int]) -> None:
         """Raise the first fault of the rows as they are written: of their widths, or of values in these columns."""
@@ -233,7 +229,7 @@ def _fault(text: str, boolean: bool) -> str | None:
 
 
 def _is_truth_value(text: str) -> bool:
-    return text.lower() in _TRUTH_VALUES
+    return text.lower() in ("true", "false")
 
 
 def _counted(count: int, noun: str) -> str:
