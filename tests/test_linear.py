@@ -492,15 +492,16 @@ def test_sorted_samples_and_many_of_them_give_the_same_fit(loss):
     assert abs(fit.objective - least_objective(X, y, loss)) <= SAME_SUM
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("options", [{}, {"max_norm": 0.3}])
+@pytest.mark.parametrize(("loss", "outputs"), [*((loss, 1) for loss in LOSSES), ("squared", 3), ("softmax", 3)])
+@pytest.mark.parametrize("options", [{}, {"ridge": 1e-3}, {"max_norm": 0.3}])
 @pytest.mark.parametrize("deficient", [False, True])
-def test_chunks_and_memory_maps_give_the_same_fit(loss, options, deficient, monkeypatch, tmp_path):
+def test_chunks_and_memory_maps_give_the_same_fit(loss, outputs, options, deficient, monkeypatch, tmp_path):
     rng = np.random.default_rng(18)
     X = features(rng, 700, 6).astype(np.float32)
     if deficient:
         X[:, 5] = X[:, 4]
-    y = labels(rng, X[:, :5].astype(np.float64), loss)
+    y = np.column_stack([labels(rng, X[:, :5].astype(np.float64), loss) for _ in range(outputs)])
+    y = np.argmax(y, axis=1) if loss == "softmax" else np.squeeze(y)
     whole = fit_linear_predictor(X.astype(np.float64), y, loss=loss, **options)
     stored = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=X.shape)
     stored[:] = X

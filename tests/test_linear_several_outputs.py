@@ -9,7 +9,6 @@ from sklearn.linear_model import LogisticRegression
 
 from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
-from resflow.linear import _algebra as _linear_algebra
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Loss, PseudoHuber, Softmax, Squared, as_loss
@@ -99,26 +98,6 @@ def test_margins_beyond_all_digits_of_the_softmax_are_fitted_like_the_logistic_o
     assert two.converged
     assert two.objective == pytest.approx(one.objective, rel=1e-9, abs=1e-15)
     np.testing.assert_allclose(two.W, [-one.W / 2, one.W / 2], rtol=1e-6, atol=1e-8 * radius)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("options", [{"ridge": 1e-3}, {"max_norm": 0.3}])
-@pytest.mark.parametrize("deficient", [False, True])
-def test_chunks_and_memory_maps_give_the_same_fit(loss, options, deficient, monkeypatch, tmp_path):
-    rng = np.random.default_rng(3)
-    X = rng.standard_normal((700, 6)).astype(np.float32)
-    if deficient:
-        X[:, 5] = X[:, 4]
-    y = labels_for(loss, np.argmax(X[:, :3] + 2 * rng.standard_normal((700, 3)), axis=1))
-    whole = fit_linear_predictor(X.astype(np.float64), y, loss=loss, **options)
-    stored = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=X.shape)
-    stored[:] = X
-    monkeypatch.setattr(_linear_algebra, "_CHUNK_VALUES", 300)
-    monkeypatch.setattr(_linear_algebra, "_KEEP_VALUES", 0)
-    fit = fit_linear_predictor(stored, y, loss=loss, **options)
-    assert fit.converged
-    assert fit.rank == whole.rank == (5 if deficient else 6)
-    np.testing.assert_allclose(fit.W, whole.W, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("scales", [[1e-9, 1e-4, 1.0, 1e4, 1e9], [1.0, 1.0, 1.0, 1.0, 1e-30]])
