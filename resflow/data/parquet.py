@@ -44,7 +44,9 @@ def load_parquet(path: Path, target: str) -> Dataset:
     if not table.num_rows:
         raise InvalidInputError(f"{path}: the table has no rows: there must be at least two samples")
     for name in names:
-        _check_complete(path, name, table.column(name))
+        if table.column(name).null_count:
+            row = int(np.argmax(table.column(name).is_null().to_numpy()))
+            raise InvalidInputError(f"{path}: row {row} (counted from 0), column {shown(name)}: {MISSING}")
     features = tuple(name for name in names if name != column)
     X = np.empty((len(features), table.num_rows)).T
     for j, name in enumerate(features):
@@ -110,12 +112,6 @@ def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
-
-
-def _check_complete(path: Path, name: str, column: Any) -> None:
-    if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy()))
-        raise InvalidInputError(f"{path}: row {row} (counted from 0), column {shown(name)}: {MISSING}")
 
 
 def _place(path: Path, name: str) -> Any:
