@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import math
+import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +19,7 @@ from yaml.scanner import Scanner
 
 from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.limits import one_line
-from resflow.workflow.sweeps.file.yaml_words import MERGE, STR, UNCLEAR, plain_tag, word_value
+from resflow.workflow.sweeps.file.yaml_words import MERGE, STR, UNCLEAR, plain_tag, shown_tag, word_value
 
 __all__ = ["Entry", "read_yaml"]
 
@@ -59,7 +62,7 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
 
 
 class Entry:
-    """One value of a YAML file, with where it stands.
+    """One value of a YAML file, with where it stands: whatever its methods refuse, they name the place.
 
     Attributes:
         file: The file's name, for messages.
@@ -67,10 +70,9 @@ class Entry:
         where: What it is called, as `axes.width`; "" for the whole file.
     """
 
-    def __init__(self, node: yaml.Node, file: str, where: str, line: int) -> None:
-        self.file = file
-        self.line = line
-        self.where = where
+    def __init__(self, node: yaml.Node, file: str, where: str = "", key: yaml.Node | None = None) -> None:
+        self.file, self.where = file, where
+        self.line = (key or node).start_mark.line + 1
         self._node = node
 
     @property
@@ -80,7 +82,8 @@ class Entry:
             return {name: entry.value for name, entry in self.named().items()}
         if self.is_list:
             return [entry.value for entry in self.items()]
-        return _word(self._node, self)
+        with self.blamed():
+            return word_value(self._node.tag, self._node.value)
 
     @property
     def is_mapping(self) -> bool:
@@ -96,6 +99,16 @@ class Entry:
         """Raise InvalidInputError with the place before the message, in one line that a terminal can show."""
         raise _refused(self.file, self.line, message)
 
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Answer what is wrong with the value, or with the file that it names, with the place where it stands."""
+        try:
+            yield
+        except InvalidInputError as error:
+            self.refuse(str(error))
+        except OSError as error:  # a name that is too long, a file that may not be read
+            self.refuse(f"{self.where}={self.value!r} cannot be read: {error.strerror or error}")
+
     def named(self, allowed: tuple[str, ...] | None = None) -> dict[str, Entry]:
         """The named values it has, those taken from elsewhere by `<<` among them unless it has its own.
 
@@ -109,27 +122,24 @@ class Entry:
         if not self.is_mapping:
             example = f"{allowed[0]}: …" if allowed else "name: value"
             self.refuse(f"{what} must have named values, as in `{example}`, but is {_kind(self._node)}")
-        taken: dict[str, Entry] = {}
+        taken: dict[str, Entry] | None = None
         own: dict[str, Entry] = {}
-        merges = 0
         for key, node in self._node.value:
-            line = key.start_mark.line + 1
             name = key.value if isinstance(key, yaml.ScalarNode) else ""
-            entry = Entry(node, self.file, f"{self.where}.{name}".lstrip("."), line)
+            entry = Entry(node, self.file, f"{self.where}.{name}".lstrip("."), key)
             if key.tag == MERGE:
-                merges += 1
-                if merges > 1:
+                if taken is not None:
                     entry.refuse(f"<< is given twice in {what}: take a list of aliases in one, as <<: [*a, *b]")
-                for name, other in entry._merged(self.where).items():
-                    taken.setdefault(name, other)
+                entry.where = self.where  # what is taken is called as if it stood here
+                taken = entry._merged()
                 continue
             if not name or key.tag not in (STR, UNCLEAR):
-                shown = name or ("an empty text" if isinstance(key, yaml.ScalarNode) else f"{_kind(key)}")
+                shown = name or ("an empty text" if isinstance(key, yaml.ScalarNode) else _kind(key))
                 entry.refuse(f"{shown} in {what} must be a name: quote it if it is meant as text")
             if name in own:
                 entry.refuse(f"{entry.where} is given twice, first in line {own[name].line}: leave one out")
             own[name] = entry
-        found = taken | own
+        found = (taken or {}) | own
         for name, entry in found.items():
             if allowed is not None and name not in allowed:
                 entry.refuse(
@@ -138,7 +148,7 @@ class Entry:
                 )
         return found
 
-    def _merged(self, where: str) -> dict[str, Entry]:
+    def _merged(self) -> dict[str, Entry]:
         """The named values that a `<<` stands for; of several places that have a name the first counts."""
         found: dict[str, Entry] = {}
         for source in self.items():
@@ -146,33 +156,24 @@ class Entry:
                 source.refuse(
                     f"<< must have an alias of named values, or a list of such, but has {_kind(source._node)}"
                 )
-            for name, entry in Entry(source._node, self.file, where, source.line).named().items():
+            for name, entry in source.named().items():
                 found.setdefault(name, entry)
         return found
 
     def items(self) -> Iterator[Entry]:
         """The values in a row; a single value stands for a row of one."""
-        nodes = self._node.value if self.is_list else [self._node]
-        for node in nodes:
-            yield Entry(node, self.file, self.where, node.start_mark.line + 1)
+        for node in self._node.value if self.is_list else [self._node]:
+            yield Entry(node, self.file, self.where)
 
     def text(self) -> str:
-        """Its value, which must be text.
-
-        Raises:
-            InvalidInputError: If it is something else, or empty.
-        """
+        """Its value, which must be text, and not empty."""
         value = self.value
         if not isinstance(value, str) or not value.strip():
             self.refuse(f"{self.where}={value!r} must be text" + " in quotes" * (type(value) in (int, float, bool)))
         return value.strip()
 
     def whole_number(self, least: int, most: int | None = None) -> int:
-        """Its value, which must be a whole number of at least `least`, and at most `most` if there is such a limit.
-
-        Raises:
-            InvalidInputError: If it is something else.
-        """
+        """Its value, which must be a whole number of at least `least`, and at most `most` if there is such a limit."""
         value = self.value
         if type(value) is not int or value < least or (most is not None and value > most):
             limit = f", at most {most}" if most is not None else ""
@@ -180,22 +181,14 @@ class Entry:
         return value
 
     def number(self) -> float:
-        """Its value, which must be a finite number.
-
-        Raises:
-            InvalidInputError: If it is something else.
-        """
+        """Its value, which must be a finite number."""
         value = self.value
-        if type(value) not in (int, float) or value != value or abs(value) == float("inf"):
+        if type(value) not in (int, float) or not math.isfinite(value):
             self.refuse(f"{self.where}={value!r} must be a finite number")
         return value
 
     def choice(self, allowed: tuple[str, ...]) -> str:
-        """Its value, which must be one of `allowed`.
-
-        Raises:
-            InvalidInputError: If it is something else; the nearest is named.
-        """
+        """Its value, which must be one of `allowed`."""
         value = self.value
         if value not in allowed:
             near = nearest(str(value), allowed, 1)[0]
@@ -229,7 +222,7 @@ def read_yaml(path: Path) -> tuple[Entry, str]:
     if node is None:
         raise _refused(path.name, 1, "the file is empty: it must name a notebook and axes")
     _check_tree(node, path.name)
-    return Entry(node, path.name, "", node.start_mark.line + 1), text
+    return Entry(node, path.name), text
 
 
 def _text_of(path: Path) -> str:
@@ -268,26 +261,24 @@ def _check_tree(root: yaml.Node, file: str) -> None:
     def check(node: yaml.Node, depth: int, *, is_key: bool = False) -> None:
         nonlocal count
         count += 1
-        entry = Entry(node, file, "", node.start_mark.line + 1)
+        entry = Entry(node, file)
         _check_limits(count, depth, file, entry.line)
         if id(node) in above:
             entry.refuse("not YAML that can be read: this anchor stands for something that holds its own alias")
         above.add(id(node))
         if isinstance(node, yaml.ScalarNode):
             if not is_key:
-                _word(node, entry)
+                _ = entry.value  # which refuses a word that stands for nothing
             _check_text(node.value, entry)
-        elif node.tag not in (BaseResolver.DEFAULT_MAPPING_TAG, BaseResolver.DEFAULT_SEQUENCE_TAG) or (
-            (node.tag == BaseResolver.DEFAULT_MAPPING_TAG) != entry.is_mapping
-        ):
-            entry.refuse(f"the tag {_tag(node)} says something else than named values or a list: leave it out")
-        else:
+        elif node.tag != (BaseResolver.DEFAULT_MAPPING_TAG if entry.is_mapping else BaseResolver.DEFAULT_SEQUENCE_TAG):
+            entry.refuse(f"the tag {shown_tag(node.tag)} says something else than named values or a list: leave it out")
+        elif entry.is_list:
             for each in node.value:
-                if isinstance(each, tuple):
-                    check(each[0], depth + 1, is_key=True)
-                    check(each[1], depth + 1)
-                else:
-                    check(each, depth + 1)
+                check(each, depth + 1)
+        else:
+            for key, value in node.value:
+                check(key, depth + 1, is_key=True)
+                check(value, depth + 1)
         above.remove(id(node))
 
     check(root, 1)
@@ -304,30 +295,14 @@ def _check_text(text: str, entry: Entry) -> None:
     if len(text) > MOST_TEXT:
         entry.refuse(f"a text of {len(text)} characters is too long, as MLflow keeps {MOST_TEXT} of one: shorten it")
     for each in text:
-        if each not in "\t\n" and _cannot_be_kept(each):
+        # control characters, and halves of a pair of UTF-16, which are no characters
+        if each not in "\t\n" and unicodedata.category(each) in ("Cc", "Cs"):
             entry.refuse(f"the character U+{ord(each):04X} in a text cannot be kept in a store: leave it out")
-
-
-def _cannot_be_kept(character: str) -> bool:
-    """True for control characters, and halves of a pair of UTF-16, which are no characters."""
-    return ord(character) < 32 or 0x7F <= ord(character) < 0xA0 or 0xD800 <= ord(character) < 0xE000
-
-
-def _word(node: yaml.Node, entry: Entry) -> Any:
-    try:
-        return word_value(node.tag, node.value)
-    except InvalidInputError as error:
-        entry.refuse(str(error))
 
 
 def _refused(file: str, line: int, message: str) -> InvalidInputError:
     message = message.replace("\n", "\\n")  # of a name that has one, which is to be seen
     return InvalidInputError(f"{file}:{line}: {one_line(message)}")
-
-
-def _tag(node: yaml.Node) -> str:
-    prefix = "tag:yaml.org,2002:"
-    return f"!!{node.tag.removeprefix(prefix)}" if node.tag.startswith(prefix) else str(node.tag)
 
 
 def _kind(node: yaml.Node) -> str:
