@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from resflow.errors import InvalidInputError
 from resflow.workflow.declared_types import check_declared
 from resflow.workflow.parameters import Parameter
+from resflow.workflow.sweeps.file.data_files import with_file_found
 from resflow.workflow.sweeps.file.yaml_lines import Entry
 
-__all__ = ["Axis", "read_axis"]
+__all__ = ["Axis", "checked_values", "read_axis"]
 
+_KINDS = {"values": (), "from": ("to", "count", "step", "scale"), "seeds": ("first",)}
+"""The forms of an axis by the name that tells them apart, and the names that go with it."""
 _KEYS = ("values", "from", "to", "count", "step", "scale", "seeds", "first", "run")
 MOST_VALUES = 100_000
 
@@ -45,45 +49,74 @@ class Axis:
         low, high = self.ends
         if self.integer and not self.log:
             return rng.randint(int(low), int(high))
-        value = math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else rng.uniform(low, high)
-        return min(max(round(value) if self.integer else float(f"{value:.12g}"), low), high)
+        return self.within(math.exp(rng.uniform(math.log(low), math.log(high))) if self.log else rng.uniform(low, high))
+
+    def within(self, number: float) -> float:
+        """The value of an open range that a number between its ends stands for, but for rounding."""
+        return min(max(round(number) if self.integer else float(f"{number:.12g}"), self.ends[0]), self.ends[1])
 
 
-def read_axis(entry: Entry, parameter: Parameter) -> Axis:
+def checked_values(entry: Entry, parameter: Parameter, folder: Path, values: Iterable[Any]) -> tuple[Any, ...]:
+    """The values as the parameter's declared type records them, if its type and its meaning allow them.
+
+    Args:
+        entry: Where they stand.
+        parameter: What they are for.
+        folder: Where names of files are looked up.
+        values: The values.
+
+    Raises:
+        InvalidInputError: If one is not allowed.
+    """
+    with entry.blamed():
+        checked = tuple(check_declared(value, parameter.name, parameter.annotation) for value in values)
+        for value in checked:
+            parameter.check(with_file_found(value, folder))
+    return checked
+
+
+def read_axis(entry: Entry, parameter: Parameter, folder: Path) -> Axis:
     """The axis that `entry` describes, every value of it checked against the parameter it is for.
+
+    Args:
+        entry: The entry.
+        parameter: The parameter.
+        folder: Where names of files are looked up.
 
     Raises:
         InvalidInputError: If it is malformed or a value is not allowed.
     """
+    if entry.is_list:
+        return Axis(parameter.name, _listed(entry, parameter, folder))
     if not entry.is_mapping:
-        if not entry.is_list:
-            entry.refuse(
-                f"{entry.where} must be a list of values, as [1, 2, 4], or a range, as {{from: 1, to: 4, count: 4}}; "
-                "a single value belongs under parameters"
-            )
-        return Axis(parameter.name, _listed(entry, parameter))
+        entry.refuse(
+            f"{entry.where} must be a list of values, as [1, 2, 4], or a range, as {{from: 1, to: 4, count: 4}}; "
+            "a single value belongs under parameters"
+        )
     parts = entry.named(_KEYS)
-    kinds = [key for key in ("values", "from", "seeds") if key in parts]
+    kinds = [kind for kind in _KINDS if kind in parts]
     if len(kinds) != 1:
         entry.refuse(
             f"{entry.where} must have one of values, from (with to) and seeds, but has {' and '.join(kinds) or 'none'}"
         )
-    known = {"values": {"values"}, "seeds": {"seeds", "first"}, "from": {"from", "to", "count", "step", "scale"}}
-    for key in parts.keys() - known[kinds[0]] - {"run"}:
-        parts[key].refuse(f"{parts[key].where} does not go with {kinds[0]}: leave it out")
+    (kind,) = kinds
+    for key in parts.keys() - {kind, *_KINDS[kind], "run"}:
+        parts[key].refuse(f"{parts[key].where} does not go with {kind}: leave it out")
     population = "run" in parts and parts["run"].choice(("notebook", "population")) == "population"
-    if kinds[0] == "values":
-        return Axis(parameter.name, _listed(parts["values"], parameter), population=population)
-    if kinds[0] == "seeds":
+    if kind == "from":
+        return _range(entry, parts, parameter, folder, population)
+    if kind == "values":
+        values = _listed(parts["values"], parameter, folder)
+    else:
         first = parts["first"].whole_number(0) if "first" in parts else 0
-        count = _count(parts["seeds"], 1)
+        count = parts["seeds"].whole_number(1, MOST_VALUES)
         if first + count > 2**63:
             parts["first"].refuse(f"{entry.where} has seeds of more than 2^63 - 1: let it begin with a smaller one")
-        return Axis(parameter.name, _checked(entry, parameter, range(first, first + count)), population=population)
-    return _range(entry, parts, parameter, population)
+        values = checked_values(entry, parameter, folder, range(first, first + count))
+    return Axis(parameter.name, values, population=population)
 
 
-def _range(entry: Entry, parts: dict[str, Entry], parameter: Parameter, population: bool) -> Axis:
+def _range(entry: Entry, parts: dict[str, Entry], parameter: Parameter, folder: Path, population: bool) -> Axis:
     if "to" not in parts:
         entry.refuse(f"{entry.where} has from, but no to: give both ends of the range")
     low, high = parts["from"].number(), parts["to"].number()
@@ -109,17 +142,17 @@ def _range(entry: Entry, parts: dict[str, Entry], parameter: Parameter, populati
             parts["step"].refuse(f"{parts['step'].where} does not go with scale: log: give count")
         values = _stepped(parts["step"], low, high, integer)
     elif "count" in parts:
-        values = _spaced(low, high, _count(parts["count"], 2), log, integer)
+        values = _spaced(low, high, parts["count"].whole_number(2, MOST_VALUES), log, integer)
     else:
-        ends = _checked(entry, parameter, [low, high])
-        return Axis(parameter.name, None, (ends[0], ends[1]), log, integer, population)
+        low, high = checked_values(entry, parameter, folder, [low, high])
+        return Axis(parameter.name, None, (low, high), log, integer, population)
     if (distinct := len(set(values))) < len(values):
         what = "whole numbers" if integer else "numbers"
         entry.refuse(
             f"{entry.where}: {len(values)} {what} from {low:g} to {high:g} are not distinct: "
             f"at most {distinct} here, or scale: linear"
         )
-    return Axis(parameter.name, _checked(entry, parameter, values), population=population)
+    return Axis(parameter.name, checked_values(entry, parameter, folder, values), population=population)
 
 
 def _stepped(entry: Entry, low: float, high: float, integer: bool) -> list[Any]:
@@ -156,16 +189,12 @@ def _rounded(values: list[float]) -> list[float]:
     return shorter
 
 
-def _count(entry: Entry, least: int) -> int:
-    return entry.whole_number(least, MOST_VALUES)
-
-
-def _listed(entry: Entry, parameter: Parameter) -> tuple[Any, ...]:
+def _listed(entry: Entry, parameter: Parameter, folder: Path) -> tuple[Any, ...]:
     if not entry.is_list:
         entry.refuse(f"{entry.where} must be a list of values, as [1, 2, 4]")
     values: dict[Any, Any] = {}
     for item in entry.items():
-        (value,) = _checked(item, parameter, [item.value])
+        (value,) = checked_values(item, parameter, folder, [item.value])
         key = _key(value)
         if key in values:
             other = values[key]
@@ -184,15 +213,3 @@ def _key(value: Any) -> Any:
     if isinstance(value, dict):
         return ("dict", *sorted((name, repr(_key(each))) for name, each in value.items()))
     return ("nan",) if value != value else value
-
-
-def _checked(entry: Entry, parameter: Parameter, values: Any) -> tuple[Any, ...]:
-    """The values as the parameter's declared type records them, if its type and its meaning allow them."""
-    try:
-        checked = tuple(check_declared(value, parameter.name, parameter.annotation) for value in values)
-        for value in checked:
-            if parameter.name != "dataset":  # which may be a file, whose place is not known here
-                parameter.check(value)
-    except InvalidInputError as error:
-        entry.refuse(str(error))
-    return checked

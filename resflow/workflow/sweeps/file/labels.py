@@ -12,7 +12,7 @@ from resflow.workflow.limits import one_line
 from resflow.workflow.names import RESERVED
 from resflow.workflow.sweeps.file.yaml_lines import Entry
 
-__all__ = ["read_description", "read_experiment", "read_goal", "read_name", "read_tags"]
+__all__ = ["read_experiment", "read_goal", "read_name", "read_tags"]
 
 MOST_TAGS = 50
 MOST_EXPERIMENT = 200
@@ -40,11 +40,6 @@ def read_experiment(entry: Entry | None, default: str) -> str:
             f"{entry.where}={name!r} must be one line of at most {MOST_EXPERIMENT} bytes: a folder gets its name"
         )
     return name
-
-
-def read_description(entry: Entry | None) -> str:
-    """What the sweep is for."""
-    return entry.text() if entry else ""
 
 
 def read_goal(entries: dict[str, Entry]) -> Goal | None:
@@ -88,6 +83,5 @@ _NAMES = "letters, digits, spaces and . _ - /, without / at an end, // or . betw
 def _is_name(name: str, most: int) -> bool:
     """True if MLflow takes a tag or a metric of that name."""
     plain = posixpath.normpath(name)
-    return (
-        bool(re.fullmatch(rf"[\w.\-/ ]{{1,{most}}}", name)) and plain == name and not plain.startswith(("..", "/"))
-    ) and plain != "."
+    is_plain = plain == name and plain != "." and not plain.startswith(("..", "/"))
+    return is_plain and re.fullmatch(rf"[\w.\-/ ]{{1,{most}}}", name) is not None

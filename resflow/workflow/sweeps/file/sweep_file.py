@@ -20,24 +20,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from resflow.errors import InvalidInputError, nearest
-from resflow.workflow.declared_types import SourceText, check_declared
+from resflow.errors import nearest
+from resflow.workflow.declared_types import SourceText
 from resflow.workflow.goal import Goal
 from resflow.workflow.names import POPULATION
 from resflow.workflow.notebook_file import read_notebook
 from resflow.workflow.parameters import Parameter, declared_in_notebook
-from resflow.workflow.sweeps.file.axes import MOST_VALUES, Axis, read_axis
+from resflow.workflow.sweeps.file.axes import MOST_VALUES, Axis, checked_values, read_axis
 from resflow.workflow.sweeps.file.conditions import Condition
-from resflow.workflow.sweeps.file.data_files import with_files_found
-from resflow.workflow.sweeps.file.labels import read_description, read_experiment, read_goal, read_name, read_tags
+from resflow.workflow.sweeps.file.labels import read_experiment, read_goal, read_name, read_tags
 from resflow.workflow.sweeps.file.yaml_lines import Entry, read_yaml
 
 __all__ = ["Strategy", "SweepFile", "read_sweep_file"]
@@ -144,7 +141,7 @@ def read_sweep_file(path: Path, goal: Goal | None = None) -> SweepFile:
         if key not in entries:
             content.refuse(f"{key} is missing: " + ("name one" if key == "notebook" else "say what varies"))
     notebook, said = path.parent / entries["notebook"].text(), read_goal(entries)
-    with _said_at(entries["notebook"]):
+    with entries["notebook"].blamed():
         node = read_notebook(notebook)
         declared = {parameter.name: parameter for parameter in declared_in_notebook(node)}
         notebook_text = nbformat.v4.writes(node)
@@ -162,7 +159,7 @@ def read_sweep_file(path: Path, goal: Goal | None = None) -> SweepFile:
         experiment=read_experiment(
             entries.get("experiment"), os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook.stem
         ),
-        description=read_description(entries.get("description")),
+        description=entries["description"].text() if "description" in entries else "",
         declared=tuple(declared.values()),
         parameters=parameters,
         axes=axes,
@@ -173,17 +170,6 @@ def read_sweep_file(path: Path, goal: Goal | None = None) -> SweepFile:
         tags=read_tags(entries.get("tags")),
         lines={key: entry.line for key, entry in entries.items()},
     )
-
-
-@contextmanager
-def _said_at(entry: Entry) -> Iterator[None]:
-    """Answer what is wrong with a value, or with the file that it names, with the line where it stands."""
-    try:
-        yield
-    except InvalidInputError as error:
-        entry.refuse(str(error))
-    except OSError as error:  # a name that is too long, a file that may not be read
-        entry.refuse(f"{entry.where}={entry.value!r} cannot be read: {error.strerror or error}")
 
 
 def _declared(entry: Entry, declared: dict[str, Parameter], notebook: Path) -> Parameter:
@@ -204,10 +190,7 @@ def _parameters(entry: Entry | None, declared: dict[str, Parameter], notebook: P
     values = {}
     for each in entry.named().values() if entry else ():
         parameter = _declared(each, declared, notebook)
-        with _said_at(each):
-            value = check_declared(each.value, parameter.name, parameter.annotation)
-            parameter.check(with_files_found({parameter.name: value}, folder)[parameter.name])
-        values[parameter.name] = value
+        (values[parameter.name],) = checked_values(each, parameter, folder, [each.value])
     return values
 
 
@@ -216,7 +199,7 @@ def _axes(
 ) -> tuple[Axis, ...]:
     axes = []
     for each in entry.named().values():
-        axis = read_axis(each, _declared(each, declared, notebook))
+        axis = read_axis(each, _declared(each, declared, notebook), folder)
         if axis.name in parameters:
             each.refuse(f"{axis.name} is both fixed under parameters and varied under axes: leave one out")
         if axis.population and POPULATION not in declared:
@@ -224,11 +207,9 @@ def _axes(
                 f"{each.where} says run: population, but {notebook.name} declares no parameter "
                 f"`{POPULATION}: list | None = None`: choose a notebook that trains populations, or run: notebook"
             )
-        for value in axis.values or ():
-            with _said_at(each):
-                declared[axis.name].check(with_files_found({axis.name: value}, folder)[axis.name])
-                if axis.population:
-                    declared[POPULATION].check([{axis.name: value}])
+        with each.blamed():
+            for value in (axis.values or ()) if axis.population else ():
+                declared[POPULATION].check([{axis.name: value}])
         axes.append(axis)
     if not axes:
         entry.refuse("axes is empty: say what varies")
@@ -286,7 +267,7 @@ def _conditions(entry: Entry | None, names: set[str]) -> tuple[Condition, ...]:
     conditions: list[Condition] = []
     for item in entry.items() if entry else ():
         text = item.text()
-        with _said_at(item):
+        with item.blamed():
             conditions.append(Condition(text, names, f"{item.file}:{item.line}"))
         if sum(condition.parts for condition in conditions) > MOST_PARTS:
             item.refuse(f"these conditions have more than {MOST_PARTS} names, numbers and operators together")

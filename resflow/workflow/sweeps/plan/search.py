@@ -14,7 +14,7 @@ from resflow.errors import InvalidInputError
 from resflow.workflow.logged_values import finite
 from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.sweeps.file.axes import Axis
-from resflow.workflow.sweeps.file.data_files import with_files_found
+from resflow.workflow.sweeps.file.data_files import with_file_found
 from resflow.workflow.sweeps.file.sweep_file import SweepFile
 from resflow.workflow.sweeps.plan.points import Execution, Planner
 
@@ -139,7 +139,7 @@ class SearchSource(FixedSource):
     def _meant(self, axis: Axis, text: str) -> Any:
         """The value on an axis that a run's parameter stands for; None if there is none such."""
         if axis.values is not None:
-            texts = {str(with_files_found({"": value}, self._sweep.folder)[""]): value for value in axis.values}
+            texts = {str(with_file_found(value, self._sweep.folder)): value for value in axis.values}
             return texts.get(text)
         try:
             return int(text) if axis.integer else float(text)
@@ -216,6 +216,4 @@ def _key(axis: Axis, value: Any) -> Any:
 
 
 def _value(axis: Axis, key: Any) -> Any:
-    if axis.values is not None:
-        return axis.values[key]
-    return key if axis.integer else min(max(float(f"{key:.12g}"), axis.ends[0]), axis.ends[1])
+    return axis.within(key) if axis.values is None else axis.values[key]
