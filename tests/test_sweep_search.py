@@ -98,7 +98,7 @@ def test_value_of_a_trial_with_a_population_is_the_mean_over_its_members(folder)
     _, made = search(sweep, lambda values: values["width"] + values["seed"], runs)
     assert (made, len(runs)) == (12, 36)
     again = SearchSource(sweep, Planner(sweep), by_fingerprint(runs))
-    assert [execution.points[0].values["width"] + 1 for execution, _ in again.trials] == list(again.values())
+    assert [execution.points[0].values["width"] + 1 for execution in again.trials] == list(again.values())
 
 
 def test_conditions_hold_for_what_is_chosen_and_ones_too_narrow_are_said(folder):

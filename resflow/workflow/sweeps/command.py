@@ -124,7 +124,7 @@ def _in_json(value: Any) -> Any:
 
 def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json: bool) -> int:
     """Say what came of it; the exit code."""
-    from resflow.workflow.sweeps.state import duration, label
+    from resflow.workflow.sweeps.state import duration
 
     failed = [result for result in results if result.state != FINISHED]
     if as_json:
@@ -145,7 +145,7 @@ def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json
         if len(told) > FAILURES_SHOWN:
             click.echo(f"        … tables/results.csv of the sweep's run has all {len(failed)}")
             break
-        click.echo(f"failed  {label(result.point.values)}: {result.state}: {result.error}")
+        click.echo(f"failed  {result.point.label}: {result.state}: {result.error}")
         if result.run_id:
             click.echo(f"        {_notebook(planned, result)} (run {result.run_id})")
     click.echo("look    resflow ui   (make ui) opens all runs in MLflow")

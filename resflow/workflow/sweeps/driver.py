@@ -156,16 +156,16 @@ class _Driver:
 
     def _started(self, event: attempt.Started) -> None:
         execution = self.sweep.submitted(event.execution)
-        name = self.sweep.label_of(execution)
+        name = execution.label
         self.tally.started(execution.id, name)
         again = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
-        fields = {"values": self.sweep.values_of(execution), "attempt": event.attempt, "worker": event.host}
+        fields = {"values": execution.values, "attempt": event.attempt, "worker": event.host}
         self.display.event("repeated" if again else "started", f"started{again} {name}", **fields)
 
     def _ended(self, execution: Execution, outcome: attempt.Outcome) -> None:
         outcome = self.sweep.ended(execution, outcome)
-        name = self.sweep.label_of(execution)
-        fields = outcome._asdict() | {"values": self.sweep.values_of(execution), "points": len(execution.points)}
+        name = execution.label
+        fields = outcome._asdict() | {"values": execution.values, "points": len(execution.points)}
         if self.sweep.todo(execution):
             self.display.event("failed", f"failed {name}: {outcome.error}", **fields)
         else:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resflow.workflow.goal import Goal
 from resflow.workflow.logged_values import finite
 from resflow.workflow.names import FAILED, FINISHED, MISSING
 from resflow.workflow.records import claim, drop_duplicates, experiments, finished_points, points_of_sweep, set_aside
+from resflow.workflow.sweeps.file.axes import size
 from resflow.workflow.sweeps.plan import Execution, Planner, Point, Result
 from resflow.workflow.sweeps.plan.search import FixedSource, SearchSource
 from resflow.workflow.sweeps.worker.attempt import Outcome
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Sweep", "Tally", "duration", "label"]
+__all__ = ["Sweep", "Tally", "duration"]
 
 
 @dataclass
@@ -140,7 +139,7 @@ class Sweep:
             return
         if self.is_search:
             self.finished = points_of_sweep(self.client, self._experiment_id, self.file.name)
-            self.executions = [execution for execution, _ in self._search().trials]
+            self.executions = self._search().trials
         else:
             self.finished = self._finished_of(self.points)
 
@@ -176,8 +175,8 @@ class Sweep:
             self._consider(point)
         self.tally.cached, self.tally.total = len(self.finished), len(self.points)
         if self.is_search:
-            each = math.prod(len(axis.values or ()) for axis in self.file.axes if axis.population)
-            self.tally.total = max(self.file.strategy.count, len(self.executions)) * each
+            each = size(self.file.population_axes)
+            self.tally.total = max(self.file.strategy.count, len(self.executions)) * int(each)
 
     def drop_duplicates(self) -> None:
         """Set aside what finished twice."""
@@ -238,27 +237,10 @@ class Sweep:
                     results.append(Result(point, failure.status, None, failure.run_id, failure.error))
         return results
 
-    def values_of(self, execution: Execution) -> dict[str, Any]:
-        """The values of the notebook axes in an execution."""
-        within = {axis.name for axis in self.file.axes if axis.population}
-        return {name: value for name, value in execution.points[0].values.items() if name not in within}
-
-    def label_of(self, execution: Execution) -> str:
-        """What to call an execution."""
-        values = label(self.values_of(execution))
-        if execution.is_population:
-            return f"{len(execution.points)} points" + (f" of {values}" if values else "")
-        return values
-
     def _consider(self, point: Point) -> None:
         run = self.finished.get(point.fingerprint)
         if run is not None and self.tally.goal is not None:
-            self.tally.consider(run.data.metrics.get(self.tally.goal.metric), label(point.values))
-
-
-def label(values: Mapping[str, Any]) -> str:
-    """Values of axes as people write them."""
-    return " ".join(f"{name}={value}" for name, value in values.items())
+            self.tally.consider(run.data.metrics.get(self.tally.goal.metric), point.label)
 
 
 def duration(seconds: float) -> str:

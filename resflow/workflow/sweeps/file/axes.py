@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from resflow.workflow.parameters import Parameter
 from resflow.workflow.sweeps.file.data_files import with_file_found
 from resflow.workflow.sweeps.file.yaml_lines import Entry
 
-__all__ = ["Axis", "checked_values", "read_axis"]
+__all__ = ["Axis", "checked_values", "combinations", "read_axis", "size"]
 
 _KINDS = {"values": (), "from": ("to", "count", "step", "scale"), "seeds": ("first",)}
 """The forms of an axis by the name that tells them apart, and the names that go with it."""
@@ -54,6 +55,17 @@ class Axis:
     def within(self, number: float) -> float:
         """The value of an open range that a number between its ends stands for, but for rounding."""
         return min(max(round(number) if self.integer else float(f"{number:.12g}"), self.ends[0]), self.ends[1])
+
+
+def size(axes: Iterable[Axis]) -> float:
+    """How many combinations of their values the axes have."""
+    return math.prod(math.inf if axis.values is None else len(axis.values) for axis in axes)
+
+
+def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
+    """All combinations of the values of axes that are no open ranges; those of the last axis vary fastest."""
+    for values in itertools.product(*(axis.values or () for axis in axes)):
+        yield {axis.name: value for axis, value in zip(axes, values, strict=True)}
 
 
 def checked_values(entry: Entry, parameter: Parameter, folder: Path, values: Iterable[Any]) -> tuple[Any, ...]:

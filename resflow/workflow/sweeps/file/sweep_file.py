@@ -18,7 +18,6 @@ docs/sweeps.md describes the format. In short:
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from resflow.workflow.goal import Goal
 from resflow.workflow.names import POPULATION
 from resflow.workflow.notebook_file import read_notebook
 from resflow.workflow.parameters import Parameter, declared_in_notebook
-from resflow.workflow.sweeps.file.axes import MOST_VALUES, Axis, checked_values, read_axis
+from resflow.workflow.sweeps.file.axes import MOST_VALUES, Axis, checked_values, read_axis, size
 from resflow.workflow.sweeps.file.conditions import Condition
 from resflow.workflow.sweeps.file.labels import read_experiment, read_goal, read_name, read_tags
 from resflow.workflow.sweeps.file.yaml_lines import Entry, read_yaml
@@ -107,6 +106,11 @@ class SweepFile:
     def folder(self) -> Path:
         """Where names of files in it are looked up."""
         return self.path.parent
+
+    @property
+    def population_axes(self) -> tuple[Axis, ...]:
+        """The axes whose values one execution trains together."""
+        return tuple(axis for axis in self.axes if axis.population)
 
     def place(self, *parts: str) -> str:
         """The first of these parts that the file has, as FILE:LINE."""
@@ -213,8 +217,7 @@ def _axes(
         axes.append(axis)
     if not axes:
         entry.refuse("axes is empty: say what varies")
-    members = math.prod(len(axis.values or ()) for axis in axes if axis.population)
-    if members > MOST_VALUES:
+    if (members := size(axis for axis in axes if axis.population and axis.values)) > MOST_VALUES:
         entry.refuse(f"the population axes make {members} points in each execution, more than {MOST_VALUES}")
     return tuple(axes)
 

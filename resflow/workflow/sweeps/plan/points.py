@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweeps.file.axes import MOST_VALUES
+from resflow.workflow.sweeps.file.axes import MOST_VALUES, combinations, size
 from resflow.workflow.sweeps.file.data_files import with_files_found
 from resflow.workflow.sweeps.file.sweep_file import SweepFile
 from resflow.workflow.sweeps.plan.fingerprint import code_digest, fingerprint
@@ -41,9 +39,10 @@ class Point:
     values: dict[str, Any]
     fingerprint: str
 
-    def within(self, axes: Collection[str]) -> Point:
-        """The point with what it has of its own among points that differ in these axes only."""
-        return Point({name: value for name, value in self.values.items() if name in axes}, self.fingerprint)
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return _label(self.values)
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,13 @@ class Execution:
     """One execution of the notebook.
 
     Attributes:
+        values: The values of the axes whose values are an execution each.
         parameters: What is injected, but for the population.
         points: What it computes: one point, or with population axes all of theirs.
         is_population: True if it trains its points in one program.
     """
 
+    values: dict[str, Any]
     parameters: dict[str, Any]
     points: tuple[Point, ...]
     is_population: bool
@@ -66,6 +67,14 @@ class Execution:
         if not self.is_population:
             return self.points[0].fingerprint
         return hashlib.sha256("".join(point.fingerprint for point in self.points).encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        values = _label(self.values)
+        if self.is_population:
+            return f"{len(self.points)} points" + (f" of {values}" if values else "")
+        return values
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,6 @@ class Planner:
         self.sweep = sweep
         self._code = code_digest(nbformat.reads(sweep.notebook_text, as_version=4))
         self._fixed = with_files_found(sweep.effective({}), sweep.folder)
-        self._populations = [axis for axis in sweep.axes if axis.population]
 
     def executions(self) -> list[Execution]:
         """All executions of a grid or of random draws, in the order of the axes; none yet of a search.
@@ -95,41 +103,31 @@ class Planner:
             InvalidInputError: If there are too many combinations, or none or too few meet the conditions.
         """
         strategy = self.sweep.strategy
-        if strategy.kind == "optuna":
-            if not self._draws(1, strategy.seed):  # better said before the first run than by the search
-                self._refuse_all()
-            return []
         if strategy.kind == "grid":
-            chosen = self._kept(self._combinations())
-            if not chosen:
-                self._refuse_all()
-        else:
-            chosen = self._draws(strategy.count, strategy.seed)
-            if len(chosen) < strategy.count:
-                raise InvalidInputError(
-                    f"{self.sweep.place('strategy')}: strategy.count={strategy.count}, but only {len(chosen)} distinct "
-                    "combinations that meet the conditions were found: lower the count, or widen axes or conditions"
-                )
-        return self._grouped(chosen)
+            chosen = self._kept()
+        else:  # of a search one, as what it cannot find is better said before the first run
+            chosen = self._draws(strategy.count if strategy.kind == "random" else 1, strategy.seed)
+        if strategy.kind == "random" and len(chosen) < strategy.count:
+            raise InvalidInputError(
+                f"{self.sweep.place('strategy')}: strategy.count={strategy.count}, but only {len(chosen)} distinct "
+                "combinations that meet the conditions were found: lower the count, or widen axes or conditions"
+            )
+        if not chosen:
+            place = self.sweep.place("when", "drop", "axes")
+            raise InvalidInputError(f"{place}: no combination of the axes meets the conditions")
+        return [] if strategy.kind == "optuna" else self._grouped(chosen)
 
     def trial(self, notebook_values: Mapping[str, Any]) -> Execution | None:
         """The execution for values of the notebook axes, with a grid of the population axes; None if none is kept."""
-        names = [axis.name for axis in self._populations]
-        combinations = itertools.product(*(axis.values or () for axis in self._populations))
-        chosen = [dict(notebook_values) | dict(zip(names, values, strict=True)) for values in combinations]
-        executions = self._grouped(values for values in chosen if self.sweep.keeps(values))
-        return executions[0] if executions else None
-
-    def _refuse_all(self) -> NoReturn:
-        place = self.sweep.place("when", "drop", "axes")
-        raise InvalidInputError(f"{place}: no combination of the axes meets the conditions")
+        chosen = [{**notebook_values, **members} for members in combinations(self.sweep.population_axes)]
+        return next(iter(self._grouped(values for values in chosen if self.sweep.keeps(values))), None)
 
     def _draws(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Distinct combinations at random, as many as wanted or as can be found."""
         rng = random.Random(seed)
         axes = self.sweep.axes
-        if all(axis.values is not None for axis in axes) and self._size() <= MOST_VALUES:
-            kept = self._kept(self._combinations())
+        if size(axes) <= MOST_VALUES:
+            kept = self._kept()
             return rng.sample(kept, min(count, len(kept)))
         distinct: dict[str, dict[str, Any]] = {}
         idle = 0
@@ -143,40 +141,31 @@ class Planner:
                 break
         return list(distinct.values())
 
-    def _size(self) -> int:
-        return math.prod(len(axis.values or ()) for axis in self.sweep.axes)
-
-    def _combinations(self) -> Iterator[dict[str, Any]]:
-        if (size := self._size()) > MOST_VALUES:
+    def _kept(self) -> list[dict[str, Any]]:
+        """All combinations that meet the conditions."""
+        if (count := size(self.sweep.axes)) > MOST_VALUES:
             raise InvalidInputError(
-                f"{self.sweep.place('axes')}: the axes make {size} combinations, more than {MOST_VALUES}: "
+                f"{self.sweep.place('axes')}: the axes make {count} combinations, more than {MOST_VALUES}: "
                 "shorten them, or use strategy random"
             )
-        names = [axis.name for axis in self.sweep.axes]
-        for values in itertools.product(*(axis.values or () for axis in self.sweep.axes)):
-            yield dict(zip(names, values, strict=True))
-
-    def _kept(self, combinations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [values for values in combinations if self.sweep.keeps(values)]
+        return [values for values in combinations(self.sweep.axes) if self.sweep.keeps(values)]
 
     def _grouped(self, chosen: Iterable[dict[str, Any]]) -> list[Execution]:
         """Executions for the combinations: those that differ in population axes only share one."""
-        within = {axis.name for axis in self._populations}
-        groups: dict[str, list[dict[str, Any]]] = {}
+        within = {axis.name for axis in self.sweep.population_axes}
+        groups: dict[str, tuple[dict[str, Any], list[Point]]] = {}
         for values in chosen:
-            key = repr([value for name, value in values.items() if name not in within])
-            groups.setdefault(key, []).append(values)
+            own = {name: value for name, value in values.items() if name not in within}
+            point = Point(values, fingerprint(self._code, self._fixed | with_files_found(values, self.sweep.folder)))
+            groups.setdefault(repr(list(own.values())), (own, []))[1].append(point)
         return [
             Execution(
-                parameters=with_files_found(
-                    self.sweep.parameters | {name: value for name, value in members[0].items() if name not in within},
-                    self.sweep.folder,
-                ),
-                points=tuple(Point(values, self._fingerprint(values)) for values in members),
-                is_population=bool(within),
+                own, with_files_found(self.sweep.parameters | own, self.sweep.folder), tuple(points), bool(within)
             )
-            for members in groups.values()
+            for own, points in groups.values()
         ]
 
-    def _fingerprint(self, values: dict[str, Any]) -> str:
-        return fingerprint(self._code, self._fixed | with_files_found(values, self.sweep.folder))
+
+def _label(values: Mapping[str, Any]) -> str:
+    """Values of axes as people write them."""
+    return " ".join(f"{name}={value}" for name, value in values.items())

@@ -54,7 +54,7 @@ class SearchSource(FixedSource):
     """As many executions as there are workers, each chosen by what was reached before.
 
     Attributes:
-        trials: The executions that were finished before, with the values of their notebook axes.
+        trials: The executions that were finished before.
     """
 
     def __init__(self, sweep: SweepFile, planner: Planner, earlier: Mapping[str, StoredRun]) -> None:
@@ -70,17 +70,16 @@ class SearchSource(FixedSource):
         assert sweep.goal is not None  # or reading the file had refused it
         self._goal = sweep.goal
         self._axes = [axis for axis in sweep.axes if not axis.population]
-        self._has_population = len(self._axes) < len(sweep.axes)
         self._spaces = {axis.name: _space(axis) for axis in self._axes}
         self.trials = self._earlier_trials(earlier)
-        self._known = {execution.id: self._reached(execution, earlier) for execution, _ in self.trials}
+        self._known = {execution.id: self._reached(execution, earlier) for execution in self.trials}
         self._study = self._new_study()
         self.left = max(0, sweep.strategy.count - len(self.trials))
         self._asked: dict[str, list[Trial]] = {}
 
     def values(self) -> list[float | None]:
         """What the trials so far reached, in their order."""
-        return [self._known[execution.id] for execution, _ in self.trials]
+        return [self._known[execution.id] for execution in self.trials]
 
     def take(self, free: int) -> list[Execution]:
         """New executions for the idle workers; a combination that was tried before is not tried again."""
@@ -88,11 +87,7 @@ class SearchSource(FixedSource):
         for _ in range(100 * max(1, free)):
             if self.left == 0 or len(taken) >= free:
                 break
-            trial, values = self._ask()
-            execution = self._planner.trial(values)
-            if execution is None:
-                self._tell(trial, None)
-                continue
+            trial, execution = self._ask()
             self.left -= 1
             if execution.id in self._known:
                 self._tell(trial, self._known[execution.id])
@@ -120,20 +115,20 @@ class SearchSource(FixedSource):
             values.append(value)
         return finite(sum(values) / len(values))
 
-    def _earlier_trials(self, runs: Mapping[str, StoredRun]) -> list[tuple[Execution, dict[str, Any]]]:
-        """The executions whose points are all among the runs, with their values, in the order they ended.
+    def _earlier_trials(self, runs: Mapping[str, StoredRun]) -> list[Execution]:
+        """The executions whose points are all among the runs, in the order they ended.
 
         A run's parameters are texts in the store. What they stand for is certain once the fingerprint comes out the
         same.
         """
-        found: dict[str, tuple[Execution, dict[str, Any]]] = {}
+        found: dict[str, Execution] = {}
         for run in sorted(runs.values(), key=lambda run: run.info.end_time or 0):
             values = {axis.name: self._meant(axis, parameters_of(run).get(axis.name, "")) for axis in self._axes}
             if None in values.values():
                 continue  # a run of the sweep as it was when it had other axes
             execution = self._planner.trial(values)
             if execution and all(point.fingerprint in runs for point in execution.points):
-                found.setdefault(execution.id, (execution, values))
+                found.setdefault(execution.id, execution)
         return list(found.values())
 
     def _meant(self, axis: Axis, text: str) -> Any:
@@ -152,9 +147,9 @@ class SearchSource(FixedSource):
 
         optuna.logging.set_verbosity(logging.WARNING)
         reached = [
-            (values, value)
-            for (_, values), value in zip(self.trials, self.values(), strict=True)
-            if value is not None and all(_lies_on(axis, values[axis.name]) for axis in self._axes)
+            (execution.values, value)
+            for execution, value in zip(self.trials, self.values(), strict=True)
+            if value is not None and all(_lies_on(axis, execution.values[axis.name]) for axis in self._axes)
         ]
         # Another seed for each number of runs behind it: else it would begin with the draws it began with before.
         seed = (self._sweep.strategy.seed * 1_000_003 + len(reached)) % 2**32
@@ -168,17 +163,17 @@ class SearchSource(FixedSource):
             study.add_trial(optuna.trial.create_trial(params=keys, distributions=self._spaces, value=value))
         return study
 
-    def _ask(self) -> tuple[Trial, dict[str, Any]]:
-        """The next combination of the notebook axes to try.
+    def _ask(self) -> tuple[Trial, Execution]:
+        """The next execution to try.
 
         Raises:
             InvalidInputError: If none that meets the conditions can be found.
         """
         for _ in range(ASKS):
             trial = self._study.ask(self._spaces)
-            values = {axis.name: _value(axis, trial.params[axis.name]) for axis in self._axes}
-            if self._has_population or self._sweep.keeps(values):
-                return trial, values
+            execution = self._planner.trial({axis.name: _value(axis, trial.params[axis.name]) for axis in self._axes})
+            if execution is not None:
+                return trial, execution
             self._tell(trial, None)
         raise InvalidInputError(
             f"{self._sweep.place('when', 'drop', 'axes')}: in {ASKS} proposals no combination meets the "

@@ -120,13 +120,13 @@ class _Attempts:
             points = [point.fingerprint for point in self.job.points]
             finished = finished_points(self.client, self.job.place.experiment_id, points)
             if finished.keys() >= set(points):
-                run_id = "" if self.job.is_population else finished[self.job.id].info.run_id
+                run_id = "" if self.job.execution.is_population else finished[self.job.execution.id].info.run_id
                 return Outcome(FINISHED, run_id, attempts=len(earlier))
             attempt = len(earlier) + without_run + 1
             if attempt > self.job.limits.retries + 1:
                 return last or Outcome(LOST, earlier[-1].info.run_id, "its worker died", attempts=len(earlier))
-            report(Started(self.job.id, attempt, _host()))
-            todo = tuple(point for point in self.job.points if point.fingerprint not in finished)
+            report(Started(self.job.execution.id, attempt, _host()))
+            todo = [point for point in self.job.points if point.fingerprint not in finished]
             last = self._attempt(todo)._replace(attempts=attempt)
             if last.status != LOST:
                 return last
@@ -137,13 +137,13 @@ class _Attempts:
 
     def _earlier_runs(self) -> list[StoredRun]:
         """The attempts that were made since the driver started; what died under way is brought to its end."""
-        runs = self._runs(tagged(SESSION, self.job.place.session), tagged(EXECUTION, self.job.id))
+        runs = self._runs(tagged(SESSION, self.job.place.session), tagged(EXECUTION, self.job.execution.id))
         for run in runs:
             if not last_word(run):  # of a worker that is gone: this one has the task now
                 end_lost(self.client, run.info.run_id, "cut off: the worker that ran it is gone")
         return runs
 
-    def _attempt(self, todo: tuple[Point, ...]) -> Outcome:
+    def _attempt(self, todo: list[Point]) -> Outcome:
         """One attempt, in a process of its own."""
         attempt, limit = uuid.uuid4().hex, self.job.limits.time_limit
         started = time.monotonic()
@@ -189,7 +189,7 @@ class _Attempts:
     def _environment(self, attempt: str) -> dict[str, str]:
         """The environment of the process: where to record, as what, and on how many threads."""
         job = self.job
-        own = {ATTEMPT: attempt, SESSION: job.place.session, EXECUTION: job.id}
+        own = {ATTEMPT: attempt, SESSION: job.place.session, EXECUTION: job.execution.id}
         removed = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
         environment = {key: value for key, value in os.environ.items() if key not in removed}
         environment |= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resflow.workflow import names
@@ -55,12 +55,10 @@ class Job:
     """One execution of a sweep's notebook.
 
     Attributes:
-        id: The execution.
+        execution: The execution.
+        points: Those of its points that are still to be computed.
         notebook: The notebook's file.
         notebook_name: What it is called.
-        parameters: What is injected, but for the population.
-        points: Those that are still to be computed, each with what it has of its own within the execution.
-        is_population: True if the notebook is given its points as a population.
         tags: Of its runs.
         experiment: The name of MLflow's experiment.
         place: Where it is recorded.
@@ -68,12 +66,10 @@ class Job:
         limits: What it may use.
     """
 
-    id: str
+    execution: Execution
+    points: tuple[Point, ...]
     notebook: str
     notebook_name: str
-    parameters: dict[str, Any]
-    points: tuple[Point, ...]
-    is_population: bool
     tags: dict[str, str]
     experiment: str
     place: Place
@@ -90,24 +86,23 @@ class Job:
         tags |= {names.SWEEP: sweep.name, names.PARENT: place.parent_id, names.ROLE: role}
         if not execution.is_population:
             tags[names.FINGERPRINT] = execution.id
-        within = {axis.name for axis in sweep.axes if axis.population}
         return Job(
-            id=execution.id,
+            execution=execution,
+            points=tuple(todo),
             notebook=sweep.notebook_text,
             notebook_name=sweep.notebook.name,
-            parameters=execution.parameters,
-            points=tuple(point.within(within) for point in todo),
-            is_population=execution.is_population,
             tags=tags,
             experiment=sweep.experiment,
-            place=Place(complete_address(place.tracking_uri), place.experiment_id, place.parent_id, place.session),
+            place=replace(place, tracking_uri=complete_address(place.tracking_uri)),
             library=library_digest(),
             limits=limits,
         )
 
-    def injected(self, todo: tuple[Point, ...]) -> dict[str, Any]:
-        """The parameters for an attempt at some of the points."""
-        if not self.is_population:
-            return self.parameters
-        points = [point.values | {names.FINGERPRINT: point.fingerprint} for point in todo]
-        return self.parameters | {names.POPULATION: points}
+    def injected(self, todo: list[Point]) -> dict[str, Any]:
+        """The parameters for an attempt at some of the points; each has of its own what the execution has not."""
+        if not self.execution.is_population:
+            return self.execution.parameters
+        shared = self.execution.values
+        own = [{name: value for name, value in point.values.items() if name not in shared} for point in todo]
+        points = [values | {names.FINGERPRINT: point.fingerprint} for values, point in zip(own, todo, strict=True)]
+        return self.execution.parameters | {names.POPULATION: points}
