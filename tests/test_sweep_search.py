@@ -12,7 +12,13 @@ from resflow.workflow.sweeps.file import read_sweep_file
 from resflow.workflow.sweeps.plan import Planner
 from resflow.workflow.sweeps.plan.search import SearchSource
 
-PARAMETERS = "width: int = 32\nrate: float = 0.5\nkind: str = 'a'\nseed: int = 0\npopulation: list | None = None"
+PARAMETERS = """width: int = 32
+rate: float = 0.5
+kind: str = 'a'
+seed: int = 0
+size: int | None = 3
+population: list | None = None
+"""
 GOAL = "metric: loss\ndirection: minimize\n"
 AXES = "width: {from: 1, to: 64}\n  rate: {from: 1e-4, to: 1.0, scale: log}\n  kind: [a, b]"
 
@@ -84,6 +90,15 @@ def test_search_goes_on_from_the_runs_in_the_store(folder):
     assert len({run.data.tags["resflow.fingerprint"] for run in runs}) == 20
     source, made = search(sweep, bowl, runs)
     assert (made, source.left) == (0, 0)
+
+
+def test_trials_whose_value_is_none_are_known_again(folder):
+    runs = []
+    sweep = read(folder, count=4, axes="size: [null, 3]\n  width: {from: 1, to: 64}")
+    search(sweep, lambda values: values["width"], runs)
+    source = SearchSource(sweep, Planner(sweep), by_fingerprint(runs))
+    assert {execution.values["size"] for execution in source.trials} == {None, 3}
+    assert (len(source.trials), source.left) == (4, 0)
 
 
 def test_combination_that_comes_up_again_is_counted_but_not_made_again(folder):

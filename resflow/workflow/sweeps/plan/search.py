@@ -123,8 +123,9 @@ class SearchSource(FixedSource):
         """
         found: dict[str, Execution] = {}
         for run in sorted(runs.values(), key=lambda run: run.info.end_time or 0):
-            values = {axis.name: self._meant(axis, parameters_of(run).get(axis.name, "")) for axis in self._axes}
-            if None in values.values():
+            try:
+                values = {axis.name: self._meant(axis, parameters_of(run).get(axis.name, "")) for axis in self._axes}
+            except (KeyError, ValueError):
                 continue  # a run of the sweep as it was when it had other axes
             execution = self._planner.trial(values)
             if execution and all(point.fingerprint in runs for point in execution.points):
@@ -132,14 +133,10 @@ class SearchSource(FixedSource):
         return list(found.values())
 
     def _meant(self, axis: Axis, text: str) -> Any:
-        """The value on an axis that a run's parameter stands for; None if there is none such."""
-        if axis.values is not None:
-            texts = {str(with_file_found(value, self._sweep.folder)): value for value in axis.values}
-            return texts.get(text)
-        try:
+        """The value on an axis that a run's parameter stands for; KeyError or ValueError if there is none such."""
+        if axis.values is None:
             return int(text) if axis.integer else float(text)
-        except ValueError:
-            return None
+        return {str(with_file_found(value, self._sweep.folder)): value for value in axis.values}[text]
 
     def _new_study(self) -> Study:
         """A study that knows what the trials so far reached."""
