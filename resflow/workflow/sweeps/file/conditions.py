@@ -37,10 +37,6 @@ _ORDER: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
     ast.Gt: (">", operator.gt),
     ast.GtE: (">=", operator.ge),
 }
-_STRUCTURE = (
-    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.USub, ast.UAdd, ast.Not, ast.BinOp, ast.Compare,
-    ast.Eq, ast.NotEq, ast.Is, ast.IsNot, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple,
-)  # fmt: skip
 
 
 class Condition:
@@ -55,22 +51,19 @@ class Condition:
     """
 
     def __init__(self, text: str, names: Collection[str], place: str = "") -> None:
-        """Read a condition.
-
-        Args:
-            text: The condition, as written.
-            names: What it may speak of.
-            place: Where it stands, for messages about values.
+        """Read a condition on some names; its place is for messages about values.
 
         Raises:
             InvalidInputError: If it is not a condition, or speaks of anything else.
         """
         self.text = text
         self._place = f"{place}: " if place else ""
-        body = _parsed(text)
-        nodes = list(ast.walk(body))
-        self.parts = _counted(nodes)
-        self._names = sorted({node.id for node in nodes if isinstance(node, ast.Name)})
+        body, self.parts = _parsed(text)
+        try:
+            self._rule = _rule(body)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{text!r} {error}") from None
+        self._names = sorted({node.id for node in ast.walk(body) if isinstance(node, ast.Name)})
         for name in self._names:
             if name not in names:
                 near = nearest(name, sorted(names), 1)
@@ -78,7 +71,6 @@ class Condition:
                     f"{text!r} speaks of {name}, which is not a parameter of the notebook"
                     + (f": nearest is {near[0]}" if near else "")
                 )
-        self._rule = _rule(body)
 
     def holds(self, values: Values) -> bool:
         """True if it holds for the values.
@@ -99,8 +91,8 @@ class _Undecided(Exception):
     """Values that an operator has no meaning for."""
 
 
-def _parsed(text: str) -> ast.expr:
-    """The tree of a condition, of bounded size, with nothing in it that conditions don't have."""
+def _parsed(text: str) -> tuple[ast.expr, int]:
+    """The tree of a condition, of bounded size, and how many parts it has."""
     if len(text) > MOST_CHARACTERS:
         raise InvalidInputError(f"a condition of {len(text)} characters is too long: at most {MOST_CHARACTERS}")
     try:
@@ -112,43 +104,35 @@ def _parsed(text: str) -> ast.expr:
     except (RecursionError, MemoryError, ValueError):  # ast's own limits
         raise InvalidInputError(f"{text!r} is not a condition: it nests too deep") from None
     level: list[ast.AST] = [body]
+    counted = (ast.Name, ast.Constant, ast.operator, ast.cmpop, ast.unaryop, ast.boolop)
     parts = depth = 0
     while level:
-        parts, depth = parts + _counted(level), depth + 1
+        parts, depth = parts + sum(isinstance(node, counted) for node in level), depth + 1
         if parts > MOST_PARTS or depth > MOST_DEPTH:
             raise InvalidInputError(
                 f"{text!r} has more than {MOST_PARTS} names, numbers and operators, or nests deeper than {MOST_DEPTH}: "
                 "write several conditions, as a list"
             )
         level = [child for node in level for child in ast.iter_child_nodes(node)]
-    for node in ast.walk(body):
-        if not isinstance(node, _STRUCTURE) and type(node) not in (*_ARITHMETIC, *_ORDER):
-            raise InvalidInputError(
-                f"{text!r} uses {ast.unparse(node) if isinstance(node, ast.expr) else type(node).__name__!r}: a "
-                "condition has parameters, numbers, texts, lists, + - * / // %, comparisons, in, and, or, not"
-            )
-        if isinstance(node, ast.Constant):
-            _check_constant(node.value)
-    return body
-
-
-def _counted(nodes: list[ast.AST]) -> int:
-    """How many names, numbers and operators there are among the nodes."""
-    counted = (ast.Name, ast.Constant, ast.operator, ast.cmpop, ast.unaryop, ast.boolop)
-    return sum(isinstance(node, counted) for node in nodes)
+    return body, parts
 
 
 def _check_constant(value: Any) -> None:
     if not (value is None or type(value) in (bool, int, float, str)):
-        raise InvalidInputError(f"{value!r} is not a number, text, True, False or None")
+        raise InvalidInputError(f"has {value!r}, which is not a number, text, True, False or None")
     if type(value) in (int, float) and not abs(value) < (LARGEST if type(value) is int else math.inf):
-        raise InvalidInputError("a condition's whole numbers must be smaller than 2^63, and all of them finite")
+        raise InvalidInputError("has a number too large: whole ones must be smaller than 2^63, and all of them finite")
 
 
 def _rule(node: ast.expr) -> Rule:
-    """What computes the value of an expression; `_parsed` has checked that it has one."""
+    """What computes the value of an expression.
+
+    Raises:
+        InvalidInputError: If there is anything in it that conditions don't have.
+    """
     match node:
         case ast.Constant(value=value):
+            _check_constant(value)
             return lambda values: value
         case ast.Name(id=name):
             return operator.itemgetter(name)
@@ -158,17 +142,20 @@ def _rule(node: ast.expr) -> Rule:
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             inner = _rule(operand)
             return lambda values: not _truth(inner(values))
-        case ast.UnaryOp(op=op, operand=operand):
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as op, operand=operand):
             inner, sign = _rule(operand), -1 if isinstance(op, ast.USub) else 1
             return lambda values: sign * _number(inner(values))
-        case ast.BinOp(left=left, op=op, right=right):
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
             return _computed(*_ARITHMETIC[type(op)], _rule(left), _rule(right))
         case ast.BoolOp(op=op, values=parts):
             rules, decided = [_rule(part) for part in parts], isinstance(op, ast.Or)
             return lambda values: next((decided for rule in rules if _truth(rule(values)) is decided), not decided)
         case ast.Compare(left=left, ops=ops, comparators=others):
             return _compared(ops, [left, *others])
-    raise AssertionError(ast.dump(node))
+    raise InvalidInputError(
+        f"uses {ast.unparse(node)}: a condition has parameters, numbers, texts, lists, + - * / // %, comparisons, in, "
+        "and, or, not"
+    )
 
 
 def _computed(sign: str, compute: Callable[[Any, Any], Any], left: Rule, right: Rule) -> Rule:
@@ -209,7 +196,7 @@ def _comparison(op: ast.cmpop, right: ast.expr) -> Callable[[Any, Any], bool]:
             return operator.ne
         case ast.Is() | ast.IsNot():
             if not (isinstance(right, ast.Constant) and (right.value is None or isinstance(right.value, bool))):
-                raise InvalidInputError(f"`is {ast.unparse(right)}` asks for one object: write == or !=")
+                raise InvalidInputError(f"asks by `is {ast.unparse(right)}` for one object: write == or !=")
             return operator.is_ if isinstance(op, ast.Is) else operator.is_not
         case ast.In():
             return _contained
@@ -239,6 +226,6 @@ def _number(value: Any, sign: str = "-") -> Any:
 
 
 def _truth(value: Any) -> bool:
-    if value is True or value is False:
-        return bool(value)
+    if isinstance(value, bool):
+        return value
     raise _Undecided(f"{value!r} is neither true nor false: compare it with something")
