@@ -1,19 +1,6 @@
 """A sweep file: which notebook, which parameters are fixed, which vary and how; checked before anything starts.
 
-docs/sweeps.md describes the format. In short:
-
-    name: width
-    notebook: ../train_residual_unit.ipynb
-    parameters: {steps: 1000}
-    axes:
-      width: [4, 16, 64]
-      learning_rate: {from: 1e-4, to: 1e-1, count: 4, scale: log}
-      seed: {seeds: 64, run: population}
-    strategy: {kind: random, count: 40}
-    drop: width == 64 and learning_rate > 0.01
-    metric: accuracy
-    direction: maximize
-    tags: {question: width}
+docs/sweeps.md describes the format.
 """
 
 from __future__ import annotations
@@ -223,42 +210,37 @@ def _axes(
 
 
 def _strategy(entry: Entry | None, axes: tuple[Axis, ...], axes_entry: Entry, goal: Goal | None) -> Strategy:
-    kinds = ("grid", "random", "optuna")
-    if entry is None or not entry.is_mapping:
-        strategy, place = Strategy(entry.choice(kinds) if entry else "grid"), entry or axes_entry
-        if strategy.kind != "grid":
-            place.refuse(f"strategy: {strategy.kind} needs a count, as in {{kind: {strategy.kind}, count: 40}}")
-    else:
-        parts, place = entry.named(("kind", "count", "seed", *_AT_THE_TOP)), entry
-        for key in parts.keys() & {*_AT_THE_TOP}:
-            parts[key].refuse(f"{key} stands at the top of the file, as it counts for every strategy: move it there")
-        if "kind" not in parts:
-            entry.refuse("strategy.kind is missing: grid, random or optuna")
-        strategy = _described(entry, parts, parts["kind"].choice(kinds))
+    strategy, place = (_described(entry), entry) if entry else (Strategy(), axes_entry)
+    is_search = strategy.kind == "optuna"
     for axis in axes:
-        is_grid = strategy.kind == "grid" or (strategy.kind == "optuna" and axis.population)
-        if axis.values is None and is_grid:
-            lines = axes_entry.named()
-            lines[axis.name].refuse(
+        if axis.values is None and (strategy.kind == "grid" or (is_search and axis.population)):
+            axes_entry.named()[axis.name].refuse(
                 f"axes.{axis.name} is a range without count or step, which a grid cannot run through: give count, "
                 "or a strategy random or optuna"
             )
-    if strategy.kind == "optuna" and goal is None:
+    if is_search and goal is None:
         place.refuse(
             "strategy: optuna needs to know what is better: say metric: …, and direction: minimize or maximize, at the "
             "top of the file"
         )
-    if strategy.kind == "optuna" and all(axis.population for axis in axes):
+    if is_search and all(axis.population for axis in axes):
         place.refuse("strategy: optuna needs an axis with run: notebook, as population axes are a grid in every trial")
     return strategy
 
 
-def _described(entry: Entry, parts: dict[str, Entry], kind: str) -> Strategy:
+def _described(entry: Entry) -> Strategy:
+    """A strategy by its name alone, or with what it needs."""
+    parts = entry.named(("kind", "count", "seed", *_AT_THE_TOP)) if entry.is_mapping else {"kind": entry}
+    for key in parts.keys() & {*_AT_THE_TOP}:
+        parts[key].refuse(f"{key} stands at the top of the file, as it counts for every strategy: move it there")
+    if "kind" not in parts:
+        entry.refuse("strategy.kind is missing: grid, random or optuna")
+    kind = parts["kind"].choice(("grid", "random", "optuna"))
     if kind == "grid":
         for key in parts.keys() - {"kind"}:
             parts[key].refuse(f"{parts[key].where} does not go with kind: {kind}: leave it out")
     elif "count" not in parts:
-        entry.refuse(f"strategy.count is missing: {kind} needs it")
+        entry.refuse(f"strategy: {kind} needs a count, as in {{kind: {kind}, count: 40}}")
     return Strategy(
         kind=kind,
         count=parts["count"].whole_number(1, MOST_VALUES) if "count" in parts else 0,
