@@ -69,16 +69,10 @@ def combinations(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
 
 
 def checked_values(entry: Entry, parameter: Parameter, folder: Path, values: Iterable[Any]) -> tuple[Any, ...]:
-    """The values as the parameter's declared type records them, if its type and its meaning allow them.
-
-    Args:
-        entry: Where they stand.
-        parameter: What they are for.
-        folder: Where names of files are looked up.
-        values: The values.
+    """The values as the parameter's declared type records them.
 
     Raises:
-        InvalidInputError: If one is not allowed.
+        InvalidInputError: If its type or its meaning does not allow one, or the file is not in `folder` that one names.
     """
     with entry.blamed():
         checked = tuple(check_declared(value, parameter.name, parameter.annotation) for value in values)
@@ -89,11 +83,6 @@ def checked_values(entry: Entry, parameter: Parameter, folder: Path, values: Ite
 
 def read_axis(entry: Entry, parameter: Parameter, folder: Path) -> Axis:
     """The axis that `entry` describes, every value of it checked against the parameter it is for.
-
-    Args:
-        entry: The entry.
-        parameter: The parameter.
-        folder: Where names of files are looked up.
 
     Raises:
         InvalidInputError: If it is malformed or a value is not allowed.

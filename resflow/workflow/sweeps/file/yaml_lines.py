@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from yaml.composer import Composer
-from yaml.parser import Parser
-from yaml.reader import Reader, ReaderError
-from yaml.resolver import BaseResolver
-from yaml.scanner import Scanner
+from yaml.reader import ReaderError
 
 from resflow.errors import InvalidInputError, nearest
 from resflow.workflow.limits import one_line
@@ -31,15 +27,11 @@ MOST_TEXT = 5_000
 """Characters in one text: what MLflow keeps of a parameter or a tag."""
 
 
-class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
+class _Loader(yaml.BaseLoader):
     """PyYAML up to the tree of nodes; what the words in it mean is said by `yaml_words`, and nothing is constructed."""
 
     def __init__(self, text: str, file: str) -> None:
-        Reader.__init__(self, text)
-        Scanner.__init__(self)
-        Parser.__init__(self)
-        Composer.__init__(self)
-        BaseResolver.__init__(self)
+        super().__init__(text)
         self.file = file
         self._depth = 0
         self._nodes = 0
@@ -270,7 +262,7 @@ def _check_tree(root: yaml.Node, file: str) -> None:
             if not is_key:
                 _ = entry.value  # which refuses a word that stands for nothing
             _check_text(node.value, entry)
-        elif node.tag != (BaseResolver.DEFAULT_MAPPING_TAG if entry.is_mapping else BaseResolver.DEFAULT_SEQUENCE_TAG):
+        elif node.tag != (_Loader.DEFAULT_MAPPING_TAG if entry.is_mapping else _Loader.DEFAULT_SEQUENCE_TAG):
             entry.refuse(f"the tag {shown_tag(node.tag)} says something else than named values or a list: leave it out")
         elif entry.is_list:
             for each in node.value:
