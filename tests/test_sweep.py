@@ -235,4 +235,4 @@ def test_attempt_is_over_only_when_its_process_is_gone_even_if_the_server_above_
     server._process = subprocess.Popen([sys.executable, "-c", dies_at_once], stdin=pipe, stdout=pipe, text=True)
     assert server.execute(Task("", "", "", {}, {}), lambda: "") == (-signal.SIGKILL, "")
     assert work not in [each.info["cmdline"] for each in psutil.process_iter(["cmdline"])]
-    server.close()
+    server._process.communicate()

@@ -61,13 +61,8 @@ class Started(NamedTuple):
     host: str
 
 
-def execute(job: Job, report: Callable[[Started], None] | None = None) -> Outcome:
-    """Execute a job until it is finished, failed, or lost too often; on a Dask worker, until it is no longer wanted.
-
-    Args:
-        job: The job.
-        report: Told of each attempt as it starts; on a Dask worker its log of events by default.
-    """
+def execute(job: Job) -> Outcome:
+    """Execute a job until it is finished, failed, or lost too often; on a Dask worker, until it is no longer wanted."""
     from mlflow.exceptions import MlflowException
 
     # A kernel reads the sources anew: of others than those in its fingerprint no run may be made.
@@ -78,7 +73,7 @@ def execute(job: Job, report: Callable[[Started], None] | None = None) -> Outcom
             "or, if they were edited, start the sweep again",
         )
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    is_wanted, report = _connection(job.place.session, report)
+    is_wanted, report = _connection(job.place.session)
     uri = moved_to_environment(job.place.tracking_uri)
     try:
         # the driver has looked at the store, and a thousand executions need not
@@ -87,16 +82,14 @@ def execute(job: Job, report: Callable[[Started], None] | None = None) -> Outcom
         return Outcome(FAILED, error=f"on {_host()}: {type(error).__name__}: {first_line(str(error))}")
 
 
-def _connection(
-    session: str, report: Callable[[Started], None] | None
-) -> tuple[Callable[[], bool], Callable[[Started], None]]:
-    """Whether the task this thread works on is still wanted, and where to tell what it does."""
+def _connection(session: str) -> tuple[Callable[[], bool], Callable[[Started], None]]:
+    """Whether the task this thread works on is still wanted, and how to tell Dask what it does."""
     from distributed import get_worker
 
     try:
         worker = get_worker()
     except ValueError:  # called directly
-        return (lambda: True), (report or (lambda event: None))
+        return (lambda: True), (lambda event: None)
     key = worker.get_current_task()
 
     def is_wanted() -> bool:
@@ -104,7 +97,7 @@ def _connection(
         task = worker.state.tasks.get(key)
         return task is not None and task.state not in ("cancelled", "released", "forgotten")
 
-    return is_wanted, report or (lambda event: worker.log_event(f"resflow-{session}", tuple(event)))
+    return is_wanted, lambda event: worker.log_event(f"resflow-{session}", tuple(event))
 
 
 class _Attempts:

@@ -63,17 +63,17 @@ def main() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     _import_all()
     for line in iter(sys.stdin.readline, ""):
-        held, watched = _pipe()
+        watched, held = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(held)
             os._exit(_child(Task(*json.loads(line)), watched))
         os.close(watched)
-        _say(pid)
+        print(pid, flush=True)
         if (code := _wait(pid)) is None:
             return  # the worker is gone: so is the pipe in a moment, and the child sees it
         os.close(held)
-        _say(code)
+        print(code, flush=True)
 
 
 def _import_all() -> None:
@@ -82,17 +82,6 @@ def _import_all() -> None:
 
     from resflow.workflow import engine, execution, records  # noqa: F401
     from resflow.workflow.reports import notebook_html as report  # noqa: F401
-
-
-def _pipe() -> tuple[int, int]:
-    """A pipe's writing and reading end."""
-    reading, writing = os.pipe()
-    return writing, reading
-
-
-def _say(number: int) -> None:
-    sys.stdout.write(f"{number}\n")
-    sys.stdout.flush()
 
 
 def _wait(pid: int) -> int | None:

@@ -89,11 +89,6 @@ class PointServer:
                 return
             answers.append(int(line))
 
-    def close(self) -> None:
-        """End the server; a process it has at work is ended too."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()
-
 
 def _family(pid: int) -> list[psutil.Process]:
     try:
