@@ -102,14 +102,12 @@ def _show_plan(planned: Sweep, as_json: bool) -> None:
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     if rows:
         click.echo("\n".join("  ".join(map(str.rjust, line, widths)).rstrip() for line in shown))
-    count = len(planned.points)
-    text = f"{planned.file.name}: {count} points in {len(planned.executions)} executions, {finished} finished"
+    name, executions = planned.file.name, len(planned.executions)
     if planned.is_search:
-        text = (
-            f"{planned.file.name}: {planned.file.strategy.count} trials, each chosen by Optuna from those before it; "
-            f"{len(planned.executions)} finished"
-        )
-    click.echo(text)
+        trials = planned.file.strategy.count
+        click.echo(f"{name}: {trials} trials, each chosen by Optuna from those before it; {executions} finished")
+    else:
+        click.echo(f"{name}: {len(planned.points)} points in {executions} executions, {finished} finished")
 
 
 def _cell(value: Any) -> str:
@@ -135,8 +133,10 @@ def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json
         counts = {"points": len(results), "finished": len(results) - len(failed), "failed": len(failed)}
         click.echo(json.dumps({"event": "ended", **counts, "seconds": round(seconds, 3)}))
         return int(bool(failed))
-    finished = f"{len(results) - len(failed)} of {len(results)} points finished"
-    click.echo(f"{planned.file.name}: {finished}, {len(failed)} failed, in {duration(seconds)}")
+    click.echo(
+        f"{planned.file.name}: {len(results) - len(failed)} of {len(results)} points finished, {len(failed)} failed, "
+        f"in {duration(seconds)}"
+    )
     told: set[str] = set()
     for result in failed:
         if result.run_id in told and result.run_id:

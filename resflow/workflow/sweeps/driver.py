@@ -105,7 +105,6 @@ class _Driver:
         """Execute what is missing."""
         source = self.sweep.source()
         missing = source.left
-        self.tally.begun(missing)
         counts = {"executions": missing, "parent_run_id": self.place.parent_id, "sweep": self.sweep.file.name}
         self.display.event("begun", f"{self.sweep.file.name}: {self.tally.line()}", **counts)
         if not missing:
@@ -146,7 +145,7 @@ class _Driver:
             for future in [future for future in self.pending if future.done()]:
                 execution = self.pending.pop(future)
                 self._ended(execution, _outcome(future))
-                source.told(execution, self.sweep.finished_within(execution))
+                source.told(execution, self.sweep.finished)
             self.display.refresh()
 
     def _submit(self, dask: Client, execution: Execution, limits: Limits) -> Future:
@@ -156,20 +155,18 @@ class _Driver:
 
     def _started(self, event: attempt.Started) -> None:
         execution = self.sweep.submitted(event.execution)
-        name = execution.label
-        self.tally.started(execution.id, name)
+        self.tally.started(execution.id)
         again = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
         fields = {"values": execution.values, "attempt": event.attempt, "worker": event.host}
-        self.display.event("repeated" if again else "started", f"started{again} {name}", **fields)
+        self.display.event("repeated" if again else "started", f"started{again} {execution.label}", **fields)
 
     def _ended(self, execution: Execution, outcome: attempt.Outcome) -> None:
         outcome = self.sweep.ended(execution, outcome)
-        name = execution.label
         fields = outcome._asdict() | {"values": execution.values, "points": len(execution.points)}
         if self.sweep.todo(execution):
-            self.display.event("failed", f"failed {name}: {outcome.error}", **fields)
+            self.display.event("failed", f"failed {execution.label}: {outcome.error}", **fields)
         else:
-            self.display.event("finished", f"finished {name} in {duration(outcome.seconds)}", **fields)
+            self.display.event("finished", f"finished {execution.label} in {duration(outcome.seconds)}", **fields)
 
     def _withdraw(self) -> None:
         """Take unfinished tasks back; their processes end, and say that their runs were killed."""
@@ -191,11 +188,9 @@ class _Driver:
         self._tried("setting the status", self.parent.end, KILLED, error=reason)
 
     def conclude(self) -> tuple[list[Result], str]:
-        """The sweep is through: duplicates are dropped, and the parent shows what came of it.
+        """The sweep is through: duplicates are dropped, and the parent shows what came of it, as `run_sweep` returns.
 
-        Returns:
-            What became of every point, and what could not be recorded of the sweep itself, "" if all was: that is done
-            again by the next start.
+        What could not be recorded is done again by the next start.
         """
         self._tried("dropping duplicates", self.sweep.drop_duplicates)
         results = self.sweep.results()

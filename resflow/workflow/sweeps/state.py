@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from resflow.workflow.goal import Goal
@@ -30,7 +31,7 @@ class Tally:
         cached: Points that were finished before.
         done: Points finished now.
         failed: Points that will not be finished now.
-        running: Executions at work, by id, with what to call them.
+        running: Executions at work, by id.
         goal: What tells how good a point is; None if nobody said.
         best: Its best value yet; None if there is none.
         best_label: Where.
@@ -40,7 +41,7 @@ class Tally:
     cached: int = 0
     done: int = 0
     failed: int = 0
-    running: dict[str, str] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
     goal: Goal | None = None
     best: float | None = None
     best_label: str = ""
@@ -63,21 +64,17 @@ class Tally:
         sign = "+" if self.goal.metric.endswith("gap") else ""
         return f"best {self.goal.metric} {self.best:{sign}{digits}}"
 
-    def begun(self, executions: int) -> None:
-        """So many executions are to be made."""
-        self.executions_left = executions
-
     def can_run(self, capacity: int) -> None:
         """So many executions can be at work at once."""
         self.capacity = max(1, capacity)
 
-    def started(self, execution: str, text: str) -> None:
-        """An execution is at work, and this is what to call it."""
-        self.running[execution] = text
+    def started(self, execution: str) -> None:
+        """An execution is at work."""
+        self.running.add(execution)
 
     def ended(self, execution: str, done: int, failed: int, seconds: float) -> None:
         """An execution ended, and with it so many points."""
-        self.running.pop(execution, None)
+        self.running.discard(execution)
         self.done += done
         self.failed += failed
         self.executions_left -= 1
@@ -87,8 +84,8 @@ class Tally:
         """How long the rest will take, if it takes as long as what was done now; None while nothing was."""
         if not self._seconds:
             return None
-        rounds = self.executions_left / max(1, min(self.capacity, max(1, self.executions_left)))
-        return rounds * sum(self._seconds) / len(self._seconds)
+        rounds = max(1.0, self.executions_left / self.capacity) if self.executions_left else 0.0
+        return rounds * fmean(self._seconds)
 
     def line(self) -> str:
         """All of it in one line."""
@@ -116,13 +113,7 @@ class Sweep:
     """
 
     def __init__(self, planner: Planner, executions: list[Execution], client: MlflowClient) -> None:
-        """See what of a plan is finished; nothing is written.
-
-        Args:
-            planner: Makes executions of the sweep's file.
-            executions: What it makes, as far as it is known.
-            client: A client of the store.
-        """
+        """See what of a plan is finished; nothing is written."""
         self.file, self.client, self.executions = planner.sweep, client, executions
         self.tally = Tally(goal=self.file.goal)
         self.is_search = self.file.strategy.kind == "optuna"
@@ -157,10 +148,7 @@ class Sweep:
     def open(self, experiment_id: str, parent_id: str, *, again: bool) -> None:
         """Begin with what is finished in an experiment: every point once, tagged as one of this sweep's.
 
-        Args:
-            experiment_id: The experiment.
-            parent_id: The sweep's parent run.
-            again: True to set what is finished aside, so that it is done again.
+        With `again`, what is finished is set aside, so that it is done again.
         """
         self._experiment_id = experiment_id
         self._look()
@@ -168,7 +156,6 @@ class Sweep:
         if again:
             for run in self.finished.values():
                 set_aside(self.client, run)
-            self.finished = {}
             self._look()
         claim(self.client, self.finished, self.file.name, parent_id)
         for point in self.points:
@@ -184,9 +171,10 @@ class Sweep:
 
     def source(self) -> FixedSource:
         """Where the executions come from that are still to be made."""
-        if self.is_search:
-            return self._search()
-        return FixedSource([execution for execution in self.executions if self.todo(execution)])
+        todo = [execution for execution in self.executions if self.todo(execution)]
+        source = self._search() if self.is_search else FixedSource(todo)
+        self.tally.executions_left = source.left
+        return source
 
     def add(self, execution: Execution) -> None:
         """An execution is about to be made, which a search may have found only now."""
@@ -202,16 +190,8 @@ class Sweep:
         """The points of an execution that are not finished."""
         return [point for point in execution.points if point.fingerprint not in self.finished]
 
-    def finished_within(self, execution: Execution) -> dict[str, StoredRun]:
-        """The finished runs of an execution's points."""
-        return {p.fingerprint: self.finished[p.fingerprint] for p in execution.points if p.fingerprint in self.finished}
-
     def ended(self, execution: Execution, outcome: Outcome) -> Outcome:
-        """An execution ended: see which of its points are finished.
-
-        Returns:
-            The outcome; FAILED if the execution is not, although its points are missing.
-        """
+        """See which points of an execution that ended are finished; the outcome, FAILED if it is not but some miss."""
         todo = self.todo(execution)
         runs = self._finished_of(todo)
         self.finished |= runs

@@ -58,13 +58,7 @@ class SearchSource(FixedSource):
     """
 
     def __init__(self, sweep: SweepFile, planner: Planner, earlier: Mapping[str, StoredRun]) -> None:
-        """Begin with what is in the store.
-
-        Args:
-            sweep: The sweep.
-            planner: Makes its executions.
-            earlier: The sweep's finished points, by fingerprint.
-        """
+        """Begin with what is in the store: the sweep's finished points, by fingerprint."""
         super().__init__()
         self._sweep, self._planner = sweep, planner
         assert sweep.goal is not None  # or reading the file had refused it
@@ -146,7 +140,7 @@ class SearchSource(FixedSource):
         reached = [
             (execution.values, value)
             for execution, value in zip(self.trials, self.values(), strict=True)
-            if value is not None and all(_lies_on(axis, execution.values[axis.name]) for axis in self._axes)
+            if value is not None and all(_has(axis, execution.values[axis.name]) for axis in self._axes)
         ]
         # Another seed for each number of runs behind it: else it would begin with the draws it began with before.
         seed = (self._sweep.strategy.seed * 1_000_003 + len(reached)) % 2**32
@@ -198,8 +192,9 @@ def _space(axis: Axis) -> BaseDistribution:
     return FloatDistribution(low, high, log=axis.log)
 
 
-def _lies_on(axis: Axis, value: Any) -> bool:
-    return value in axis.values if axis.values is not None else axis.ends[0] <= value <= axis.ends[1]
+def _has(axis: Axis, value: Any) -> bool:
+    """True if a value, which was read as one of the axis, lies between its ends, too, as these are now."""
+    return axis.values is not None or axis.ends[0] <= value <= axis.ends[1]
 
 
 def _key(axis: Axis, value: Any) -> Any:
@@ -208,4 +203,5 @@ def _key(axis: Axis, value: Any) -> Any:
 
 
 def _value(axis: Axis, key: Any) -> Any:
+    """The value that the study knows so."""
     return axis.within(key) if axis.values is None else axis.values[key]
