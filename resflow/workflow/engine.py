@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.credentials import scrub_errors
 from resflow.workflow.interruption import Interruptions
+from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTACHMENT_ERROR, RUN_TAGS
-from resflow.workflow.outcome import Outcome, failed_cell, first_line, outcome_of, say
+from resflow.workflow.outcome import Outcome, failed_cell, outcome_of, say
 from resflow.workflow.store_errors import StoreError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 
 from resflow.workflow.addresses import without_secrets
 
-__all__ = ["PARAMETER", "RUN_NAME", "TAG", "one_line", "parameter_name", "shortened"]
+__all__ = ["PARAMETER", "RUN_NAME", "TAG", "first_line", "one_line", "parameter_name", "shortened"]
 
 PARAMETER = 6000
 RUN_NAME = 250
@@ -24,6 +24,11 @@ def shortened(text: str, longest: int) -> str:
     'aaa…'
     """
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def first_line(text: str) -> str:
+    """The first line of a text."""
+    return next(iter(text.strip().splitlines()), "")
 
 
 def one_line(text: object, longest: int = 400) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from resflow.workflow.parameters import brief
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Metric, Param
 
-__all__ = ["as_metrics", "as_params", "dataset_input", "finite", "is_finite", "loggable", "not_finite", "rows_of"]
+__all__ = ["as_metrics", "as_params", "dataset_input", "finite", "is_finite"]
 
 _INFINITE = 1.79e308  # MLflow's database keeps ±inf as the largest finite float64
 
@@ -25,29 +26,23 @@ def as_params(values: Mapping[str, Any]) -> list[Param]:
     return [Param(parameter_name(key), shortened(brief(value), PARAMETER)) for key, value in values.items()]
 
 
-def as_metrics(values: Iterable[tuple[str, int, float]]) -> list[Metric]:
+def as_metrics(history: Any) -> tuple[list[Metric], dict[str, str]]:
+    """What a database of finite numbers can tell of a history, and what is to be said of the rest of each metric."""
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    return [Metric(key, value, now, step) for key, step, value in values]
-
-
-def loggable(rows: list[tuple[int, dict[str, float]]]) -> tuple[list[tuple[str, int, float]], dict[str, str]]:
-    """The values that a database of finite numbers can tell, and what is to be said of the others."""
     points: dict[str, list[tuple[int, float]]] = {}
-    for step, metrics in rows:
-        for key, value in metrics.items():
+    for step, row in _rows_of(history):
+        for key, value in row.items():
             points.setdefault(key, []).append((step, value))
-    notes: dict[str, str] = {}
+    now = int(time.time() * 1000)
+    metrics, notes = [], {}
     for key, values in points.items():
-        notes |= not_finite(key, values)
-    told = [
-        (key, step, value)
-        for key, values in points.items()
-        for step, value in values
-        if abs(value) != float("inf") or step == values[-1][0]
-    ]
-    return told, notes
+        if others := [(step, value) for step, value in values if not math.isfinite(value)]:
+            kinds = "/".join(sorted({str(value) for _, value in others}))
+            notes[key] = f"{key} is {kinds} at {len(others)} of {len(values)} steps, first at {others[0][0]}"
+        last, _ = values[-1]
+        metrics += [Metric(key, value, now, step) for step, value in values if not math.isinf(value) or step == last]
+    return metrics, notes
 
 
 def is_finite(value: float | None) -> bool:
@@ -60,16 +55,7 @@ def finite(value: float | None) -> float | None:
     return value if is_finite(value) else None
 
 
-def not_finite(key: str, values: list[tuple[int, float]]) -> dict[str, str]:
-    """What is to be said of a metric's values that are not finite; nothing if there are none."""
-    steps = [(step, value) for step, value in values if value != value or abs(value) == float("inf")]
-    if not steps:
-        return {}
-    kinds = "/".join(sorted({str(value) for _, value in steps}))
-    return {key: f"{key} is {kinds} at {len(steps)} of {len(values)} steps, first at {steps[0][0]}"}
-
-
-def rows_of(history: Any) -> list[tuple[int, dict[str, float]]]:
+def _rows_of(history: Any) -> list[tuple[int, dict[str, float]]]:
     """A history as (step, metrics) in the order of steps, with missing values left out."""
     import pandas as pd
 
@@ -90,27 +76,25 @@ def dataset_input(
     name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None, context: str
 ) -> DatasetInput:
     """A data set as the input of a run; the arguments are those of `Run.log_dataset`."""
-    from mlflow.entities import DatasetInput, InputTag
-
-    dataset = _dataset(name, X, y, digest, feature_names)
-    return DatasetInput(dataset._to_mlflow_entity(), [InputTag(DATA_CONTEXT, context)])
-
-
-def _dataset(name: str, X: Any, y: Any, digest: str | None, feature_names: Iterable[str] | None) -> Any:
     import numpy as np
     from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.dataset import Dataset
     from mlflow.data.numpy_dataset import NumpyDataset
     from mlflow.data.pandas_dataset import PandasDataset
+    from mlflow.entities import DatasetInput, InputTag
     from pandas import DataFrame
 
     source = CodeDatasetSource(tags={SOURCE_TYPE: "NOTEBOOK"})
-    digest = digest[:36] if digest else None  # MLflow's limit; the tag has all of it
+    told = {"name": name, "digest": digest[:36] if digest else None}  # MLflow's limit; the tag has all of it
     X, y = np.asarray(X), None if y is None else np.asarray(y)
+    dataset: Dataset
     if feature_names is None:
-        return NumpyDataset(X, source, targets=y, name=name, digest=digest)
-    frame = DataFrame(X, columns=list(feature_names))
-    target = "y" if "y" not in frame.columns else "target of the prediction"
-    if y is not None:
-        frame[target] = y
-    floats = {column: float for column in frame.select_dtypes("integer").columns}  # MLflow warns of integers: no NaN
-    return PandasDataset(frame.astype(floats), source, targets=None if y is None else target, name=name, digest=digest)
+        dataset = NumpyDataset(X, source, targets=y, **told)
+    else:
+        frame = DataFrame(X, columns=list(feature_names))
+        target = "y" if "y" not in frame.columns else "target of the prediction"
+        if y is not None:
+            frame[target] = y
+        floats = dict.fromkeys(frame.select_dtypes("integer"), float)  # MLflow warns of integers: no NaN
+        dataset = PandasDataset(frame.astype(floats), source, targets=None if y is None else target, **told)
+    return DatasetInput(dataset._to_mlflow_entity(), [InputTag(DATA_CONTEXT, context)])

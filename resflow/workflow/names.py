@@ -29,7 +29,7 @@ OUTCOME = "resflow.outcome"
 ERROR = "resflow.error"
 """Why a run is not FINISHED."""
 FAILED_CELL = "resflow.failed_cell"
-"""The cell that raised, by `cell_place`."""
+"""The cell that raised, by `outcome.cell_place`."""
 ATTACHMENT_ERROR = "resflow.attachment_error"
 OWNER = "resflow.owner"
 """The process that answers for a run: machine, number and start."""
@@ -121,13 +121,3 @@ def same_points(runs: Sequence[Run], parameters: Sequence[Mapping[str, str]]) ->
         if fingerprint := fingerprint_of(run):
             known[fingerprint] = place  # the latest: a run that was cut off may not have logged all of it
     return [known.get(fingerprint_of(run), place) for run, place in zip(runs, places, strict=True)]
-
-
-def cell_place(source: str, number: int | None = None) -> str:
-    """A cell by its number in the notebook, from 1, where it can be told, and its first line.
-
-    >>> cell_place("x = 1\\ny = 2", 4), cell_place("x = 1")
-    ('4: x = 1', 'x = 1')
-    """
-    line = next(iter(source.strip().splitlines()), "")
-    return line if number is None else f"{number}: {line}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from resflow.workflow.interruption import Terminated
-from resflow.workflow.names import cell_place
+from resflow.workflow.limits import first_line
 from resflow.workflow.notebook_file import metadata_of
 
-__all__ = ["LOST_KERNEL", "Outcome", "advice", "failed_cell", "first_line", "outcome_of", "said_of", "say"]
+__all__ = ["LOST_KERNEL", "Outcome", "advice", "cell_place", "failed_cell", "outcome_of", "said_of", "say"]
 
 LOST_KERNEL = "DeadKernelError"
 """How the error begins of a run whose kernel died, as it started or later: no fault of the notebook's is known."""
@@ -50,7 +50,8 @@ class Outcome(NamedTuple):
 def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
     """How an execution ended, by the executed notebook and the exception it left with, if any."""
     if error is not None:
-        place = _place(nb, _last_started(nb))
+        started = [each for each in enumerate(nb.cells, 1) if each[1].metadata.get("papermill", {}).get("start_time")]
+        place = "".join(cell_place(cell.source, number) for number, cell in started[-1:])
         if isinstance(error, KeyboardInterrupt | Terminated):
             name = "SIGINT" if isinstance(error, KeyboardInterrupt) else error.signal.name
             return Outcome("KILLED", f"{name} in cell {place}" if place else f"{name} before the first cell")
@@ -59,7 +60,8 @@ def outcome_of(nb: Any, error: BaseException | None = None) -> Outcome:
         output = next((each for each in nb.cells[index].outputs if each.output_type == "error"), None)
         said = f"{output.ename}: {first_line(output.evalue)}" if output else "CellExecutionError"
         advised = advice(output.evalue, metadata_of(nb, "resflow").get("run_id", "")) if output else ""
-        return Outcome("FAILED", said + f": {advised}" * bool(advised), _place(nb, index), advised)
+        place = cell_place(nb.cells[index].source, index + 1)
+        return Outcome("FAILED", said + f": {advised}" * bool(advised), place, advised)
     return Outcome("FINISHED")
 
 
@@ -92,18 +94,11 @@ def failed_cell(nb: Any) -> int | None:
     return None
 
 
-def _last_started(nb: Any) -> int | None:
-    started = [index for index, cell in enumerate(nb.cells) if cell.metadata.get("papermill", {}).get("start_time")]
-    return started[-1] if started else None
+def cell_place(source: str, number: int | None = None) -> str:
+    """A cell by its number in the notebook, from 1, where it can be told, and its first line.
 
-
-def _place(nb: Any, index: int | None) -> str:
-    """A cell by its number in the executed notebook, from 1, and its first line."""
-    if index is None:
-        return ""
-    return cell_place(nb.cells[index].source, index + 1)
-
-
-def first_line(text: str) -> str:
-    """The first line of a text."""
-    return next(iter(text.strip().splitlines()), "")
+    >>> cell_place("x = 1\\ny = 2", 4), cell_place("x = 1")
+    ('4: x = 1', 'x = 1')
+    """
+    line = first_line(source)
+    return line if number is None else f"{number}: {line}"

@@ -13,7 +13,8 @@ import nbformat
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.declared_types import as_declared
-from resflow.workflow.names import ERROR, FAILED, FAILED_CELL, FINISHED, KILLED, RUNNING, cell_place
+from resflow.workflow.names import ERROR, FAILED, FAILED_CELL, FINISHED, KILLED, RUNNING
+from resflow.workflow.outcome import cell_place
 from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.records import Run, client_of, create_run, open_client, run_name

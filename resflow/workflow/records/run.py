@@ -12,7 +12,7 @@ from resflow.workflow import names
 from resflow.workflow.addresses import without_secrets
 from resflow.workflow.last_word import AT_WORK, word
 from resflow.workflow.limits import RUN_NAME, TAG, shortened
-from resflow.workflow.logged_values import as_metrics, as_params, dataset_input, loggable, not_finite, rows_of
+from resflow.workflow.logged_values import as_metrics, as_params, dataset_input
 from resflow.workflow.names import FAILED, FINISHED
 from resflow.workflow.parameters import Parameter, brief
 from resflow.workflow.records.client import experiment_id_of, patiently
@@ -124,16 +124,16 @@ class Run:
                 database would replace by ±1.8e308, is left out, except at a metric's last step; the tag
                 `names.NOT_FINITE` tells.
         """
-        values, notes = loggable(rows_of(history))
-        self._note_not_finite(notes)
-        self._log_metrics(values)
+        logged, notes = as_metrics(history)
+        if notes:
+            self._not_finite |= notes
+            self.set_tags({names.NOT_FINITE: "; ".join(self._not_finite.values())})
+        for start in range(0, len(logged), BATCH):
+            patiently(self.client.log_batch, self.id, metrics=logged[start : start + BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log values of the whole run, or of one step."""
-        values = [(key, step or 0, float(value)) for key, value in metrics.items() if value is not None]
-        for key, at, value in values:
-            self._note_not_finite(not_finite(key, [(at, value)]))
-        self._log_metrics(values)
+        self.log_history({step or 0: metrics})
 
     def log_claim(self, name: str, *, holds: bool, margin: float) -> None:
         """Log the claim that the run puts to the test, and how the test came out, so that runs can be found by it.
@@ -243,17 +243,6 @@ class Run:
         else:
             patiently(self.client.set_terminated, self.id, status)
 
-    def _log_metrics(self, values: Iterable[tuple[str, int, float]]) -> None:
-        metrics = as_metrics(values)
-        for start in range(0, len(metrics), BATCH):
-            patiently(self.client.log_batch, self.id, metrics=metrics[start : start + BATCH])
-
-    def _note_not_finite(self, notes: Mapping[str, str]) -> None:
-        """Say in a tag which values a database of finite numbers cannot tell."""
-        if notes:
-            self._not_finite |= notes
-            self.set_tags({names.NOT_FINITE: "; ".join(self._not_finite.values())})
-
 
 def record_run(
     client: MlflowClient,
@@ -285,19 +274,18 @@ def record_run(
     """
     from mlflow.entities import RunTag
 
-    values, notes = loggable(rows_of(history))
-    for key, value in metrics.items():
-        values.append((key, 0, float(value)))
-        notes |= not_finite(key, [(0, float(value))])
-    tags = {key: shortened(value, TAG) for key, value in tags.items()} | AT_WORK
+    recorded, notes = as_metrics(history)
+    of_the_whole, further = as_metrics({0: metrics})
+    recorded += of_the_whole
+    notes |= further
     if notes:
-        tags[names.NOT_FINITE] = shortened("; ".join(notes.values()), TAG)
+        tags = {**tags, names.NOT_FINITE: "; ".join(notes.values())}
+    tags = {key: shortened(value, TAG) for key, value in tags.items()} | AT_WORK
     created = patiently(
         client.create_run, experiment_id, start_time=since, tags=tags, run_name=shortened(name, RUN_NAME)
     )
     run_id = created.info.run_id
     logged = as_params(parameters)
-    recorded = as_metrics(values)
     while len(recorded) > BATCH - 200:  # what is left goes with the parameters and the last word
         patiently(client.log_batch, run_id, metrics=recorded[: BATCH - 200])
         recorded = recorded[BATCH - 200 :]

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.interruption import Interruptions
+from resflow.workflow.limits import first_line
 from resflow.workflow.names import DRIVER_SEEN, FAILED, FINISHED, KILLED, LOST, ROLE, SESSION, SWEEP, Role
-from resflow.workflow.outcome import first_line
 from resflow.workflow.records import Run, end_cut_off, tagged
 from resflow.workflow.sweeps.parent import held, open_parent
 from resflow.workflow.sweeps.plan import Execution, Result

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from resflow.errors import InvalidInputError
 from resflow.workflow.credentials import moved_to_environment
 from resflow.workflow.last_word import last_word
+from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTEMPT, ERROR, EXECUTION, FAILED, FINISHED, KILLED, LOST, RUN_TAGS, SESSION
-from resflow.workflow.outcome import LOST_KERNEL, first_line
+from resflow.workflow.outcome import LOST_KERNEL
 from resflow.workflow.records import Run, client_of, end_lost, every_run, finished_points, tagged
 from resflow.workflow.scratch import temporary_folder
 from resflow.workflow.store_errors import StoreError
