@@ -17,7 +17,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from small_notebooks import resflow_here, write_notebook
 
-from resflow.workflow.credentials import UnshownAddress, complete_address, moved_to_environment, scrub_errors
+from resflow.workflow.addresses import UnshownAddress, complete_address, moved_to_environment
+from resflow.workflow.engine import scrub_errors
 from resflow.workflow.records import Run, create_run
 
 SECRET = "pa/ss w0rd@x"

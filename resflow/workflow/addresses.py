@@ -1,13 +1,23 @@
-"""Addresses of stores: which file they name, and how they may be shown, without what is secret in them."""
+"""Addresses of stores: which file they name, and what is secret in them, which is handed on and written nowhere."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-__all__ = ["local_path", "sqlite_file", "without_credentials", "without_secrets"]
+__all__ = [
+    "UnshownAddress",
+    "complete_address",
+    "local_path",
+    "moved_to_environment",
+    "sqlite_file",
+    "without_credentials",
+    "without_secrets",
+]
+
+USER, PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<rest>[^\s'\"<>]+)")
 _SECRET_OPTION = re.compile(r"(?i)pass|pwd|token|secret|key|sig|auth|cred|user|odbc_connect")
@@ -50,6 +60,39 @@ def local_path(address: str) -> str:
     return unquote(urlsplit(address).path) if address.startswith("file:") else address
 
 
+class UnshownAddress(str):
+    """An address that shows itself without credentials where values are shown, as in Dask's log of a failed task."""
+
+    def __repr__(self) -> str:
+        return repr(without_credentials(str(self)))
+
+
+def moved_to_environment(address: str) -> str:
+    """An address without its user and password, which this process and those it starts have in the environment instead.
+
+    Only of a tracking server: MLflow prints its address into notebooks, and reads user and password there. Databases
+    have them in their address alone.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.username or not parts.password:
+        return address
+    os.environ |= {USER: unquote(parts.username), PASSWORD: unquote(parts.password)}
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    if os.environ.get("MLFLOW_TRACKING_URI") == address:
+        os.environ["MLFLOW_TRACKING_URI"] = bare
+    return bare
+
+
+def complete_address(address: str) -> UnshownAddress:
+    """An address with the user and password of this process's environment, for a process of another machine."""
+    parts = urlsplit(address)
+    user, password = os.environ.get(USER), os.environ.get(PASSWORD)
+    if parts.scheme in ("http", "https") and user and password and "@" not in parts.netloc:
+        netloc = f"{quote(user, safe='')}:{quote(password, safe='')}@{parts.netloc}"
+        return UnshownAddress(urlunsplit(parts._replace(netloc=netloc)))
+    return UnshownAddress(address)
+
+
 def _shown(found: re.Match[str]) -> str:
     rest, _, options = found["rest"].partition("?")
     if "@" in options and not re.match(r"[^/]*/|[^/:@]+(:\d+)?$", rest):
@@ -66,7 +109,7 @@ def _shown(found: re.Match[str]) -> str:
 
 
 def _secrets() -> set[str]:
-    secrets = {os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")}
+    secrets = {os.environ.get(name, "") for name in (PASSWORD, "MLFLOW_TRACKING_TOKEN")}
     rest = os.environ.get("MLFLOW_TRACKING_URI", "").partition("://")[2]
     for option in re.split("[?&;]", rest)[1:]:
         name, _, value = option.partition("=")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resflow.workflow.credentials import scrub_errors
+from resflow.workflow.addresses import without_credentials, without_secrets
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTACHMENT_ERROR, RUN_TAGS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resflow.workflow.records import Run
     from resflow.workflow.run_parameters import RunParameters
 
-__all__ = ["AttachmentError", "ResflowEngine"]
+__all__ = ["AttachmentError", "ResflowEngine", "scrub_errors"]
 
 logger = logging.getLogger("papermill")
 
@@ -52,7 +52,6 @@ class ResflowEngine:
         Raises:
             AttachmentError: If all went well, but the executed notebook or its HTML could not be attached.
         """
-        from resflow.workflow.addresses import without_credentials
         from resflow.workflow.execution import RunExecution
         from resflow.workflow.kernels import complete_kernelspec
         from resflow.workflow.notebook_file import metadata_of
@@ -168,6 +167,13 @@ def _conclude(run: Run, nb: Any, notebook: str, parameters: RunParameters, outco
         whole = outcome.status != "FINISHED" or not problems
         end(outcome.status if whole else "FAILED", outcome.error if whole else "; ".join(problems))
     return "; ".join(problems)
+
+
+def scrub_errors(nb: Any) -> None:
+    """Take credentials out of a notebook's tracebacks, as those of a database that cannot be reached have them."""
+    for output in (each for cell in nb.cells for each in cell.get("outputs", []) if each.output_type == "error"):
+        output.evalue = without_secrets(output.evalue)
+        output.traceback = [without_secrets(line) for line in output.traceback]
 
 
 def _attach_html(run: Run, nb: Any, notebook: str, outcome: Outcome) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.addresses import local_path
-from resflow.workflow.credentials import moved_to_environment
+from resflow.workflow.addresses import local_path, moved_to_environment
 from resflow.workflow.names import TRACE_LOCATION
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.project import artifact_root, database_of, database_uri, project_root

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.credentials import moved_to_environment
+from resflow.workflow.addresses import moved_to_environment
 from resflow.workflow.last_word import last_word
 from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTEMPT, ERROR, EXECUTION, FAILED, FINISHED, KILLED, LOST, RUN_TAGS, SESSION

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resflow.workflow import names
-from resflow.workflow.credentials import complete_address
+from resflow.workflow.addresses import complete_address
 from resflow.workflow.names import Role
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.sweeps.file import SweepFile
