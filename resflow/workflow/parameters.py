@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import io
 import keyword
 import re
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 from resflow.errors import InvalidInputError, nearest, shown
 from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared, literal, parse_declared, source_text
 from resflow.workflow.notebook_file import metadata_of
-from resflow.workflow.parameter_checks import check_values, checks_of
 
 __all__ = [
     "Parameter",
@@ -40,7 +40,9 @@ class Parameter:
         annotation: Its declared type as written, or the type of its default if none is written; "" if neither is known.
         default: Its default value, or the source text of an expression that only the kernel can evaluate.
         help: The comment behind it.
-        checks: The module that checks values by what the name means to it; "" if the notebook names none.
+        checks: The module that knows what the name means; "" if the notebook names none. The notebook's metadata name
+            it as `"resflow": {"checks": "resflow.notebook.checks"}`, and it has a function `check_values(values)`,
+            which raises `InvalidInputError` for a value that no run could use.
     """
 
     name: str
@@ -53,10 +55,18 @@ class Parameter:
         """Check a value by what the parameter's name means, if the notebook says who knows.
 
         Raises:
-            InvalidInputError: If the value cannot be used, whatever else is chosen.
+            InvalidInputError: If the value cannot be used, whatever else is chosen; or if there is no such module.
         """
-        if self.checks and not isinstance(value, SourceText):
-            check_values(self.checks, {self.name: value})
+        if not self.checks or isinstance(value, SourceText):
+            return
+        try:
+            check_values = importlib.import_module(self.checks).check_values
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"the notebook's metadata says resflow.checks={shown(self.checks)}, which must be a module that can be "
+                f"imported here and has a function check_values: {error}"
+            ) from None
+        check_values({self.name: value})
 
 
 def brief(value: Any) -> str:
@@ -161,7 +171,8 @@ def declared_in_notebook(notebook: Any) -> list[Parameter]:
     Args:
         notebook: A notebook node of nbformat.
     """
-    checks = checks_of(notebook)
+    checks = metadata_of(notebook, "resflow").get("checks")
+    checks = "" if checks is None else str(checks)
     return [replace(parameter, checks=checks) for parameter in _declared_in_tagged(notebook, "parameters")]
 
 
