@@ -1,21 +1,29 @@
-"""Errors of the store told in one line; what an error leaves open is looked up in the store itself."""
+"""Errors told in one line, the traceback in a file; what one of the store leaves open is looked up in the store."""
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import sqlite_file, without_secrets
 from resflow.workflow.limits import one_line
+from resflow.workflow.project import project_root
 from resflow.workflow.sqlite_check import check_sqlite
 from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError, VagueStoreError, explained
-from resflow.workflow.traceback_file import keep_traceback
 
 __all__ = ["in_plain_words", "told_plainly", "with_traceback_file"]
 
 MARK = " (traceback in "
+
+KEPT = 30
+"""Files with tracebacks in a project's folder for them; the oldest give way."""
 
 
 @contextmanager
@@ -62,8 +70,54 @@ def with_traceback_file(message: str, error: BaseException, log: Iterable[str] =
     """The message and where the traceback is; as it is if it says so already."""
     if MARK in message:
         return message
-    file = keep_traceback(error, log)
+    file = _traceback_file(error, log)
     return f"{message}{MARK}{file})" if file else f"{message} (no place is left for a file with the traceback)"
+
+
+def _traceback_file(error: BaseException, log: Iterable[str]) -> str:
+    """Write the traceback, and what was logged before, to a file for this user alone; its path, "" if it has no place.
+
+    The file goes to mlruns/errors of the project if that can be written, else to the system's temporary folder.
+    """
+    try:
+        text = without_secrets("\n".join([_circumstances(), *log, "", *traceback.format_exception(error)]))
+    except Exception as trouble:  # an exception whose own text cannot be made, say
+        text = f"{type(error).__name__}, of which no traceback could be made: {type(trouble).__name__}"
+    for folder in (_project_folder, lambda: Path(tempfile.gettempdir())):
+        try:
+            return _write(folder(), text)
+        except (OSError, ValueError):
+            continue
+    return ""
+
+
+def _circumstances() -> str:
+    from resflow.workflow.provenance import versions_of
+
+    found = versions_of(("resflow", "mlflow", "sqlalchemy", "papermill", "jax"))
+    versions = ", ".join([f"Python {sys.version.split()[0]}", *(f"{name} {found[name]}" for name in found)])
+    return "\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), f"command: {sys.argv}", versions, ""])
+
+
+def _project_folder() -> Path:
+    folder = project_root() / "mlruns" / "errors"
+    if folder.parent.is_dir():
+        folder.mkdir(exist_ok=True)
+    for old in sorted(folder.glob("resflow-error-*.txt"))[: -KEPT + 1]:
+        old.unlink(missing_ok=True)
+    return folder
+
+
+def _write(folder: Path, text: str) -> str:
+    name = time.strftime("resflow-error-%Y%m%d-%H%M%S-")
+    handle, path = tempfile.mkstemp(prefix=name, suffix=".txt", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text + "\n")
+    except OSError:
+        Path(path).unlink(missing_ok=True)  # half a traceback on a full disk
+        raise
+    return path
 
 
 def _examined(store: str) -> StoreError | UnusableStoreError | None:

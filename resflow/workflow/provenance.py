@@ -11,6 +11,8 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from resflow.workflow import names
 from resflow.workflow.goal import Goal
 from resflow.workflow.project import project_root
 
-__all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags"]
+__all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags", "versions_of"]
 
 PACKAGES = (
     "resflow",
@@ -59,7 +61,8 @@ def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dic
     if notebook is not None:
         tags |= goal.tags if (goal := Goal.in_metadata(notebook)) else {}
         tags[names.NOTEBOOK_DIGEST] = notebook_digest(notebook)
-    return tags | _git_tags(root) | _versions()
+    versions = {names.VERSION + package: version for package, version in versions_of(PACKAGES).items()}
+    return tags | _git_tags(root) | versions
 
 
 def notebook_digest(notebook: Any) -> str:
@@ -70,6 +73,15 @@ def notebook_digest(notebook: Any) -> str:
         if not {"injected-parameters", "papermill-error-cell-tag"}.intersection(cell.metadata.get("tags", []))
     ]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of the packages that are installed."""
+    versions = {}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):  # an optional one
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def owner_tag() -> str:
@@ -111,16 +123,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return str(os.getuid())
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[names.VERSION + package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue  # an optional one
-    return versions
 
 
 def _git_tags(root: Path) -> dict[str, str]:
