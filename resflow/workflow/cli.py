@@ -243,7 +243,7 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
 def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> int:
     from papermill.exceptions import PapermillExecutionError
 
-    from resflow.workflow.records import artifact_folder, stored_run
+    from resflow.workflow.records import Run
     from resflow.workflow.reports.comparison_report import REPORT, write_report
 
     try:
@@ -259,7 +259,7 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
         output.write_text(text, encoding="utf-8")
     counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
     click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
-    click.echo(f"report  {output or artifact_folder(stored_run(client, comparison.parent_id or '')) + '/' + REPORT}")
+    click.echo(f"report  {output or Run(client, comparison.parent_id or '').artifact_folder + '/' + REPORT}")
     return 0
 
 
@@ -272,9 +272,10 @@ def _run_id(output: Path) -> str:
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
     from resflow.workflow.last_word import status_of
-    from resflow.workflow.records import artifact_folder, open_client, stored_run
+    from resflow.workflow.records import Run, open_client
 
-    run = stored_run(open_client(), run_id)
+    recorded = Run(open_client(), run_id)
+    run = recorded.stored
     click.echo(f"run     {run.info.run_name}\nstatus  {status_of(run)}   id {run_id}")
     tags, metrics = run.data.tags, run.data.metrics
     goal = Goal.in_tags(tags)
@@ -287,5 +288,6 @@ def _report(run_id: str, stem: str) -> None:
     if names.CLAIM_MARGIN in metrics:
         outcome = "holds" if tags.get(names.CLAIM_HOLDS) == "true" else "FAILS"
         click.echo(f"claim   {tags.get(names.CLAIM)} {outcome}, margin {metrics[names.CLAIM_MARGIN]:+.3g}")
-    folder = artifact_folder(run)
-    click.echo(f"report  {folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow")
+    click.echo(
+        f"report  {recorded.artifact_folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow"
+    )

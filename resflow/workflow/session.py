@@ -17,10 +17,9 @@ from resflow.workflow.names import ERROR, FAILED, FAILED_CELL, FINISHED, KILLED,
 from resflow.workflow.outcome import cell_place
 from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
 from resflow.workflow.provenance import provenance_tags
-from resflow.workflow.records import Run, client_of, create_run, open_client, run_name
-from resflow.workflow.store import tracking_uri
+from resflow.workflow.records import Run, client_in_use, create_run, open_client, run_name
 
-__all__ = ["open_run", "start_run"]
+__all__ = ["declared_in_namespace", "start_run"]
 
 _current: _Session | None = None
 
@@ -40,29 +39,23 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
         InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
     """
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        uri = tracking_uri()
-        run = Run(client_of(uri), run_id)
+        run = Run(client_in_use(), run_id)
         from mlflow.exceptions import MlflowException
 
         try:
             run.name  # noqa: B018 (asks the store)
         except MlflowException as error:
             raise InvalidInputError(
-                f"MLFLOW_RUN_ID={run_id} names no run of {without_credentials(uri)}: {error.message}"
+                f"MLFLOW_RUN_ID={run_id} names no run of {without_credentials(run.tracking_uri)}: {error.message}"
             ) from None
     else:
-        run = open_run(namespace, notebook)
+        run = _open_run(namespace, notebook)
     run.tag_precision()
     return run
 
 
-def open_run(namespace: dict[str, Any], notebook: str) -> Run:
-    """Open a run for the notebook in whose namespace this is called; a run it opened before is left to what it became.
-
-    Args:
-        namespace: The notebook's `globals()`.
-        notebook: The notebook's name.
-    """
+def _open_run(namespace: dict[str, Any], notebook: str) -> Run:
+    """Open a run for the notebook with this namespace; a run that it opened before is left to what it became."""
     global _current
     if _current is None:
         atexit.register(_at_exit)

@@ -1,6 +1,6 @@
 """The only writer to MLflow and the only reader: a store's client is opened here, and called by nobody else."""
 
-from resflow.workflow.records.client import client_of, experiment_id_of, patiently
+from resflow.workflow.records.client import client_in_use, client_of, experiment_id_of, patiently
 from resflow.workflow.records.ending import (
     adopt_metrics,
     claim,
@@ -10,19 +10,16 @@ from resflow.workflow.records.ending import (
     end_lost,
     set_aside,
 )
-from resflow.workflow.records.opening import mark_cut_off_runs, open_client
+from resflow.workflow.records.opening import open_client
 from resflow.workflow.records.reading import (
-    artifact_folder,
     every_run,
     experiments,
     finished_points,
     history_of,
-    open_runs,
     parent_of_sweep,
     parents_of_sweeps,
     points_of_sweep,
     runs_of_sweep,
-    stored_run,
     tagged,
 )
 from resflow.workflow.records.run import Run, create_run, record_run, run_name
@@ -30,8 +27,8 @@ from resflow.workflow.records.run import Run, create_run, record_run, run_name
 __all__ = [
     "Run",
     "adopt_metrics",
-    "artifact_folder",
     "claim",
+    "client_in_use",
     "client_of",
     "create_run",
     "drop_duplicates",
@@ -43,9 +40,7 @@ __all__ = [
     "experiments",
     "finished_points",
     "history_of",
-    "mark_cut_off_runs",
     "open_client",
-    "open_runs",
     "parent_of_sweep",
     "parents_of_sweeps",
     "patiently",
@@ -54,6 +49,5 @@ __all__ = [
     "run_name",
     "runs_of_sweep",
     "set_aside",
-    "stored_run",
     "tagged",
 ]

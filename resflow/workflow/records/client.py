@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -11,30 +12,34 @@ from resflow.errors import InvalidInputError
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.quiet import import_mlflow
 from resflow.workflow.remote_check import check_answers
-from resflow.workflow.store import artifact_root, is_embedded, project_root
+from resflow.workflow.store import artifact_root, is_embedded, project_root, tracking_uri
 from resflow.workflow.store_errors import is_busy
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["client_of", "experiment_id_of", "patiently"]
+__all__ = ["client_in_use", "client_of", "experiment_id_of", "patiently"]
 
 
-def client_of(uri: str, *, is_checked: bool = False) -> MlflowClient:
-    """A client of the store at `uri`, which is there and can be used.
-
-    Args:
-        uri: The store's address.
-        is_checked: True if `tracking_uri` has looked at the store, as it does at the project's own.
+def client_in_use() -> MlflowClient:
+    """A client of the project's store, or of the one that MLFLOW_TRACKING_URI names, which is there and can be used.
 
     Raises:
         InvalidInputError: If it cannot be used as it is, and the user can mend that.
         StoreError: If it is damaged, or gives no answer.
     """
+    uri = tracking_uri()  # which has looked at the project's own
     with told_plainly(uri):
         import_mlflow()
-        if not is_checked:
+        if os.environ.get("MLFLOW_TRACKING_URI"):
             check_answers(uri)
+    return client_of(uri)
+
+
+def client_of(uri: str) -> MlflowClient:
+    """A client of the store at `uri`, at which somebody has looked; raises as `client_in_use` does."""
+    with told_plainly(uri):
+        import_mlflow()
         from mlflow.tracking import MlflowClient
 
         return MlflowClient(tracking_uri=uri)

@@ -6,20 +6,9 @@ import time
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from resflow.workflow import names
 from resflow.workflow.last_word import last_word
-from resflow.workflow.names import (
-    ALSO_IN,
-    DUPLICATE_OF,
-    FINGERPRINT,
-    FINISHED,
-    KILLED,
-    OUTCOME,
-    PARENT,
-    ROLE,
-    SUPERSEDED,
-    SUPERSEDED_SWEEP,
-    SWEEP,
-)
+from resflow.workflow.names import FINISHED, KILLED
 from resflow.workflow.records.opening import mark_cut_off_runs
 from resflow.workflow.records.reading import every_run, experiments, finished_runs, open_runs, tagged
 from resflow.workflow.records.run import Run
@@ -41,8 +30,8 @@ def adopt_metrics(client: MlflowClient, run_id: str) -> None:
     own = Run(client, run_id)
     run = own.stored
     found: dict[str, list[float]] = {}
-    for child in every_run(client, [run.info.experiment_id], tagged(PARENT, run_id)):
-        if ROLE not in child.data.tags:
+    for child in every_run(client, [run.info.experiment_id], tagged(names.PARENT, run_id)):
+        if names.ROLE not in child.data.tags:
             for name, value in child.data.metrics.items():
                 found.setdefault(name, []).append(value)
     own.log_metrics(
@@ -52,10 +41,10 @@ def adopt_metrics(client: MlflowClient, run_id: str) -> None:
 
 def end_children(client: MlflowClient, run_id: str, status: str, error: str) -> None:
     """End the runs nested in a run that are not over, at any depth: nobody is left who would."""
-    for child in open_runs(client, list(experiments(client)), tagged(PARENT, run_id)):
+    for child in open_runs(client, list(experiments(client)), tagged(names.PARENT, run_id)):
         end_children(client, child.info.run_id, status, error)
         # one that resflow writes is whole only if whoever wrote it says so
-        ended = KILLED if status == FINISHED and OUTCOME in child.data.tags else status
+        ended = KILLED if status == FINISHED and names.OUTCOME in child.data.tags else status
         Run(client, child.info.run_id).end(ended, error=error if ended != FINISHED else "")
 
 
@@ -80,16 +69,17 @@ def end_cut_off(client: MlflowClient, experiment_id: str, *conditions: str, pati
 def claim(client: MlflowClient, runs: Mapping[str, StoredRun], sweep: str, parent_id: str) -> None:
     """Tag finished runs that were made for another sweep as points of this one too."""
     for run in runs.values():
-        if run.data.tags.get(SWEEP) != sweep and run.data.tags.get(ALSO_IN + sweep) != parent_id:
-            Run(client, run.info.run_id).set_tags({ALSO_IN + sweep: parent_id})
+        if run.data.tags.get(names.SWEEP) != sweep and run.data.tags.get(names.ALSO_IN + sweep) != parent_id:
+            Run(client, run.info.run_id).set_tags({names.ALSO_IN + sweep: parent_id})
 
 
 def set_aside(client: MlflowClient, run: StoredRun, reason: Mapping[str, str] | None = None) -> None:
     """Let a finished run no longer count as its point: what names the point and the sweep moves to other tags."""
     tags, own = run.data.tags, Run(client, run.info.run_id)
-    own.set_tags({SUPERSEDED: tags[FINGERPRINT], SUPERSEDED_SWEEP: tags.get(SWEEP, ""), **(reason or {})})
+    former = {names.SUPERSEDED: tags[names.FINGERPRINT], names.SUPERSEDED_SWEEP: tags.get(names.SWEEP, "")}
+    own.set_tags({**former, **(reason or {})})
     # The fingerprint last: whoever is stopped on the way finds the run again, and does the rest.
-    own.remove_tags([*(key for key in tags if key == SWEEP or key.startswith(ALSO_IN)), FINGERPRINT])
+    own.remove_tags([*(key for key in tags if key == names.SWEEP or key.startswith(names.ALSO_IN)), names.FINGERPRINT])
 
 
 def drop_duplicates(client: MlflowClient, experiment_id: str, fingerprints: Collection[str]) -> None:
@@ -99,4 +89,4 @@ def drop_duplicates(client: MlflowClient, experiment_id: str, fingerprints: Coll
     """
     for first, *others in finished_runs(client, experiment_id, fingerprints).values():
         for duplicate in others:
-            set_aside(client, duplicate, {DUPLICATE_OF: first.info.run_id})
+            set_aside(client, duplicate, {names.DUPLICATE_OF: first.info.run_id})

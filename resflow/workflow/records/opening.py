@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from resflow.workflow.last_word import last_word
 from resflow.workflow.names import KILLED, OUTCOME, OWNER, RUNNING
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.provenance import owner_is_gone
-from resflow.workflow.records.client import client_of
+from resflow.workflow.records.client import client_in_use
 from resflow.workflow.records.reading import experiments, open_runs
 from resflow.workflow.records.run import Run
-from resflow.workflow.store import is_embedded, project_root, tracking_uri
+from resflow.workflow.store import is_embedded, project_root
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -21,16 +20,15 @@ __all__ = ["mark_cut_off_runs", "open_client"]
 
 
 def open_client() -> MlflowClient:
-    """A client of the project's store, in which runs whose process is gone have been marked KILLED.
+    """A client of the store in use; in the project's own, runs whose process is gone have been marked KILLED.
 
     Raises:
         InvalidInputError: If the store cannot be used as it is, and the user can mend that.
         StoreError: If it is damaged, or gives no answer.
     """
-    uri = tracking_uri()
-    client = client_of(uri, is_checked=not os.environ.get("MLFLOW_TRACKING_URI"))
-    if is_embedded(uri, project_root()):
-        with told_plainly(uri):
+    client = client_in_use()
+    if is_embedded(client.tracking_uri, project_root()):
+        with told_plainly(client.tracking_uri):
             mark_cut_off_runs(client, list(experiments(client)))
     return client
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.addresses import local_path
 from resflow.workflow.last_word import AT_WORK, is_finished
 from resflow.workflow.names import ALSO_IN, FINGERPRINT, OUTCOME, PARENT, ROLE, SWEEP, Role, role_of
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 __all__ = [
-    "artifact_folder",
     "every_run",
     "experiments",
     "finished_points",
@@ -26,7 +24,6 @@ __all__ = [
     "parents_of_sweeps",
     "points_of_sweep",
     "runs_of_sweep",
-    "stored_run",
     "tagged",
 ]
 
@@ -41,19 +38,9 @@ def experiments(client: MlflowClient, name: str = "") -> dict[str, str]:
     return {each.experiment_id: each.name for each in client.search_experiments()}
 
 
-def stored_run(client: MlflowClient, run_id: str) -> Run:
-    """A run as it is in the store now."""
-    return client.get_run(run_id)
-
-
 def history_of(client: MlflowClient, run_id: str, metric: str) -> list[Metric]:
     """Every value of a run's metric, with its step."""
     return client.get_metric_history(run_id, metric)
-
-
-def artifact_folder(run: Run) -> str:
-    """The folder that a run's artifacts are in, or its address if that is elsewhere."""
-    return local_path(run.info.artifact_uri)
 
 
 def tagged(key: str, value: str) -> str:
@@ -129,31 +116,19 @@ def points_of_sweep(client: MlflowClient, experiment_id: str, name: str) -> dict
     return {run.data.tags[FINGERPRINT]: run for run in found}
 
 
-def finished_points(
-    client: MlflowClient, experiment_id: str, fingerprints: Collection[str] | None = None
-) -> dict[str, Run]:
-    """The finished run of each fingerprint in an experiment: the first one, should there be several.
-
-    Args:
-        client: A client of the store.
-        experiment_id: MLflow's id of the experiment.
-        fingerprints: Those that are asked for; all if None.
-    """
+def finished_points(client: MlflowClient, experiment_id: str, fingerprints: Collection[str]) -> dict[str, Run]:
+    """The finished run of each of the fingerprints in an experiment: the first one, should there be several."""
     return {key: runs[0] for key, runs in finished_runs(client, experiment_id, fingerprints).items()}
 
 
-def finished_runs(
-    client: MlflowClient, experiment_id: str, fingerprints: Collection[str] | None
-) -> dict[str, list[Run]]:
-    """The finished runs of each fingerprint, the one that ended first in front."""
-    condition = f"tags.`{FINGERPRINT}` != ''"
-    if fingerprints is not None and len(fingerprints) == 1:
-        condition = tagged(FINGERPRINT, next(iter(fingerprints)))
-    wanted = None if fingerprints is None else set(fingerprints)
+def finished_runs(client: MlflowClient, experiment_id: str, fingerprints: Collection[str]) -> dict[str, list[Run]]:
+    """The finished runs of each of the fingerprints, the one that ended first in front."""
+    wanted = set(fingerprints)
+    condition = tagged(FINGERPRINT, *wanted) if len(wanted) == 1 else f"tags.`{FINGERPRINT}` != ''"
     found: dict[str, list[Run]] = {}
     for run in every_run(client, [experiment_id], _FINISHED, condition):
         fingerprint = run.data.tags[FINGERPRINT]
-        if (wanted is None or fingerprint in wanted) and is_finished(run):
+        if fingerprint in wanted and is_finished(run):
             found.setdefault(fingerprint, []).append(run)
     for runs in found.values():
         runs.sort(key=lambda run: (run.info.end_time or 0, run.info.run_id))

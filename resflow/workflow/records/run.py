@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import names
-from resflow.workflow.addresses import without_secrets
+from resflow.workflow.addresses import local_path, without_secrets
 from resflow.workflow.last_word import AT_WORK, word
 from resflow.workflow.limits import RUN_NAME, TAG, shortened
 from resflow.workflow.logged_values import as_metrics, as_params, dataset_input
@@ -103,6 +103,11 @@ class Run:
     def name(self) -> str:
         """What the run is called."""
         return self.stored.info.run_name
+
+    @property
+    def artifact_folder(self) -> str:
+        """The folder that its artifacts are in, or its address if that is elsewhere."""
+        return local_path(self.stored.info.artifact_uri)
 
     @property
     def tracking_uri(self) -> str:

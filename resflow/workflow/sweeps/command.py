@@ -154,8 +154,8 @@ def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json
 
 def _notebook(planned: Sweep, result: Result) -> str:
     """Where the executed notebook of a point is."""
-    from resflow.workflow.records import artifact_folder, stored_run
+    from resflow.workflow.records import Run
 
     if not result.run_id:
         return ""
-    return f"{artifact_folder(stored_run(planned.client, result.run_id))}/{planned.file.notebook.name}"
+    return f"{Run(planned.client, result.run_id).artifact_folder}/{planned.file.notebook.name}"

@@ -78,7 +78,7 @@ def execute(job: Job) -> Outcome:
     uri = moved_to_environment(job.place.tracking_uri)
     try:
         # the driver has looked at the store, and a thousand executions need not
-        return _Attempts(client_of(uri, is_checked=True), uri, job, is_wanted).until_over(report)
+        return _Attempts(client_of(uri), uri, job, is_wanted).until_over(report)
     except (OSError, MlflowException, StoreError, InvalidInputError) as error:  # a full disk, a store out of reach
         return Outcome(FAILED, error=f"on {_host()}: {type(error).__name__}: {first_line(str(error))}")
 
