@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 try:
     import click
@@ -25,6 +25,9 @@ from resflow.workflow.limits import one_line
 from resflow.workflow.plainly import with_traceback_file
 from resflow.workflow.store_errors import UnusableStoreError
 from resflow.workflow.sweeps.command import sweep
+
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
 
 __all__ = ["cli", "main"]
 
@@ -65,7 +68,7 @@ def run(
     kernel: str | None,
     metric: str | None,
     maximize: bool | None,
-) -> int:
+) -> None:
     """Execute NOTEBOOK in an MLflow run; the executed notebook is attached to it, and written to OUTPUT if given."""
     from resflow.workflow.notebook_file import read_notebook
 
@@ -76,12 +79,13 @@ def run(
     Goal.in_metadata(node)  # checked before a run is made
     if output is not None:
         _check_output(output, notebook)
-        return _execute(node, notebook, output, values, kernel)
+        _execute(node, notebook, output, values, kernel)
+        return
     from resflow.workflow.interruption import Interruptions
     from resflow.workflow.scratch import temporary_folder
 
     with Interruptions() as interruptions, interruptions.raised(), temporary_folder() as folder:
-        return _execute(node, notebook, folder / notebook.name, values, kernel, kept=False)
+        _execute(node, notebook, folder / notebook.name, values, kernel, kept=False)
 
 
 @cli.command()
@@ -91,7 +95,7 @@ def run(
 @goal_options
 def report(
     sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...], metric: str | None, maximize: bool | None
-) -> int:
+) -> None:
     """Compare the runs of SWEEP in one HTML file, attached to the sweep's run, and written to OUTPUT if given.
 
     SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
@@ -107,7 +111,7 @@ def report(
         raise InvalidInputError(f"source={values['source']!r}: what is compared is named by SWEEP, not by -p")
     if goal := goal_named(metric, maximize):
         values |= {"metric": goal.metric, "direction": goal.direction}
-    return _write_report(open_client(), sweep, output, values)
+    _write_report(open_client(), sweep, output, values)
 
 
 @cli.command()
@@ -137,9 +141,10 @@ def where() -> None:
 @store.command()
 def relocate() -> None:
     """After the project folder was moved or copied: let the store's locations follow."""
-    from resflow.workflow import store as embedded
+    from resflow.workflow.project import project_root
+    from resflow.workflow.store import relocate as relocate_store
 
-    count = embedded.relocate(embedded.project_root())
+    count = relocate_store(project_root())
     click.echo(f"{count} locations rewritten" if count else "nothing to do: the store was not moved")
 
 
@@ -175,7 +180,8 @@ def _checked_values(notebook: Any, pairs: tuple[tuple[str, str], ...]) -> dict[s
 
 def _execute(
     node: Any, notebook: Path, output: Path, values: dict[str, Any], kernel: str | None, *, kept: bool = True
-) -> int:
+) -> None:
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -200,13 +206,10 @@ def _execute(
                 source=str(notebook),
             )
     except PapermillExecutionError as error:
-        said = one_line(error.evalue, 600)
-        if error.ename in BAD_INPUT:
-            fail(said, 2)
-        message = f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {said}"
-        if advised := advice(error.evalue, _run_id(output)):
-            message += f": {advised}"
-        fail(f"{message} (run {_run_id(output)}, FAILED; the executed notebook is {place})", 1)
+        run_id = nbformat.read(output, as_version=4).metadata.get("resflow", {}).get("run_id", "unknown")
+        advised = advice(error.evalue, run_id)
+        more = f": {advised}" * bool(advised) + f" (run {run_id}, FAILED; the executed notebook is {place})"
+        _fail_for_cell(error, notebook, more)
     except Terminated as stop:
         fail(f"{stop.signal.name}: the run is recorded as KILLED", int(stop.code or 143))
     except KeyboardInterrupt:  # before click, which would start another line
@@ -217,7 +220,6 @@ def _execute(
         message = f"{notebook}: {one_line(said, 900)}; the executed notebook is {place}"
         fail(message if isinstance(error, DeadKernelError) else with_traceback_file(message, error), 1)
     _report(executed.metadata["resflow"]["run_id"], notebook.stem)
-    return 0
 
 
 def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[Any, str]:
@@ -240,7 +242,7 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
         raise InvalidInputError(f"parameters cannot be set in this notebook: {one_line(error, 300)}") from None
 
 
-def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> int:
+def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     from resflow.workflow.records import Run
@@ -249,10 +251,7 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
     try:
         comparison, text = write_report(client, sweep, values)
     except PapermillExecutionError as error:
-        said = one_line(error.evalue, 600)
-        if error.ename in BAD_INPUT:
-            fail(said, 2)
-        fail(f"cell {error.cell_index + 1} of the comparing notebook raised {error.ename}: {said}", 1)
+        _fail_for_cell(error, "the comparing notebook")
     if output is None and comparison.parent_id is None:
         output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
     if output is not None:
@@ -260,13 +259,13 @@ def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str
     counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
     click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
     click.echo(f"report  {output or Run(client, comparison.parent_id or '').artifact_folder + '/' + REPORT}")
-    return 0
 
 
-def _run_id(output: Path) -> str:
-    import nbformat
-
-    return nbformat.read(output, as_version=4).metadata.get("resflow", {}).get("run_id", "unknown")
+def _fail_for_cell(error: PapermillExecutionError, notebook: Path | str, more: str = "") -> NoReturn:
+    said = one_line(error.evalue, 600)
+    if error.ename in BAD_INPUT:
+        fail(said, 2)
+    fail(f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {said}{more}", 1)
 
 
 def _report(run_id: str, stem: str) -> None:
@@ -288,6 +287,5 @@ def _report(run_id: str, stem: str) -> None:
     if names.CLAIM_MARGIN in metrics:
         outcome = "holds" if tags.get(names.CLAIM_HOLDS) == "true" else "FAILS"
         click.echo(f"claim   {tags.get(names.CLAIM)} {outcome}, margin {metrics[names.CLAIM_MARGIN]:+.3g}")
-    click.echo(
-        f"report  {recorded.artifact_folder}/{stem}.html\nlook    resflow ui   (make ui) opens all runs in MLflow"
-    )
+    click.echo(f"report  {recorded.artifact_folder}/{stem}.html")
+    click.echo("look    resflow ui   (make ui) opens all runs in MLflow")
