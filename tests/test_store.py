@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import store
+from resflow.workflow.project import artifact_root, project_root
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -36,7 +37,7 @@ def log_a_run(root: Path, text: str) -> str:
     """A run with one artifact in an experiment `work` of the store at `root`; returns its id."""
     client = MlflowClient(tracking_uri=store.ensure_store(root))
     found = client.get_experiment_by_name("work")
-    experiment = found.experiment_id if found else client.create_experiment("work", f"{store.artifact_root(root)}/work")
+    experiment = found.experiment_id if found else client.create_experiment("work", f"{artifact_root(root)}/work")
     run_id = client.create_run(experiment).info.run_id
     client.log_text(run_id, text, "note.txt")
     client.log_param(run_id, "path", f"{root}/data.csv")
@@ -56,9 +57,9 @@ def test_store_is_the_same_from_any_folder_inside_the_project(project, monkeypat
 
 def test_folder_that_mlflow_drops_beside_a_notebook_is_not_taken_for_a_project(project):
     (project / "notebooks" / "mlruns" / "0").mkdir(parents=True)
-    assert store.project_root(project / "notebooks") == project
+    assert project_root(project / "notebooks") == project
     (project / "notebooks" / "mlruns" / "README.md").touch()
-    assert store.project_root(project / "notebooks") == project / "notebooks"
+    assert project_root(project / "notebooks") == project / "notebooks"
 
 
 def test_environment_overrides_the_embedded_store(project, monkeypatch):

@@ -30,15 +30,7 @@ logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.level
 # and it makes tqdm complain, in every notebook, of a widget that no notebook here uses.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-__all__ = [
-    "StoreMovedError",
-    "artifact_root",
-    "check_not_moved",
-    "ensure_store",
-    "project_root",
-    "relocate",
-    "tracking_uri",
-]
+__all__ = ["StoreMovedError", "check_not_moved", "ensure_store", "is_embedded", "relocate", "tracking_uri"]
 
 LOCK_SECONDS = 120.0
 """How long to wait for another process that is making the store; it takes about two seconds."""
@@ -182,14 +174,9 @@ def _former_roots(connection: sqlite3.Connection, root: Path) -> list[Path]:
     for (location,) in rows:
         path = local_path(location or "")
         before, found, _ = path.rpartition("/mlruns/artifacts/")
-        if found and before != str(root) and not _same_folder(before, root):
+        if found and not (os.path.exists(before) and os.path.samefile(before, root)):  # by whichever name
             roots[Path(before)] = None
     return list(roots)
-
-
-def _same_folder(former: str, root: Path) -> bool:
-    """True if `former` is `root` by another name, as through a symbolic link."""
-    return os.path.exists(former) and os.path.samefile(former, root)
 
 
 def _replace_prefix(connection: sqlite3.Connection, old: str, new: str) -> int:

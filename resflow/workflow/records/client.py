@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.plainly import told_plainly
+from resflow.workflow.project import artifact_root, project_root
 from resflow.workflow.quiet import import_mlflow
 from resflow.workflow.remote_check import check_answers
-from resflow.workflow.store import artifact_root, is_embedded, project_root, tracking_uri
+from resflow.workflow.store import is_embedded, tracking_uri
 from resflow.workflow.store_errors import is_busy
 
 if TYPE_CHECKING:

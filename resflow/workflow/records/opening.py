@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from resflow.workflow.last_word import last_word
 from resflow.workflow.names import KILLED, OUTCOME, OWNER, RUNNING
 from resflow.workflow.plainly import told_plainly
+from resflow.workflow.project import project_root
 from resflow.workflow.provenance import owner_is_gone
 from resflow.workflow.records.client import client_in_use
 from resflow.workflow.records.reading import experiments, open_runs
 from resflow.workflow.records.run import Run
-from resflow.workflow.store import is_embedded, project_root
+from resflow.workflow.store import is_embedded
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

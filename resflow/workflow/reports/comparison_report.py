@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.project import project_root
 from resflow.workflow.reports.comparison import NOTEBOOK, Comparison, load_comparison
 from resflow.workflow.reports.overview import towards
-from resflow.workflow.store import project_root
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

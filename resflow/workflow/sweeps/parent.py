@@ -20,10 +20,11 @@ from resflow.workflow import names
 from resflow.workflow.goal import NO_GOAL
 from resflow.workflow.last_word import AT_WORK
 from resflow.workflow.names import DRIVER_SEEN, RUNNING, Role
+from resflow.workflow.project import project_root
 from resflow.workflow.provenance import owner_is_gone, owner_of, provenance_tags
 from resflow.workflow.records import Run, create_run, experiment_id_of, parent_of_sweep
 from resflow.workflow.scratch import TakenError, only_holder
-from resflow.workflow.store import is_embedded, project_root
+from resflow.workflow.store import is_embedded
 from resflow.workflow.sweeps.file import SweepFile
 
 if TYPE_CHECKING:
