@@ -172,9 +172,6 @@ def private_transport(kernel_name: str) -> Iterator[Config]:
     By default they would through ports: any user of the machine may connect to those, and a port found to be free may
     be another kernel's before this one opens it, which then dies as it starts. For a kernel that may not know such
     sockets, where paths are too long for them, or on a system without them, ports it is, encrypted if both sides can.
-
-    Args:
-        kernel_name: The kernel that is to be started.
     """
     with temporary_folder() as folder:
         if os.name == "posix" and len(os.fsencode(folder)) <= _LONGEST_FOLDER and speaks_ipc(kernel_name):

@@ -27,11 +27,11 @@ def read_notebook(path: Path) -> Any:
     """
     content = _json(path)
     version = content.get("nbformat")
-    if version not in (1, 2, 3, 4) or isinstance(version, bool):
-        newer = isinstance(version, int) and version > 4
+    if isinstance(version, int) and version > 4:
         what = f"has nbformat {shown(version)}, newer than any that can be read: save it as nbformat 4"
-        what = what if newer else "not a Jupyter notebook: it has no nbformat of 1 to 4"
         raise InvalidInputError(f"{path}: {what}")
+    if version not in (1, 2, 3, 4) or isinstance(version, bool):
+        raise InvalidInputError(f"{path}: not a Jupyter notebook: it has no nbformat of 1 to 4")
     _part(path, content, "nbformat_minor", int, "nbformat_minor", 5 if version == 4 else 0)
     if version == 4:
         _complete(path, content)
@@ -96,7 +96,6 @@ def _complete(path: Path, notebook: dict[str, Any]) -> None:
     Raises:
         InvalidInputError: If something that is run, or that everything depends on, is of a type that it cannot have.
     """
-
     metadata = _part(path, notebook, "metadata", dict, "metadata", {})
     _keep(metadata, dict, "kernelspec", "language_info", "papermill", "resflow", "widgets")
     for key in ("kernelspec", "language_info"):

@@ -125,9 +125,6 @@ def declared_in_cell(source: str) -> list[Parameter]:
 
     IPython's magics and shell lines are passed over. A cell that is no Python declares nothing that could be read. What
     a later statement changes, as `width *= 2` does, has that statement's source text as its default.
-
-    Args:
-        source: The cell's Python source.
     """
     code = _read_code(source)
     found: dict[str, Parameter] = {}
@@ -166,11 +163,7 @@ def is_parameters_cell(source: str) -> bool:
 
 
 def declared_in_notebook(notebook: Any) -> list[Parameter]:
-    """The parameters of a notebook's cell tagged `parameters`, as far as they can be read; none if no cell is.
-
-    Args:
-        notebook: A notebook node of nbformat.
-    """
+    """The parameters of a notebook's cell tagged `parameters`, as far as they can be read; none if no cell is."""
     checks = metadata_of(notebook, "resflow").get("checks")
     checks = "" if checks is None else str(checks)
     return [replace(parameter, checks=checks) for parameter in _declared_in_tagged(notebook, "parameters")]
@@ -195,21 +188,13 @@ def undeclared_names(notebook: Any) -> Callable[[str], bool]:
 
 
 def effective_values(notebook: Any) -> dict[str, Any]:
-    """The declared parameters with the values a run of the notebook uses: defaults, overridden by the injected cell.
-
-    Args:
-        notebook: A notebook node, as papermill hands it to its engine.
-    """
+    """The declared parameters with the values a run of the notebook uses: defaults, overridden by the injected cell."""
     annotations = {parameter.name: parameter.annotation for parameter in declared_in_notebook(notebook)}
     return {name: as_declared(value, annotations.get(name, "")) for name, value in written_values(notebook).items()}
 
 
 def written_values(notebook: Any) -> dict[str, Any]:
-    """The declared parameters and those that were injected, with their values as they stand in the cells.
-
-    Args:
-        notebook: A notebook node, as papermill hands it to its engine.
-    """
+    """The declared parameters and those that were injected, with their values as they stand in the cells."""
     values = {parameter.name: parameter.default for parameter in declared_in_notebook(notebook)}
     if _is_python(notebook):
         values |= {each.name: each.default for each in _declared_in_tagged(notebook, "injected-parameters")}

@@ -32,8 +32,7 @@ def check_address(uri: str) -> None:
     Raises:
         InvalidInputError: If it isn't.
     """
-    shown = one_line(without_credentials(uri))
-    name = "MLFLOW_TRACKING_URI"
+    shown, name = one_line(uri), "MLFLOW_TRACKING_URI"
     if not uri.isprintable() or uri != uri.strip() or (" " in uri and not uri.startswith("sqlite")):
         raise InvalidInputError(
             f"{name} has spaces or other characters that no address has: {without_secrets(uri)[:200]!a}"
@@ -64,13 +63,11 @@ def check_address(uri: str) -> None:
             raise InvalidInputError(f"{name}={shown} is no address ({one_line(error)}): correct it") from None
         if not host:
             raise InvalidInputError(f"{name}={shown} names no host: write {scheme[1]}://HOST:PORT")
-    if scheme[1] == "sqlite":
-        database = sqlite_file(uri)
-        if database is None:
-            raise InvalidInputError(
-                f"{name}={shown} names no file, and a store in memory is gone with its process: use "
-                "sqlite:////FOLDER/mlflow.db"
-            )
+    if scheme[1] == "sqlite" and sqlite_file(uri) is None:
+        raise InvalidInputError(
+            f"{name}={shown} names no file, and a store in memory is gone with its process: use "
+            "sqlite:////FOLDER/mlflow.db"
+        )
 
 
 def check_answers(uri: str) -> None:

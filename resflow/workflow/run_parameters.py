@@ -60,24 +60,18 @@ class RunParameters:
         }
 
     def asking(self, client: Any, run: Run, nb: Any) -> Callable[..., Awaitable[None]] | None:
-        """A hook for nbclient that asks the kernel for what only it can tell, as soon as it can.
+        """A hook for nbclient, called after each cell, that asks the kernel for what only it can tell, once it can.
 
-        Args:
-            client: The client that executes the notebook.
-            run: Where the answers are logged, unless the notebook logs parameters.
-            nb: The notebook.
-
-        Returns:
-            The hook, to be called after each cell; None if the notebook writes down all its parameters.
+        The answers are logged in the run, unless the notebook logs parameters. None if it writes all of them down.
         """
         names = [name for name, value in self.values.items() if isinstance(value, SourceText)]
-        tags = {"parameters", "injected-parameters"}
-        places = [index for index, cell in enumerate(nb.cells) if tags.intersection(cell.metadata.get("tags", []))]
         if not names:
             return None
+        tags = {"parameters", "injected-parameters"}
+        last = max(index for index, cell in enumerate(nb.cells) if tags.intersection(cell.metadata.get("tags", [])))
 
         async def ask(cell: Any, cell_index: int, execute_reply: Any) -> None:
-            if cell_index != places[-1] or execute_reply["content"].get("status") != "ok":
+            if cell_index != last or execute_reply["content"].get("status") != "ok":
                 return
             expressions = {name: _TOLD.format(name) for name in names}
             question = client.kc.execute("", silent=True, store_history=False, user_expressions=expressions)

@@ -12,15 +12,7 @@ from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import sqlite_file, without_secrets
 from resflow.workflow.limits import one_line
 
-__all__ = [
-    "REFUSALS",
-    "RESTORE",
-    "StoreError",
-    "UnusableStoreError",
-    "VagueStoreError",
-    "explained",
-    "is_busy",
-]
+__all__ = ["REFUSALS", "RESTORE", "StoreError", "UnusableStoreError", "VagueStoreError", "explained", "is_busy"]
 
 LEAST_SPACE = 64 * 1024
 """Bytes: SQLite's log and its index need as much before anything is written."""
@@ -131,14 +123,10 @@ _MYSQL = {1044: "28", 1045: "28", 1049: "3D", 1146: "42", 1054: "42", 1021: "531
 
 
 def _of_database(error: BaseException, place: str) -> StoreError | UnusableStoreError | None:
-    from importlib.util import find_spec
+    from sqlalchemy import exc
 
     if isinstance(error, ModuleNotFoundError) and error.name in _DRIVERS:
         return UnusableStoreError(f"{place} needs the driver {error.name}: pip install {_DRIVERS[error.name]}")
-    if find_spec("sqlalchemy") is None:
-        return None
-    from sqlalchemy import exc
-
     if isinstance(error, exc.NoSuchModuleError | exc.ArgumentError):
         return UnusableStoreError(f"{place} has an address that no database has ({one_line(error)}): correct it")
     if isinstance(error, exc.TimeoutError):

@@ -39,15 +39,9 @@ def create_run(
     tags: Mapping[str, str],
     experiment_id: str = "",
 ) -> Run:
-    """A new run of a notebook, RUNNING, with its parameters and tags.
+    """A new run, RUNNING, with the values that its notebook's parameters have in it, and tags as `provenance_tags` has.
 
-    Args:
-        client: A client of the store.
-        notebook: The notebook's name; runs go to the experiment of that name, or to MLFLOW_EXPERIMENT_NAME.
-        name: The run's name.
-        parameters: The declared parameters with the values the run uses.
-        tags: Further tags, as `provenance_tags` gives them.
-        experiment_id: MLflow's id of another experiment.
+    It goes to the experiment of the id, or else of the name in MLFLOW_EXPERIMENT_NAME, or else of the notebook's name.
     """
     experiment_id = experiment_id or experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
     tags = {key: shortened(without_secrets(value), TAG) for key, value in tags.items()} | AT_WORK
@@ -267,8 +261,8 @@ def record_run(
         client: A client of the store.
         experiment_id: MLflow's id of the experiment.
         name: The run's name.
-        parameters: Its parameters, at most a hundred.
-        tags: Its tags; among them `names.OWNER`, by which it becomes KILLED if this process dies on the way.
+        parameters: At most a hundred.
+        tags: Among them `names.OWNER`, by which the run becomes KILLED if this process dies on the way.
         history: As for `Run.log_history`.
         metrics: Values of the whole run.
         inputs: Its data, of `dataset_input`.
