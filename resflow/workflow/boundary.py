@@ -14,7 +14,7 @@ import click
 from resflow.errors import InvalidInputError
 from resflow.workflow.limits import one_line
 from resflow.workflow.plainly import in_plain_words, with_traceback_file
-from resflow.workflow.project import store_in_use
+from resflow.workflow.project import project_root, store_in_use
 from resflow.workflow.quiet import collected_log
 from resflow.workflow.store_errors import UnusableStoreError
 
@@ -58,8 +58,11 @@ def fail(message: str, code: int) -> NoReturn:
 
 def _told(error: Exception, log: deque[str]) -> int:
     """Tell of an error that is not the user's."""
-    if isinstance(error, FileNotFoundError) and not _here():
-        return _say("the current folder is no longer there: change to one that is (cd)", 2)
+    if isinstance(error, FileNotFoundError):
+        try:
+            project_root()
+        except InvalidInputError as gone:  # the current folder
+            return _say(str(gone), 2)
     found = in_plain_words(error, store_in_use())
     if found is None:
         text = one_line(error)
@@ -76,14 +79,6 @@ def _say(message: str, code: int) -> int:
         with contextlib.suppress(OSError, ValueError):  # closed, or a full disk: the exit code has to do
             print(f"resflow: error: {one_line(message, LENGTH)}", file=sys.stderr, flush=True)
     return code
-
-
-def _here() -> str:
-    """The current folder; "" if it was removed."""
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return ""
 
 
 def _drop_output() -> None:

@@ -19,10 +19,16 @@ from resflow.errors import InvalidInputError, shown
 from resflow.workflow import names
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.boundary import fail, guarded
-from resflow.workflow.goal import Goal
-from resflow.workflow.goal_options import goal_named, goal_options
+from resflow.workflow.goal import Goal, goal_named, goal_options
+from resflow.workflow.interruption import Interruptions, Terminated
+from resflow.workflow.last_word import status_of
 from resflow.workflow.limits import one_line
+from resflow.workflow.notebook_file import read_notebook
+from resflow.workflow.outcome import advice, said_of
+from resflow.workflow.parameters import declared_in_notebook, parse_overrides, undeclared_names
 from resflow.workflow.plainly import with_traceback_file
+from resflow.workflow.project import project_root
+from resflow.workflow.scratch import temporary_folder
 from resflow.workflow.store_errors import UnusableStoreError
 from resflow.workflow.sweeps.command import sweep
 
@@ -70,8 +76,6 @@ def run(
     maximize: bool | None,
 ) -> None:
     """Execute NOTEBOOK in an MLflow run; the executed notebook is attached to it, and written to OUTPUT if given."""
-    from resflow.workflow.notebook_file import read_notebook
-
     node = read_notebook(notebook)
     values = _checked_values(node, pairs)
     if goal := goal_named(metric, maximize):
@@ -81,9 +85,6 @@ def run(
         _check_output(output, notebook)
         _execute(node, notebook, output, values, kernel)
         return
-    from resflow.workflow.interruption import Interruptions
-    from resflow.workflow.scratch import temporary_folder
-
     with Interruptions() as interruptions, interruptions.raised(), temporary_folder() as folder:
         _execute(node, notebook, folder / notebook.name, values, kernel, kept=False)
 
@@ -100,7 +101,6 @@ def report(
 
     SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
     """
-    from resflow.workflow.notebook_file import read_notebook
     from resflow.workflow.records import open_client
     from resflow.workflow.reports import comparison_report
 
@@ -141,7 +141,6 @@ def where() -> None:
 @store.command()
 def relocate() -> None:
     """After the project folder was moved or copied: let the store's locations follow."""
-    from resflow.workflow.project import project_root
     from resflow.workflow.store import relocate as relocate_store
 
     count = relocate_store(project_root())
@@ -169,8 +168,6 @@ def _check_output(output: Path, notebook: Path | None = None) -> None:
 
 def _checked_values(notebook: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """The parameters to inject, checked as far as they can be without a kernel."""
-    from resflow.workflow.parameters import declared_in_notebook, parse_overrides, undeclared_names
-
     declared = declared_in_notebook(notebook)
     values = parse_overrides(declared, pairs, undeclared_names(notebook))
     for parameter in declared:
@@ -185,9 +182,6 @@ def _execute(
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-
-    from resflow.workflow.interruption import Terminated
-    from resflow.workflow.outcome import advice, said_of
 
     prepared, kernel = _prepared(node, values, kernel)
     # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
@@ -270,7 +264,6 @@ def _fail_for_cell(error: PapermillExecutionError, notebook: Path | str, more: s
 
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
-    from resflow.workflow.last_word import status_of
     from resflow.workflow.records import Run, open_client
 
     recorded = Run(open_client(), run_id)

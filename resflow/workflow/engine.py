@@ -10,16 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resflow.workflow import kernels
 from resflow.workflow.addresses import without_credentials, without_secrets
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTACHMENT_ERROR, RUN_TAGS
+from resflow.workflow.notebook_file import metadata_of
 from resflow.workflow.outcome import Outcome, failed_cell, outcome_of, say
+from resflow.workflow.parameters import declared_in_notebook
+from resflow.workflow.run_parameters import RunParameters
 from resflow.workflow.store_errors import StoreError
 
 if TYPE_CHECKING:
     from resflow.workflow.records import Run
-    from resflow.workflow.run_parameters import RunParameters
 
 __all__ = ["AttachmentError", "ResflowEngine", "scrub_errors"]
 
@@ -53,9 +56,6 @@ class ResflowEngine:
             AttachmentError: If all went well, but the executed notebook or its HTML could not be attached.
         """
         from resflow.workflow.execution import RunExecution
-        from resflow.workflow.kernels import complete_kernelspec
-        from resflow.workflow.notebook_file import metadata_of
-        from resflow.workflow.run_parameters import RunParameters
 
         source = _source(nb, options)
         notebook = Path(source if source not in ("", "-") else "notebook").stem
@@ -65,7 +65,7 @@ class ResflowEngine:
             conclude = partial(_conclude, run, nb, notebook, parameters)
             place = {"run_id": run.id, "tracking_uri": without_credentials(run.tracking_uri)}
             nb.metadata["resflow"] = metadata_of(nb, "resflow") | place
-            complete_kernelspec(nb, kernel_name)
+            kernels.complete_kernelspec(nb, kernel_name)
             try:
                 with interruptions.raised():
                     options |= {"run": run, "parameters": parameters, "interruptions": interruptions}
@@ -87,16 +87,12 @@ class ResflowEngine:
     @staticmethod
     def nb_kernel_name(nb: Any, name: str | None = None) -> str:
         """The kernel a notebook asks for, or one of its language, unless another is named; papermill calls this."""
-        from resflow.workflow.kernels import kernel_name
-
-        return name or kernel_name(nb)
+        return name or kernels.kernel_name(nb)
 
     @staticmethod
     def nb_language(nb: Any, language: str | None = None) -> str:
         """The language a notebook is written in, unless another is named; papermill calls this."""
-        from resflow.workflow.kernels import kernel_language
-
-        return language or kernel_language(nb)
+        return language or kernels.kernel_language(nb)
 
 
 def _source(nb: Any, options: dict[str, Any]) -> str:
@@ -111,7 +107,6 @@ def _source(nb: Any, options: dict[str, Any]) -> str:
 
 
 def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> Run:
-    from resflow.workflow.parameters import declared_in_notebook
     from resflow.workflow.provenance import provenance_tags
     from resflow.workflow.records import create_run, open_client, run_name
 

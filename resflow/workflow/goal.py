@@ -1,16 +1,18 @@
-"""Which metric tells how good a run is, and whether more of it is better."""
+"""Which metric tells how good a run is, and whether more of it is better; and how a command is told so."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import click
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.names import DIRECTION, METRIC
 from resflow.workflow.notebook_file import metadata_of
 
-__all__ = ["NO_GOAL", "Goal"]
+__all__ = ["NO_GOAL", "Goal", "goal_named", "goal_options"]
 
 NO_GOAL = {METRIC: "", DIRECTION: ""}
 """The tags of a run that says no longer what its like are compared by."""
@@ -71,3 +73,25 @@ class Goal:
     def is_better(self, value: float, *, than: float) -> bool:
         """True if one value is better than another."""
         return value > than if self.maximize else value < than
+
+
+def goal_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options `--metric NAME --maximize`, as its arguments, each None where it is not said."""
+    direction = click.option("--maximize/--minimize", default=None, help="Whether more or less of it is better.")
+    metric = click.option("--metric", metavar="NAME", help="Compare by this metric, whatever is said elsewhere.")
+    return metric(direction(command))
+
+
+def goal_named(metric: str | None, maximize: bool | None) -> Goal | None:
+    """The goal that the options name; None if they are left out.
+
+    Raises:
+        InvalidInputError: If one of them is left out.
+    """
+    if metric is None and maximize is None:
+        return None
+    if not metric:
+        raise InvalidInputError("--maximize and --minimize say what is better of a metric: name it by --metric")
+    if maximize is None:
+        raise InvalidInputError(f"--metric {metric}: is more of it better? Say --maximize or --minimize")
+    return Goal(metric, maximize)

@@ -59,7 +59,7 @@ def _open_run(namespace: dict[str, Any], notebook: str) -> Run:
     global _current
     if _current is None:
         atexit.register(_at_exit)
-        if shell := _shell():
+        if (ipython := sys.modules.get("IPython")) and (shell := ipython.get_ipython()):
             shell.events.register("post_run_cell", _after_cell)
     elif _current.status == RUNNING:
         _current.end(KILLED, error="given up: the notebook started another run")
@@ -141,14 +141,6 @@ def _number_of(info: Any, path: Path | None) -> int | None:
 def _at_exit() -> None:
     if _current is not None and _current.status == RUNNING and _current.process == os.getpid():
         _current.end(KILLED, error="the kernel ended before the notebook was through")
-
-
-def _shell() -> Any:
-    if "IPython" not in sys.modules:
-        return None
-    from IPython.core.getipython import get_ipython
-
-    return get_ipython()
 
 
 def _file_of(notebook: str) -> Path | None:

@@ -64,10 +64,7 @@ def check_sqlite(database: Path, *, thorough: bool = False) -> None:
             if thorough:
                 _check_pages(connection, database)
     except sqlite3.DatabaseError as error:
-        code, size = getattr(error, "sqlite_errorcode", 0) & 0xFF, database.stat().st_size
-        if code == sqlite3.SQLITE_NOTADB and size < LEAST_SIZE:
-            raise StoreError(f"{database} is damaged or cut off (it has {size} bytes): {RESTORE}") from error
-        if code == sqlite3.SQLITE_CORRUPT:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
             raise StoreError(f"{database} is damaged or cut off ({one_line(error)}): {RESTORE}") from error
         raise
     except UnicodeDecodeError as error:  # a name, perhaps within SQLite's own message
@@ -93,6 +90,8 @@ def _check_file(database: Path) -> None:
         )
     if not found.st_size:
         raise UnusableStoreError(f"{database} is empty: {RESTORE}")
+    if found.st_size < LEAST_SIZE:
+        raise StoreError(f"{database} is damaged or cut off (it has {found.st_size} bytes): {RESTORE}")
 
 
 def _await_lock(connection: sqlite3.Connection, database: Path) -> None:
@@ -140,9 +139,9 @@ def _check_schema(connection: sqlite3.Connection, database: Path, tables: dict[s
         versions = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version LIMIT 5")]
     wanted = _wanted()
     missing = sorted(f"{table}.{column}" for table in wanted for column in wanted[table] - tables.get(table, set()))
-    if len(versions) != 1 or missing or thorough:
-        if len(versions) != 1:
-            raise StoreError(f"{database} does not say of which version its schema is: it was never whole; {RESTORE}")
+    if len(versions) != 1:
+        raise StoreError(f"{database} does not say of which version its schema is: it was never whole; {RESTORE}")
+    if missing or thorough:
         check_version(str(database), versions[0], f"sqlite:///{database}", _backup(database, tables))
     if missing:
         raise StoreError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.goal_options import goal_named, goal_options
+from resflow.workflow.goal import goal_named, goal_options
 from resflow.workflow.interruption import Terminated
 from resflow.workflow.limits import one_line
 from resflow.workflow.names import FINISHED
