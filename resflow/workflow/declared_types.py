@@ -100,12 +100,7 @@ def parse_declared(text: str, name: str, annotation: str) -> Any:
     >>> parse_declared("false", "full_batch", "bool"), parse_declared("007", "label", "str")
     (False, '007')
 
-    Where no type is declared, the text is read as papermill reads it.
-
-    Args:
-        text: What was given.
-        name: The parameter's name, for the message.
-        annotation: Its declared type, as written.
+    Where no type is declared, the text is read as papermill reads it. The name is the parameter's, for the message.
 
     Raises:
         InvalidInputError: If the text is not of the type, or no notebook could be given it.
@@ -120,7 +115,7 @@ def parse_declared(text: str, name: str, annotation: str) -> Any:
             f"{name}={shown(text)}: {name} is declared as {shown(annotation)[1:-1]}, which no text can be read as: "
             "declare it as int, float, str, bool, list, dict, Literal[...] or one of these | None"
         )
-    for (choice,) in _choices(kinds):
+    for choice in _choices(kinds):
         if text == str(choice):
             return choice
     if "None" in kinds and text.lower() in ("none", "null"):
@@ -131,9 +126,8 @@ def parse_declared(text: str, name: str, annotation: str) -> Any:
         return _whole_number(text, name)
     if "float" in kinds and (number := _number(text, name)) is not None:
         return number
-    for kind in ("list", "dict"):
-        if kind in kinds and (values := _collection(text, name)) is not None and type(values).__name__ == kind:
-            return values
+    if ("list" in kinds or "dict" in kinds) and type(values := _collection(text, name)).__name__ in kinds:
+        return values
     if "str" in kinds:
         return text
     _refuse(text, name, annotation, kinds)
@@ -145,10 +139,7 @@ def check_declared(value: Any, name: str, annotation: str) -> Any:
     >>> check_declared(1, "learning_rate", "float"), check_declared(None, "batch_size", "int | None")
     (1.0, None)
 
-    Args:
-        value: What was given.
-        name: The parameter's name, for the message.
-        annotation: Its declared type, as written; one that says nothing allows everything.
+    A type that says nothing allows everything. The name is the parameter's, for the message.
 
     Raises:
         InvalidInputError: If the type does not allow it.
@@ -156,7 +147,7 @@ def check_declared(value: Any, name: str, annotation: str) -> Any:
     kinds = _kinds(annotation)
     kind = "None" if value is None else type(value).__name__
     allowed = not kinds or kind in kinds or (kind == "int" and "float" in kinds)
-    if not allowed and not any(kind == type(choice).__name__ and value == choice for (choice,) in _choices(kinds)):
+    if not allowed and not any(kind == type(choice).__name__ and value == choice for choice in _choices(kinds)):
         _refuse(value, name, annotation, kinds)
     if kind == "int" and "float" in kinds and "int" not in kinds and abs(value) > sys.float_info.max:
         raise InvalidInputError(f"{name}={shown(value)} is larger than a float can be: give at most 1.79e308 in size")
@@ -166,7 +157,7 @@ def check_declared(value: Any, name: str, annotation: str) -> Any:
 def _refuse(value: Any, name: str, annotation: str, kinds: list[Any]) -> NoReturn:
     expected = [_EXPECTED[kind] for kind in kinds if not isinstance(kind, _Choice)]
     hint = ""
-    if choices := [str(choice) for (choice,) in _choices(kinds)]:
+    if choices := [str(choice) for choice in _choices(kinds)]:
         expected.append("one of " + ", ".join(choices[:20]) + ", ..." * (len(choices) > 20))
         hint = f"; nearest is {nearest(str(value), choices, 1)[0]}"
     raise InvalidInputError(
@@ -218,8 +209,8 @@ def _kinds_of(node: ast.expr) -> list[Any]:
     return []
 
 
-def _choices(kinds: list[Any]) -> list[_Choice]:
-    return [kind for kind in kinds if isinstance(kind, _Choice)]
+def _choices(kinds: list[Any]) -> list[Any]:
+    return [kind.value for kind in kinds if isinstance(kind, _Choice)]
 
 
 def _collection(text: str, name: str) -> Any:
@@ -228,7 +219,9 @@ def _collection(text: str, name: str) -> Any:
         value = ast.literal_eval(text.strip())
     except UNREADABLE:
         return None
-    if isinstance(value, list | dict) and (problem := _not_injectable(value)):
+    if not isinstance(value, list | dict):
+        return None
+    if problem := _not_injectable(value):
         raise InvalidInputError(
             f"{name}={shown(text)} holds {problem}: numbers, texts, true, false, None, lists and "
             "dictionaries with texts as keys can be given to a notebook"

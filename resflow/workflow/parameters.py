@@ -211,10 +211,8 @@ def parse_overrides(
 ) -> dict[str, Any]:
     """The values that texts stand for, by the declared types: `false` is False for a bool, `007` stays text for a str.
 
-    Args:
-        parameters: What the notebook declares.
-        pairs: Names and texts, as on a command line; the last one counts where a name comes twice.
-        undeclared: Which names are parameters as well, though their types are unknown.
+    Of the pairs of names and texts, as on a command line, the last one counts where a name comes twice. `undeclared`
+    tells of names that are parameters as well, though their types are unknown.
 
     Raises:
         InvalidInputError: If a name is not declared, or a text is not of the declared type.

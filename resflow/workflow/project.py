@@ -15,10 +15,8 @@ def project_root(start: str | os.PathLike[str] | None = None) -> Path:
     """The folder the store belongs to: the nearest one at or above `start` that is marked as a project, else `start`.
 
     Marks are `pyproject.toml`, `.git`, and an `mlruns` folder that holds resflow's store or README, or nothing at all.
-    Any other `mlruns` is one that MLflow drops wherever a program of its own happens to run; it marks nothing.
-
-    Args:
-        start: Where to begin; the current directory by default.
+    Any other `mlruns` is one that MLflow drops wherever a program of its own happens to run; it marks nothing. Without
+    `start` the search begins at the current directory.
 
     Raises:
         InvalidInputError: If the current directory was removed.

@@ -44,9 +44,7 @@ PACKAGES = (
 def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dict[str, str]:
     """Tags that say where a run of the notebook at `source`, started by this process, comes from, and its goal.
 
-    Args:
-        source: The notebook's path or name.
-        notebook: Its content as a node of nbformat, where it is known.
+    `source` may be a name only; the goal is known where the notebook is given, as a node of nbformat.
     """
     root = project_root()
     path = Path(source).resolve()

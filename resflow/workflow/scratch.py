@@ -29,7 +29,6 @@ _LOCKS = re.compile(r"resflow-sweep-\d+-[0-9a-f]{16}\.lock")
 _BEING_MADE = 60.0
 """Seconds after which an empty folder is not one that is being made."""
 
-
 _MOMENT = 0.3
 """Seconds for which a lock may be held by who only looks whether it is held."""
 

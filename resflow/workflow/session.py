@@ -25,15 +25,11 @@ _current: _Session | None = None
 
 
 def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
-    """The run that a notebook records to, to be called once its parameters are set.
+    """The run that a notebook records to, to be called once its parameters are set, with its `globals()` and its name.
 
     Under resflow's papermill engine it is the engine's run (MLFLOW_RUN_ID names it) and the engine answers for its
     status. Anywhere else, as in Jupyter, the notebook opens a run of its own: a cell that raises makes it FAILED,
     `Run.finish` FINISHED, and a kernel that ends without either KILLED.
-
-    Args:
-        namespace: The notebook's `globals()`.
-        notebook: The notebook's name: that of its file, without .ipynb.
 
     Raises:
         InvalidInputError: If MLFLOW_RUN_ID names no run of the store.

@@ -41,10 +41,8 @@ def connected(database: Path, timeout: float = 20.0) -> Iterator[sqlite3.Connect
 def check_sqlite(database: Path, *, thorough: bool = False) -> None:
     """Check that an existing file is a whole store of this MLflow's schema that can be written now.
 
-    Args:
-        database: The file.
-        thorough: True to read every page and to compare schema versions: for when something went wrong already. The
-            version is compared in any case if a table or column is missing.
+    Where something went wrong already, a thorough check reads every page and compares schema versions, too. The
+    version is compared in any case if a table or column is missing.
 
     Raises:
         UnusableStoreError: If it is something else, read-only, or of another MLflow's schema.
@@ -158,16 +156,11 @@ def _wanted() -> dict[str, set[str]]:
 
 
 def check_version(place: str, version: object, address: str, backup: str) -> None:
-    """Check that a store has the schema of the installed MLflow.
-
-    Args:
-        place: The store, as messages call it.
-        version: The version that it says its schema is of.
-        address: Its address, as a command line may show it.
-        backup: What to do before the schema is changed.
+    """Check that the schema of a store, `place` in messages, is of the installed MLflow's version.
 
     Raises:
-        UnusableStoreError: If it is another MLflow's.
+        UnusableStoreError: If it is another's. Where it is older, the message has the command that upgrades the store
+            at `address`, and what to do before, which is `backup`.
     """
     import mlflow.store.db_migrations
     from alembic.script import ScriptDirectory

@@ -77,13 +77,10 @@ def is_embedded(uri: str, root: Path) -> bool:
 
 
 def ensure_store(root: Path) -> str:
-    """Make the embedded store of the project at `root` unless it exists; any number of processes may try at once.
+    """Make the embedded store of the project at `root` unless it exists; its tracking URI.
 
-    The database is built under another name and renamed when it is whole, so that being killed on the way leaves
-    nothing broken.
-
-    Returns:
-        The store's tracking URI.
+    Any number of processes may try at once. The database is built under another name and renamed when it is whole, so
+    that being killed on the way leaves nothing broken.
     """
     database = database_of(root)
     uri = database_uri(database)
@@ -129,8 +126,7 @@ def check_not_moved(root: Path) -> None:
 def relocate(root: Path) -> int:
     """Make every location that the embedded store at `root` holds point to `root`, in one transaction.
 
-    Returns:
-        How many locations were rewritten; 0 if the store was not moved.
+    Returns how many were rewritten: none if the store was not moved.
 
     Raises:
         InvalidInputError: If there is no embedded store.

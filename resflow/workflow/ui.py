@@ -23,13 +23,9 @@ POLL_SECONDS = 0.2
 
 
 def serve(port: int | None = None) -> int:
-    """Serve MLflow's UI until Ctrl-C, a termination signal, or the end of this process; returns the exit code.
+    """Serve MLflow's UI at a `free_port` until Ctrl-C, a termination signal, or the end of this process.
 
-    Args:
-        port: The port, or None for the first free one from 5000 on.
-
-    Raises:
-        InvalidInputError: If the port is taken.
+    Returns the exit code.
     """
     client = open_client()
     port = free_port(port)

@@ -142,8 +142,7 @@ class Run:
         Args:
             name: A short name, the same in every run that tests the claim, e.g. "vector_certificate_bounds_gap".
             holds: Whether the claim held, rounding allowed for.
-            margin: By how much, in the claim's own units: positive where it held with room to spare, negative by how
-                much it failed.
+            margin: By how much, in the claim's own units; negative where it failed.
         """
         self.set_tags({names.CLAIM: name, names.CLAIM_HOLDS: "true" if holds else "false"})
         self.log_metrics({names.CLAIM_MARGIN: margin})
@@ -258,9 +257,6 @@ def record_run(
     """Record a run that is over already, in as few calls as MLflow has; it is FINISHED once it is whole.
 
     Args:
-        client: A client of the store.
-        experiment_id: MLflow's id of the experiment.
-        name: The run's name.
         parameters: At most a hundred.
         tags: Among them `names.OWNER`, by which the run becomes KILLED if this process dies on the way.
         history: As for `Run.log_history`.
