@@ -61,10 +61,6 @@ def check_sqlite(database: Path, *, thorough: bool = False) -> None:
             _check_schema(connection, database, tables, thorough)
             if thorough:
                 _check_pages(connection, database)
-    except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
-            raise StoreError(f"{database} is damaged or cut off ({one_line(error)}): {RESTORE}") from error
-        raise
     except UnicodeDecodeError as error:  # a name, perhaps within SQLite's own message
         raise StoreError(f"{database} is damaged (it holds text that is no UTF-8): {RESTORE}") from error
 

@@ -96,7 +96,7 @@ def _of_sqlite(error: BaseException, place: str) -> StoreError | UnusableStoreEr
         case sqlite3.SQLITE_NOTADB:
             return UnusableStoreError(f"{place} is no SQLite database, or its beginning is damaged: {RESTORE}")
         case sqlite3.SQLITE_CORRUPT:
-            return StoreError(f"{place} is damaged ({said}): {RESTORE}")
+            return StoreError(f"{place} is damaged or cut off ({said}): {RESTORE}")
         case sqlite3.SQLITE_IOERR:
             return StoreError(f"{place} could not be read or written ({said}): check the disk it is on")
         case sqlite3.SQLITE_NOMEM:

@@ -29,10 +29,10 @@ def client_in_use() -> MlflowClient:
         InvalidInputError: If it cannot be used as it is, and the user can mend that.
         StoreError: If it is damaged, or gives no answer.
     """
-    uri = tracking_uri()  # which has looked at the project's own
-    with told_plainly(uri):
-        import_mlflow()
-        if os.environ.get("MLFLOW_TRACKING_URI"):
+    uri = tracking_uri()
+    if os.environ.get("MLFLOW_TRACKING_URI"):  # at the project's own store it has looked
+        with told_plainly(uri):
+            import_mlflow()
             check_answers(uri)
     return client_of(uri)
 
