@@ -21,12 +21,7 @@ __all__ = ["mark_cut_off_runs", "open_client"]
 
 
 def open_client() -> MlflowClient:
-    """A client of the store in use; in the project's own, runs whose process is gone have been marked KILLED.
-
-    Raises:
-        InvalidInputError: If the store cannot be used as it is, and the user can mend that.
-        StoreError: If it is damaged, or gives no answer.
-    """
+    """The client of `client_in_use`; in the project's own store, runs whose process is gone are marked KILLED first."""
     client = client_in_use()
     if is_embedded(client.tracking_uri, project_root()):
         with told_plainly(client.tracking_uri):
