@@ -101,17 +101,30 @@ def report(
 
     SWEEP may also be the name of an experiment, whose report is written to OUTPUT, or else to NAME.html here.
     """
-    from resflow.workflow.records import open_client
-    from resflow.workflow.reports import comparison_report
+    from papermill.exceptions import PapermillExecutionError
+
+    from resflow.workflow.records import Run, open_client
+    from resflow.workflow.reports.comparison_report import REPORT, comparing_notebook, write_report
 
     if output is not None:
         _check_output(output)
-    values = _checked_values(read_notebook(comparison_report.comparing_notebook()), pairs)
+    values = _checked_values(read_notebook(comparing_notebook()), pairs)
     if "source" in values:
         raise InvalidInputError(f"source={values['source']!r}: what is compared is named by SWEEP, not by -p")
     if goal := goal_named(metric, maximize):
         values |= {"metric": goal.metric, "direction": goal.direction}
-    _write_report(open_client(), sweep, output, values)
+    client = open_client()
+    try:
+        comparison, text = write_report(client, sweep, values)
+    except PapermillExecutionError as error:
+        _fail_for_cell(error, "the comparing notebook")
+    if output is None and comparison.parent_id is None:
+        output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
+    click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
+    click.echo(f"report  {output or Run(client, comparison.parent_id or '').artifact_folder + '/' + REPORT}")
 
 
 @cli.command()
@@ -234,25 +247,6 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
         return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow"), kernel
     except PapermillException as error:  # papermill knows the kernel's language not
         raise InvalidInputError(f"parameters cannot be set in this notebook: {one_line(error, 300)}") from None
-
-
-def _write_report(client: Any, sweep: str, output: Path | None, values: dict[str, Any]) -> None:
-    from papermill.exceptions import PapermillExecutionError
-
-    from resflow.workflow.records import Run
-    from resflow.workflow.reports.comparison_report import REPORT, write_report
-
-    try:
-        comparison, text = write_report(client, sweep, values)
-    except PapermillExecutionError as error:
-        _fail_for_cell(error, "the comparing notebook")
-    if output is None and comparison.parent_id is None:
-        output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
-    if output is not None:
-        output.write_text(text, encoding="utf-8")
-    counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
-    click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
-    click.echo(f"report  {output or Run(client, comparison.parent_id or '').artifact_folder + '/' + REPORT}")
 
 
 def _fail_for_cell(error: PapermillExecutionError, notebook: Path | str, more: str = "") -> NoReturn:
