@@ -45,10 +45,6 @@ class ReducedModel(NamedTuple):
         u = (u.reshape(-1, free) if free else jnp.zeros((0, 0))) @ self.complement.T
         return self.hessian.direction(x, jnp.zeros((m, self.complement.shape[0])).at[: len(u)].set(u))
 
-    def apply(self, s: jax.Array) -> jax.Array:
-        """Ms."""
-        return self.eigenvectors @ (self.eigenvalues * (self.eigenvectors.T @ s))
-
     def newton_step_norm(self) -> jax.Array:
         """The length in (W, V) of M⁺g, over the eigenvalues that are positive beyond rounding."""
         h, q = self.eigenvalues, self.eigenvectors.T @ self.gradient

@@ -35,12 +35,12 @@ _NEWTON, _NEGATIVE, _THETA, _REJECTED, _END = range(5)
 
 
 class _Options(NamedTuple):
-    """The options of `solve` and `solve_unit`, checked."""
+    """The options of `solve` and `solve_unit`, with their defaults."""
 
-    epsilon: float
-    hessian_lipschitz: float
-    max_steps: int
-    radius: float
+    epsilon: float = 1e-10
+    hessian_lipschitz: float = 1.0
+    max_steps: int = 200
+    radius: float = 1.0
     theta_steps: int = 0
     theta_optimizer: optax.GradientTransformation | None = None
 
@@ -163,11 +163,7 @@ def solve(
     """
     if not isinstance(point, Point):
         raise InvalidInputError(f"point is a {type(point).__name__}, but must be the Point of a residual unit")
-    options = _Options(epsilon, hessian_lipschitz, max_steps, radius).checked()
-    if fit is not None:
-        check_baseline(fit, point.X, point.y, point.loss)
-    with jax.enable_x64(True):
-        return _solve(_in_float64(point), None, _Fixed(), fit, options)
+    return _solve(point, fit, _Options(epsilon, hessian_lipschitz, max_steps, radius).checked())
 
 
 def solve_unit(
@@ -178,11 +174,8 @@ def solve_unit(
     *,
     theta_steps: int,
     theta_optimizer: optax.GradientTransformation | None = None,
-    epsilon: float = 1e-10,
     fit: LinearFit | None = None,
-    hessian_lipschitz: float = 1.0,
-    max_steps: int = 200,
-    radius: float = 1.0,
+    **options: Any,
 ) -> NewtonResult:
     """`solve` from a residual unit's (W, V), θ moved by an Optax optimiser between the steps.
 
@@ -194,69 +187,47 @@ def solve_unit(
         theta_steps: Optimiser steps of θ. One follows every iteration in (W, V) until they are used up; after the
             last θ stays where it is and the run ends in (W, V) alone.
         theta_optimizer: An Optax transformation for θ; Adam with learning rate 0.01 if None.
-        epsilon: As in `solve`, and so the further ones.
         fit: The linear predictor that the gap refers to.
-        hessian_lipschitz: μ₂.
-        max_steps: Iterations, θ steps included.
-        radius: First radius of the trust region.
+        options: Further ones of `solve`; its max_steps counts θ steps too.
 
     Raises:
         InvalidInputError: As `Point` and `solve`.
     """
     optimizer = optax.adam(1e-2) if theta_optimizer is None else theta_optimizer
-    options = _Options(epsilon, hessian_lipschitz, max_steps, radius, theta_steps, optimizer).checked()
+    checked = _Options(**options, theta_steps=theta_steps, theta_optimizer=optimizer).checked()
     point = Point.of(model, X, y, loss)
     if not isinstance(point, Point):
         raise InvalidInputError(f"model is a {type(model).__name__}, but must be a residual unit")
+    return _solve(point, fit, checked, *eqx.partition(model.feature_map, trainable(model.feature_map)))
+
+
+def _solve(
+    point: Point, fit: LinearFit | None, options: _Options, theta: Any = None, fixed: Any = None
+) -> NewtonResult:
+    """`solve`, with θ and the rest of the feature map where θ moves."""
     if fit is not None:
         check_baseline(fit, point.X, point.y, point.loss)
     with jax.enable_x64(True):
-        moving, fixed = eqx.partition(model.feature_map, trainable(model.feature_map))
-        theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), moving)
-        return _solve(_in_float64(point), theta, _Mapped(fixed), fit, options)
-
-
-def _in_float64(point: Point) -> Point:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, float), point)
-
-
-class _Fixed(eqx.Module):
-    def __call__(self, theta: Any, point: Point) -> Any:
-        return point.features
-
-
-class _Mapped(eqx.Module):
-    fixed: Any
-
-    def __call__(self, theta: Any, point: Point) -> Any:
-        return jax.vmap(eqx.combine(theta, self.fixed))(point.X)
-
-
-def _solve(point: Point, theta, feature_map, fit, options: _Options) -> NewtonResult:
-    level = jnp.asarray(jnp.nan if fit is None else fit.objective, float)
-    run = as_numpy(_run(point, theta, feature_map, level, options))
-    point, theta, count, history, last = run
-    path = NewtonPath(**{name: column[: int(count)] for name, column in history.items()})
-    far = float(last["newton_step_norm"]) > 1e-3 * math.hypot(np.linalg.norm(point.W), np.linalg.norm(point.V))
-    status = Status.CONVERGED if last["converged"] else Status.ITERATION_LIMIT
+        start, theta = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), (point, theta))
+        level = jnp.asarray(jnp.nan if fit is None else fit.objective, float)
+        point, state = as_numpy(_run(start, theta, fixed, level, options))
+    path, last = jax.tree.map(lambda column: column[: int(state.count)], state.path), state.last
+    far = float(last.newton_step_norm) > 1e-3 * math.hypot(np.linalg.norm(point.W), np.linalg.norm(point.V))
+    status = Status.CONVERGED if last.converged else Status.ITERATION_LIMIT
     return NewtonResult(
         point=point,
         objective=float(path.objective[-1]),
         linear_predictor_gap=float(path.linear_predictor_gap[-1]),
         grad_norm=float(path.grad_norm[-1]),
-        smallest=SmallestEigenvalue(*last["smallest"]),
+        smallest=last.smallest,
         epsilon=options.epsilon,
         curvature_threshold=options.threshold,
         status=status if np.isfinite(path.grad_norm[-1]) else Status.DIVERGED,
         norm_running_away=far or _all_right(point),
-        newton_step_norm=float(last["newton_step_norm"]),
-        model=None if isinstance(feature_map, _Fixed) else _unit(point, theta, feature_map),
+        newton_step_norm=float(last.newton_step_norm),
+        model=None if fixed is None else ResidualUnit(point.W, point.V, eqx.combine(state.theta, fixed)),
         path=path,
     )
-
-
-def _unit(point: Point, theta, feature_map: _Mapped) -> ResidualUnit:
-    return ResidualUnit(point.W, point.V, eqx.combine(theta, feature_map.fixed))
 
 
 def _all_right(point: Point) -> bool:
@@ -274,6 +245,14 @@ def _all_right(point: Point) -> bool:
     return bool((margin > 0).all())
 
 
+class _Last(NamedTuple):
+    """What is known of the point of the last iteration beyond its row of the path."""
+
+    smallest: SmallestEigenvalue
+    newton_step_norm: Any
+    converged: Any
+
+
 class _State(NamedTuple):
     weights: Any
     theta: Any
@@ -281,35 +260,30 @@ class _State(NamedTuple):
     radius: Any
     count: Any
     moved: Any  # how many steps θ has made
-    history: Any
-    last: Any
+    path: NewtonPath
+    last: _Last
     done: Any
 
 
 @eqx.filter_jit
-def _run(point: Point, theta, feature_map, level, options):
+def _run(point: Point, theta, fixed, level, options):
     def at(weights, theta) -> Point:
         moved = point.at(*weights)
-        return moved.part(feature_map(theta, point), point.X, point.y)
-
-    def measure(here: Point):
-        hessian = partial_hessian(here)
-        bracket = smallest_partial_eigenvalue(here)
-        gradient_W, gradient_V = here.gradient
-        gradient = jnp.reshape(gradient_W, here.rows.shape), jnp.asarray(gradient_V)
-        model = reduced_model(hessian, gradient, jnp.linalg.norm(here.V))
-        grad_norm = jnp.hypot(jnp.linalg.norm(gradient_W), jnp.linalg.norm(gradient_V))
-        value = here.objective
-        finite = all_finite(value, grad_norm, bracket.lambda_min)
-        return *nan_unless(finite, (value, grad_norm)), model, tuple(bracket)
+        if fixed is None:
+            return moved
+        return moved.part(jax.vmap(eqx.combine(theta, fixed))(point.X), point.X, point.y)
 
     def iterate(state):
         here = at(state.weights, state.theta)
-        objective, grad_norm, model, bracket = measure(here)
-        stationary = (grad_norm <= options.epsilon) & (bracket[1] >= options.threshold)
+        hessian, smallest = partial_hessian(here), smallest_partial_eigenvalue(here)
+        gradient_W, gradient_V = here.gradient
+        model = reduced_model(hessian, (gradient_W.reshape(here.rows.shape), gradient_V), jnp.linalg.norm(here.V))
+        measured = here.objective, jnp.hypot(jnp.linalg.norm(gradient_W), jnp.linalg.norm(gradient_V))
+        objective, grad_norm = nan_unless(all_finite(measured, smallest.lambda_min), measured)
+        stationary = (grad_norm <= options.epsilon) & (smallest.lambda_min_lower >= options.threshold)
         converged = stationary & (state.moved >= options.theta_steps)
         end = converged | (state.count >= options.max_steps) | ~jnp.isfinite(grad_norm)
-        theta_turn = (state.moved < options.theta_steps) & ((state.count % 2 == 1) | stationary)
+        theta_turn = ~end & (state.moved < options.theta_steps) & ((state.count % 2 == 1) | stationary)
 
         step, predicted, interior = trust_region_step(model, state.radius)
         A, B = model.directions(step)
@@ -319,61 +293,48 @@ def _run(point: Point, theta, feature_map, level, options):
         length = jnp.linalg.norm(model.scale * step)
         grown = jnp.where((ratio > 0.75) & ~interior, jnp.minimum(2.0 * state.radius, 1e12), state.radius)
         radius = jnp.where(ratio > 0.25, grown, 0.25 * jnp.minimum(jnp.linalg.norm(step), state.radius))
+        # The end of a run leaves radius and point as they are: its row is the last point's.
         radius = jnp.where(theta_turn | end, state.radius, radius)
         changes = A.reshape(here.W.shape), B
         weights = jax.tree.map(lambda old, change: jnp.where(accepted, old + change, old), state.weights, changes)
 
-        curved = step @ (model.apply(step)) < 0
+        curved = jnp.sum(model.eigenvalues * (model.eigenvectors.T @ step) ** 2) < 0
         kind = jnp.where(accepted, jnp.where(curved, _NEGATIVE, _NEWTON), _REJECTED)
-        kind = jnp.where(end, _END, jnp.where(theta_turn, _THETA, kind))
         row = NewtonPath(
             objective=objective,
             linear_predictor_gap=objective - level,
             grad_norm=grad_norm,
-            lambda_min_lower=bracket[1],
-            lambda_min_upper=bracket[2],
+            lambda_min_lower=smallest.lambda_min_lower,
+            lambda_min_upper=smallest.lambda_min_upper,
             radius=state.radius,
             step_norm=jnp.where(accepted, length, 0.0),
-            step=kind,
+            step=jnp.where(end, _END, jnp.where(theta_turn, _THETA, kind)),
         )
-        history = {name: state.history[name].at[state.count].set(value) for name, value in row._asdict().items()}
-        last = {"smallest": bracket, "converged": converged, "newton_step_norm": model.newton_step_norm()}
+        path = jax.tree.map(lambda column, value: column.at[state.count].set(value), state.path, row)
         theta, optimizer = state.theta, state.optimizer
         if options.theta_steps:
 
             def move(theta, optimizer):
-                def F(theta):
-                    return at(state.weights, theta).objective
-
-                change, optimizer = options.theta_optimizer.update(jax.grad(F)(theta), optimizer, theta)
+                gradient = jax.grad(lambda theta: at(state.weights, theta).objective)(theta)
+                change, optimizer = options.theta_optimizer.update(gradient, optimizer, theta)
                 return optax.apply_updates(theta, change), optimizer
 
-            theta, optimizer = jax.lax.cond(
-                theta_turn & ~end, move, lambda theta, optimizer: (theta, optimizer), theta, optimizer
-            )
-        # The end of a run leaves radius and point as they are: its row is the last point's.
-        moved = state.moved + jnp.where(theta_turn & ~end, 1, 0)
-        return _State(weights, theta, optimizer, radius, state.count + 1, moved, history, last, end)
+            theta, optimizer = jax.lax.cond(theta_turn, move, lambda *same: same, theta, optimizer)
+        moved, last = state.moved + theta_turn, _Last(smallest, model.newton_step_norm(), converged)
+        return _State(weights, theta, optimizer, radius, state.count + 1, moved, path, last, end)
 
     rows = options.max_steps + 1
-    history = {name: jnp.zeros(rows, int if name == "step" else float) for name in NewtonPath._fields}
-    weights = point.W, point.V
-    shapes = jax.eval_shape(measure, at(weights, theta))[3]
-    last = {
-        "smallest": jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
-        "converged": jnp.asarray(False),
-        "newton_step_norm": jnp.zeros(()),
-    }
+    smallest = jax.tree.map(jnp.zeros_like, jax.eval_shape(smallest_partial_eigenvalue, point))
     state = _State(
-        weights,
-        theta,
-        options.theta_optimizer.init(theta) if options.theta_steps else (),
-        jnp.asarray(options.radius, float),
-        jnp.asarray(0),
-        jnp.asarray(0),
-        history,
-        last,
-        jnp.asarray(False),
+        weights=(point.W, point.V),
+        theta=theta,
+        optimizer=options.theta_optimizer.init(theta) if options.theta_steps else (),
+        radius=jnp.asarray(options.radius, float),
+        count=jnp.asarray(0),
+        moved=jnp.asarray(0),
+        path=NewtonPath(*(jnp.zeros(rows, int if name == "step" else float) for name in NewtonPath._fields)),
+        last=_Last(smallest, jnp.zeros(()), jnp.asarray(False)),
+        done=jnp.asarray(False),
     )
     state = jax.lax.while_loop(lambda state: ~state.done, iterate, state)
-    return at(state.weights, state.theta), state.theta, state.count, state.history, state.last
+    return at(state.weights, state.theta), state
