@@ -17,8 +17,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
+from resflow.hessian.lanczos import split_parameters
 from resflow.models.residual_unit import trainable
 from resflow.parallel import in_threads
 
@@ -69,14 +71,13 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         for name in ("tolerance", "max_norm", "kernel_tolerance", "index_tolerance", "merge_tolerance"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise InvalidInputError(f"{name}={value} must be a positive finite number")
+            allowed = "must be a positive finite number"
+            as_number(name, getattr(self, name), allowed, lambda size: 0 < size < math.inf)
         for name in ("max_steps", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.workers is not None and self.workers < 1:
-            raise InvalidInputError(f"workers={self.workers} must be at least 1, or None for one a core")
+            as_number(name, getattr(self, name), "must be at least 1", lambda count: count >= 1, whole=True)
+        if self.workers is not None:
+            allowed = "must be at least 1, or None for one a core"
+            as_number("workers", self.workers, allowed, lambda count: count >= 1, whole=True)
         if self.merge not in MERGES:
             raise InvalidInputError(f"merge={self.merge!r} is unknown: choose one of {', '.join(MERGES)}")
 
@@ -193,15 +194,17 @@ def find_stationary_points(
             raise InvalidInputError("the data has values that are not finite: drop those samples before a search")
         grad_tolerance = how.tolerance * _typical_gradient(objective, moving, fixed, data)
 
-        def search(share: Any) -> dict[str, Any]:
-            return _search(objective, share, fixed, data, grad_tolerance, how, block)
-
+        one, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))
+        rows = None
+        if block is not None:  # where in x the parameters of the block are
+            places = eqx.combine(unravel(jnp.arange(len(one), dtype=float)), fixed)
+            rows = ravel_pytree(split_parameters(places, block)[0])[0].astype(int)
+        search = lambda share: _search(objective, share, fixed, data, grad_tolerance, how, rows)  # noqa: E731
         ends = in_threads(search, moving, workers=how.workers)
         flat, status = ends["x"], ends["status"]
         converged = np.flatnonzero(status == _CONVERGED)
         chosen, multiplicity = _merge(how, flat[converged], *(ends[key][converged] for key in _COMPARED))
         chosen = converged[chosen]
-        _, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf[0], float), moving))
         points = jax.tree.map(np.asarray, jax.vmap(unravel)(flat[chosen]))
     eigenvalues = ends["eigenvalues"][chosen]
     threshold = how.index_tolerance * np.abs(eigenvalues).max(axis=1, initial=0.0)
@@ -271,9 +274,8 @@ def _typical_gradient(objective, moving, fixed, data):
 
 
 @eqx.filter_jit
-def _search(objective, moving, fixed, data, grad_tolerance, options, block):
-    one = jax.tree.map(lambda leaf: leaf[0], moving)
-    _, unravel = ravel_pytree(one)
+def _search(objective, moving, fixed, data, grad_tolerance, options, rows):
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))
     flat = jax.vmap(lambda point: ravel_pytree(point)[0])(moving)
 
     def F(x):
@@ -292,12 +294,8 @@ def _search(objective, moving, fixed, data, grad_tolerance, options, block):
             "kernel_ratio": state.kernel_ratio,
             "steps": state.steps,
         }
-        if block is not None:
-            chosen = jax.tree.map(lambda leaf: np.zeros(leaf.shape), one)
-            chosen = eqx.tree_at(block, eqx.combine(chosen, fixed), replace_fn=np.ones_like)
-            rows = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(chosen, trainable(chosen)))])
-            rows = np.flatnonzero(rows)
-            result["block_lambda_min"] = jnp.linalg.eigvalsh(hessian(state.x)[np.ix_(rows, rows)])[0]
+        if rows is not None:
+            result["block_lambda_min"] = jnp.linalg.eigvalsh(hessian(state.x)[rows[:, None], rows])[0]
         return result
 
     return jax.lax.map(end, flat, batch_size=None if options.chunk_size == 1 else options.chunk_size)
@@ -378,7 +376,7 @@ def _merge(options: SearchOptions, flat, objective, eigenvalues, grad_norm) -> t
     order = np.lexsort([grad_norm, groups])
     best = order[np.unique(groups[order], return_index=True)[1]]
     by_objective = np.argsort(objective[best], kind="stable")
-    return best[by_objective], np.bincount(groups, minlength=0)[by_objective] if m else np.zeros(0, int)
+    return best[by_objective], np.bincount(groups)[by_objective]
 
 
 def _typical(sizes: np.ndarray) -> float:
