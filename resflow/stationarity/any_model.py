@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import PRNGKeyArray
 
 from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
@@ -22,10 +21,9 @@ from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss
 from resflow.point import checked_samples
 from resflow.stationarity.report import StationarityReport, stationarity_verdict
+from resflow.stationarity.terms import ROUNDINGS
 
 __all__ = ["analyze_model"]
-
-_ROUNDINGS = 8.0
 
 
 def analyze_model(
@@ -35,11 +33,8 @@ def analyze_model(
     fit: LinearFit,
     epsilon: float,
     mu2: float = 1.0,
-    key: PRNGKeyArray | None = None,
-    steps: int | None = None,
-    max_restarts: int = 20,
-    tolerance: float | None = None,
     block: Callable[[Any], Any] | None = None,
+    **options: Any,
 ) -> StationarityReport:
     """Whether ‖∇F‖ ≤ ε and λ_min(∇²F) ≥ −sqrt(μ₂ε) in all parameters of a model, and whether F exceeds F_lin.
 
@@ -57,11 +52,8 @@ def analyze_model(
         epsilon: ε ≥ 0, in the units of the gradient; 0 means to working precision.
         mu2: Lipschitz constant μ₂ of the Hessian. Where none is known the default makes the threshold −sqrt(ε), in the
             units of the Hessian.
-        key: Random key of the Lanczos iteration.
-        steps: Its length between restarts; from the number of parameters on the whole Hessian is formed.
-        max_restarts: How often it may restart.
-        tolerance: Its largest residual relative to the largest modulus of an eigenvalue.
         block: Which parameters to take gradient and Hessian in, all others held fixed; by default all.
+        options: Of `smallest_hessian_eigenvalue`: `key`, `steps`, `max_restarts`, `tolerance`.
 
     Raises:
         InvalidInputError: If epsilon, mu2 or an option of the iteration is out of range, or there are no parameters.
@@ -78,14 +70,13 @@ def analyze_model(
             as_number(f"fit.{name}", getattr(fit, name, None), "must be a finite number")
         if not isinstance(getattr(fit, "converged", None), bool | np.bool_):
             raise InvalidInputError("fit.converged must be True or False, as fit_linear_predictor has it")
-    options: dict[str, Any] = {"key": key, "steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
     with jax.enable_x64(True):
         double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf  # noqa: E731
         model, data = jax.tree.map(double, (model, data))
-        smallest = smallest_hessian_eigenvalue(objective, model, *data, **options, block=block)
+        smallest = smallest_hessian_eigenvalue(objective, model, *data, block=block, **options)
         moving, fixed = split_parameters(model, block)
         value, gradient, size = (float(number) for number in _value_and_gradient(objective, moving, fixed, data))
-    unit = _ROUNDINGS * float(jnp.finfo(smallest.lambda_min.dtype).eps)
+    unit = ROUNDINGS * float(jnp.finfo(smallest.lambda_min.dtype).eps)
     if math.isnan(smallest.lambda_min):  # of the derivatives some may be finite all the same
         value = gradient = math.nan
     report = stationarity_verdict(

@@ -16,9 +16,9 @@ from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.point import Point
 from resflow.stationarity._text import explain
-from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms, verdict_codes
+from resflow.stationarity.terms import VERDICTS, FitEvidence, StationarityTerms, stationarity_terms, verdict_codes
 
-__all__ = ["StationarityReport", "analyze_point", "check_tolerances", "stationarity_verdict"]
+__all__ = ["StationarityReport", "analyze_point", "stationarity_verdict"]
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,8 @@ class StationarityReport:
 
     def metrics(self) -> dict[str, float]:
         """λ_min with its evidence, and what the verdict compared it and the gap with, by their names in MLflow."""
-        return {
-            "lambda_min": self.lambda_min,
-            "lambda_min_lower": self.lambda_min_lower,
-            "lambda_min_upper": self.lambda_min_upper,
-            "lambda_min_residual": self.lambda_min_residual,
-            "curvature_tolerance": self.curvature_tolerance,
-            "gap_allowed": self.gap_allowed,
-        }
+        of_lambda_min = ("lambda_min", "lambda_min_lower", "lambda_min_upper", "lambda_min_residual")
+        return {name: getattr(self, name) for name in (*of_lambda_min, "curvature_tolerance", "gap_allowed")}
 
 
 def analyze_point(
@@ -101,23 +95,9 @@ def analyze_point(
     ridge_W: float = 0.0,
     ridge_V: float = 0.0,
 ) -> StationarityReport:
-    """The verdict of `resflow.analyze` on a residual unit, in (W, V), θ held fixed.
-
-    Args:
-        point: The point, of any number of outputs.
-        fit: The linear predictor to compare with.
-        epsilon: ε ≥ 0, in the units of the gradient; 0 means to working precision.
-        mu2: Lipschitz constant μ₂ of the partial Hessian; by default that of `lipschitz_constants` on the ball of the
-            point's own radius max{‖W‖, ‖V‖}.
-        ridge_W: Coefficient of ½‖W‖_F² in the objective.
-        ridge_V: Coefficient of ½‖V‖_F² in the objective.
-
-    Raises:
-        InvalidInputError: If epsilon, mu2 or a ridge coefficient is negative, the fit is of other data, another loss or
-            another ridge, or the loss has no constants and mu2 is not given.
-    """
+    """`resflow.analyze` of a residual unit, in (W, V), θ held fixed; arguments and errors are as there."""
     check_ridge(ridge_W, ridge_V)
-    check_tolerances(epsilon, mu2)
+    _check_tolerances(epsilon, mu2)
     if mu2 is None:
         check_curvature_constants(point.loss)
     check_baseline(fit, point.X, point.y, point.loss, finished=False)  # the verdict says what an unfinished one decides
@@ -166,35 +146,28 @@ def stationarity_verdict(
     Raises:
         InvalidInputError: If epsilon or mu2 is negative or not a number.
     """
-    check_tolerances(epsilon, mu2)
+    _check_tolerances(epsilon, mu2)
     lower, upper = lambda_interval
-    tolerance = math.sqrt(mu2) * math.sqrt(epsilon)
-    bracket = lower, upper, lambda_min_error
-    evidence = (
-        linear_predictor_gap, gap_error, grad_norm, grad_error, *bracket, epsilon, tolerance, linear_converged
-    )  # fmt: skip
-    numbers = {
-        "objective": objective,
+    evidence = {
         "linear_predictor_gap": linear_predictor_gap,
         "gap_error": gap_error,
-        "gap_certificate": math.nan,
         "grad_norm": grad_norm,
         "grad_error": grad_error,
-        "lambda_min": 0.5 * (lower + upper),
         "lambda_min_lower": lower,
         "lambda_min_upper": upper,
         "lambda_min_error": lambda_min_error,
-        "lambda_min_residual": 0.5 * (upper - lower),
         "epsilon": epsilon,
-        "mu2": mu2,
-        "curvature_tolerance": tolerance,
-        "w_norm": math.nan,
-        "V_norm": math.nan,
-        "gap_allowed": math.nan,
+        "curvature_tolerance": math.sqrt(mu2) * math.sqrt(epsilon),
         "linear_converged": linear_converged,
-        "verdict": analyse(verdict_codes, *evidence),
     }
-    return _report(numbers, ridge=False)
+    further = {
+        "objective": objective,
+        "lambda_min": 0.5 * (lower + upper),
+        "lambda_min_residual": 0.5 * (upper - lower),
+        "mu2": mu2,
+        "verdict": analyse(verdict_codes, *evidence.values()),
+    }
+    return _report(dict.fromkeys(StationarityTerms._fields, math.nan) | evidence | further, ridge=False)
 
 
 def _report(terms: dict[str, Any], *, ridge: bool) -> StationarityReport:
@@ -204,15 +177,12 @@ def _report(terms: dict[str, Any], *, ridge: bool) -> StationarityReport:
     impossible = verdict == "sopsp_above_linear" and (
         surely > numbers["gap_allowed"] or surely > numbers["gap_certificate"]
     )
-    numbers |= {
-        "linear_converged": bool(terms["linear_converged"]),
-        "verdict": verdict,
-        "allowed_by_theory": not impossible,
-    }
+    converged = bool(terms["linear_converged"])
+    numbers |= {"linear_converged": converged, "verdict": verdict, "allowed_by_theory": not impossible}
     return StationarityReport(**numbers, explanation=explain(numbers, ridge))
 
 
-def check_tolerances(epsilon: float, mu2: float | None) -> None:
+def _check_tolerances(epsilon: float, mu2: float | None) -> None:
     """Check the ε and μ₂ of a verdict."""
     for name, value in (("epsilon", epsilon), ("mu2", mu2)):
         if value is not None:

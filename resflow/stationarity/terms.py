@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from resflow.arrays import Array, in_full_precision
-from resflow.certificates.gap import Ridge, gap_certificate
+from resflow.certificates.gap import Ridge, gap_certificate, linear_rows
 from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_terms
 from resflow.floating import all_finite, nan_unless, norm
 from resflow.hessian.bracket import smallest_partial_eigenvalue
@@ -28,7 +28,9 @@ VERDICTS = (
 """Every verdict there is; exactly one holds at a point. `verdict_codes` counts in this order."""
 
 _NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE, _INCONCLUSIVE, _NOT_FINITE = range(len(VERDICTS))
-_ROUNDINGS = 8.0
+
+ROUNDINGS = 8.0
+"""How many roundings an estimate of an error allows for, in units of machine precision times the size of the terms."""
 
 
 class FitEvidence(NamedTuple):
@@ -93,18 +95,17 @@ def stationarity_terms(
     constants = None
     if point.loss.curvature is not None and point.loss.curvature_lipschitz is not None:
         constants = lipschitz_constants_terms(point, jnp.maximum(gap.w_norm, gap.V_norm))
-    errors = sum_over_samples(_errors, point, jnp.atleast_2d(fit.W), gap.w_norm, gap.V_norm)
+    errors = sum_over_samples(_errors, point, linear_rows(fit.W), gap.w_norm, gap.V_norm)
+    errors = [total / point.X.shape[0] for total in errors]
     # of one output alone: with several, W may lose rank without being 0
     covered = point.W.ndim == 1
-    sums = errors, point.X.shape[0]
-    return _decide(gap, smallest, constants, sums, point.V, fit, epsilon, ridge, mu2, covered=covered)
+    return _decide(gap, smallest, constants, errors, point.V, fit, epsilon, ridge, mu2, covered=covered)
 
 
 @partial(jax.jit, static_argnames="covered")
-def _decide(gap, smallest, constants, sums, V, fit, epsilon, ridge, mu2, *, covered: bool) -> StationarityTerms:
+def _decide(gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, *, covered: bool) -> StationarityTerms:
     dtype, linear_norm, W_norm = V.dtype, norm(fit.W), gap.w_norm
-    unit = _ROUNDINGS * jnp.finfo(dtype).eps
-    errors = [total / sums[1] for total in sums[0]]
+    unit = ROUNDINGS * jnp.finfo(dtype).eps
     grad_error = unit * (errors[0] + ridge.W * W_norm + ridge.V * jnp.linalg.norm(V))
     sizes = ridge.W * (W_norm**2 + linear_norm**2) + ridge.V * jnp.sum(V**2)
     gap_error = fit.suboptimality + unit * (errors[1] + jnp.abs(fit.objective) + sizes)
@@ -150,7 +151,7 @@ def _decide(gap, smallest, constants, sums, V, fit, epsilon, ridge, mu2, *, cove
 def _errors(point: Point, linear_W, W_norm, V_norm):
     """What the rounding errors of ‖∇F‖ and of the gap are relative to: the sizes of the terms that cancel in them."""
     loss, y = point.row_loss, point.y
-    unit = _ROUNDINGS * jnp.finfo(V_norm.dtype).eps
+    unit = ROUNDINGS * jnp.finfo(V_norm.dtype).eps
 
     def sizes(p):
         slope, curvature = loss.derivative(p, y), loss.second_derivative(p, y)
