@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["InvalidInputError", "nearest", "shown"]
+__all__ = ["InvalidInputError", "check_known", "nearest", "shown"]
 
 
 class InvalidInputError(ValueError):
@@ -27,6 +27,20 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     lowered = {entry[:100].lower(): entry for entry in reversed(known)}  # comparing takes the square of the length
     close = difflib.get_close_matches(str(name)[:100].lower(), lowered, n=count, cutoff=0.4)
     return [lowered[entry] for entry in close] or known[:count]
+
+
+def check_known(name: str, value: object, known: Iterable[str]) -> None:
+    """Check that a value is one of the names that are known, at least one.
+
+    Raises:
+        InvalidInputError: If it is not, with the name that it looks most like.
+    """
+    known = list(known)
+    if not isinstance(value, str) or value not in known:
+        raise InvalidInputError(
+            f"{name}={value!r} is unknown: nearest is {nearest(str(value), known, 1)[0]!r}; "
+            f"choose one of {', '.join(known)}"
+        )
 
 
 def shown(value: object, longest: int = 80) -> str:

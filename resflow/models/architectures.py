@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array
-from resflow.errors import InvalidInputError, nearest
+from resflow.errors import check_known
 from resflow.models.deep_network import deep_residual_network
 from resflow.models.residual_unit import no_skip, output_skip, residual_unit
 
@@ -63,8 +63,4 @@ def check_architecture(name: str) -> None:
     Raises:
         InvalidInputError: If there is none.
     """
-    if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise InvalidInputError(
-            f"architecture={name!r} is unknown: nearest is {nearest(name, ARCHITECTURES, 1)[0]!r}; "
-            f"choose one of {', '.join(ARCHITECTURES)}"
-        )
+    check_known("architecture", name, ARCHITECTURES)

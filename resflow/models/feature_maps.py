@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
-from resflow.errors import InvalidInputError, nearest
+from resflow.errors import InvalidInputError, check_known
 
 __all__ = [
     "ACTIVATIONS",
@@ -59,11 +59,7 @@ def feature_map(
         InvalidInputError: If a name is unknown, width or depth is below 1, or d is not that of a square image.
     """
     as_number("d", d, "must be at least 1: the number of inputs", lambda d: d >= 1, whole=True)
-    if not isinstance(name, str) or name not in FEATURE_MAPS:
-        raise InvalidInputError(
-            f"feature_map={name!r} is unknown: nearest is {nearest(name, FEATURE_MAPS, 1)[0]!r}; "
-            f"choose one of {', '.join(FEATURE_MAPS)}"
-        )
+    check_known("feature_map", name, FEATURE_MAPS)
     as_number("width", width, "must be at least 1: the number of features", lambda width: width >= 1, whole=True)
     if name == "random_fourier":
         return RandomFourierFeatures(d, width, key=key)
@@ -78,13 +74,8 @@ def mlp(d: int, *, width: int, depth: int, activation: str, key: PRNGKeyArray) -
     Raises:
         InvalidInputError: If depth is below 1 or the activation is unknown.
     """
-    as_number(
-        "depth",
-        depth,
-        "must be at least 1: the number of layers of the feature map",
-        lambda depth: depth >= 1,
-        whole=True,
-    )
+    allowed = "must be at least 1: the number of layers of the feature map"
+    as_number("depth", depth, allowed, lambda depth: depth >= 1, whole=True)
     check_activation(activation)
     phi = ACTIVATIONS[activation]
     # Not final_activation=phi: equinox.nn.MLP ignores it where it has no hidden layer, and the map would be linear.
@@ -97,11 +88,7 @@ def check_activation(name: str) -> None:
     Raises:
         InvalidInputError: If it is not.
     """
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise InvalidInputError(
-            f"activation={name!r} is unknown: nearest is {nearest(name, ACTIVATIONS, 1)[0]!r}; "
-            f"choose one of {', '.join(ACTIVATIONS)}"
-        )
+    check_known("activation", name, ACTIVATIONS)
 
 
 class RandomFourierFeatures(eqx.Module):
@@ -162,9 +149,7 @@ class ConvolutionalFeatures(eqx.Module):
             eqx.nn.Conv2d(before, after, 3, stride=2, padding=1, key=layer_key)
             for before, after, layer_key in zip(channels[:-1], channels[1:], keys, strict=True)
         )
-        left = side
-        for _ in range(depth):
-            left = -(-left // 2)
+        left = -(-side // 2**depth)
         self.output = eqx.nn.Linear(channels[-1] * left**2, width, key=last)
         self.side, self.activation = side, activation
 

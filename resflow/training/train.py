@@ -16,7 +16,7 @@ from jaxtyping import Float, PRNGKeyArray, Shaped
 from tqdm import tqdm
 
 from resflow.arrays import Array, as_number
-from resflow.errors import InvalidInputError, nearest
+from resflow.errors import InvalidInputError, check_known
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
@@ -74,12 +74,9 @@ class TrainingOptions:
         as_number("steps", self.steps, "must be at least 0", lambda steps: 0 <= steps < math.inf, whole=True)
         allowed = "must be a positive finite number, e.g. 0.01"
         as_number("learning_rate", self.learning_rate, allowed, lambda rate: 0 < rate < math.inf)
-        if isinstance(self.optimizer, str) and self.optimizer not in OPTIMIZERS:
-            raise InvalidInputError(
-                f"optimizer={self.optimizer!r} is unknown: nearest is {nearest(self.optimizer, OPTIMIZERS, 1)[0]!r}; "
-                f"choose one of {', '.join(OPTIMIZERS)}"
-            )
-        if not isinstance(self.optimizer, str) and not hasattr(self.optimizer, "update"):
+        if isinstance(self.optimizer, str):
+            check_known("optimizer", self.optimizer, OPTIMIZERS)
+        elif not hasattr(self.optimizer, "update"):
             raise InvalidInputError(
                 f"optimizer={self.optimizer!r} must be one of {', '.join(OPTIMIZERS)}, or an Optax transformation"
             )
@@ -88,11 +85,20 @@ class TrainingOptions:
             as_number("batch_size", self.batch_size, allowed, lambda size: 1 <= size < math.inf, whole=True)
         as_number("log_every", self.log_every, "must be at least 1", lambda every: 1 <= every < math.inf, whole=True)
 
-    def transformation(self, learning_rate: Any = None) -> optax.GradientTransformation:
-        """The Optax gradient transformation, of another learning rate than this one's if it is given."""
-        if isinstance(self.optimizer, str):
-            return OPTIMIZERS[self.optimizer](self.learning_rate if learning_rate is None else learning_rate)
-        return self.optimizer
+    def check_samples(self, n: int) -> None:
+        """Check that n samples are enough for a batch.
+
+        Raises:
+            InvalidInputError: If they are not.
+        """
+        if self.batch_size is not None and self.batch_size > n:
+            raise InvalidInputError(
+                f"batch_size={self.batch_size} must be at most the number of training samples, {n}, or None for all"
+            )
+
+    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
+        """The Optax gradient transformation; one that was given has a learning rate of its own."""
+        return OPTIMIZERS[self.optimizer](learning_rate) if isinstance(self.optimizer, str) else self.optimizer
 
 
 class TrainResult(NamedTuple):
@@ -153,10 +159,7 @@ def train(
     loss = as_loss(loss)
     X, y = checked_samples(X, y, loss)
     check_predictions(model, X, y, loss)
-    if options.batch_size is not None and options.batch_size > len(y):
-        raise InvalidInputError(
-            f"batch_size={options.batch_size} must be at most the number of training samples, {len(y)}, or None for all"
-        )
+    options.check_samples(len(y))
     dynamic, rest = eqx.partition(model, trainable(model))
     frozen, static = eqx.partition(rest, eqx.is_array)
     measured, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
