@@ -83,15 +83,13 @@ def deep_residual_network(
     """
     if not feature_maps:
         raise InvalidInputError("feature_maps is empty: a deep residual network needs one feature map a block")
-    as_number(
-        "inner", inner, "must be at least 1: the number of rows of each U_l", lambda inner: inner >= 1, whole=True
-    )
+    as_number("inner", inner, "must be at least 1: the number of rows of each U_l", lambda q: q >= 1, whole=True)
     w_key, *keys = jax.random.split(key, 2 * len(feature_maps))
     V_keys, U_keys = keys[: len(feature_maps)], keys[len(feature_maps) :]
     counts = [feature_count(phi, inner if block else d) for block, phi in enumerate(feature_maps)]
     return DeepResidualNetwork(
-        w=random_weights(w_key, (d,), d, scale, dtype),
-        V=tuple(random_weights(V_key, (d, k), k, scale, dtype) for V_key, k in zip(V_keys, counts, strict=True)),
-        U=tuple(random_weights(U_key, (inner, d), d, 1.0, dtype) for U_key in U_keys),
+        w=random_weights(w_key, (d,), scale, dtype),
+        V=tuple(random_weights(V_key, (d, k), scale, dtype) for V_key, k in zip(V_keys, counts, strict=True)),
+        U=tuple(random_weights(U_key, (inner, d), 1.0, dtype) for U_key in U_keys),
         feature_maps=tuple(feature_maps),
     )

@@ -129,44 +129,31 @@ def residual_unit(
     """
     k, m = feature_count(feature_map, d), _axis(outputs)
     W_key, V_key = jax.random.split(key)
-    W = random_weights(W_key, (*m, d), d, scale, dtype)
-    return ResidualUnit(W, random_weights(V_key, (d, k), k, scale, dtype), feature_map)
+    W = random_weights(W_key, (*m, d), scale, dtype)
+    return ResidualUnit(W, random_weights(V_key, (d, k), scale, dtype), feature_map)
 
 
 def output_skip(
-    d: int,
-    feature_map: Callable[[Any], Any],
-    *,
-    key: PRNGKeyArray,
-    outputs: int | None = None,
-    scale: float | Float[Array, ""] = 1.0,
-    dtype: Any = None,
+    d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, outputs: int | None = None, **options: Any
 ) -> OutputSkipNetwork:
     """An output-skip network at a random point: W of variance scale²/d and v of variance scale²/k.
 
     Arguments and errors are those of `residual_unit`.
     """
-    k, m = feature_count(feature_map, d), _axis(outputs)
     W_key, v_key = jax.random.split(key)
-    W = random_weights(W_key, (*m, d), d, scale, dtype)
-    return OutputSkipNetwork(W, random_weights(v_key, (*m, k), k, scale, dtype), feature_map)
+    v = no_skip(d, feature_map, key=v_key, outputs=outputs, **options).v
+    return OutputSkipNetwork(random_weights(W_key, (*v.shape[:-1], d), **options), v, feature_map)
 
 
 def no_skip(
-    d: int,
-    feature_map: Callable[[Any], Any],
-    *,
-    key: PRNGKeyArray,
-    outputs: int | None = None,
-    scale: float | Float[Array, ""] = 1.0,
-    dtype: Any = None,
+    d: int, feature_map: Callable[[Any], Any], *, key: PRNGKeyArray, outputs: int | None = None, **options: Any
 ) -> NoSkipNetwork:
     """A network without skip connection at a random point: v of variance scale²/k.
 
     Arguments and errors are those of `residual_unit`.
     """
     k = feature_count(feature_map, d)
-    return NoSkipNetwork(random_weights(key, (*_axis(outputs), k), k, scale, dtype), feature_map)
+    return NoSkipNetwork(random_weights(key, (*_axis(outputs), k), **options), feature_map)
 
 
 def _axis(outputs: int | None) -> tuple[int, ...]:
@@ -182,7 +169,7 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
     Raises:
         InvalidInputError: If d is below 1, or the feature map does not take (d,) to a vector.
     """
-    d = as_number("d", d, "must be at least 1: a model needs an input", lambda d: 1 <= d < math.inf, whole=True)
+    d = as_number("d", d, "must be at least 1: a model needs an input", lambda d: d >= 1, whole=True)
     shape = jax.eval_shape(feature_map, jax.ShapeDtypeStruct((d,), jnp.result_type(float))).shape
     if len(shape) != 1:
         raise InvalidInputError(
@@ -192,16 +179,16 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
 
 
 def random_weights(
-    key: PRNGKeyArray, shape: tuple[int, ...], count: int, scale: float | Float[Array, ""], dtype: Any = None
+    key: PRNGKeyArray, shape: tuple[int, ...], scale: float | Float[Array, ""] = 1.0, dtype: Any = None
 ) -> jax.Array:
-    """Normally distributed weights of variance scale²/count, in JAX's default floating-point type if dtype is None.
+    """Normally distributed weights of variance scale²/k, shape (..., k), in JAX's default precision without a dtype.
 
     Raises:
         InvalidInputError: If scale is negative; a traced one passes unseen.
     """
     scale = as_number("init_scale", scale, "must be at least 0", lambda scale: 0 <= scale < math.inf)
     # No division by a constant, which a compiled program rounds otherwise: the same bits under jit and vmap.
-    drawn = jnp.asarray(scale) * (1.0 / math.sqrt(count)) * jax.random.normal(key, shape)
+    drawn = jnp.asarray(scale) * (1.0 / math.sqrt(shape[-1])) * jax.random.normal(key, shape)
     return drawn.astype(jnp.result_type(float) if dtype is None else dtype)
 
 
