@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["blas_on_one_thread", "in_threads"]
+__all__ = ["blas_on_one_thread", "cores", "in_threads"]
 
 _SHARES = 16
 _SMALLEST_SHARE = 32
@@ -38,7 +38,7 @@ def in_threads(program: Callable[[Any], Any], entries: Any, *, workers: int | No
     """
     count = len(jax.tree.leaves(entries)[0])
     if workers is None:
-        workers = _cores() if jax.default_backend() == "cpu" else 1
+        workers = cores() if jax.default_backend() == "cpu" else 1
     shares = max(1, min(_SHARES, count // _SMALLEST_SHARE)) if workers > 1 else 1
     size = -(-count // shares)
     # Shares of one size, so that one program serves all: the last is filled up with entries that are there already.
@@ -77,5 +77,6 @@ def _blas_controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

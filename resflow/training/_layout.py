@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from resflow.losses import Loss
+from resflow.parallel import cores
 
 __all__ = ["PopulationLayout", "one_device_per_core", "population_layout"]
 
@@ -18,8 +19,7 @@ _CPU_BYTES = 6 << 20
 """What a chunk may keep for its gradients at each step on a CPU.
 
 On two cores with 2 MB of cache each, chunks of 4 to 5.5 MB were as fast as any smaller ones, chunks of 9 to 11 MB a
-quarter slower. Members one by one took up to three times as long: matrix products as small as these are no work for
-the library that XLA calls, and it writes better code itself for several of them.
+quarter slower, and members one by one took up to three times as long.
 """
 
 _CPU_CHUNK = 32  # beyond which nothing was gained
@@ -36,11 +36,10 @@ def one_device_per_core() -> int:
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return len(jax.devices("cpu"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS", "")
-    cores = min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
-    jax.config.update("jax_num_cpu_devices", cores)
-    return cores
+    devices = min(cores(), int(limit)) if limit.isdigit() and int(limit) > 0 else cores()
+    jax.config.update("jax_num_cpu_devices", devices)
+    return devices
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,8 @@ def population_layout(
     devices = tuple(jax.devices())
     m = jax.tree.leaves((dynamic, frozen))[0].shape[0]
     activations, memory = _footprint(dynamic, frozen, static, X, y, loss, batch_size)
-    widest = min(_CPU_CHUNK, _CPU_BYTES // activations) if devices[0].platform == "cpu" else _GPU_CHUNK
-    if exact and devices[0].platform == "cpu":
-        widest = 1
+    on_cpu = 1 if exact else min(_CPU_CHUNK, _CPU_BYTES // activations)
+    widest = on_cpu if devices[0].platform == "cpu" else _GPU_CHUNK
     widest = max(1, min(widest, _free_memory(devices) // memory))
     share = -(-m // len(devices))
     # The widest of those that leave the fewest places of the last chunk empty, which takes as long as a full one.
