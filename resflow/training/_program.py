@@ -121,14 +121,10 @@ def training_program(
             return jnp.mean(loss.value(model_of(dynamic, setting)(X), y))
 
         value, gradient = jax.value_and_grad(objective)(state.dynamic)
-        change, optimizer = options.transformation(setting.learning_rate).update(
-            gradient, state.optimizer, state.dynamic
-        )
+        rule = options.transformation(setting.learning_rate)
+        change, optimizer = rule.update(gradient, state.optimizer, state.dynamic)
         new = optax.apply_updates(state.dynamic, change)
-        finite = jnp.isfinite(value) & jnp.all(
-            jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)])
-        )
-        going = state.diverged_at < 0
+        finite, going = all_finite(value, new), state.diverged_at < 0
         dynamic, optimizer = jax.tree.map(
             lambda a, b: jnp.where(going & finite, a, b), (new, optimizer), (state.dynamic, state.optimizer)
         )

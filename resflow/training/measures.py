@@ -113,17 +113,12 @@ class StationarityMeasure(eqx.Module):
             )
         point, measured = in_default_precision(point_of_unit(model, X, y, self.gap.loss)), self.gap(model, X, y)
         smallest = smallest_partial_eigenvalue(point)
-        further = {
-            "lambda_min": smallest.lambda_min,
-            "lambda_min_lower": smallest.lambda_min_lower,
-            "lambda_min_upper": smallest.lambda_min_upper,
-            "lambda_min_residual": smallest.lambda_min_residual,
-            "lambda_min_converged": smallest.converged.astype(float),
-        }
+        names = ("lambda_min", "lambda_min_lower", "lambda_min_upper", "lambda_min_residual")
+        further = {name: getattr(smallest, name) for name in names}
+        further["lambda_min_converged"] = smallest.converged.astype(float)
         if point.W.ndim == 1:
-            linear_w, linear_objective = (
-                jnp.asarray(array, float) for array in (self.gap.linear_W, self.gap.linear_objective)
-            )
+            linear_w = jnp.asarray(self.gap.linear_W, float)
+            linear_objective = jnp.asarray(self.gap.linear_objective, float)
             constants = lipschitz_constants_terms(point, jnp.maximum(measured["w_norm"], measured["V_norm"]))
             epsilon = implied_epsilon(measured["partial_grad_norm"], smallest.lambda_min_lower, constants.mu2)
             further |= {
