@@ -98,8 +98,7 @@ def train_population(
         exact: On a CPU, give each member the very bits that `train` gives it, by training one at a time on each
             device. Otherwise they stand side by side, with sums in another order: up to three times as fast where
             networks are small or in float32, but where training is chaotic, as Adam is near a minimum, the last bit
-            decides the later course (on 4 members in float64, 2,000 steps of Adam made of it 10 % or more of the
-            objective, as a change of the initial point by one bit did; of SGD, 1e-13).
+            decides the later course.
         layout: How to lay the members out on the devices; chosen for these devices, shapes and memory if None.
         on_block: Called with the indices of some members and their result, as soon as these are trained.
         progress: Show a progress bar, advanced by blocks of members.
@@ -125,22 +124,20 @@ def train_population(
         )
     one = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, models)
     check_predictions(one, X.reshape(-1, X.shape[-1]), y.reshape(-1, *y.shape[X.ndim - 1 :]), loss)
-    n = X.shape[-2]
-    if options.batch_size is not None and options.batch_size > n:
-        raise InvalidInputError(
-            f"batch_size={options.batch_size} must be at most the number of training samples, {n}, or None for all"
-        )
+    options.check_batch(X.shape[-2])
     measured, measure, measure_axis = _stacked_measure(ObjectiveMeasure(loss) if measure is None else measure, m)
-    members = _Members(
-        dynamic,
-        frozen,
-        keys,
-        jnp.asarray(rates, precision_of(dynamic)),
-        measured if measure_axis == 0 else None,
-        None if data_sets is None else jnp.asarray(data_sets),
-        jnp.ones(m, bool),
+    alike = measure_axis is None
+    own = Setting(
+        frozen=frozen,
+        X=None,
+        y=None,
+        key=keys,
+        learning_rate=jnp.asarray(rates, precision_of(dynamic)),
+        measure=None if alike else measured,
+        active=jnp.ones(m, bool),
     )
-    shared = _Shared(X, y, measured if measure_axis is None else None)
+    members = _Members(dynamic, own, None if data_sets is None else jnp.asarray(data_sets))
+    shared = X, y, measured if alike else None
     if layout is None:
         layout = population_layout(dynamic, frozen, static, X, y, loss=loss, batch_size=options.batch_size, exact=exact)
     # The program is given the learning rates as values: one compilation serves all.
@@ -149,7 +146,8 @@ def train_population(
     )
 
     def result(part: Any, rows: range) -> PopulationResult:
-        final, diverged_at, reached, history = part
+        # without those that fill up the last block
+        final, diverged_at, reached, history = jax.tree.map(lambda leaf: leaf[: len(rows)], part)
         model = eqx.combine(final, jax.tree.map(lambda leaf: leaf[rows.start : rows.stop], frozen), static)
         return PopulationResult(model, reached, history, diverged_at, layout)
 
@@ -157,8 +155,7 @@ def train_population(
     with tqdm(total=m, unit="member", disable=not progress) as bar:
         for start in range(0, m, layout.block):
             rows = range(start, min(start + layout.block, m))
-            trained = run(_block(members, start, layout), shared)
-            parts.append(jax.tree.map(partial(_first, len(rows)), trained))
+            parts.append(jax.tree.map(np.asarray, run(_block(members, start, layout), shared)))
             bar.update(len(rows))
             if on_block is not None:
                 on_block(rows, result(parts[-1], rows))
@@ -166,21 +163,11 @@ def train_population(
 
 
 class _Members(NamedTuple):
-    """What differs from member to member, each with an axis of members in front."""
+    """What differs from member to member, each with an axis of members in front; None in the setting is shared."""
 
     dynamic: Any
-    frozen: Any
-    keys: Any
-    learning_rates: Any
-    measure: Any
+    setting: Setting
     data_sets: Any
-    active: Any
-
-
-class _Shared(NamedTuple):
-    X: Any
-    y: Any
-    measure: Any
 
 
 def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
@@ -188,13 +175,12 @@ def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
     X, y = as_array("X", X, finite=True), as_array("y", y)
     if X.ndim not in (2, 3):
         raise InvalidInputError(f"X has shape {X.shape}, but must be (n, d), or (sets, n, d)")
-    several = X.ndim == 3
     if y.shape[: X.ndim - 1] != X.shape[:-1]:
         expected = X.shape[:-1] if loss.outputs == "one" else f"{X.shape[:-1]}, or one row each"
         raise InvalidInputError(f"y has shape {y.shape}, but must be {expected} to fit X {X.shape}")
-    check_samples(X.reshape(-1, X.shape[-1]))
-    labels = as_labels(y.reshape(-1, *y.shape[2:]) if several else y, loss)
-    return jnp.asarray(X), jnp.asarray(labels.reshape(*X.shape[:2], *labels.shape[1:]) if several else labels)
+    rows = check_samples(X.reshape(-1, X.shape[-1]))
+    labels = as_labels(y.reshape(len(rows), *y.shape[X.ndim - 1 :]), loss)
+    return jnp.asarray(X), jnp.asarray(labels.reshape(*X.shape[:-1], *labels.shape[1:]))
 
 
 def _learning_rates(given: Any, options: TrainingOptions, m: int) -> np.ndarray:
@@ -235,31 +221,29 @@ def _stacked_measure(measure: Any, m: int) -> tuple[Any, Any, int | None]:
     return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *arrays), static[0], 0
 
 
-def _first(count: int, leaf: jax.Array) -> np.ndarray:
-    return np.asarray(leaf)[:count]
-
-
 def _block(members: _Members, start: int, layout: PopulationLayout) -> _Members:
     """The members of one call; at the end of the population it is filled up with some that are not trained."""
-    m = len(members.active)
+    m = len(members.setting.active)
     rows = np.arange(start, start + layout.block)
     block = jax.tree.map(lambda leaf: leaf[np.minimum(rows, m - 1)], members)
-    return block._replace(active=jnp.asarray(rows < m))
+    return block._replace(setting=block.setting._replace(active=jnp.asarray(rows < m)))
 
 
 @eqx.filter_jit
 def _program(members, shared, static, measure, loss, options, layout):
     """A block of members: its share on each device, there chunk after chunk."""
-    several = members.data_sets is not None
-    measure_axis = None if members.measure is None else 0
-    data_axis = 0 if several else None
+    data_axis = None if members.data_sets is None else 0
+    measure_axis = None if members.setting.measure is None else 0
 
-    def chunk(part: _Members, shared: _Shared):
+    def chunk(part: _Members, shared: tuple[Any, Any, Any]):
         if layout.chunk == 1:
             part = jax.tree.map(lambda leaf: leaf[0], part)
-        X, y = (shared.X[part.data_sets], shared.y[part.data_sets]) if several else (shared.X, shared.y)
-        measured = shared.measure if measure_axis is None else part.measure
-        setting = Setting(part.frozen, X, y, part.keys, part.learning_rates, measured, part.active)
+        X, y, measured = shared
+        if data_axis == 0:
+            X, y = X[part.data_sets], y[part.data_sets]
+        setting = part.setting._replace(X=X, y=y)
+        if measure_axis is None:
+            setting = setting._replace(measure=measured)
         axes = None if layout.chunk == 1 else Setting(0, data_axis, data_axis, 0, 0, measure_axis, 0)
         results = training_program(
             part.dynamic,
@@ -277,7 +261,7 @@ def _program(members, shared, static, measure, loss, options, layout):
             return jax.tree.map(lambda leaf: leaf[None], results)
         return final, diverged_at, *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), rows)
 
-    def share(members: _Members, shared: _Shared):
+    def share(members: _Members, shared: tuple[Any, Any, Any]):
         chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, layout.chunk, *leaf.shape[1:]), members)
         results = jax.lax.map(lambda part: chunk(part, shared), chunks)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)

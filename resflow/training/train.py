@@ -85,7 +85,7 @@ class TrainingOptions:
             as_number("batch_size", self.batch_size, allowed, lambda size: 1 <= size < math.inf, whole=True)
         as_number("log_every", self.log_every, "must be at least 1", lambda every: 1 <= every < math.inf, whole=True)
 
-    def check_samples(self, n: int) -> None:
+    def check_batch(self, n: int) -> None:
         """Check that n samples are enough for a batch.
 
         Raises:
@@ -159,18 +159,20 @@ def train(
     loss = as_loss(loss)
     X, y = checked_samples(X, y, loss)
     check_predictions(model, X, y, loss)
-    options.check_samples(len(y))
+    options.check_batch(len(y))
     dynamic, rest = eqx.partition(model, trainable(model))
     frozen, static = eqx.partition(rest, eqx.is_array)
     measured, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
     rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
     setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, measured, jnp.asarray(True))
     # The program is given the learning rate as a value: one compilation serves all.
-    options = replace(options, learning_rate=1.0)
+    options, report = replace(options, learning_rate=1.0), _advance if progress else None
     with tqdm(total=options.steps, unit="step", disable=not progress) as bar:
         _progress_bars.append(bar)
         try:
-            final, diverged_at, reached, history = _program(dynamic, setting, static, measure, loss, options, progress)
+            final, diverged_at, reached, history = _program(
+                dynamic, setting, static=static, measure=measure, loss=loss, options=options, report=report
+            )
             jax.block_until_ready(final)
         finally:
             _progress_bars.pop()
@@ -196,12 +198,7 @@ def precision_of(dynamic: Any) -> Any:
     return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
 
-@eqx.filter_jit
-def _program(dynamic, setting, static, measure, loss, options, progress):
-    report = _advance if progress else None
-    return training_program(dynamic, setting, static=static, measure=measure, loss=loss, options=options, report=report)
-
-
+_program = eqx.filter_jit(training_program)
 _progress_bars: list[tqdm] = []
 
 
