@@ -38,11 +38,10 @@ def analyze_model(
 ) -> StationarityReport:
     """Whether ‖∇F‖ ≤ ε and λ_min(∇²F) ≥ −sqrt(μ₂ε) in all parameters of a model, and whether F exceeds F_lin.
 
-    For deep networks and models without a skip connection, of which `analyze_point` cannot speak. The verdicts are the
-    same. They rest on the bracket of `smallest_hessian_eigenvalue`: one that straddles the threshold leaves the point
-    `inconclusive`. Of up to 1,024 parameters, or `steps`, the bracket is as tight as rounding allows. Of more its lower
-    end is what an iteration from a random start can claim, and may leave a minimum `inconclusive`; that a point is a
-    saddle it can always show. The explanation says which. Always in float64: model and data are cast.
+    The verdicts are those of `analyze`. They rest on the bracket of `smallest_hessian_eigenvalue`, which of up to 1,024
+    parameters, or `steps`, is as tight as rounding allows. Of more its lower end is what an iteration from a random
+    start can claim, and may leave a minimum `inconclusive`; that a point is a saddle it can always show. The
+    explanation says which. Always in float64: model and data are cast.
 
     Args:
         objective: F(model, *data) → scalar, twice differentiable by JAX; hashable.
@@ -50,8 +49,7 @@ def analyze_model(
         data: What the objective takes besides the model, e.g. X and y.
         fit: The linear predictor to compare with, of `fit_linear_predictor` on the same data and loss.
         epsilon: ε ≥ 0, in the units of the gradient; 0 means to working precision.
-        mu2: Lipschitz constant μ₂ of the Hessian. Where none is known the default makes the threshold −sqrt(ε), in the
-            units of the Hessian.
+        mu2: Lipschitz constant μ₂ of the Hessian, as in `analyze`.
         block: Which parameters to take gradient and Hessian in, all others held fixed; by default all.
         options: Of `smallest_hessian_eigenvalue`: `key`, `steps`, `max_restarts`, `tolerance`.
 

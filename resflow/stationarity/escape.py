@@ -58,9 +58,6 @@ def escape(point: Point, *, saddle: SmallestEigenvalue | None = None) -> Escape:
         point: A residual unit's point, of any number of outputs.
         saddle: The direction, of `smallest_eigenvalue` at this point; computed if None.
 
-    Returns:
-        The point after the step, and the numbers it rests on.
-
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 2: at w = 0 above the linear predictor this curvature is negative.
     """

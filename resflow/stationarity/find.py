@@ -47,12 +47,12 @@ class SearchOptions:
         kernel_tolerance: A start is stuck where ‖∇²F ∇F‖ ≤ kernel_tolerance × ‖∇²F‖ ‖∇F‖ and ‖∇F‖ is not small.
         index_tolerance: Eigenvalues above −index_tolerance × the largest modulus do not count as negative.
         merge: Which converged points become one. "point": those within merge_tolerance in parameters. "spectrum":
-            those whose objective and Hessian spectrum agree to merge_tolerance, so that images under an orthogonal
-            symmetry (hidden units exchanged, signs flipped) and a continuum of equal curvature count once; points
-            that agree by accident do too. "none": nothing. Either way chains of neighbours become one point.
+            those whose objective and Hessian spectrum agree to it, so that images under an orthogonal symmetry (hidden
+            units exchanged, signs flipped) and a continuum of equal curvature count once, as do points that agree by
+            accident. "none": nothing. Chains of neighbours become one point.
         merge_tolerance: Relative to the typical size of what is compared.
-        chunk_size: Starts advanced in lockstep under vmap. On a CPU 1 was 4 to 7 times faster than 8 to 512 (small
-            matrices gain nothing from batching, and every chunk waits for its slowest start); try 4096 on a GPU.
+        chunk_size: Starts advanced in lockstep under vmap, each of which waits for the slowest. On a CPU 1 is fastest;
+            try 4096 on a GPU.
         workers: Threads; by default one for every core, and one alone where JAX computes on an accelerator.
 
     Raises:
@@ -175,9 +175,6 @@ def find_stationary_points(
             whole Hessian in the searched parameters.
         options: Fields of `SearchOptions` with other values than their defaults, e.g. max_steps=100.
 
-    Returns:
-        The distinct stationary points and the fate of every start.
-
     Raises:
         InvalidInputError: If the starts' arrays disagree about S, there are none, or the data is not finite.
 
@@ -228,11 +225,12 @@ def find_stationary_points(
 
 def _check_starts(moving: Any) -> None:
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(moving)]
-    if not shapes or any(len(shape) == 0 for shape in shapes) or len({shape[0] for shape in shapes}) != 1:
+    lengths = {shape[:1] for shape in shapes}
+    if len(lengths) != 1 or () in lengths:
         raise InvalidInputError(
             f"the trainable arrays of the starts have shapes {shapes}, but must share a leading axis, one entry a start"
         )
-    if shapes[0][0] == 0:
+    if lengths == {(0,)}:
         raise InvalidInputError("there are 0 starts, but there must be at least 1")
 
 

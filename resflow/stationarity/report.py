@@ -126,9 +126,8 @@ def stationarity_verdict(
 ) -> StationarityReport:
     """The verdict of `analyze` on any model, from evidence that came from elsewhere.
 
-    For models of which the theory has nothing to say, or without an exact spectrum: no skip connection, deep networks,
-    the whole Hessian in (W, V, θ). That the interval holds the smallest eigenvalue, and not just some eigenvalue, as
-    [λ − residual, λ + residual] of an eigenpair does, is the caller's word.
+    That the interval holds the smallest eigenvalue, and not just some eigenvalue, as [λ − residual, λ + residual] of an
+    eigenpair does, is the caller's word.
 
     Args:
         objective: The objective at the point.
@@ -136,8 +135,7 @@ def stationarity_verdict(
         grad_norm: Norm of the objective's gradient.
         lambda_interval: Lower and upper bound on the Hessian's smallest eigenvalue.
         epsilon: ε ≥ 0.
-        mu2: Lipschitz constant of the Hessian. Where none is known 1 is as good as any other number: the threshold is
-            then −sqrt(ε), in the units of the Hessian.
+        mu2: Lipschitz constant of the Hessian; where none is known 1 is as good as any other number.
         gap_error: How far the gap may be off.
         grad_error: How far grad_norm may be off by rounding.
         lambda_min_error: How far the interval may be off by rounding.

@@ -151,9 +151,6 @@ def solve(
         max_steps: Iterations after which the run ends without having converged.
         radius: First radius of the trust region, relative to the size of W and V.
 
-    Returns:
-        The point reached, whether it is what was asked for, and the path.
-
     Raises:
         InvalidInputError: If an option is out of range, or the fit is of other data or another loss.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -25,13 +26,10 @@ def random_starts(model: Any, count: int, *, key: PRNGKeyArray, scales: tuple[fl
     w = 0 with a large V are among them, and starts with everything large.
 
     Args:
-        model: Any pytree; its trainable arrays give shapes and precision.
-        count: S ≥ 1.
+        model: Any pytree; its trainable arrays give shapes and precision, and get a leading axis.
+        count: Length of that axis, at least 1.
         key: Random key.
         scales: Smallest and largest standard deviation.
-
-    Returns:
-        The model with a leading axis of length S on every trainable array.
 
     Raises:
         InvalidInputError: If count is below 1 or the scales are not positive and ascending.
@@ -78,14 +76,12 @@ def descent_starts(
     count = len(jax.tree.leaves(moving)[0])
     steps = jax.random.randint(key, (count,), 0, max_steps + 1)
 
-    def descend(share: Any) -> Any:
-        return _descend(objective, share[0], fixed, data, share[1], learning_rate)
-
+    descend = partial(_descend, objective, fixed, data, learning_rate)
     return eqx.combine(in_threads(descend, (moving, steps)), fixed)
 
 
 @eqx.filter_jit
-def _descend(objective, moving, fixed, data, steps, learning_rate):
+def _descend(objective, fixed, data, learning_rate, starts):
     adam = optax.adam(learning_rate)
     gradient = jax.grad(lambda point: objective(eqx.combine(point, fixed), *data))
 
@@ -98,4 +94,4 @@ def _descend(objective, moving, fixed, data, steps, learning_rate):
         point, count = arguments
         return jax.lax.fori_loop(0, count, update, (point, adam.init(point)))[0]
 
-    return jax.lax.map(run, (moving, steps))
+    return jax.lax.map(run, starts)

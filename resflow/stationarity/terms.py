@@ -190,12 +190,8 @@ def verdict_codes(
     an eigenvalue's being above the threshold have to hold by more than the errors.
     """
     linear_converged = jnp.asarray(linear_converged).astype(bool)
-    finite = (
-        jnp.isfinite(linear_predictor_gap)
-        & jnp.isfinite(grad_norm)
-        & ~jnp.isnan(lambda_min_lower)
-        & ~jnp.isnan(lambda_min_upper)
-    )
+    finite = jnp.isfinite(linear_predictor_gap) & jnp.isfinite(grad_norm)
+    finite &= ~jnp.isnan(lambda_min_lower) & ~jnp.isnan(lambda_min_upper)
     allowed = -1.0 if strict else 1.0
     stationary = grad_norm + grad_error <= epsilon if strict else grad_norm <= epsilon + grad_error
     not_stationary = grad_norm > epsilon + grad_error
