@@ -23,6 +23,7 @@ __all__ = [
     "ModelPoint",
     "Point",
     "analyse_point",
+    "check_point",
     "check_predictions",
     "checked_samples",
     "in_default_precision",
@@ -207,6 +208,17 @@ class ModelPoint(eqx.Module):
     def objective(self) -> Float[Array, ""]:
         """F = mean ℓ(p_i; y_i)."""
         return jnp.mean(self.loss.value(self.predictions, self.y))
+
+
+def check_point(point: Any, *, of_unit: bool = False) -> None:
+    """Check that what was given as a point is one, and of a residual unit if it must be.
+
+    Raises:
+        InvalidInputError: If it is not.
+    """
+    if not isinstance(point, Point if of_unit else Point | ModelPoint):
+        needed = "the Point of a residual unit" if of_unit else "a Point of arrays, or Point.of a model"
+        raise InvalidInputError(f"point is a {type(point).__name__}, but must be {needed}")
 
 
 def point_of_unit(unit: ResidualUnit, X: Any, y: Any, loss: str | Loss) -> Point:

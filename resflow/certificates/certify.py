@@ -15,7 +15,7 @@ from resflow.floating import all_finite, nan_unless
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.models.deep_network import DeepResidualNetwork
-from resflow.point import ModelPoint, Point
+from resflow.point import ModelPoint, Point, check_point
 
 __all__ = ["ModelCertificate", "certify"]
 
@@ -59,12 +59,9 @@ def certify(
     References:
         Shamir 2018 (arXiv:1804.06739); Yun 2019 (arXiv:1907.03922) for depth.
     """
+    check_point(point)
     if isinstance(point, Point):
         return certify_point(point, fit, ridge_W=ridge_W, ridge_V=ridge_V)
-    if not isinstance(point, ModelPoint):
-        raise InvalidInputError(
-            f"point is a {type(point).__name__}, but must be a Point: of arrays, or Point.of a model"
-        )
     if ridge_W or ridge_V:
         raise InvalidInputError(
             f"ridge_W={ridge_W} and ridge_V={ridge_V} are for residual units, but the point is of a "

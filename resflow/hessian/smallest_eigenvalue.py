@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from resflow.errors import InvalidInputError
 from resflow.hessian.bracket import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.hessian.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
 from resflow.objectives import MeanLoss
-from resflow.point import ModelPoint, Point
+from resflow.point import ModelPoint, Point, check_point
 
 __all__ = ["smallest_eigenvalue"]
 
@@ -31,8 +30,7 @@ def smallest_eigenvalue(point: Point | ModelPoint, **options: Any) -> SmallestEi
     Raises:
         InvalidInputError: If an option is out of range.
     """
+    check_point(point)
     if isinstance(point, Point):
         return smallest_partial_eigenvalue(point, **options)
-    if not isinstance(point, ModelPoint):
-        raise InvalidInputError(f"point is a {type(point).__name__}, but must be a Point, or Point.of a model")
     return smallest_hessian_eigenvalue(MeanLoss(point.loss), point.model, point.X, point.y, **options)

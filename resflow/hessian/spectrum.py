@@ -11,12 +11,11 @@ from jaxtyping import Float
 
 from resflow.arrays import Array
 from resflow.certificates.gap import check_ridge
-from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.lanczos import hessian_eigenvalues
 from resflow.hessian.partial_hessian import PartialHessian, partial_hessian, reduced_matrix
 from resflow.objectives import MeanLoss
-from resflow.point import ModelPoint, Point, analyse_point
+from resflow.point import ModelPoint, Point, analyse_point, check_point
 
 __all__ = ["Spectrum", "partial_spectrum", "spectrum"]
 
@@ -50,10 +49,9 @@ def spectrum(point: Point | ModelPoint, **options: Any) -> Spectrum:
     Raises:
         InvalidInputError: If an option is out of range, or the model has too many parameters for a whole matrix.
     """
+    check_point(point)
     if isinstance(point, Point):
         return partial_spectrum(point, **options)
-    if not isinstance(point, ModelPoint):
-        raise InvalidInputError(f"point is a {type(point).__name__}, but must be a Point, or Point.of a model")
     eigenvalues = hessian_eigenvalues(MeanLoss(point.loss), point.model, point.X, point.y, **options)
     return Spectrum(eigenvalues, len(eigenvalues), 0)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from resflow.errors import InvalidInputError
 from resflow.linear.predictor import LinearFit
 from resflow.objectives import MeanLoss
-from resflow.point import ModelPoint, Point
+from resflow.point import ModelPoint, Point, check_point
 from resflow.stationarity.any_model import analyze_model
 from resflow.stationarity.report import StationarityReport, analyze_point
 
@@ -57,9 +56,8 @@ def analyze(
         Shamir 2018 (arXiv:1804.06739), Definition 1 (ε-SOPSP), Theorem 3, Corollary 1 and, for ridge, section 4;
         Kawaguchi 2018 (arXiv:1810.09038) for several outputs.
     """
+    check_point(point)
     if isinstance(point, Point):
         return analyze_point(point, fit, epsilon=epsilon, mu2=mu2, **options)
-    if not isinstance(point, ModelPoint):
-        raise InvalidInputError(f"point is a {type(point).__name__}, but must be a Point, or Point.of a model")
     objective, mu2 = MeanLoss(point.loss), 1.0 if mu2 is None else mu2
     return analyze_model(objective, point.model, point.X, point.y, fit=fit, epsilon=epsilon, mu2=mu2, **options)

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from resflow.arrays import Array, analyse
-from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless, norm
 from resflow.hessian.bracket import SmallestEigenvalue, smallest_partial_eigenvalue
-from resflow.point import Point
+from resflow.point import Point, check_point
 from resflow.stationarity._trust_region import mean_decrease
 
 __all__ = ["Escape", "escape"]
@@ -61,8 +60,7 @@ def escape(point: Point, *, saddle: SmallestEigenvalue | None = None) -> Escape:
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 2: at w = 0 above the linear predictor this curvature is negative.
     """
-    if not isinstance(point, Point):
-        raise InvalidInputError(f"point is a {type(point).__name__}, but must be the Point of a residual unit")
+    check_point(point, of_unit=True)
     saddle = smallest_partial_eigenvalue(point) if saddle is None else saddle
     W, V, *numbers = analyse(_line_search, point, *saddle.direction)
     return Escape(point.at(W, V), *numbers)

@@ -22,7 +22,7 @@ from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss
 from resflow.models.residual_unit import ResidualUnit, trainable
-from resflow.point import Point
+from resflow.point import Point, check_point
 from resflow.stationarity._trust_region import decrease, reduced_model, trust_region_step
 from resflow.status import Status
 
@@ -158,8 +158,7 @@ def solve(
         Shamir 2018 (arXiv:1804.06739), Theorem 3 and Corollary 1; Conn, Gould and Toint, Trust-Region Methods,
         2000, section 7.3, for the subproblem.
     """
-    if not isinstance(point, Point):
-        raise InvalidInputError(f"point is a {type(point).__name__}, but must be the Point of a residual unit")
+    check_point(point, of_unit=True)
     return _solve(point, fit, _Options(epsilon, hessian_lipschitz, max_steps, radius).checked())
 
 
