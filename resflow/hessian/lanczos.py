@@ -37,12 +37,11 @@ _DOUBT = 1e-6
 class HessianEigenvalue(NamedTuple):
     """λ_min of a symmetric operator between two bounds, with the evidence for it.
 
-    lambda_min_lower ≤ λ_min ≤ lambda_min_upper, up to `rounding`. The upper end holds whatever was done. So does the
-    lower one where the whole matrix was formed (`certain`). After an iteration it holds with probability at least
-    1 − 1e-6 over the random start, whatever the operator; it may then lie far below, and say no more than that nothing
-    is known. The residual alone says that some eigenvalue lies within it of λ, and nothing of λ_min. Where the bracket
-    straddles the threshold of a verdict, the verdict is inconclusive. Where anything that the operator was made of is
-    not finite, all numbers are NaN.
+    lambda_min_lower ≤ λ_min ≤ lambda_min_upper, up to `rounding`: the upper end always, the lower one where the whole
+    matrix was formed (`certain`), and after an iteration with probability at least 1 − 1e-6 over the random start,
+    whatever the operator. It may then lie far below, where nothing more is known. The residual alone says that some
+    eigenvalue lies within it of λ, and nothing of λ_min. Where anything that the operator was made of is not finite,
+    all numbers are NaN.
 
     Attributes:
         lambda_min: λ, the Rayleigh quotient of the direction.
@@ -82,12 +81,11 @@ def smallest_hessian_eigenvalue(
 ) -> HessianEigenvalue:
     """λ_min(∇²F) in all trainable parameters of a model, or in some, with its bracket, residual and direction.
 
-    Of D ≤ 1,024 parameters the whole Hessian is formed, by D products with vectors, and all its eigenvalues are found.
-    Of more it is a Lanczos iteration with full re-orthogonalisation, restarted from the best vector until the residual
-    meets the tolerance and λ has settled. An eigenvalue apart from the others is found to many digits, with a lower
-    end as close. Where many are close to λ_min, as near a minimum, or where it is tiny beside the largest, no such
-    iteration can tell how far below there may be others, and the lower end says so. For a residual unit's Hessian in
-    (w, V) `smallest_partial_eigenvalue` does not have this limit.
+    Of D ≤ 1,024 parameters the whole Hessian is formed, by D products with vectors. Of more it is a Lanczos iteration
+    with full re-orthogonalisation, restarted from the best vector until the residual meets the tolerance and λ has
+    settled. It finds an eigenvalue apart from the others to many digits, with a lower end as close. Where many are
+    close to λ_min, as near a minimum, or it is tiny beside the largest, the lower end lies far below. For a residual
+    unit's Hessian in (w, V) `smallest_partial_eigenvalue` does not have this limit.
 
     In the precision of the model's arrays. Works under jit and vmap.
 
@@ -161,10 +159,7 @@ def smallest_operator_eigenvalue(
     Args:
         product: v ↦ Hv, from (D,) to (D,), symmetric and linear.
         like: Any vector of the operator's length and precision.
-        key: Random key of the first vector.
-        steps: Length of the Lanczos iteration between restarts; from D on the whole matrix is formed.
-        max_restarts: How often it may start again from the best vector so far.
-        tolerance: Largest residual relative to the largest modulus of an eigenvalue.
+        key: Random key of the first vector; all other options are those of `smallest_hessian_eigenvalue`.
 
     Raises:
         InvalidInputError: If steps, max_restarts or tolerance is out of range, or the vector has no entries.
@@ -209,7 +204,7 @@ def smallest_operator_eigenvalue(
 
 
 class _Found(NamedTuple):
-    """What either way found, in units of the scale."""
+    """What either way found, in units of the scale, and the products with H that it took."""
 
     x: jax.Array
     value: jax.Array
@@ -226,50 +221,46 @@ def _quotient(product, x) -> tuple[jax.Array, jax.Array]:
     return value, jnp.linalg.norm(image - value * x)
 
 
+def _whole_matrix(product, like) -> jax.Array:
+    rows = jax.lax.map(product, jnp.eye(like.size, dtype=like.dtype), batch_size=min(like.size, _PRODUCTS))
+    return 0.5 * (rows + rows.T)
+
+
 def _of_whole_matrix(product, like) -> _Found:
-    D = like.size
-    rows = jax.lax.map(product, jnp.eye(D, dtype=like.dtype), batch_size=min(D, _PRODUCTS))
-    finite = all_finite(rows)
+    matrix = _whole_matrix(product, like)
+    finite = all_finite(matrix)
     # LAPACK must not be given what is not finite.
-    eigenvalues, vectors = jnp.linalg.eigh(jnp.where(finite, 0.5 * (rows + rows.T), 0.0))
-    eigenvalues = jnp.where(finite, eigenvalues, jnp.nan)
+    eigenvalues, vectors = jnp.linalg.eigh(jnp.where(finite, matrix, 0.0))
+    eigenvalues = nan_unless(finite, eigenvalues)
     x = vectors[:, 0]
     value, residual = _quotient(product, x)
     largest = jnp.maximum(jnp.abs(eigenvalues[0]), jnp.abs(eigenvalues[-1]))
-    return _Found(x, value, eigenvalues[0], residual, largest, jnp.asarray(D + 1))
+    return _Found(x, value, eigenvalues[0], residual, largest, jnp.asarray(like.size + 1))
 
 
 def _iterate(product, start, steps: int, max_restarts: int, tolerance) -> _Found:
     eps = jnp.finfo(start.dtype).eps
 
-    def restart(state: _State) -> _State:
-        x, largest, lower = _lowest_ritz_vector(product, state.x, steps)
+    def restart(state: tuple[_Found, Any]) -> tuple[_Found, Any]:
+        before, _ = state
+        first = before.products == 0
+        x, largest, lower = _lowest_ritz_vector(product, before.x, steps)
         value, residual = _quotient(product, x)
-        largest = jnp.maximum(jnp.maximum(state.largest, largest), jnp.abs(value))
+        largest = jnp.maximum(jnp.maximum(before.largest, largest), jnp.abs(value))
         # A first vector that is nearly all kernel may pass for one of λ = 0; the next pass tells.
-        settled = (state.passes > 0) & (state.value - value <= jnp.maximum(residual, _ROUNDINGS * eps * jnp.abs(value)))
+        settled = ~first & (before.value - value <= jnp.maximum(residual, _ROUNDINGS * eps * jnp.abs(value)))
         converged = settled & (residual <= tolerance * largest)
         # Only the first start is random, and says something of what the iteration has not seen.
-        lower = jnp.where(state.passes == 0, lower, state.lower)
-        return _State(x, value, lower, residual, largest, converged, state.passes + 1)
+        lower = jnp.where(first, lower, before.lower)
+        return _Found(x, value, lower, residual, largest, before.products + steps + 1), converged
 
-    def unfinished(state: _State):
-        return ~state.converged & jnp.isfinite(state.value) & (state.passes <= max_restarts)
+    def unfinished(state: tuple[_Found, Any]):
+        found, converged = state
+        return ~converged & jnp.isfinite(found.value) & (found.products <= max_restarts * (steps + 1))
 
     zero = jnp.zeros((), start.dtype)
-    begin = _State(start, zero, zero, zero, zero, jnp.asarray(False), jnp.zeros((), int))
-    end = jax.lax.while_loop(unfinished, restart, begin)
-    return _Found(end.x, end.value, end.lower, end.residual, end.largest, (steps + 1) * end.passes)
-
-
-class _State(NamedTuple):
-    x: jax.Array
-    value: jax.Array
-    lower: jax.Array
-    residual: jax.Array
-    largest: jax.Array
-    converged: jax.Array
-    passes: jax.Array
+    begin = _Found(start, zero, zero, zero, zero, jnp.zeros((), int)), jnp.asarray(False)
+    return jax.lax.while_loop(unfinished, restart, begin)[0]
 
 
 @eqx.filter_jit
@@ -295,9 +286,9 @@ def _all_of_hessian(objective, moving, fixed, data) -> jax.Array:
     flat, unravel = ravel_pytree(moving)
     gradient = jax.grad(lambda x: objective(eqx.combine(unravel(x), fixed), *data))
     _, product = jax.linearize(gradient, flat)
-    rows = jax.lax.map(product, jnp.eye(flat.size, dtype=flat.dtype), batch_size=min(flat.size, _PRODUCTS))
-    finite = all_finite(flat, fixed, data, rows)
-    return nan_unless(finite, jnp.linalg.eigvalsh(jnp.where(finite, 0.5 * (rows + rows.T), 0.0)))
+    matrix = _whole_matrix(product, flat)
+    finite = all_finite(flat, fixed, data, matrix)
+    return nan_unless(finite, jnp.linalg.eigvalsh(jnp.where(finite, matrix, 0.0)))
 
 
 def _lowest_ritz_vector(product, start, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
