@@ -298,9 +298,7 @@ def _improve(form: _Form, factor, state: _Bracket, *, rtol):
     closed = _is_closed(state.shift, state.upper, rtol)
     steps = jnp.where(closed, 1, form.lanczos_steps)  # one is inverse iteration: a last polish
 
-    def solve(b):
-        half = jax.lax.linalg.triangular_solve(factor, b[:, None], left_side=True, lower=True)
-        return jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[:, 0]
+    solve = partial(jax.scipy.linalg.cho_solve, (factor, True))
 
     def improve(_, current):
         estimate, _, start, *_ = current
