@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-__all__ = ["all_finite", "nan_unless", "norm", "product", "ratio", "spectral_norm"]
+__all__ = ["all_finite", "hypot", "lower_root", "nan_unless", "norm", "product", "ratio", "spectral_norm"]
 
 
 def all_finite(*trees: Any) -> jax.Array:
@@ -77,3 +77,16 @@ def product(*factors: Any) -> jax.Array:
     for factor in factors[1:]:
         result, zero = result * factor, zero | (factor == 0)
     return jnp.where(zero, 0.0, result)
+
+
+def lower_root(h: Any, t: Any) -> jax.Array:
+    """(h − sqrt(h² + 4t²))/2, the smaller eigenvalue of [[h, t], [t, 0]], without cancellation."""
+    larger = 0.5 * (jnp.abs(h) + hypot(h, 2.0 * t))
+    return jnp.where(h >= 0, -t * ratio(t, larger), -larger)
+
+
+def hypot(a: Any, b: Any) -> jax.Array:
+    """sqrt(a² + b²) without overflow; `jnp.hypot` minds infinities too and takes ten times as long to compile."""
+    a, b = jnp.abs(a), jnp.abs(b)
+    larger = jnp.maximum(a, b)
+    return larger * jnp.sqrt(1.0 + ratio(jnp.minimum(a, b), larger) ** 2)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from resflow.arrays import Array, as_number, is_traced
 from resflow.certificates.gap import check_ridge
-from resflow.floating import all_finite, nan_unless, norm, ratio
+from resflow.floating import all_finite, hypot, lower_root, nan_unless, norm, ratio
 from resflow.hessian.partial_hessian import PartialHessian, hessian_vector_product, partial_hessian
 from resflow.parallel import blas_on_one_thread
 from resflow.point import Point, analyse_point
@@ -101,7 +101,7 @@ def _smallest(point: Point, ridge_W, ridge_V, rtol) -> tuple:
 def _evidence(bracket: _Bracket, A, B, product_W, product_V, shape, ridge_W, ridge_V, rtol) -> tuple:
     value, lower = bracket.upper + ridge_V, bracket.lower + ridge_V
     error_W, error_V = product_W + (ridge_W - value) * A, product_V + (ridge_V - value) * B
-    residual = _hypot(norm(error_W), norm(error_V))
+    residual = hypot(norm(error_W), norm(error_V))
     eps = jnp.finfo(value.dtype).eps
     rounding = bracket.rounding + 4.0 * eps * (jnp.abs(ridge_W) + jnp.abs(ridge_V))
     converged = bracket.converged
@@ -157,8 +157,8 @@ class _Form(NamedTuple):
         along = ratio(self.gamma, self.gamma[0])[:, None] * self.project(x)
         size = jnp.linalg.norm(along)
         t = self.gamma[0] * size
-        value = _lower_root(h, t)
-        length = _hypot(value, t)
+        value = lower_root(h, t)
+        length = hypot(value, t)
         u = jnp.where(size > 0, ratio(along, size), self.u)
         return value, ratio(value, length) * x, jnp.where(length > 0, ratio(t, length), 1.0) * u
 
@@ -228,10 +228,10 @@ def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
     form = _Form(K, gamma, has_u, Q, u)
 
     # K's part from the samples is positive semidefinite, so that only δ and R can pull below zero.
-    lower = _lower_root(jnp.minimum(delta, 0.0), gamma[0])
+    lower = lower_root(jnp.minimum(delta, 0.0), gamma[0])
     if has_u:
         x, upper = jnp.zeros(order, dtype), jnp.zeros((), dtype)
-        estimate = _lower_root(jnp.maximum(in_A @ size / (m * d) + delta, 0.0), gamma[0])
+        estimate = lower_root(jnp.maximum(in_A @ size / (m * d) + delta, 0.0), gamma[0])
         shift = lower * (1.0 + 1.0 / 16.0)
     else:
         x = jnp.zeros(order, dtype).at[jnp.argmin(jnp.diagonal(K))].set(1.0)
@@ -353,16 +353,3 @@ def _lanczos(operator, start, steps, size: int):
 
 def _is_closed(lower, upper, rtol):
     return upper - lower <= rtol * jnp.maximum(jnp.abs(lower), jnp.abs(upper))
-
-
-def _lower_root(h, t):
-    """(h − sqrt(h² + 4t²))/2, the smaller eigenvalue of [[h, t], [t, 0]], without cancellation."""
-    larger = 0.5 * (jnp.abs(h) + _hypot(h, 2.0 * t))
-    return jnp.where(h >= 0, -t * ratio(t, larger), -larger)
-
-
-def _hypot(a, b):
-    """sqrt(a² + b²) without overflow; `jnp.hypot` minds infinities too and takes ten times as long to compile."""
-    a, b = jnp.abs(a), jnp.abs(b)
-    larger = jnp.maximum(a, b)
-    return larger * jnp.sqrt(1.0 + ratio(jnp.minimum(a, b), larger) ** 2)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from resflow.arrays import Array
 from resflow.certificates.gap import check_ridge
-from resflow.floating import all_finite, nan_unless
+from resflow.floating import all_finite, lower_root, nan_unless
 from resflow.hessian.lanczos import hessian_eigenvalues
 from resflow.hessian.partial_hessian import PartialHessian, partial_hessian, reduced_matrix
 from resflow.objectives import MeanLoss
@@ -119,10 +119,7 @@ def _reduced_eigenvalues(hessian: PartialHessian, shift) -> jax.Array:
 
 
 def _pairs_at_zero(hessian: PartialHessian, shift, *, k: int) -> jax.Array:
-    """At w = 0: a pair for each eigenvalue of the (a, a) block, the smaller without cancellation; zeros between."""
+    """At w = 0: a pair for each eigenvalue of the (a, a) block, and zeros."""
     d, gamma = hessian.Q.shape[0], hessian.gamma[0]
     h = jnp.linalg.eigvalsh(hessian.K[:d, :d]) + shift
-    larger = 0.5 * (jnp.abs(h) + jnp.hypot(h, 2.0 * gamma))
-    smaller = gamma * (gamma / jnp.where(larger > 0, larger, 1.0))
-    below, above = jnp.where(h >= 0, -smaller, -larger), jnp.where(h >= 0, larger, smaller)
-    return jnp.sort(jnp.concatenate([below, jnp.zeros(k - 1, h.dtype), above]))
+    return jnp.sort(jnp.concatenate([lower_root(h, gamma), jnp.zeros(k - 1, h.dtype), -lower_root(-h, gamma)]))
