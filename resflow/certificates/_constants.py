@@ -87,8 +87,7 @@ def _sums(point: Point, radius):
     mu0 = jnp.sum(slope * j_norm)
     mu1 = jnp.sum(curvature * j_norm**2 + slope * f_norm)
     mu2 = jnp.sum(curvature_lipschitz * j_norm**3 + 3.0 * curvature * j_norm * f_norm)
-    finite = all_finite(x_norm, f_norm, slope, point.y)
-    return mu0, mu1, mu2, jnp.where(finite, 0.0, jnp.nan).astype(x_norm.dtype)
+    return mu0, mu1, mu2, nan_unless(all_finite(x_norm, f_norm, slope, point.y), jnp.zeros((), x_norm.dtype))
 
 
 def check_curvature_constants(loss: Loss) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.point import Point, analyse_point, sum_over_samples
 
-__all__ = ["GapCertificate", "Ridge", "certify_point", "check_ridge", "gap_certificate", "linear_rows"]
+__all__ = ["GapCertificate", "Ridge", "certify_point", "check_ridge", "gap_certificate"]
 
 
 class Ridge(NamedTuple):
@@ -120,36 +120,24 @@ def gap_certificate(
     point: Point, linear_W: Float[Array, "*m d"], linear_objective: float | Float[Array, ""], ridge: Ridge | None = None
 ) -> GapCertificate:
     """`certify_point` against the linear predictor `linear_W` of that mean loss, unchecked and in JAX."""
-    ridge, linear_W = Ridge() if ridge is None else ridge, linear_rows(linear_W)
+    ridge, linear_W = Ridge() if ridge is None else ridge, jnp.atleast_2d(linear_W)
     sums = sum_over_samples(_sums, point, linear_W)
     return _assemble(point.rows, point.V, linear_W, linear_objective, sums, point.X.shape[0], ridge)
 
 
-def linear_rows(linear_W: Any) -> Float[Array, "m d"]:
-    """A linear predictor's weights with an axis of outputs, also for one."""
-    return jnp.atleast_2d(linear_W)
-
-
-class _Sums(NamedTuple):
-    value: jax.Array
-    certificate: jax.Array
-    along_a: jax.Array  # of ℓ'_i a_iᵀ, (m, d)
-    along_f: jax.Array  # of ℓ'_i f_iᵀ, (m, k)
-    sound: jax.Array  # 0 if predictions and slopes are finite
-
-
-def _sums(point: Point, linear_W) -> _Sums:
+def _sums(point: Point, linear_W) -> tuple[jax.Array, ...]:
+    """Of ℓ_i, of the certificate, of ℓ'_i a_iᵀ and of ℓ'_i f_iᵀ; and 0 if predictions and slopes are finite."""
     loss, a = point.row_loss, point.inner
     p = a @ point.rows.T
     slope = loss.derivative(p, point.y)
     # Its mean is ⟨G, ∇F⟩ wherever W has full row rank, and bounds the gap, by convexity alone, anywhere.
     certificate = jnp.sum(slope * (p - point.X @ linear_W.T))
-    sound = jnp.where(all_finite(p, slope), 0.0, jnp.nan).astype(p.dtype)
-    return _Sums(jnp.sum(loss.value(p, point.y)), certificate, slope.T @ a, slope.T @ point.features, sound)
+    sound = nan_unless(all_finite(p, slope), jnp.zeros((), p.dtype))
+    return jnp.sum(loss.value(p, point.y)), certificate, slope.T @ a, slope.T @ point.features, sound
 
 
 @jax.jit
-def _assemble(W, V, linear_W, linear_objective, sums: _Sums, n, ridge: Ridge) -> GapCertificate:
+def _assemble(W, V, linear_W, linear_objective, sums, n, ridge: Ridge) -> GapCertificate:
     objective, certificate, grad_W, R, sound = (total / n for total in sums)
     finite = all_finite(sound, objective, linear_W, linear_objective, objective - linear_objective)
     m, d = W.shape
