@@ -147,7 +147,7 @@ def deep_gap_certificate(
         smallest_representation_curvature=smallest_curvature,
         representation_rank=rank,
         kernel_dimension=kernel_dimension,
-        kernel_share_of_w=jnp.where(exists, length / jnp.where(w_norm > 0, w_norm, 1.0), 0.0),
+        kernel_share_of_w=jnp.where(exists, ratio(length, w_norm), 0.0),
         partial_grad_norm=grad_norm,
         objective=objective,
         w_norm=w_norm,

@@ -151,8 +151,7 @@ def theorem3_bound(
     check_at_least_zero("linear_norm", linear_norm)
     if curvature_tolerance is not None:
         check_at_least_zero("curvature_tolerance", curvature_tolerance)
-        return analyse(theorem3_terms, epsilon, linear_norm, *constants, curvature_tolerance)
-    return analyse(theorem3_terms, epsilon, linear_norm, *constants)
+    return analyse(theorem3_terms, epsilon, linear_norm, *constants, curvature_tolerance)
 
 
 def implied_epsilon(
@@ -205,7 +204,7 @@ def _theorem2(V, linear_w, linear_objective, sums, n) -> Theorem2Bound:
     root = ratio(g_norm, jnp.sqrt(larger))
     left = grad_norm + V_norm * root * jnp.sqrt(curvature_ww - lambda_min)
     gap = objective - linear_objective
-    right = jnp.where(linear_norm > 0, gap / jnp.where(linear_norm > 0, linear_norm, 1.0), 0.0)
+    right = ratio(gap, linear_norm)
     terms = Theorem2Bound(
         left=left,
         right=right,
@@ -235,8 +234,9 @@ def theorem3_terms(
     """`theorem3_bound`, unchecked."""
     if curvature_tolerance is None:
         curvature_tolerance = jnp.sqrt(mu2) * jnp.sqrt(epsilon)
+    numbers = (epsilon, linear_norm, mu0, mu1, mu2, radius, curvature_tolerance)
     epsilon, linear_norm, mu0, mu1, mu2, radius, tolerance = jnp.broadcast_arrays(
-        *map(_floating, (epsilon, linear_norm, mu0, mu1, mu2, radius, curvature_tolerance))
+        *(jnp.asarray(number, jnp.result_type(number, float)) for number in numbers)
     )
 
     def far(delta):
@@ -279,11 +279,7 @@ def theorem3_terms(
 @jax.jit
 def _implied_epsilon(grad_norm, lambda_min, mu2):
     below = jnp.maximum(-lambda_min, 0.0)
-    from_curvature = jnp.where(mu2 > 0, below * (below / jnp.where(mu2 > 0, mu2, 1.0)), jnp.inf)
+    from_curvature = jnp.where(mu2 > 0, below * ratio(below, mu2), jnp.inf)
     from_curvature = jnp.maximum(from_curvature, jnp.finfo(jnp.result_type(from_curvature)).tiny)
     smallest = jnp.maximum(grad_norm, jnp.where(below > 0, from_curvature, 0.0))
     return jnp.where(jnp.isnan(grad_norm + lambda_min + mu2), jnp.nan, smallest)
-
-
-def _floating(value):
-    return jnp.asarray(value, jnp.result_type(value, float))
