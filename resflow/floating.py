@@ -8,7 +8,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-__all__ = ["all_finite", "hypot", "lower_root", "nan_unless", "norm", "product", "ratio", "spectral_norm"]
+__all__ = [
+    "all_finite",
+    "hypot",
+    "lower_root",
+    "nan_unless",
+    "norm",
+    "product",
+    "ratio",
+    "singular_vectors",
+    "spectral_norm",
+]
 
 
 def all_finite(*trees: Any) -> jax.Array:
@@ -64,6 +74,23 @@ def spectral_norm(V: Any) -> jax.Array:
     """The largest singular value of a matrix, NaN where it is not finite, which LAPACK must not be given."""
     finite = all_finite(V)
     return jnp.where(finite, jnp.linalg.norm(jnp.where(finite, V, 0.0), 2), jnp.nan)
+
+
+def singular_vectors(R: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U, γ and Z of R = U diag(γ) Zᵀ, shape (m, k): all m left singular vectors, zeros for those without a right one.
+
+    Of R = 0 with one row Z is the first unit vector. Where R is not finite, γ is NaN.
+    """
+    m, k = R.shape
+    if m == 1:
+        gamma = norm(R)
+        z = jnp.where(gamma > 0, ratio(R[0], gamma), jnp.zeros(k, R.dtype).at[0].set(1.0))
+        return jnp.ones((1, 1), R.dtype), gamma[None], z[:, None]
+    finite = all_finite(R)
+    # LAPACK must not be given what is not finite.
+    U, gamma, Zt = jnp.linalg.svd(jnp.where(finite, R, 0.0), full_matrices=m > k)
+    missing = max(m - k, 0)
+    return U, jnp.pad(nan_unless(finite, gamma), (0, missing)), jnp.pad(Zt[:m].T, ((0, 0), (0, missing)))
 
 
 def ratio(numerator: Any, denominator: Any) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from resflow.arrays import Array, as_number
-from resflow.floating import all_finite, nan_unless, norm, product, ratio, spectral_norm
+from resflow.floating import all_finite, nan_unless, norm, product, ratio, singular_vectors, spectral_norm
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.point import Point, analyse_point, sum_over_samples
@@ -141,7 +141,7 @@ def _assemble(W, V, linear_W, linear_objective, sums, n, ridge: Ridge) -> GapCer
     objective, certificate, grad_W, R, sound = (total / n for total in sums)
     finite = all_finite(sound, objective, linear_W, linear_objective, objective - linear_objective)
     m, d = W.shape
-    left, singular = _left_singular(W, finite)
+    left, singular, _ = singular_vectors(W)
     positive = singular > max(m, d) * jnp.finfo(W.dtype).eps * singular[0] if m > 1 else singular > 0
     smallest = jnp.min(jnp.where(positive, singular, jnp.inf))
     full_rank = jnp.sum(positive) == m
@@ -190,21 +190,12 @@ def _assemble(W, V, linear_W, linear_objective, sums, n, ridge: Ridge) -> GapCer
         regularized_objective=objective + ridge_value,
         regularized_gap=objective + ridge_value - (linear_objective + linear_ridge),
         regularized_certificate=certificate + ridge_value - linear_ridge,
-        smallest_singular_value=singular[-1] if m <= d else jnp.zeros((), W.dtype),
+        smallest_singular_value=singular[-1],
         W_rank=jnp.sum(positive),
         w_norm=w_norm,
         V_norm=V_norm,
     )
     return nan_unless(finite, terms)
-
-
-def _left_singular(W, finite) -> tuple[jax.Array, jax.Array]:
-    """W's left singular vectors as columns, and its singular values."""
-    if W.shape[0] == 1:
-        return jnp.ones((1, 1), W.dtype), norm(W)[None]
-    # LAPACK must not be given what is not finite.
-    left, singular, _ = jnp.linalg.svd(jnp.where(finite, W, 0.0), full_matrices=False)
-    return left, singular
 
 
 def _bound_over_w(gradient, along_w, along_V, *, w_norm):

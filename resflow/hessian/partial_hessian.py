@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from resflow.floating import all_finite, norm, ratio, spectral_norm
+from resflow.floating import all_finite, norm, singular_vectors, spectral_norm
 from resflow.point import Point, sum_over_samples
 
 __all__ = ["PartialHessian", "hessian_vector_product", "partial_hessian", "reduced_matrix"]
@@ -50,11 +50,6 @@ class PartialHessian(NamedTuple):
         """Whether all of it is: what is not on K's diagonal, or overflows beside it, is not in its entries either."""
         return all_finite(jnp.diagonal(self.K), self.gamma, self.W_norm)
 
-    @property
-    def free(self) -> int:
-        """d − q, the length of the u_j: how many directions of V's columns W does not see."""
-        return self.Q.shape[0] - self.Q.shape[1]
-
     def direction(self, x: Any, u: Any) -> tuple[jax.Array, jax.Array]:
         """The direction (A, B) in (W, V) of x = (A, C) by rows and u, shape (m, d)."""
         m, (d, q) = self.gamma.shape[0], self.Q.shape
@@ -64,8 +59,11 @@ class PartialHessian(NamedTuple):
 
 def partial_hessian(point: Point) -> PartialHessian:
     """Accumulate `PartialHessian` over the samples of a point, in chunks where they are many."""
-    Q, WQ, W_norm = _row_basis(jnp.asarray(point.rows))
-    return _assemble(Q, W_norm, point.X.shape[0], sum_over_samples(_hessian_sums, point, WQ))
+    W = jnp.asarray(point.rows)
+    U, singular, right = singular_vectors(W)
+    q = min(W.shape)
+    sums = sum_over_samples(_hessian_sums, point, (U * singular)[:, :q])
+    return _assemble(right[:, :q], singular[0], point.X.shape[0], sums)
 
 
 def hessian_vector_product(
@@ -96,21 +94,6 @@ def reduced_matrix(hessian: PartialHessian, shift: Any = 0.0) -> tuple[jax.Array
     coupling = coupling.reshape(rows * d, rows * (d - q))
     matrix = matrix.at[: rows * d, order:].set(coupling).at[order:, : rows * d].set(coupling.T)
     return matrix, N
-
-
-def _row_basis(W: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Q, WQ and ‖W‖; Q is w/‖w‖ for one output, scaled as ‖w‖² may underflow, and the first unit vector at w = 0."""
-    if W.shape[0] > 1:
-        finite = all_finite(W)
-        # LAPACK must not be given what is not finite.
-        U, singular, Vt = jnp.linalg.svd(jnp.where(finite, W, 0.0), full_matrices=False)
-        return Vt.T, jnp.where(finite, U * singular, jnp.nan), jnp.where(finite, singular[0], jnp.nan)
-    w = W[0]
-    largest = jnp.max(jnp.abs(w))
-    scaled = jnp.where(largest > 0, w / jnp.where(largest > 0, largest, 1.0), jnp.zeros_like(w).at[0].set(1.0))
-    length = jnp.linalg.norm(scaled)
-    w_norm = largest * length
-    return (scaled / length)[:, None], w_norm[None, None], w_norm
 
 
 def _hessian_sums(point: Point, WQ):
@@ -176,7 +159,7 @@ def _product_sums(point: Point, A, inner):
 def _assemble(Q, W_norm, n, sums) -> PartialHessian:
     gram, K_scale, R, R_scale = (total / n for total in sums)
     (m, k), (d, q) = R.shape, Q.shape
-    U, gamma, Z = _singular(R)
+    U, gamma, Z = singular_vectors(R)
     if m > 1:  # A's rows turned to R's left singular vectors
         in_A = m * d
         rows = jnp.einsum("ij,iaN->jaN", U, gram[:in_A].reshape(m, d, -1)).reshape(in_A, -1)
@@ -188,20 +171,6 @@ def _assemble(Q, W_norm, n, sums) -> PartialHessian:
     coupling = jnp.einsum("ab,jl->jabl", Q, U.T @ R).reshape(m * d, q * k)
     K = gram.at[: m * d, m * d :].add(coupling).at[m * d :, : m * d].add(coupling.T)
     return PartialHessian(K, K_scale, gamma, U, Z, spectral_norm(R_scale) if m > 1 else norm(R_scale), Q, W_norm)
-
-
-def _singular(R: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """U, γ and Z with R = U diag(γ) Zᵀ: all m left singular vectors, zeros for those without a right one."""
-    m, k = R.shape
-    if m == 1:
-        gamma = norm(R)
-        z = jnp.where(gamma > 0, ratio(R[0], gamma), jnp.zeros(k, R.dtype).at[0].set(1.0))
-        return jnp.ones((1, 1), R.dtype), gamma[None], z[:, None]
-    finite = all_finite(R)
-    U, gamma, Zt = jnp.linalg.svd(jnp.where(finite, R, 0.0), full_matrices=m > k)
-    gamma = jnp.where(finite, gamma, jnp.nan)
-    missing = max(m - k, 0)
-    return U, jnp.pad(gamma, (0, missing)), jnp.pad(Zt[:m].T, ((0, 0), (0, missing)))
 
 
 def _complement(Q: jax.Array) -> jax.Array:
