@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logsumexp, softmax
 
 from resflow.arrays import as_number
 from resflow.errors import InvalidInputError, nearest
@@ -96,14 +96,8 @@ class Squared(Loss):
 
     name: ClassVar[str] = "squared"
     outputs: ClassVar[Outputs] = "any"
-
-    @property
-    def curvature(self) -> float:
-        return 1.0
-
-    @property
-    def curvature_lipschitz(self) -> float:
-        return 0.0
+    curvature: ClassVar[float] = 1.0
+    curvature_lipschitz: ClassVar[float] = 0.0
 
     def value(self, p: Any, y: Any) -> Any:
         square = 0.5 * (p - y) ** 2
@@ -135,18 +129,9 @@ class Logistic(Loss):
 
     name: ClassVar[str] = "logistic"
     labels: ClassVar[Labels] = "binary"
-
-    @property
-    def lipschitz(self) -> float:
-        return 1.0
-
-    @property
-    def curvature(self) -> float:
-        return 0.25
-
-    @property
-    def curvature_lipschitz(self) -> float:
-        return 1.0 / (6.0 * math.sqrt(3.0))
+    lipschitz: ClassVar[float] = 1.0
+    curvature: ClassVar[float] = 0.25
+    curvature_lipschitz: ClassVar[float] = 1.0 / (6.0 * math.sqrt(3.0))
 
     def value(self, p: Any, y: Any) -> Any:
         return _softplus(-y * p)
@@ -173,24 +158,16 @@ class PseudoHuber(Loss):
     """
 
     name: ClassVar[str] = "pseudo_huber"
+    curvature: ClassVar[float] = 1.0
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        delta = as_number(
-            "delta",
-            self.delta,
-            "must be a positive finite number, in the units of y",
-            lambda delta: 0 < delta < math.inf,
-        )
-        object.__setattr__(self, "delta", delta)
+        allowed = "must be a positive finite number, in the units of y"
+        object.__setattr__(self, "delta", as_number("delta", self.delta, allowed, lambda delta: 0 < delta < math.inf))
 
     @property
     def lipschitz(self) -> float:
         return self.delta
-
-    @property
-    def curvature(self) -> float:
-        return 1.0
 
     @property
     def curvature_lipschitz(self) -> float:
@@ -225,18 +202,9 @@ class Softmax(Loss):
     labels: ClassVar[Labels] = "classes"
     outputs: ClassVar[Outputs] = "several"
     shift_invariant: ClassVar[bool] = True
-
-    @property
-    def lipschitz(self) -> float:
-        return math.sqrt(2.0)
-
-    @property
-    def curvature(self) -> float:
-        return 0.5
-
-    @property
-    def curvature_lipschitz(self) -> float:
-        return math.sqrt(2.0) / (3.0 * math.sqrt(3.0))
+    lipschitz: ClassVar[float] = math.sqrt(2.0)
+    curvature: ClassVar[float] = 0.5
+    curvature_lipschitz: ClassVar[float] = math.sqrt(2.0) / (3.0 * math.sqrt(3.0))
 
     def value(self, p: Any, y: Any) -> Any:
         # Relative to p_y: nothing cancels, and a loss of 1e-300 keeps its digits.
@@ -322,10 +290,7 @@ def _pick(p: Any, y: Any) -> Any:
 
 
 def _softmax(p: Any) -> Any:
-    if isinstance(p, jax.Array):
-        return jax.nn.softmax(p, axis=1)
-    exponential = np.exp(p - p.max(axis=1, keepdims=True))
-    return exponential / exponential.sum(axis=1, keepdims=True)
+    return jax.nn.softmax(p, axis=1) if isinstance(p, jax.Array) else softmax(p, axis=1)
 
 
 def _softplus(x: Any) -> Any:
