@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from resflow.errors import InvalidInputError
+from resflow.errors import InvalidInputError, shown
 
 __all__ = [
     "LARGEST",
@@ -36,7 +36,6 @@ Array: TypeAlias = np.ndarray | jax.Array
 
 SMALLEST, LARGEST = 1e-60, 1e60
 """Between these a size may lie, if it is not 0: products of a few such numbers neither overflow nor underflow."""
-
 
 _MOST_WHOLE = 2.0**53
 
@@ -144,8 +143,8 @@ def as_number(
             as_float = math.nan
         if holds(as_float) and not (whole and not (abs(as_float) < _MOST_WHOLE and as_float == math.floor(as_float))):
             return int(number) if whole else as_float
-    shown = reprlib.repr(value) if not real or isinstance(value, int) else f"{as_float}"
-    raise InvalidInputError(f"{name}={shown} {allowed}".replace("\n", " "))
+    given = reprlib.repr(value) if not real or isinstance(value, int) else f"{as_float}"
+    raise InvalidInputError(f"{name}={given} {allowed}".replace("\n", " "))
 
 
 def check_size(name: str, size: float, what: str = "its largest value is") -> None:
@@ -187,7 +186,7 @@ def check_samples(X: Any, name: str = "X") -> Array:
 
 
 def _real_numbers(name: str, values: Any) -> np.ndarray:
-    """A NumPy array of dtype bool, integer, or float of at most 64 bits."""
+    """A NumPy array of dtype bool, integer, float of at most 64 bits, or complex, which is refused later."""
     if isinstance(values, np.ma.MaskedArray):
         raise InvalidInputError(
             f"{name} is a masked array, whose hidden entries would count: pass {name}.filled(...), or drop those rows"
@@ -202,12 +201,8 @@ def _real_numbers(name: str, values: Any) -> np.ndarray:
             f"{name} is a {type(values).__name__} that does not read as an array of real numbers: {reason}"
         ) from error
     kind = array.dtype.kind
-    if kind in "biu" or (kind == "f" and array.dtype.itemsize <= 8):
+    if kind in "biuc" or (kind == "f" and array.dtype.itemsize <= 8):
         return array
-    if kind == "c":
-        raise InvalidInputError(
-            f"{name} has complex numbers ({array.dtype}), but must hold real ones: take their parts"
-        )
     if kind == "f" or jnp.issubdtype(array.dtype, jnp.floating):
         return _as_float64(name, array)
     if kind == "O":
@@ -220,11 +215,12 @@ def _real_numbers(name: str, values: Any) -> np.ndarray:
 def _check_entries(name: str, values: Any, array: np.ndarray) -> None:
     for place, entry in np.ndenumerate(array):
         if not isinstance(entry, numbers.Real):
+            what = "a missing value" if entry is None or str(entry) in ("<NA>", "NaT") else shown(entry)
             where = f" at {list(place)}" if place else ""
             if array.ndim == 2 and hasattr(values, "columns"):
                 where = f" in row {place[0]}, column {str(values.columns[place[1]])!r}"
             raise InvalidInputError(
-                f"{name} has {_shown(entry)}{where}, but must hold real numbers: code text as numbers, fill in what is "
+                f"{name} has {what}{where}, but must hold real numbers: code text as numbers, fill in what is "
                 "missing, or drop that row or column"
             )
 
@@ -247,9 +243,3 @@ def _check_finite(name: str, array: Array) -> None:
         raise InvalidInputError(
             f"{name} has a value that is not finite, the first in {where} (counted from 0): fill it in or drop that row"
         )
-
-
-def _shown(entry: Any) -> str:
-    return (
-        "a missing value" if entry is None or str(entry) in ("<NA>", "NaT") else reprlib.repr(entry).replace("\n", " ")
-    )

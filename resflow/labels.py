@@ -55,8 +55,7 @@ def as_labels(y: Any, loss: Loss, *, n: int | None = None, m: int | None = None)
     if is_traced(y):
         return _coded(y, loss)
     plain = np.asarray(y)
-    if not np.isfinite(plain).all():
-        count = np.count_nonzero(~np.isfinite(plain))
+    if count := np.count_nonzero(~np.isfinite(plain)):
         raise InvalidInputError(f"y has {count} labels that are not finite: remove those samples")
     if loss.labels == "real":
         check_size("y", largest(plain))
@@ -133,10 +132,10 @@ def one_hot(y: Real[Any, "n"], m: int) -> Float[Any, "n m"]:
     """
     m = as_number("m", m, f"must be from 1 to {_MOST_CLASSES}", lambda m: 1 <= m <= _MOST_CLASSES, whole=True)
     y = as_array("y", y, 1)
-    if not is_traced(y) and y.size and not np.isin(y, np.arange(m)).all():
+    wrong = np.setdiff1d([] if is_traced(y) else y, np.arange(m))
+    if wrong.size:
         raise InvalidInputError(
-            f"y has the label {np.asarray(y)[~np.isin(y, np.arange(m))][0]:g}, but with m={m} classes must be whole "
-            f"numbers from 0 to {m - 1}"
+            f"y has the label {wrong[0]:g}, but with m={m} classes must be whole numbers from 0 to {m - 1}"
         )
     xp = jnp if isinstance(y, jax.Array) else np
     return (y[:, None] == xp.arange(m)).astype(jnp.result_type(float) if xp is jnp else np.float64)
