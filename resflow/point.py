@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any
@@ -68,10 +68,7 @@ class Point(eqx.Module):
         """A point of arrays, lists, data frames or tensors; features may come from any framework.
 
         Args:
-            W: Output weights, shape (d,) or (m, d).
-            V: Mixing matrix, shape (d, k).
-            features: f_θ(x_i) as rows, shape (n, k).
-            X: Samples as rows, shape (n, d).
+            W, V, features, X: As the attributes.
             y: Labels: −1 and +1, 0 and 1 or truth values for the logistic loss; whole numbers 0, ..., m − 1 or one-hot
                 rows for softmax; numbers, or rows of m, for the squared loss.
             loss: A loss or its name.
@@ -164,7 +161,7 @@ class Point(eqx.Module):
     @property
     def gradient(self) -> tuple[Float[Array, "*m d"], Float[Array, "d k"]]:
         """∇F = (mean ℓ'_i (x_i + V f_i)ᵀ, Wᵀ mean ℓ'_i f_iᵀ) in (W, V), θ held fixed."""
-        slopes = self.slopes if self.W.ndim == 2 else self.slopes[:, None]
+        slopes = self.slopes.reshape(-1, self.outputs)
         R = slopes.T @ self.features / len(self.X)
         along_a = slopes.T @ self.X / len(self.X) + R @ self.V.T
         return along_a.reshape(self.W.shape), self.rows.T @ R
@@ -231,14 +228,14 @@ def point_of_unit(unit: ResidualUnit, X: Any, y: Any, loss: str | Loss) -> Point
     return Point(W, V, features, X, y, loss)
 
 
-def checked_samples(X: Any, y: Any, loss: Loss, *, m: int | None = None) -> tuple[Array, Array]:
+def checked_samples(X: Any, y: Any, loss: Loss) -> tuple[Array, Array]:
     """Samples and labels that fit each other and the loss.
 
     Raises:
         InvalidInputError: If they are no finite numbers, do not fit together or do not suit the loss.
     """
     X = check_samples(X)
-    return X, as_labels(y, loss, n=X.shape[0], m=m)
+    return X, as_labels(y, loss, n=X.shape[0])
 
 
 def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:
@@ -343,7 +340,8 @@ def sum_over_samples(function: Callable[..., Any], point: Point, *arguments: Any
             rows = n  # every device has its own part, which slices across all samples would move about
         return _sum_on_device(function, point, arguments, rows=rows)
     total = None
-    for part in _read_chunks(point, rows):
+    for start in range(0, n, rows):
+        part = point.part(*(jnp.asarray(array[start : start + rows], dtype=point.W.dtype) for array in samples))
         chunk = _sum_on_device(function, part, arguments, rows=rows)
         total = chunk if total is None else jax.tree.map(jnp.add, total, chunk)
     return total
@@ -352,12 +350,6 @@ def sum_over_samples(function: Callable[..., Any], point: Point, *arguments: Any
 def _rows_in_chunk(point: Point) -> int:
     (d, k), m = point.V.shape, point.outputs
     return max(256, _CHUNK_ENTRIES // (m * d + min(m, d) * k))
-
-
-def _read_chunks(point: Point, rows: int) -> Iterator[Point]:
-    for start in range(0, point.X.shape[0], rows):
-        samples = point.features, point.X, point.y
-        yield point.part(*(jnp.asarray(array[start : start + rows], dtype=point.W.dtype) for array in samples))
 
 
 def _explicit_mesh(leaves: list[Any]) -> Any:
