@@ -1,18 +1,16 @@
-"""Objectives of a whole model, as functions that JAX compiles once: a mean loss, and one with a ridge term."""
+"""The objective of a whole model, as a function that JAX compiles once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from resflow.losses import Loss, as_loss
 
-__all__ = ["MeanLoss", "RidgeLoss"]
+__all__ = ["MeanLoss"]
 
 
 @dataclass(frozen=True)
@@ -30,22 +28,3 @@ class MeanLoss:
 
     def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> Float[Array, ""]:
         return jnp.mean(as_loss(self.loss).value(model(X), y))
-
-
-@dataclass(frozen=True)
-class RidgeLoss:
-    """F + (ridge/2) ‖weights‖²: with it the theory's guarantee is gone.
-
-    Attributes:
-        loss: ℓ, or its name, in F = mean_i ℓ(model(X)_i; y_i).
-        ridge: Strength, in units of the mean loss per squared unit of the weights.
-        weights: Which of the model's arrays, a function at module level: of a model to a pytree, e.g. (w, V).
-    """
-
-    loss: str | Loss
-    ridge: float
-    weights: Callable[[Any], Any]
-
-    def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> Float[Array, ""]:
-        squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(self.weights(model))]
-        return MeanLoss(self.loss)(model, X, y) + 0.5 * self.ridge * sum(squares)
