@@ -23,8 +23,7 @@ _SMALLEST_SHARE = 32
 def in_threads(program: Callable[[Any], Any], entries: Any, *, workers: int | None = None) -> Any:
     """program(entries), computed in equal shares of the leading axis by several threads.
 
-    XLA runs a loop over small matrices on one core; two of them side by side took 0.60 of the time of one on two
-    cores, as much as two host devices gained, which would have to be asked for before JAX starts.
+    XLA runs a loop over small matrices on one core. Several host devices would have to be asked for before JAX starts.
 
     Args:
         program: A compiled function of entries to a pytree of arrays with the same leading axis, each entry of which
@@ -61,10 +60,8 @@ def blas_on_one_thread() -> Iterator[None]:
     """Within, BLAS and LAPACK compute on the thread that calls them; afterwards as before.
 
     XLA has threads of its own for products, but leaves factorisations to SciPy's OpenBLAS, whose threads wait for
-    more work by turning in a loop, and so take the cores that XLA's next product needs. On two cores, factorisations
-    and products in turn took 0.7 to 0.95 of the time with the former on one thread, at orders 356 to 1,296.
-
-    Of several threads within at the same time the first decides for all.
+    more work by turning in a loop, and so take the cores that XLA's next product needs. Of several threads within at
+    the same time the first decides for all.
     """
     with _blas_controller().limit(limits=1, user_api="blas"):
         yield

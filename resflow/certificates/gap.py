@@ -85,15 +85,8 @@ def certify_point(point: Point, fit: LinearFit, *, ridge_W: float = 0.0, ridge_V
     With ∇_W F = mean ℓ'_i (x_i + V f_i)ᵀ and ∇_V F = Wᵀ mean ℓ'_i f_iᵀ the certificate mean ⟨ℓ'_i, p_i − W*x_i⟩ is
     ⟨G, ∇F⟩ + mean ⟨ℓ'_i, (I − WW⁺)W*V f_i⟩.
 
-    Args:
-        point: The point.
-        fit: The linear predictor W* to compare with, of `fit_linear_predictor` on the same X, y and loss. For
-            `regularized_gap` to be that to the best regularised one, fit it with ridge=ridge_W.
-        ridge_W: Coefficient of ½‖W‖_F² in the objective, per mean loss.
-        ridge_V: Coefficient of ½‖V‖_F².
-
-    Raises:
-        InvalidInputError: If the fit is of another loss, other data or not finished, or a coefficient is negative.
+    Arguments and errors are those of `certify`. For `regularized_gap` to be that to the best regularised linear
+    predictor, fit it with ridge=ridge_W.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 1 and its proof, its appendix for several outputs of full row rank, and
@@ -199,15 +192,9 @@ def _assemble(W, V, linear_W, linear_objective, sums, n, ridge: Ridge) -> GapCer
 
 
 def _bound_over_w(gradient, along_w, along_V, *, w_norm):
-    """sqrt(Σ_i r_i² + s²/‖w‖²) · sqrt(a² + (‖w‖b)²), multiplied out.
+    """sqrt(Σ_i r_i² + s²/‖w‖²) · sqrt(a² + (‖w‖b)²), multiplied out; gradient is (a, b), along_w the r_i, along_V s.
 
     As the product of two factors it would be 0 where ‖w‖b underflows, below the gap that s b bounds.
-
-    Args:
-        gradient: a and b.
-        along_w: The r_i.
-        along_V: s.
-        w_norm: ‖w‖.
     """
     a, b = gradient
     terms = [product(r, factor) for r in along_w for factor in (a, w_norm * b)]

@@ -39,12 +39,11 @@ class Spectrum(NamedTuple):
 def spectrum(point: Point | ModelPoint, **options: Any) -> Spectrum:
     """All eigenvalues of ∇²F at a point.
 
-    Of a residual unit those in (W, V), θ held fixed, by `partial_spectrum`, with its options `ridge_W` and `ridge_V`.
-    Of any other model those in all D parameters, or in a `block` of them, from D products with vectors.
-
     Args:
         point: Of `Point` or `Point.of`.
-        options: See above.
+        options: Of a residual unit `ridge_W` and `ridge_V`, as in `partial_spectrum`: the eigenvalues are those in
+            (W, V), θ held fixed. Of any other model `block`, as in `hessian_eigenvalues`: those in all parameters, or
+            in a block of them.
 
     Raises:
         InvalidInputError: If an option is out of range, or the model has too many parameters for a whole matrix.
