@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import Any
 
 from resflow.errors import InvalidInputError, nearest, shown
@@ -64,70 +65,34 @@ def _at_least(least: int) -> Callable[[str, Any], None]:
     return _number(f"at least {least}", lambda value: value >= least)
 
 
-def _name(check: Callable[[str], None]) -> Callable[[str, Any], None]:
-    """A check of a name, by the library's own function."""
+def _name(path: str) -> Callable[[str, Any], None]:
+    """A check of a name by the library's function "module:function", which is imported when it is first needed."""
 
-    def run(name: str, value: Any) -> None:
+    def check(name: str, value: Any) -> None:
         if not isinstance(value, str) or len(value) > 1000:
             raise InvalidInputError(f"{name}={shown(value)} must be a name of at most 1000 characters")
-        check(value)
+        resolve_name(path)(value)
 
-    return run
-
-
-def _check_loss(value: str) -> None:
-    from resflow.losses import as_loss
-
-    as_loss(value)
+    return check
 
 
-def _check_dataset(value: str) -> None:
-    from resflow.data.catalog import check_dataset_name
-
-    check_dataset_name(value)
-
-
-def _check_activation(value: str) -> None:
-    from resflow.models.feature_maps import check_activation
-
-    check_activation(value)
-
-
-def _check_architecture(value: str) -> None:
-    from resflow.models.architectures import check_architecture
-
-    check_architecture(value)
-
-
-_POSITIVE = _number("a positive finite number", lambda value: value > 0)
-_NOT_NEGATIVE = _number("zero or a positive finite number", lambda value: value >= 0)
-_FRACTION = _number("between 0 and 1, both excluded", lambda value: 0 < value < 1)
+_COUNTS = (
+    "width", "depth", "blocks", "inner", "batch_size", "log_every", "seeds", "epochs", "parts", "counts", "shortest",
+    "longest",
+)  # fmt: skip
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "width": _at_least(1),
-    "depth": _at_least(1),
-    "blocks": _at_least(1),
-    "inner": _at_least(1),
-    "steps": _at_least(0),
-    "batch_size": _at_least(1),
-    "log_every": _at_least(1),
-    "seed": _at_least(0),
-    "seeds": _at_least(1),
-    "epochs": _at_least(1),
-    "parts": _at_least(1),
-    "counts": _at_least(1),
-    "shortest": _at_least(1),
-    "longest": _at_least(1),
-    "radius": _POSITIVE,
-    "learning_rate": _POSITIVE,
-    "max_norm": _POSITIVE,
-    "ridge": _NOT_NEGATIVE,
-    "test_fraction": _FRACTION,
-    "delta": _FRACTION,
-    "loss": _name(_check_loss),
-    "dataset": _name(_check_dataset),
-    "activation": _name(_check_activation),
-    "architecture": _name(_check_architecture),
+    **dict.fromkeys(_COUNTS, _at_least(1)),
+    **dict.fromkeys(("steps", "seed"), _at_least(0)),
+    **dict.fromkeys(
+        ("radius", "learning_rate", "max_norm"), _number("a positive finite number", lambda value: value > 0)
+    ),
+    **dict.fromkeys(("test_fraction", "delta"), _number("between 0 and 1, both excluded", lambda value: 0 < value < 1)),
+    "ridge": _number("zero or a positive finite number", lambda value: value >= 0),
+    "loss": _name("resflow.losses:as_loss"),
+    "dataset": _name("resflow.data.catalog:check_dataset_name"),
+    "activation": _name("resflow.models.feature_maps:check_activation"),
+    "architecture": _name("resflow.models.architectures:check_architecture"),
     "population": check_population,
 }
 """What a parameter of that name must satisfy; None passes, where the declared type allows it."""
