@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import jax
@@ -39,9 +40,7 @@ def population_points(
         InvalidInputError: If there is no point, or one names a parameter that may not differ between members.
     """
     if population is None:
-        population = [{}]
-        for name, values in axes.items():
-            population = [{**point, name: value} for point in population for value in values]
+        population = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     check_population("population", population)
     shared = {name: defaults[name] for name in VARYING}
     return [shared | dict(point) for point in population]
@@ -153,38 +152,31 @@ class _MemberRuns:
     def record(self, members: Sequence[int], result: PopulationResult, outcomes: pd.DataFrame) -> None:
         """Write the runs of some members, with further values of theirs: numbers become metrics, the rest tags."""
         began = time.perf_counter()
-        for row, member in enumerate(members):
-            self._record(member, result, row, outcomes.iloc[row].to_dict())
+        for row, (member, outcome) in enumerate(zip(members, outcomes.to_dict("records"), strict=True)):
+            point, place = dict(self._points[member]), self._problem.data_sets[member]
+            diverged_at, history = result.diverged_at[row], result.history_of(row)
+            tags = {
+                names.DATA_DIGEST: self._problem.train[place].digest,
+                f"{names.DATA_DIGEST}.test": self._problem.test[place].digest,
+                "diverged_at": str(diverged_at) if diverged_at >= 0 else "never",
+            }
+            if (fingerprint := point.pop(names.FINGERPRINT, None)) is not None:
+                tags[names.FINGERPRINT] = str(fingerprint)
+            tags |= {key: str(value) for key, value in outcome.items() if _is_tag(value)}
+            values = " ".join(f"{name}={value}" for name, value in point.items() if value is not None)
+            record_run(
+                self._run.client,
+                self._experiment_id,
+                name=f"gap {history['linear_predictor_gap'][-1]:+.4f}, {values}",
+                parameters=self._parameters | point,
+                tags=self._tags | tags,
+                history=pd.DataFrame(history),
+                metrics={key: value for key, value in outcome.items() if not _is_tag(value)},
+                inputs=self._inputs[place],
+                since=self._since,
+            )
         self._since = int(time.time() * 1000)
         self.seconds += time.perf_counter() - began
-
-    def _record(self, member: int, result: PopulationResult, row: int, outcome: dict[str, Any]) -> None:
-        point = dict(self._points[member])
-        fingerprint = point.pop(names.FINGERPRINT, None)
-        place = self._problem.data_sets[member]
-        train, test = self._problem.train[place], self._problem.test[place]
-        diverged_at = int(result.diverged_at[row])
-        tags = {key: str(value) for key, value in outcome.items() if _is_tag(value)}
-        tags |= {
-            names.DATA_DIGEST: train.digest,
-            f"{names.DATA_DIGEST}.test": test.digest,
-            "diverged_at": str(diverged_at) if diverged_at >= 0 else "never",
-        }
-        if fingerprint is not None:
-            tags[names.FINGERPRINT] = str(fingerprint)
-        history = result.history_of(row)
-        values = " ".join(f"{name}={point[name]}" for name in point if point[name] is not None)
-        record_run(
-            self._run.client,
-            self._experiment_id,
-            name=f"gap {history['linear_predictor_gap'][-1]:+.4f}, {values}",
-            parameters=self._parameters | point,
-            tags=self._tags | tags,
-            history=pd.DataFrame(history),
-            metrics={key: value for key, value in outcome.items() if not _is_tag(value)},
-            inputs=self._inputs[place],
-            since=self._since,
-        )
 
 
 def _is_tag(value: Any) -> bool:
