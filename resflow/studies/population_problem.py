@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import equinox as eqx
@@ -22,7 +22,7 @@ from resflow.models.residual_unit import ResidualUnit
 from resflow.point import in_default_precision, point_of_unit
 from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms
 
-__all__ = ["PopulationProblem", "population_outcomes", "population_problem"]
+__all__ = ["PopulationProblem", "describe_each", "population_outcomes", "population_problem"]
 
 
 @dataclass(frozen=True)
@@ -86,28 +86,24 @@ def population_problem(
         intercept: Whether to add a constant feature.
         loss: The loss of the linear fits.
     """
-    splits: dict[int, tuple[Dataset, Dataset]] = {}
-    fits: dict[tuple[Any, ...], LinearFit] = {}
-    for member in members:
-        seed = member["seed"]
-        if seed not in splits:
-            train, test = data.split(test_fraction, seed=seed)
-            if standardize:
-                scaling = Standardization.fit(train)
-                train, test = scaling.apply(train), scaling.apply(test)
-            splits[seed] = (train.with_intercept(), test.with_intercept()) if intercept else (train, test)
-        options = {"max_norm": member["max_norm"], "ridge": member["ridge"]}
-        if (key := (seed, *options.values())) not in fits:
-            train = splits[seed][0]
-            fits[key] = fit_linear_predictor(train.X, train.y, loss=loss, **options)
-    train_sets, test_sets = zip(*splits.values(), strict=True)
-    places = {seed: place for place, seed in enumerate(splits)}
-    return PopulationProblem(
-        train_sets,
-        test_sets,
-        np.array([places[member["seed"]] for member in members]),
-        tuple(fits[member["seed"], member["max_norm"], member["ridge"]] for member in members),
-    )
+
+    @cache
+    def split(seed: int) -> tuple[Dataset, Dataset]:
+        parts = data.split(test_fraction, seed=seed)
+        if standardize:
+            scaling = Standardization.fit(parts[0])
+            parts = scaling.apply(parts[0]), scaling.apply(parts[1])
+        return (parts[0].with_intercept(), parts[1].with_intercept()) if intercept else parts
+
+    @cache
+    def linear_fit(seed: int, max_norm: float | None, ridge: float) -> LinearFit:
+        train, _ = split(seed)
+        return fit_linear_predictor(train.X, train.y, loss=loss, max_norm=max_norm, ridge=ridge)
+
+    fits = tuple(linear_fit(member["seed"], member["max_norm"], member["ridge"]) for member in members)
+    seeds = list(dict.fromkeys(member["seed"] for member in members))
+    train, test = zip(*map(split, seeds), strict=True)
+    return PopulationProblem(train, test, np.array([seeds.index(member["seed"]) for member in members]), fits)
 
 
 def population_outcomes(
@@ -144,35 +140,48 @@ def population_outcomes(
         "test_linear_predictor_gap_error": [gap.standard_error for gap in gaps],
     }
     if isinstance(models, ResidualUnit):
-        evidence = [FitEvidence.of(fit) for fit in fits]
-        linear = FitEvidence(*(jnp.asarray(np.stack(column)) for column in zip(*evidence, strict=True)))
-        lambda_min, residual, codes = _verdicts(
-            models, jnp.asarray(problem.X), jnp.asarray(problem.y), jnp.asarray(sets), linear, epsilon, loss
-        )
-        outcomes |= {
-            "lambda_min": np.asarray(lambda_min),
-            "lambda_min_residual": np.asarray(residual),
-            "verdict": [VERDICTS[code] for code in np.asarray(codes)],
-        }
+        linear = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *map(FitEvidence.of, fits))
+        shared = jnp.asarray(problem.X), jnp.asarray(problem.y), epsilon, loss
+        outcomes |= describe_each(_curvature, models, (jnp.asarray(sets), linear), *shared)
     return pd.DataFrame(outcomes, index=pd.Index(members, name="member"))
+
+
+def describe_each(describe: Callable[..., dict[str, Any]], models: Any, own: Any, *shared: Any) -> dict[str, Any]:
+    """`describe(model, own, *shared)` of each of several stacked models, in columns, with verdicts by their names.
+
+    NaN, −1 for whole numbers, and the verdict not_finite where a parameter of the model is not finite.
+
+    Args:
+        describe: A function at module level, in JAX; among what it returns is the code of a `verdict`.
+        models: The models, every array with an axis of length m in front.
+        own: Arrays with such an axis, too, of which it is given one entry each.
+        shared: What is the same for all.
+    """
+    columns = {name: np.asarray(column) for name, column in _described(describe, models, own, shared).items()}
+    return columns | {"verdict": [VERDICTS[code] for code in columns["verdict"]]}
+
+
+@eqx.filter_jit
+def _described(describe, models, own, shared):
+    arrays, static = eqx.partition(models, eqx.is_array)
+
+    def one(member):
+        model = eqx.combine(member[0], static)
+        found, finite = describe(model, member[1], *shared), all_finite(model)
+        # θ that is not finite need not show in the features.
+        verdict = jnp.where(finite, found["verdict"], VERDICTS.index("not_finite"))
+        return nan_unless(finite, found) | {"verdict": verdict}
+
+    # One after another: for matrices this small faster than abreast.
+    return jax.lax.map(one, (arrays, own))
+
+
+def _curvature(unit, own, X, y, epsilon, loss):
+    place, fit = own
+    terms = stationarity_terms(in_default_precision(point_of_unit(unit, X[place], y[place], loss)), fit, epsilon)
+    return {name: getattr(terms, name) for name in ("lambda_min", "lambda_min_residual", "verdict")}
 
 
 @eqx.filter_jit
 def _predictions(models, X, sets):
     return eqx.filter_vmap(lambda model, place: model(X[place]))(models, sets)
-
-
-@eqx.filter_jit
-def _verdicts(models, X, y, sets, linear, epsilon, loss):
-    """λ_min, its residual and the verdict's code; one after another: for matrices this small faster than abreast."""
-    arrays, static = eqx.partition(models, eqx.is_array)
-
-    def one(member):
-        model, place, fit = member
-        model = eqx.combine(model, static)
-        terms = stationarity_terms(in_default_precision(point_of_unit(model, X[place], y[place], loss)), fit, epsilon)
-        finite = all_finite(model)  # θ that is not need not show in the features
-        numbers = nan_unless(finite, (terms.lambda_min, terms.lambda_min_residual))
-        return *numbers, jnp.where(finite, terms.verdict, VERDICTS.index("not_finite"))
-
-    return jax.lax.map(one, (arrays, sets, linear))

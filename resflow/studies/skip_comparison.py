@@ -25,7 +25,8 @@ from resflow.models.architectures import build_model
 from resflow.models.feature_maps import feature_map as named_feature_map
 from resflow.models.residual_unit import ResidualUnit
 from resflow.point import checked_samples, in_default_precision, point_of_unit
-from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms, verdict_codes
+from resflow.stationarity.terms import FitEvidence, stationarity_terms, verdict_codes
+from resflow.studies.population_problem import describe_each
 from resflow.training.measures import GapMeasure
 from resflow.training.population import PopulationResult, train_population
 from resflow.training.train import TrainingOptions, train
@@ -55,11 +56,10 @@ def starting_models(
     seeds: Sequence[int],
     *,
     feature_map: str = "mlp",
-    width: int,
-    depth: int = 1,
     activation: str = "relu",
     init_scale: float = 1.0,
     outputs: int | None = None,
+    **options: Any,
 ) -> Any:
     """The models that training starts from, one a seed, stacked: every array has an axis of length m in front.
 
@@ -69,12 +69,11 @@ def starting_models(
         architecture: A name of `COMPARED`.
         d: Number of inputs.
         seeds: m seeds.
-        feature_map: A name of `resflow.models.feature_maps.FEATURE_MAPS`.
-        width: k, the number of features.
-        depth: Layers of the feature map.
-        activation: A name of `resflow.models.feature_maps.ACTIVATIONS`.
+        feature_map: The name of f_θ, as for `resflow.feature_map`.
+        activation: Its activation.
         init_scale: Scale of the random weights around f_θ.
         outputs: m, e.g. the number of classes; None for one output, without an axis.
+        options: Further arguments of `resflow.feature_map`: width, and depth.
 
     Raises:
         InvalidInputError: If the architecture is not one of `COMPARED`, there are no seeds, or an option is out of
@@ -87,7 +86,7 @@ def starting_models(
 
     def build(seed):
         keys = random_keys(seed)
-        f = named_feature_map(feature_map, d, width=width, depth=depth, activation=activation, key=keys.features)
+        f = named_feature_map(feature_map, d, activation=activation, key=keys.features, **options)
         return build_model(architecture, d, f, key=keys.model, scale=init_scale, outputs=outputs)
 
     return eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
@@ -180,12 +179,12 @@ def training_ends(
     """
     if not epsilon > 0:
         raise InvalidInputError(f"epsilon={epsilon} must be positive: the gradient norm that counts as stationary")
-    X, y = checked_samples(X, y, as_loss(loss))
-    check_baseline(fit, X, y, as_loss(loss), finished=False)
-    linear = FitEvidence(*map(jnp.asarray, FitEvidence.of(fit)))
-    columns = _ends(models, jnp.asarray(X, float), jnp.asarray(y, float), linear, float(epsilon), as_loss(loss))
-    frame = pd.DataFrame({name: np.asarray(column) for name, column in columns.items()})
-    return frame.assign(verdict=[VERDICTS[code] for code in frame["verdict"]]).rename_axis("member")
+    loss = as_loss(loss)
+    X, y = checked_samples(X, y, loss)
+    check_baseline(fit, X, y, loss, finished=False)
+    shared = jnp.asarray(X, float), jnp.asarray(y, float), FitEvidence(*map(jnp.asarray, FitEvidence.of(fit)))
+    describe = _residual_unit_end if isinstance(models, ResidualUnit) else _convex_end
+    return pd.DataFrame(describe_each(describe, models, (), *shared, float(epsilon), loss)).rename_axis("member")
 
 
 def compare_architectures(
@@ -305,26 +304,9 @@ def table_of_ends(ends: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-@eqx.filter_jit
-def _ends(models, X, y, linear, epsilon, loss):
-    arrays, static = eqx.partition(models, eqx.is_array)
-    describe = _residual_unit_end if isinstance(models, ResidualUnit) else _convex_end
-
-    def one(arrays):
-        model = eqx.combine(arrays, static)
-        features = model.features(X)
-        dead = jnp.sum(jnp.all(features == 0.0, axis=0))
-        end = describe(model, features, X, y, linear, epsilon, loss) | {"dead_units": dead}
-        # θ that is not finite need not show in the features.
-        finite = all_finite(arrays)
-        return nan_unless(finite, end) | {"verdict": jnp.where(finite, end["verdict"], VERDICTS.index("not_finite"))}
-
-    # One after another: for matrices this small faster than abreast.
-    return jax.lax.map(one, arrays)
-
-
-def _residual_unit_end(model, features, X, y, linear, epsilon, loss):
-    terms = stationarity_terms(in_default_precision(point_of_unit(model, X, y, loss)), linear, epsilon)
+def _residual_unit_end(unit, _, X, y, linear, epsilon, loss):
+    point = in_default_precision(point_of_unit(unit, X, y, loss))
+    terms = stationarity_terms(point, linear, epsilon)
     return {
         "objective": terms.objective,
         "linear_predictor_gap": terms.linear_predictor_gap,
@@ -333,34 +315,38 @@ def _residual_unit_end(model, features, X, y, linear, epsilon, loss):
         "lambda_lower": terms.lambda_min_lower,
         "gap_allowed": terms.gap_allowed,
         "verdict": terms.verdict,
+        "dead_units": _dead_units(point.features),
     }
 
 
-def _convex_end(model, features, X, y, linear, epsilon, loss):
-    linear_W, linear_objective, suboptimality, converged = linear
-    skips = hasattr(model, "W")
+def _convex_end(model, _, X, y, linear, epsilon, loss):
+    features, skips = model.features(X), hasattr(model, "W")
     inputs = jnp.concatenate([X, features], axis=1) if skips else features
     weights = jnp.concatenate([model.W, model.v], axis=-1) if skips else model.v
-    p, u = inputs @ weights.T, X @ linear_W.T
-    slope, values = loss.derivative(p, y), loss.value(p, y)
-    gradient = slope.T @ inputs / len(y)
-    gap = jnp.mean(values) - linear_objective
+    best = jnp.concatenate([linear.W, jnp.zeros_like(model.v)], axis=-1) if skips else jnp.nan
+    p = inputs @ weights.T
+    slope, value = loss.derivative(p, y), jnp.mean(loss.value(p, y))
+    gap, gradient = value - linear.objective, slope.T @ inputs / len(y)
     unit = _ROUNDINGS * jnp.finfo(X.dtype).eps
     sizes = jnp.linalg.norm(slope.reshape(len(y), -1), axis=1)
     grad_error = unit * jnp.mean(sizes * jnp.linalg.norm(inputs, axis=1))
-    gap_error = suboptimality + unit * (jnp.mean(values) + jnp.abs(linear_objective))
-    best = jnp.concatenate([linear_W, jnp.zeros_like(model.v)], axis=-1) if skips else jnp.nan
-    grad_norm = jnp.linalg.norm(gradient)
-    finite = all_finite(p, gradient, gap)
+    gap_error = linear.suboptimality + unit * (value + jnp.abs(linear.objective))
+    finite, grad_norm = all_finite(p, gradient, gap), jnp.linalg.norm(gradient)
     zero = nan_unless(finite, jnp.zeros(()))
     numbers = {
-        "objective": jnp.mean(values),
+        "objective": value,
         "linear_predictor_gap": gap,
-        "certificate": jnp.sum(slope * (p - u)) / len(y),
+        "certificate": jnp.sum(slope * (p - X @ linear.W.T)) / len(y),
         "partial_grad_norm": grad_norm,
         "lambda_lower": zero,
         "gap_allowed": epsilon * jnp.linalg.norm(weights - best),
     }
-    evidence = gap, gap_error, grad_norm, grad_error, zero, zero, zero, epsilon, jnp.sqrt(epsilon), converged
-    strict = X.dtype != jnp.float64
-    return nan_unless(finite, numbers) | {"verdict": verdict_codes(*evidence, strict=strict)}
+    evidence = gap, gap_error, grad_norm, grad_error, zero, zero, zero, epsilon, jnp.sqrt(epsilon), linear.converged
+    return nan_unless(finite, numbers) | {
+        "verdict": verdict_codes(*evidence, strict=X.dtype != jnp.float64),
+        "dead_units": _dead_units(features),
+    }
+
+
+def _dead_units(features):
+    return jnp.sum(jnp.all(features == 0.0, axis=0))
