@@ -51,12 +51,12 @@ def test_deep_network_is_examined_block_by_block():
         for seed in range(2)
     ]
     fit = resflow.fit_linear_predictor(X, REAL, loss="squared")
-    curvature = curvature_along(models, X, REAL, loss="squared")
-    expected = resflow.spectrum(resflow.Point.of(models[1], jnp.asarray(X), jnp.asarray(REAL), "squared")).eigenvalues
+    points = [resflow.Point.of(model, X, REAL, "squared") for model in models]
+    curvature, expected = curvature_along(points), resflow.spectrum(points[1]).eigenvalues
     np.testing.assert_allclose(curvature["lambda_min"][1], expected[0], atol=1e-12)
-    fits = block_fits(models, X, REAL, loss="squared", max_norm=100.0)
+    fits = block_fits(points, max_norm=100.0)
     np.testing.assert_allclose([row[0].objective for row in fits], fit.objective, rtol=1e-10)
-    found = bounds_at_best_w(models, [row[-1] for row in fits], X, REAL, loss="squared", fit=fit)
+    found = bounds_at_best_w(points, [row[-1] for row in fits], fit)
     np.testing.assert_allclose(found["linear_predictor_gap"], [r[-1].objective - r[0].objective for r in fits])
     np.testing.assert_allclose(found[["block_1", "block_2"]].sum(axis=1), found["gap_certificate"], atol=1e-12)
     assert (found["gap_certificate"] <= found["near_identity_bound"] + 1e-12).all()

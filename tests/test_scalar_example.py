@@ -37,20 +37,20 @@ def test_saddles_far_out_keep_their_gap_while_their_curvature_vanishes():
 def test_minima_on_disc_and_under_ridge_are_those_of_an_independent_solution():
     # To 45 digits by mpmath: sphere-constrained stationarity of F on the circle of radius 2.
     bounded = disc_minima(ScalarExample(), 2.0)
-    np.testing.assert_allclose(bounded.points, [[-1.0756066517, -1.6861406616]], atol=2e-10)
+    np.testing.assert_allclose(bounded[["w", "v"]], [[-1.0756066517, -1.6861406616]], atol=2e-10)
     np.testing.assert_allclose(bounded.value, [0.0343174257], atol=1e-10)
     assert bounded.on_circle.all()
     assert (bounded.multiplier > 0.1).all()
     assert bounded.residual.max() < 100 * EPS  # terms of the gradient reach 4, at an angle known to 4 EPS
     ridged = disc_minima(ScalarExample(ridge=0.25), 10.0)
-    np.testing.assert_allclose(ridged.points, [[0.6596277, 0.32771295], [-0.98280626, -1.60268226]], atol=1e-7)
+    np.testing.assert_allclose(ridged[["w", "v"]], [[0.6596277, 0.32771295], [-0.98280626, -1.60268226]], atol=1e-7)
     np.testing.assert_allclose(ridged.value, [0.07552635, 0.52491385], atol=1e-8)
     assert not ridged.on_circle.any()
 
 
 def test_no_point_of_the_disc_near_a_minimum_is_lower():
     objective, bounded = ScalarExample(), disc_minima(ScalarExample(), 2.0)
-    around = bounded.points[0] + 0.1 * np.random.default_rng(0).standard_normal((2000, 2))
+    around = bounded[["w", "v"]].to_numpy()[0] + 0.1 * np.random.default_rng(0).standard_normal((2000, 2))
     around = around[np.linalg.norm(around, axis=1) <= 2.0]
     assert len(around) > 200
     assert (jax.vmap(objective)(jnp.asarray(around)) >= bounded.value[0]).all()

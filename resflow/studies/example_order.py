@@ -34,7 +34,7 @@ class OrderedSGD(NamedTuple):
         prefix_norm: The largest norm of Σ_{i ≤ t} (g_i − m) over the steps t of each epoch, shape (S, epochs): g_i is
             the gradient of the i-th example visited, m the mean of the previous epoch's gradients (0 in the first).
         models: The models after the last epoch, stacked.
-        last_order: The examples of the last epoch in the order of their visits, shape (S, n).
+        last_order: The examples of the last epoch as they were visited, shape (S, n).
     """
 
     objective: Float[np.ndarray, "S rows"]
@@ -44,11 +44,11 @@ class OrderedSGD(NamedTuple):
 
 
 class _Balance(NamedTuple):
-    """What GraB keeps: two vectors of the parameters' length, and an order that is filled from both ends."""
+    """What GraB keeps."""
 
     signed: jax.Array  # s
     mean: jax.Array  # of the gradients so far in this epoch, divided by n
-    order: jax.Array  # of the next epoch
+    order: jax.Array  # of the next epoch, filled from both ends
     front: jax.Array
     back: jax.Array
 
@@ -59,7 +59,7 @@ def _start_balance(size: int, n: int) -> _Balance:
 
 
 def _balanced(state: _Balance, gradient: jax.Array, example: jax.Array, stale_mean: jax.Array) -> _Balance:
-    """GraB's step: +1 fills the next order from the front, −1 from the back, which reverses these."""
+    """GraB's step, as `balanced_order` says: filling the next order from the back reverses the examples with −1."""
     centred = gradient - stale_mean
     # ‖s + c‖ ≤ ‖s − c‖ without the squares of both, which rounding would compare wrongly near a tie.
     plus = state.signed @ centred <= 0
@@ -90,12 +90,9 @@ def balanced_order(
         Lu 2022 (arXiv:2205.10733).
     """
     gradients, order, mean = jnp.asarray(gradients), jnp.asarray(order, jnp.int32), jnp.asarray(mean)
-    state = _start_balance(gradients.shape[1], len(order))
-
-    def visit(state, example):
-        return _balanced(state, gradients[example], example, mean), None
-
-    return jax.lax.scan(visit, state, order)[0].order
+    start = _start_balance(gradients.shape[1], len(order))
+    visit = lambda state, example: (_balanced(state, gradients[example], example, mean), None)  # noqa: E731
+    return jax.lax.scan(visit, start, order)[0].order
 
 
 def ordered_sgd(
@@ -113,8 +110,7 @@ def ordered_sgd(
 
     Args:
         models: S models of one shape, stacked: every array with an axis of length S in front.
-        X: Examples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        X, y: Examples as rows, shape (n, d), and their labels, shape (n,).
         loss: A loss or its name.
         order: A name of `ORDERS`. GraB starts from a random order.
         learning_rate: Step size.
@@ -139,11 +135,9 @@ def ordered_sgd(
     loss = as_loss(loss)
     X, y = (jnp.asarray(array, float) for array in checked_samples(X, y, loss))
     moving, fixed = eqx.partition(models, trainable(models))
-    stacked, static = eqx.partition(fixed, eqx.is_array)
     rate = jnp.asarray(learning_rate, float)
-    objective, prefixes, final, last = _run(moving, stacked, static, X, y, rate, keys, loss, order, epochs)
-    merged = eqx.combine(final, stacked, static)
-    return OrderedSGD(np.asarray(objective), np.asarray(prefixes), merged, np.asarray(last))
+    objective, prefixes, final, last = _run(moving, fixed, X, y, rate, keys, loss, order, epochs)
+    return OrderedSGD(np.asarray(objective), np.asarray(prefixes), eqx.combine(final, fixed), np.asarray(last))
 
 
 def over_seeds(values: Mapping[tuple[float, str], Float[np.ndarray, "S epochs"]], *, of_mean: bool) -> pd.DataFrame:
@@ -170,14 +164,14 @@ def over_seeds(values: Mapping[tuple[float, str], Float[np.ndarray, "S epochs"]]
 
 
 @eqx.filter_jit
-def _run(moving, stacked, static, X, y, learning_rate, keys, loss, order, epochs):
+def _run(moving, fixed, X, y, learning_rate, keys, loss, order, epochs):
     n = len(y)
 
-    def run(moving, stacked, key):
+    def run(moving, fixed, key):
         start, unravel = ravel_pytree(moving)
 
         def values(flat, X, y):
-            return nan_unless(all_finite(flat), loss.value(eqx.combine(unravel(flat), stacked, static)(X), y))
+            return nan_unless(all_finite(flat), loss.value(eqx.combine(unravel(flat), fixed)(X), y))
 
         def one(flat, example):
             return values(flat, X[example][None], y[example][None])[0]
@@ -210,4 +204,4 @@ def _run(moving, stacked, static, X, y, learning_rate, keys, loss, order, epochs
         objective = jnp.concatenate([jnp.mean(values(start, X, y))[None], objective])
         return objective, prefixes, unravel(final), visited[-1]
 
-    return jax.vmap(run)(moving, stacked, keys)
+    return eqx.filter_vmap(run)(moving, fixed, keys)

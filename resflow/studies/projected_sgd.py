@@ -38,8 +38,7 @@ class Bootstrap(eqx.Module):
     """Samples drawn with replacement from a data set, whose mean loss is then the population's.
 
     Attributes:
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        X, y: Samples as rows, shape (n, d), and their labels, shape (n,).
     """
 
     X: Float[Array, "n d"]
@@ -280,7 +279,6 @@ def projected_sgd_excess(
         )
         for length, step in zip(counts // parts, eta, strict=True)
     ]
-    excess = np.asarray(jnp.stack(runs, axis=1))
     bound = theorem4_bound(
         counts,
         distance=float(np.linalg.norm(linear_w)),
@@ -291,7 +289,7 @@ def projected_sgd_excess(
     )
     return [
         SGDExcess(counts.astype(float), eta, of_rate.mean(axis=2), of_rate.min(axis=2), bound, lipschitz, loss_range)
-        for of_rate in excess
+        for of_rate in np.stack(runs, axis=1)
     ]
 
 
@@ -305,22 +303,23 @@ def excess_table(results: Mapping[tuple[str, str], SGDExcess]) -> pd.DataFrame:
         Columns source, theta, steps; mean, lowest and highest of the mean excess, best_iterate (its mean over seeds),
         bound, and share_within: of the seeds whose mean excess is within it.
     """
-    rows = [
-        {
-            "source": source,
-            "theta": theta,
-            "steps": int(steps),
-            "mean": mean.mean(),
-            "lowest": mean.min(),
-            "highest": mean.max(),
-            "best_iterate": best.mean(),
-            "bound": bound,
-            "share_within": (mean <= bound).mean(),
-        }
+    frames = [
+        pd.DataFrame(
+            {
+                "source": source,
+                "theta": theta,
+                "steps": of.steps.astype(int),
+                "mean": of.mean_excess.mean(axis=1),
+                "lowest": of.mean_excess.min(axis=1),
+                "highest": of.mean_excess.max(axis=1),
+                "best_iterate": of.best_excess.mean(axis=1),
+                "bound": of.bound.total,
+                "share_within": (of.mean_excess <= of.bound.total[:, None]).mean(axis=1),
+            }
+        )
         for (source, theta), of in results.items()
-        for steps, mean, best, bound in zip(of.steps, of.mean_excess, of.best_excess, of.bound.total, strict=True)
     ]
-    return pd.DataFrame(rows)
+    return pd.concat(frames, ignore_index=True)
 
 
 def slope_table(results: Mapping[tuple[str, str], SGDExcess]) -> pd.DataFrame:
@@ -333,10 +332,10 @@ def slope_table(results: Mapping[tuple[str, str], SGDExcess]) -> pd.DataFrame:
         Columns source, theta, fit (what it was fitted to), slope, low and high, as `SGDExcess.slope` gives them.
     """
     rows = []
-    for (source, theta), result in results.items():
+    for where, result in results.items():
         upper = float(result.steps[len(result.steps) // 2])
         for fit, start in (("all T", 0.0), (f"T ≥ {upper:,.0f}", upper)):
-            rows.append((source, theta, fit, *result.slope(from_steps=start)))
+            rows.append((*where, fit, *result.slope(from_steps=start)))
     return pd.DataFrame(rows, columns=["source", "theta", "fit", "slope", "low", "high"])
 
 
@@ -345,10 +344,8 @@ def loss_constants(loss: Loss, radius: float, input_norm: float, y: Real[np.ndar
 
     ℓ is convex in p and |p| ≤ radius · input_norm, so that ℓ and |ℓ'| are largest at an end of that interval.
     """
-    ends = np.array([[-1.0], [1.0]]) * radius * input_norm
-    labels = np.unique(y)[[0, -1]]
-    slope = np.abs(loss.derivative(ends + 0.0 * labels, labels + 0.0 * ends)).max()
-    return float(slope * input_norm), float(loss.value(ends + 0.0 * labels, labels + 0.0 * ends).max())
+    ends, labels = np.meshgrid(np.array([-1.0, 1.0]) * radius * input_norm, np.unique(y)[[0, -1]])
+    return float(np.abs(loss.derivative(ends, labels)).max() * input_norm), float(loss.value(ends, labels).max())
 
 
 @eqx.filter_jit

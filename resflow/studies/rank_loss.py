@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,6 @@ from resflow.hessian.bracket import smallest_partial_eigenvalue
 from resflow.hessian.lanczos import hessian_eigenvalues
 from resflow.hessian.spectrum import partial_spectrum
 from resflow.linear.predictor import LinearFit
-from resflow.objectives import MeanLoss
 from resflow.point import Point
 
 __all__ = ["centred", "spectrum_deviation", "truncated_ranks"]
@@ -45,8 +43,8 @@ def truncated_ranks(point: Point, fit: LinearFit) -> pd.DataFrame:
     for r in range(int((singular > 1e-12 * singular[0]).sum()) + 1):
         at = point.at((left[:, :r] * singular[:r]) @ right[:r], point.V)
         bounds, smallest = certify_point(at, fit), smallest_partial_eigenvalue(at)
-        row = {"rank": r} | {name: float(getattr(bounds, name)) for name in _BOUNDS}
-        rows.append(row | {name: float(getattr(smallest, name)) for name in _CURVATURE})
+        row = {name: float(getattr(bounds, name)) for name in _BOUNDS}
+        rows.append({"rank": r} | row | {name: float(getattr(smallest, name)) for name in _CURVATURE})
     return pd.DataFrame(rows)
 
 
@@ -70,8 +68,8 @@ def spectrum_deviation(point: Point, *, largest_order: int) -> tuple[int, float]
     point = centred(point)
     small = Point(point.W, point.V[:, :few], point.features[:, :few], point.X, point.y, point.loss)
     with jax.enable_x64(True):
-        unit = _OverFeatures(*(jnp.asarray(array, float) for array in (small.W, small.V, small.features)))
-        whole = hessian_eigenvalues(MeanLoss(small.loss), unit, small.X, small.y, block=_weights)
+        weights = jnp.asarray(small.W, float), jnp.asarray(small.V, float)
+        whole = hessian_eigenvalues(_objective, weights, small)
     exact = np.asarray(partial_spectrum(small).eigenvalues)
     return few, float(np.abs(np.asarray(whole) - exact).max() / np.abs(whole).max())
 
@@ -81,16 +79,5 @@ def centred(point: Point) -> Point:
     return point.at(point.W - point.W.mean(axis=0), point.V) if point.loss.name == "softmax" else point
 
 
-class _OverFeatures(eqx.Module):
-    """W(x + V f) of samples with these features, as a model of which nothing else is known."""
-
-    W: jax.Array
-    V: jax.Array
-    features: jax.Array
-
-    def __call__(self, X):
-        return (X + self.features @ self.V.T) @ self.W.T
-
-
-def _weights(unit: Any) -> tuple[Any, Any]:
-    return unit.W, unit.V
+def _objective(weights: Any, point: Point) -> Any:
+    return point.at(*weights).objective

@@ -20,6 +20,7 @@ from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit, trainable
+from resflow.objectives import MeanLoss
 from resflow.point import checked_samples, in_default_precision, point_of_unit
 from resflow.stationarity.starts import random_starts
 
@@ -99,8 +100,7 @@ def find_ridge_minima(
 
     Args:
         feature_map: f_θ, from (d,) to (k,). θ is drawn and trained too, unless the map is `fixed`.
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        X, y: Samples as rows, shape (n, d), and their labels, shape (n,).
         loss: A loss or its name.
         ridges: Ridge strengths, per mean loss.
         starts: How many starting points.
@@ -122,14 +122,13 @@ def find_ridge_minima(
         check_ridge(float(ridge), float(ridge))
     if starts < 1:
         raise InvalidInputError(f"starts={starts} must be at least 1")
-    X, y = np.asarray(X, float), np.asarray(y, float)
     fits = [fit_linear_predictor(X, y, loss=loss, ridge=float(ridge)) for ridge in ridges]
     with jax.enable_x64(True):
         model = residual_unit(X.shape[1], feature_map, key=key)
         drawn = random_starts(model, starts, key=key, scales=(0.3, 3.0))
         moving, fixed = eqx.partition(drawn, trainable(drawn))
         linear = jnp.stack([fit.W for fit in fits]), jnp.asarray([fit.objective for fit in fits])
-        samples = jnp.asarray(X), jnp.asarray(y)
+        samples = jnp.asarray(X, float), jnp.asarray(y, float)
         ends = _ends(moving, fixed, jnp.asarray(ridges), *linear, *samples, loss, steps, learning_rate)
         W, V, certificate, grad_norm, lambda_min = jax.tree.map(np.asarray, ends)
     minimum = (grad_norm <= tolerance) & (lambda_min >= -tolerance)
@@ -148,8 +147,7 @@ def find_ridge_minima(
 
 @eqx.filter_jit
 def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, learning_rate):
-    one = jax.tree.map(lambda leaf: leaf[0], moving)
-    _, unravel = ravel_pytree(one)
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))
     flat = jax.vmap(lambda model: ravel_pytree(model)[0])(moving)
     adam = optax.adam(learning_rate)
 
@@ -158,8 +156,7 @@ def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, 
 
         def objective(x):
             unit = eqx.combine(unravel(x), fixed)
-            ridge_term = 0.5 * ridge * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
-            return jnp.mean(loss.value(unit(X), y)) + ridge_term
+            return MeanLoss(loss)(unit, X, y) + 0.5 * ridge * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
 
         def descend(_, carry):
             x, state = carry

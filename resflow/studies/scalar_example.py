@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Real
+import pandas as pd
+from jaxtyping import Float, Real
 from scipy.optimize import brentq
 
 from resflow.arrays import Array
@@ -21,7 +22,7 @@ from resflow.linear.predictor import fit_linear_predictor
 from resflow.point import Point
 from resflow.stationarity.find import find_stationary_points
 
-__all__ = ["DiscMinima", "FlatSaddles", "ScalarExample", "disc_minima", "flat_saddles", "landscape"]
+__all__ = ["ScalarExample", "disc_minima", "flat_saddles", "landscape"]
 
 
 @dataclass(frozen=True)
@@ -41,33 +42,16 @@ class ScalarExample:
         return 0.5 * (w * (1.0 + self.epsilon * v) - 1.0) ** 2 + 0.5 * self.ridge * (w**2 + v**2)
 
 
-class FlatSaddles(NamedTuple):
-    """Evidence about the points (0, −1/ε) of the example, one a value of ε (m); the linear predictor reaches 0.
-
-    Attributes:
-        epsilon: ε, shape (m,).
-        V_norm: 1/ε, the norm of V there, shape (m,).
-        gap: F − F_lin(w*), shape (m,).
-        grad_norm: ‖∇F‖ in (w, v), shape (m,).
-        lambda_min: The smallest eigenvalue of the partial Hessian, shape (m,).
-        lambda_min_residual: Its residual, shape (m,).
-        theorem2_left: The left side of Theorem 2, which is at least gap / ‖w*‖, shape (m,).
-    """
-
-    epsilon: Float[np.ndarray, "m"]
-    V_norm: Float[np.ndarray, "m"]
-    gap: Float[np.ndarray, "m"]
-    grad_norm: Float[np.ndarray, "m"]
-    lambda_min: Float[np.ndarray, "m"]
-    lambda_min_residual: Float[np.ndarray, "m"]
-    theorem2_left: Float[np.ndarray, "m"]
-
-
-def flat_saddles(epsilons: Real[np.ndarray, "m"]) -> FlatSaddles:
+def flat_saddles(epsilons: Real[np.ndarray, "m"]) -> pd.DataFrame:
     """What the library measures at (0, −1/ε): a saddle as flat as one likes, far out, above the linear predictor.
 
     Args:
         epsilons: Values of ε, positive.
+
+    Returns:
+        One row an ε: epsilon; V_norm, which is 1/ε; gap, to a linear predictor that reaches 0; grad_norm, in (w, v);
+        lambda_min of the partial Hessian, with lambda_min_residual; and theorem2_left, the left side of Theorem 2,
+        which is at least gap / ‖w*‖.
 
     Raises:
         InvalidInputError: If a value is not a positive finite number.
@@ -81,15 +65,19 @@ def flat_saddles(epsilons: Real[np.ndarray, "m"]) -> FlatSaddles:
     for epsilon in np.asarray(epsilons, float):
         if not (np.isfinite(epsilon) and epsilon > 0):
             raise InvalidInputError(f"epsilon={epsilon} must be a positive finite number")
-        V, features = np.array([[-1.0 / epsilon]]), np.array([[epsilon]])
-        point = Point(np.zeros(1), V, features, one, label, "squared")
-        gap = certify_point(point, fit)
-        smallest = smallest_partial_eigenvalue(point)
-        theorem2 = theorem2_bound(point, fit)
-        curvature = smallest.lambda_min, smallest.lambda_min_residual
-        row = (epsilon, 1.0 / epsilon, gap.linear_predictor_gap, gap.partial_grad_norm, *curvature, theorem2.left)
+        point = Point(np.zeros(1), [[-1.0 / epsilon]], [[epsilon]], one, label, "squared")
+        bounds, smallest = certify_point(point, fit), smallest_partial_eigenvalue(point)
+        row = {
+            "epsilon": epsilon,
+            "V_norm": 1.0 / epsilon,
+            "gap": bounds.linear_predictor_gap,
+            "grad_norm": bounds.partial_grad_norm,
+            "lambda_min": smallest.lambda_min,
+            "lambda_min_residual": smallest.lambda_min_residual,
+            "theorem2_left": theorem2_bound(point, fit).left,
+        }
         rows.append(row)
-    return FlatSaddles(*np.array(rows, float).T)
+    return pd.DataFrame(rows, dtype=float)
 
 
 def landscape(objective: Callable[[Any], Any], extent: float, *, count: int = 201) -> Float[np.ndarray, "count count"]:
@@ -100,27 +88,9 @@ def landscape(objective: Callable[[Any], Any], extent: float, *, count: int = 20
         return np.asarray(jax.jit(jax.vmap(jax.vmap(objective)))(grid))
 
 
-class DiscMinima(NamedTuple):
-    """The strict local minima of a function of two variables on a disc around 0, by ascending value (m).
-
-    Attributes:
-        points: Shape (m, 2).
-        value: Shape (m,).
-        on_circle: Which lie on the disc's edge, shape (m,).
-        multiplier: −⟨x, ∇F⟩/radius² ≥ 0, so that ∇F + multiplier · x = 0; 0 inside, shape (m,).
-        residual: ‖∇F + multiplier · x‖, shape (m,).
-    """
-
-    points: Float[np.ndarray, "m 2"]
-    value: Float[np.ndarray, "m"]
-    on_circle: Bool[np.ndarray, "m"]
-    multiplier: Float[np.ndarray, "m"]
-    residual: Float[np.ndarray, "m"]
-
-
 def disc_minima(
     objective: Callable[[Any], Any], radius: float, *, starts: int = 100, seed: int = 0, grid: int = 2000
-) -> DiscMinima:
+) -> pd.DataFrame:
     """The strict local minima of F on ‖x‖ ≤ radius, found: inside from random starts, on the edge by the angle.
 
     On the edge the derivative along the circle changes sign from − to + at a minimum, and F must rise inwards; both
@@ -133,6 +103,10 @@ def disc_minima(
         seed: Of the starts.
         grid: Angles.
 
+    Returns:
+        One row a minimum, by ascending value: w and v, its coordinates; value; on_circle, whether it lies on the edge;
+        multiplier = −⟨x, ∇F⟩/radius² ≥ 0 there, and 0 inside; and residual, ‖∇F + multiplier · x‖.
+
     Raises:
         InvalidInputError: If the radius is not a positive finite number.
     """
@@ -143,16 +117,15 @@ def disc_minima(
     inside = (found.lambda_min > _STRICT) & (np.linalg.norm(found.points, axis=1) < radius)
     with jax.enable_x64(True):
         gradient = jax.jit(jax.grad(objective))
-        points = [*found.points[inside], *_edge_minima(gradient, radius, grid)]
-        rows: list[tuple] = []
-        for point in points:
-            slope, on_circle = np.asarray(gradient(jnp.asarray(point))), len(rows) >= inside.sum()
-            multiplier = -float(point @ slope) / radius**2 if on_circle else 0.0
-            residual = float(np.linalg.norm(slope + multiplier * point))
-            rows.append((*point, float(objective(jnp.asarray(point))), on_circle, multiplier, residual))
-    table = np.array(rows, float).reshape(-1, 6)
-    table = table[np.argsort(table[:, 2], kind="stable")]
-    return DiscMinima(table[:, :2], table[:, 2], table[:, 3].astype(bool), table[:, 4], table[:, 5])
+        rows = []
+        for edge, points in ((False, found.points[inside]), (True, _edge_minima(gradient, radius, grid))):
+            for point in points:
+                slope = np.asarray(gradient(jnp.asarray(point)))
+                multiplier = -float(point @ slope) / radius**2 if edge else 0.0
+                residual = float(np.linalg.norm(slope + multiplier * point))
+                rows.append((*point, float(objective(jnp.asarray(point))), edge, multiplier, residual))
+    table = pd.DataFrame(rows, columns=["w", "v", "value", "on_circle", "multiplier", "residual"])
+    return table.sort_values("value", kind="stable", ignore_index=True)
 
 
 _STRICT = 1e-8
@@ -160,16 +133,16 @@ _STRICT = 1e-8
 
 
 def _edge_minima(gradient: Callable[[Any], Any], radius: float, grid: int) -> list[np.ndarray]:
-    def point(angle: float) -> np.ndarray:
-        return radius * np.array([np.cos(angle), np.sin(angle)])
+    def point(angle: Any) -> np.ndarray:
+        return radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
-    def along(angle: float) -> float:
-        return float(np.asarray(gradient(jnp.asarray(point(angle)))) @ np.array([-np.sin(angle), np.cos(angle)]))
+    def along(angle: Any) -> Any:
+        slopes = np.asarray(slopes_at(jnp.asarray(point(angle))))
+        return np.sum(slopes * np.stack([-np.sin(angle), np.cos(angle)], axis=-1), axis=-1)
 
+    slopes_at = jnp.vectorize(gradient, signature="(d)->(d)")
     angles = np.linspace(0.0, 2.0 * np.pi, grid + 1) + 1e-3  # an angle of symmetry would be a root of its own
-    circle = radius * np.column_stack([np.cos(angles), np.sin(angles)])
-    slopes = np.asarray(jax.vmap(gradient)(jnp.asarray(circle)))
-    tangential = np.sum(slopes * np.column_stack([-np.sin(angles), np.cos(angles)]), axis=1)
+    tangential = along(angles)
     rising = np.flatnonzero((tangential[:-1] < 0) & (tangential[1:] > 0))
     roots = [point(brentq(along, angles[i], angles[i + 1], xtol=1e-15, rtol=1e-15)) for i in rising]
     return [root for root in roots if root @ np.asarray(gradient(jnp.asarray(root))) < -_STRICT * radius**2]

@@ -110,10 +110,8 @@ def train_from(
 
     Args:
         models: As `starting_models` gives them.
-        X: Samples as rows, shape (n, d).
-        y: Labels, as a `Point` takes them.
-        loss: A loss or its name.
-        fit: The best linear predictor of X and y.
+        X, y: Samples as rows, shape (n, d), and their labels, as a `Point` takes them.
+        loss, fit: A loss or its name, and the best linear predictor of X and y.
         steps: Of Adam.
         learning_rate: Adam's at the start.
         log_every: Steps between two measurements.
@@ -163,8 +161,7 @@ def training_ends(
 
     Args:
         models: Models of one of the architectures `COMPARED`, stacked: every array with an axis of length m in front.
-        X: Samples as rows, shape (n, d).
-        y: Labels, as a `Point` takes them.
+        X, y: Samples as rows, shape (n, d), and their labels, as a `Point` takes them.
         loss: A loss or its name; with finite constants for residual units.
         fit: The best linear predictor of X and y.
         epsilon: ε > 0 of the ε-SOPSP.
@@ -204,10 +201,8 @@ def compare_architectures(
     All seeds of one architecture and width are trained as one compiled program.
 
     Args:
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
-        loss: A loss or its name.
-        fit: The best linear predictor of X and y.
+        X, y: Samples as rows, shape (n, d), and their labels, shape (n,).
+        loss, fit: A loss or its name, and the best linear predictor of X and y.
         seeds: The seeds of the initial points.
         widths: Numbers of features.
         epsilon: As for `training_ends`.
@@ -260,10 +255,8 @@ def train_over(
 
     Args:
         feature_maps: f_θ by their names.
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
-        loss: A loss or its name.
-        fit: The best linear predictor of X and y.
+        X, y: Samples as rows, shape (n, d), and their labels, shape (n,).
+        loss, fit: A loss or its name, and the best linear predictor of X and y.
         options: How to train.
         key: Random key of the units, and of minibatches.
 
