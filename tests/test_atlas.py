@@ -1,12 +1,13 @@
 """The picture of the theorem: no counterexample with the skip connection; some without it, and some with ridge."""
 
+import equinox as eqx
 import jax
 import numpy as np
 import pytest
 
-from resflow import InvalidInputError, fit_linear_predictor
+from resflow import InvalidInputError, MeanLoss, build_model, feature_map, fit_linear_predictor
 from resflow.stationarity.find import STATUSES
-from resflow.studies.atlas import RIDGES, chart_networks, chart_shamirs_example
+from resflow.studies.atlas import RIDGES, chart_networks, chart_shamirs_example, chart_stationary_points
 
 rng = np.random.default_rng(0)
 X = rng.standard_normal((50, 1))
@@ -66,6 +67,16 @@ def test_shamirs_example_has_its_spurious_minimum_and_loses_it_under_a_strong_ri
     assert not charts[0.5].stuck.any()
     assert [atlas.counts.starts for atlas in charts.values()] == [200, 200]
     assert 0.25 in RIDGES
+
+
+def test_feature_map_that_is_not_trained_is_left_as_it_is():
+    f = feature_map("random_fourier", 1, width=3, key=jax.random.key(0))
+    unit = build_model("residual_unit", 1, f, key=jax.random.key(1))
+    atlas = chart_stationary_points(
+        MeanLoss("squared"), unit, X, Y, linear_objective=FIT.objective, starts=4, key=jax.random.key(2)
+    )
+    assert atlas.counts.starts == 4
+    jax.tree.map(np.testing.assert_array_equal, eqx.filter(atlas.points.feature_map, eqx.is_array), f)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, Squared, as_loss
 from resflow.models.feature_maps import mlp
-from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit
+from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit, trainable
 from resflow.objectives import MeanLoss
 from resflow.point import Point, checked_samples
 from resflow.stationarity.find import SearchCounts, find_stationary_points
@@ -227,14 +227,11 @@ def chart_stationary_points(
     draw_key, step_key = jax.random.split(key)
     with jax.enable_x64(True):
         X, y = jnp.asarray(X, float), jnp.asarray(y, float)
-        drawn = random_starts(model, starts, key=draw_key)
-        moving, fixed = eqx.partition(drawn, eqx.is_inexact_array)
-        upper, lower = (
-            eqx.combine(jax.tree.map(lambda leaf, rows=rows: leaf[rows], moving), fixed)
-            for rows in (slice(None, starts // 2), slice(starts // 2, None))
-        )
-        lower = descent_starts(objective, lower, X, y, key=step_key)
-        together = jax.tree.map(lambda a, b: jnp.concatenate([a, b]) if eqx.is_inexact_array(a) else a, upper, lower)
+        moving, fixed = eqx.partition(random_starts(model, starts, key=draw_key), trainable(model))
+        upper = jax.tree.map(lambda leaf: leaf[: starts // 2], moving)
+        lower = eqx.combine(jax.tree.map(lambda leaf: leaf[starts // 2 :], moving), fixed)
+        lower = eqx.filter(descent_starts(objective, lower, X, y, key=step_key), trainable(model))
+        together = eqx.combine(jax.tree.map(lambda *halves: jnp.concatenate(halves), upper, lower), fixed)
         found = find_stationary_points(objective, together, X, y, **options)
     return Atlas(
         gap=found.objective - linear_objective,
