@@ -115,8 +115,7 @@ def chart_networks(
     where every ReLU is dead. All parameters are searched, θ included.
 
     Args:
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        X, y: Samples as rows, shape (n, d), and their labels, shape (n,).
         loss: A loss or its name.
         fit: The best linear predictor on the same X, y and loss, from which gaps are counted.
         width: k, the number of ReLUs.
@@ -206,8 +205,7 @@ def chart_stationary_points(
     Args:
         objective: F, e.g. `MeanLoss`.
         model: Any model; its trainable arrays give the shapes.
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        X, y: Samples as rows, shape (n, d), and their labels, shape (n,).
         linear_objective: The linear predictor's objective, from which gaps are counted.
         starts: How many starting points, at least 2.
         key: Random key for the starts.
@@ -266,8 +264,7 @@ def saddle_at_zero(
 
     Args:
         features: f_θ(x_i) as rows, shape (n, k).
-        X: Samples as rows, shape (n, d).
-        y: Labels, shape (n,).
+        X, y: Samples as rows, shape (n, d), and their labels, shape (n,).
         loss: A loss of one output or its name.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import equinox as eqx
@@ -114,8 +114,7 @@ def compare_subsets(
     tables = []
     for chosen in subsets(list(groups)):
         columns = sorted(column for word in chosen for column in groups[word])
-        names = tuple(data.feature_names[column] for column in columns)
-        part = replace(data, X=data.X[:, columns], feature_names=names)
+        part = replace(data, X=data.X[:, columns], feature_names=tuple(data.feature_names[j] for j in columns))
         problem = population_problem(
             part, members, test_fraction=test_fraction, standardize=True, intercept=True, loss=loss
         )
@@ -132,22 +131,22 @@ def compare_subsets(
         )  # fmt: skip
         outcomes = population_outcomes(problem, result.models, range(len(seeds)), loss=loss, epsilon=epsilon)
         held_out = [
-            float(np.mean(loss.value(test.X @ fit.W.T, test.y)))
-            for test, fit in zip((problem.test[place] for place in problem.data_sets), problem.linear_fits, strict=True)
+            float(np.mean(loss.value(problem.test[place].X @ fit.W.T, problem.test[place].y)))
+            for place, fit in zip(problem.data_sets, problem.linear_fits, strict=True)
         ]
         table = pd.DataFrame(
             {
                 "subset": "+".join(chosen),
                 "modalities": len(chosen),
                 "seed": list(seeds),
-                "linear_objective": outcomes["best_linear_objective"].to_numpy(),
+                "linear_objective": outcomes["best_linear_objective"],
                 "linear_suboptimality": [fit.suboptimality for fit in problem.linear_fits],
-                "linear_converged": outcomes["linear_fit_converged"].to_numpy(),
+                "linear_converged": outcomes["linear_fit_converged"],
                 "test_linear_objective": held_out,
                 "objective": result.history["objective"][:, -1],
                 "linear_predictor_gap": result.history["linear_predictor_gap"][:, -1],
-                "test_linear_predictor_gap": outcomes["test_linear_predictor_gap"].to_numpy(),
-                "verdict": outcomes["verdict"].to_numpy(),
+                "test_linear_predictor_gap": outcomes["test_linear_predictor_gap"],
+                "verdict": outcomes["verdict"],
             }
         )
         table["test_objective"] = table["test_linear_objective"] + table["test_linear_predictor_gap"]
@@ -167,9 +166,9 @@ def supersets(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """
     wide = table.pivot(index="seed", columns="subset", values=column)
     words = {name: set(name.split("+")) for name in wide}
-    pairs = [(small, large) for small in words for large in words if words[small] < words[large]]
     rows = [
         pd.DataFrame({"subset": small, "superset": large, "seed": wide.index, "improvement": wide[small] - wide[large]})
-        for small, large in pairs
+        for small, large in permutations(wide, 2)
+        if words[small] < words[large]
     ]
     return pd.concat(rows, ignore_index=True)
