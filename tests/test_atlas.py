@@ -42,14 +42,14 @@ def test_residual_unit_has_no_point_above_the_linear_predictor_without_a_way_dow
     assert above.sum() >= 50
     assert (~above).any()
     np.testing.assert_allclose(unit.gap[above], np.mean(0.5 * Y**2) - FIT.objective, rtol=1e-8)
-    assert unit.lambda_min[above].max() < -1e-6
-    np.testing.assert_array_less(np.linalg.norm(unit.points.W[above], axis=1), 1e-8)
+    assert unit.found.lambda_min[above].max() < -1e-6
+    np.testing.assert_array_less(np.linalg.norm(unit.found.points.W[above], axis=1), 1e-8)
 
 
 def test_same_network_without_its_skip_connection_is_stuck_above_with_dead_relus(charted):
     _, control = charted
     assert control.summary()["stuck_above"] >= 10
-    stuck = jax.tree.map(lambda leaf: leaf[control.stuck] if hasattr(leaf, "shape") else leaf, control.points)
+    stuck = jax.tree.map(lambda leaf: leaf[control.stuck] if hasattr(leaf, "shape") else leaf, control.found.points)
     layer = stuck.feature_map.layers[0].layers[0]
     inputs = np.einsum("mkd,nd->mnk", layer.weight, X) + layer.bias[:, None, :]
     assert (inputs <= 0).all(axis=(1, 2)).any()
@@ -58,14 +58,14 @@ def test_same_network_without_its_skip_connection_is_stuck_above_with_dead_relus
 def test_shamirs_example_has_its_spurious_minimum_and_loses_it_under_a_strong_ridge():
     charts = chart_shamirs_example(starts=400, ridges=(0.25, 0.5), key=jax.random.key(1))
     (stuck,) = np.flatnonzero(charts[0.25].stuck)
-    points = charts[0.25].points
+    points = charts[0.25].found.points
     np.testing.assert_allclose([points.W[stuck, 0], points.V[stuck, 0, 0]], [-0.98280626, -1.60268226], atol=1e-8)
     np.testing.assert_allclose(charts[0.25].gap[stuck], 0.52491385 - 0.1, atol=1e-8)
-    assert charts[0.25].lambda_min[stuck] > 0.5
+    assert charts[0.25].found.lambda_min[stuck] > 0.5
     minimum = np.argmin(charts[0.25].gap)
     np.testing.assert_allclose(charts[0.25].gap[minimum], 0.07552635 - 0.1, atol=1e-8)
     assert not charts[0.5].stuck.any()
-    assert [atlas.counts.starts for atlas in charts.values()] == [200, 200]
+    assert [atlas.found.counts.starts for atlas in charts.values()] == [200, 200]
     assert 0.25 in RIDGES
 
 
@@ -75,8 +75,8 @@ def test_feature_map_that_is_not_trained_is_left_as_it_is():
     atlas = chart_stationary_points(
         MeanLoss("squared"), unit, X, Y, linear_objective=FIT.objective, starts=4, key=jax.random.key(2)
     )
-    assert atlas.counts.starts == 4
-    jax.tree.map(np.testing.assert_array_equal, eqx.filter(atlas.points.feature_map, eqx.is_array), f)
+    assert atlas.found.counts.starts == 4
+    jax.tree.map(np.testing.assert_array_equal, eqx.filter(atlas.found.points.feature_map, eqx.is_array), f)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, PRNGKeyArray, Real, Shaped
+from jaxtyping import Bool, Float, PRNGKeyArray, Real, Shaped
 
 from resflow.arrays import Array, analyse, is_traced
 from resflow.errors import InvalidInputError
@@ -22,7 +22,7 @@ from resflow.models.feature_maps import mlp
 from resflow.models.residual_unit import NoSkipNetwork, ResidualUnit, residual_unit, trainable
 from resflow.objectives import MeanLoss
 from resflow.point import Point, checked_samples
-from resflow.stationarity.find import SearchCounts, find_stationary_points
+from resflow.stationarity.find import StationaryPoints, find_stationary_points
 from resflow.stationarity.starts import descent_starts, random_starts
 
 __all__ = [
@@ -45,33 +45,34 @@ class Atlas(NamedTuple):
     """The m distinct stationary points that a search found, in the plane (gap, λ_min).
 
     Attributes:
-        gap: F minus the linear predictor's objective, shape (m,).
-        lambda_min: The smallest eigenvalue of ∇²F in all of the model's parameters, shape (m,).
-        index: The number of negative eigenvalues, shape (m,): 0 at a minimum.
-        grad_norm: ‖∇F‖, shape (m,).
-        points: The models, their trainable arrays with a leading axis of length m.
-        counts: What became of the starts.
-        stuck: Which points are above the linear predictor though no curvature leads down, shape (m,).
+        found: The points, and what became of the starts.
+        linear_objective: The linear predictor's objective, from which gaps are counted.
         tolerance: What counts as above: gap > tolerance; and as no curvature down: λ_min ≥ −tolerance.
     """
 
-    gap: Float[np.ndarray, "m"]
-    lambda_min: Float[np.ndarray, "m"]
-    index: Int[np.ndarray, "m"]  # type: ignore[assignment]  # a field hides tuple's method
-    grad_norm: Float[np.ndarray, "m"]
-    points: Any
-    counts: SearchCounts
-    stuck: np.ndarray
+    found: StationaryPoints
+    linear_objective: float
     tolerance: float
+
+    @property
+    def gap(self) -> Float[np.ndarray, "m"]:
+        """F minus the linear predictor's objective."""
+        return self.found.objective - self.linear_objective
+
+    @property
+    def stuck(self) -> Bool[np.ndarray, "m"]:
+        """Which points are above the linear predictor though no curvature leads down."""
+        return self.found.spurious(self.linear_objective, self.tolerance)
 
     def columns(self) -> dict[str, np.ndarray]:
         """One array a quantity, each of length m: the columns of a table of the points."""
-        return {name: getattr(self, name) for name in ("gap", "lambda_min", "index", "grad_norm", "stuck")}
+        of_each = {name: getattr(self.found, name) for name in ("lambda_min", "index", "grad_norm")}
+        return {"gap": self.gap, **of_each, "stuck": self.stuck}
 
     def summary(self) -> dict[str, int]:
         """What became of the starts, and how many points are above the linear predictor, and stuck there."""
         above = self.gap > self.tolerance
-        return {**self.counts._asdict(), "above_linear": int(above.sum()), "stuck_above": int(self.stuck.sum())}
+        return {**self.found.counts._asdict(), "above_linear": int(above.sum()), "stuck_above": int(self.stuck.sum())}
 
 
 def count_outcomes(panels: Mapping[str, Sequence[Atlas]]) -> pd.DataFrame:
@@ -231,16 +232,7 @@ def chart_stationary_points(
         lower = eqx.filter(descent_starts(objective, lower, X, y, key=step_key), trainable(model))
         together = eqx.combine(jax.tree.map(lambda *halves: jnp.concatenate(halves), upper, lower), fixed)
         found = find_stationary_points(objective, together, X, y, **options)
-    return Atlas(
-        gap=found.objective - linear_objective,
-        lambda_min=found.lambda_min,
-        index=found.index,
-        grad_norm=found.grad_norm,
-        points=found.points,
-        counts=found.counts,
-        stuck=found.spurious(linear_objective, tolerance),
-        tolerance=tolerance,
-    )
+    return Atlas(found, linear_objective, tolerance)
 
 
 def _identity(x: Any) -> Any:
