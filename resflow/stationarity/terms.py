@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from resflow.arrays import Array, in_full_precision
-from resflow.certificates.gap import Ridge, gap_certificate, linear_rows
+from resflow.certificates.gap import Ridge, gap_certificate
 from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_terms
 from resflow.floating import all_finite, nan_unless, norm
 from resflow.hessian.bracket import smallest_partial_eigenvalue
@@ -95,7 +95,7 @@ def stationarity_terms(
     constants = None
     if point.loss.curvature is not None and point.loss.curvature_lipschitz is not None:
         constants = lipschitz_constants_terms(point, jnp.maximum(gap.w_norm, gap.V_norm))
-    errors = sum_over_samples(_errors, point, linear_rows(fit.W), gap.w_norm, gap.V_norm)
+    errors = sum_over_samples(_errors, point, jnp.atleast_2d(fit.W), gap.w_norm, gap.V_norm)
     errors = [total / point.X.shape[0] for total in errors]
     # of one output alone: with several, W may lose rank without being 0
     covered = point.W.ndim == 1
