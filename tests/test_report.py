@@ -117,7 +117,8 @@ def test_formulas_in_text_and_tables_become_mathml_without_a_dollar_left(everyth
 def test_title_of_the_notebook_opens_the_page_once(everything):
     soup = BeautifulSoup(notebook_to_html(everything, title="width 64"), "html.parser")
     assert [heading.get_text() for heading in soup.find_all("h1")] == ["Did it get stuck?"]
-    assert soup.select_one(".kicker").get_text() == soup.title.get_text() == "width 64"
+    assert soup.select_one(".kicker").get_text() == "width 64"
+    assert soup.title.get_text() == "Did it get stuck? – width 64"
     assert soup.select_one(".executed").get_text() == "Executed 2026-01-02 03:04 UTC, 12.3 s"
     assert [heading.get_text() for heading in page(title="bare").find_all("h1")] == ["bare"]
 

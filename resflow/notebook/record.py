@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from resflow.notebook.facts import facts_of
+from resflow.workflow import names
 from resflow.workflow.records import Run
 
 if TYPE_CHECKING:
@@ -74,7 +78,7 @@ def record(
     Args:
         run: The notebook's run.
         name: What the run is called from now on.
-        summary: What came out, in Markdown: the run's description.
+        summary: What came out, in Markdown: the run's description, with true minus signs before its numbers.
         claim: What was put to the test.
         history: Metrics along training, as for `Run.log_history`; several frames, if they have steps of their own.
         metrics: Values of the whole run. One that the history has as well is left to the history.
@@ -91,11 +95,14 @@ def record(
         run.log_history(frame)
     along = {column for frame in histories for column in frame}
     run.log_metrics({key: value for key, value in (metrics or {}).items() if key not in along})
-    run.set_tags(tags or {})
+    last = {key: value for frame in histories for key, value in frame.iloc[-1].items()}
+    facts = facts_of({**(metrics or {}), **last}, str((tags or {}).get(names.VERDICT, "")))
+    run.set_tags({**(tags or {}), names.FACTS: json.dumps(facts, ensure_ascii=False)})
     for key, table in (tables or {}).items():
         run.log_table(table, key)
     for key, figure in (figures or {}).items():
         run.log_figure(figure, key)
+    summary = re.sub(r"(?<![\w.-])-(?=[\d.])", "−", summary)
     run.describe(summary)
     run.rename(name)
     display(Markdown(summary))

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from resflow.plots._style import LINEAR, PALETTE, several_axes
-from resflow.plots.labels import label_of, value_name
+from resflow.plots.labels import label_of, value_name, verdict_name
 
 __all__ = ["plot_curves", "plot_gap_against", "plot_parallel_coordinates", "plot_verdicts"]
 
@@ -210,7 +210,7 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
         hatch = ("", "///", "...", "xxx", "\\\\\\", "++")[place % 6]
         bars = axes.barh(at, heights, thick, color=color, label=name, hatch=hatch, edgecolor="white")
         axes.bar_label(bars, labels=[str(height) if height else "" for height in heights], padding=3, fontsize=9)
-    axes.set_yticks(range(len(verdicts)), [_VERDICTS.get(verdict, label_of(verdict)) for verdict in verdicts])
+    axes.set_yticks(range(len(verdicts)), [verdict_name(verdict).replace(", ", ",\n") for verdict in verdicts])
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="runs")
@@ -223,11 +223,6 @@ _LEVEL = "best linear predictor"
 
 LEAST_SHOWN = 1e-6
 """Objectives are shown down to this share of the best linear predictor's."""
-
-_VERDICTS = {
-    "sopsp_at_or_below_linear": "second-order stationary,\nat or below linear",
-    "sopsp_above_linear": "second-order stationary,\nabove linear",
-}
 
 
 def plot_parallel_coordinates(

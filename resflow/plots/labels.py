@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-__all__ = ["curve_name", "label_of", "value_name"]
+__all__ = ["curve_name", "label_of", "number_text", "value_name", "verdict_name"]
 
 
 def label_of(name: str) -> str:
@@ -21,6 +23,18 @@ def value_name(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
 
 
+def number_text(value: float, digits: int = 4) -> str:
+    """A number as a sentence has it: rounded, with a true minus sign.
+
+    >>> number_text(-0.112264), number_text(1e-16), number_text(float("inf")), number_text(3.0)
+    ('−0.1123', '1e−16', '∞', '3')
+    """
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    return (mantissa + (f"e{int(exponent)}" if exponent else "")).replace("-", "−")
+
+
 def curve_name(name: str) -> str:
     """A bound, or another column of a run's history, as a legend has it.
 
@@ -31,3 +45,20 @@ def curve_name(name: str) -> str:
         return f"bound of Theorem {name.removeprefix('theorem').removesuffix('_bound')}"
     named = {"linear_predictor_gap": "gap", "gap_certificate": "certificate"}
     return named.get(name, label_of(name).replace("near identity", "near-identity"))
+
+
+_VERDICTS = {
+    "not_stationary": "not stationary",
+    "strict_saddle": "strict saddle",
+    "sopsp_at_or_below_linear": "stationary, at or below linear",
+    "sopsp_above_linear": "stationary, above linear",
+}
+
+
+def verdict_name(verdict: str) -> str:
+    """A verdict in words for people; stationary is said of points that are so to second order.
+
+    >>> verdict_name("sopsp_at_or_below_linear"), verdict_name("none recorded")
+    ('stationary, at or below linear', 'none recorded')
+    """
+    return _VERDICTS.get(verdict, label_of(verdict))

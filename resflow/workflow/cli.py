@@ -258,6 +258,7 @@ def _fail_for_cell(error: PapermillExecutionError, notebook: Path | str, more: s
 
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
+    from resflow.plots.labels import verdict_name
     from resflow.workflow.records import Run, open_client
 
     recorded = Run(open_client(), run_id)
@@ -270,7 +271,7 @@ def _report(run_id: str, stem: str) -> None:
         better = f"   ({goal.direction} it)" if goal and name == goal.metric else ""
         click.echo(f"  {name:<28} {metrics[name]:+.6g}{better}")
     if verdict := tags.get(names.VERDICT):
-        click.echo(f"verdict {verdict}")
+        click.echo(f"verdict {verdict_name(verdict)}")
     if names.CLAIM_MARGIN in metrics:
         outcome = "holds" if tags.get(names.CLAIM_HOLDS) == "true" else "FAILS"
         click.echo(f"claim   {tags.get(names.CLAIM)} {outcome}, margin {metrics[names.CLAIM_MARGIN]:+.3g}")

@@ -173,6 +173,8 @@ def scrub_errors(nb: Any) -> None:
 
 def _attach_html(run: Run, nb: Any, notebook: str, outcome: Outcome) -> None:
     from resflow.workflow.reports.notebook_html import notebook_to_html
+    from resflow.workflow.reports.result import result_of
 
     failure = outcome.error if failed_cell(nb) is None else ""
-    run.log_text(notebook_to_html(nb, title=notebook, failure=failure), f"{notebook}.html")
+    html = notebook_to_html(nb, title=notebook, failure=failure, result=result_of(run.stored, nb))
+    run.log_text(html, f"{notebook}.html")

@@ -40,6 +40,8 @@ DATA_DIGEST = "resflow.data_digest"
 """The digest of the training data; of other data its context follows, as in resflow.data_digest.test."""
 CLAIM, CLAIM_HOLDS, CLAIM_MARGIN, VERDICT = "claim", "claim_holds", "claim_margin", "verdict"
 """What a notebook put to the test, and how that came out; the margin is a metric."""
+FACTS = "resflow.facts"
+"""What counts of a run's result, as its report and the command show it: a JSON list of pairs, what and how much."""
 
 NOTEBOOK = "resflow.notebook"
 """On a sweep's parent: the notebook it executes."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from resflow.plots.labels import label_of, value_name
+from resflow.plots.labels import label_of, value_name, verdict_name
 from resflow.workflow.reports.statistics import GAP, above_linear, best_runs, is_replicate
 
 __all__ = ["coordinates_finding", "curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
@@ -75,17 +75,8 @@ def verdicts_finding(counts: pd.DataFrame) -> str:
         counts: Columns verdict and runs.
     """
     totals = counts.groupby("verdict", sort=False)["runs"].sum().sort_values(ascending=False)
-    parts = [f"{runs} {_VERDICTS.get(str(name), label_of(str(name)))}" for name, runs in totals.items()]
+    parts = [f"{runs} {verdict_name(str(name))}" for name, runs in totals.items()]
     return f"of {totals.sum()} runs " + ", ".join(parts)
-
-
-_VERDICTS = {
-    "not_stationary": "not stationary yet",
-    "strict_saddle": "at a strict saddle",
-    "sopsp_at_or_below_linear": "second-order stationary at or below the linear predictor",
-    "sopsp_above_linear": "second-order stationary above it",
-    "none recorded": "without a verdict",
-}
 
 
 def coordinates_finding(points: pd.DataFrame, axes: Iterable[str], metric: str, *, maximize: bool = False) -> str:

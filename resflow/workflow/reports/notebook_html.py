@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
 from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
+from resflow.workflow.reports.result import RunResult
 from resflow.workflow.reports.sanitizer import sanitized
 
 __all__ = ["notebook_to_html"]
@@ -24,17 +25,19 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _PAPERMILL_MARKER = "papermill-error-cell-tag"
 
 
-def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "") -> str:
+def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "", result: RunResult | None = None) -> str:
     """One self-contained HTML file of the executed notebook `nb`.
 
-    Equations become MathML, code is folded away, parameters and errors stand at the top. The file asks no other
-    host or file for anything and contains no script: scripts, frames and event handlers in HTML outputs are
-    left out, and a content security policy in the page forbids whatever might have escaped that.
+    What came out stands at the top, or what failed; below it the parameters that differ from their defaults, the
+    notebook with its code folded away and its equations as MathML, and at the foot where the run comes from. The file
+    asks no other host or file for anything and contains no script: scripts, frames and event handlers in HTML outputs
+    are left out, and a content security policy in the page forbids whatever might have escaped that.
 
     Args:
         nb: The notebook with its outputs; it is not changed.
         title: Title of the page, as plain text.
         failure: Why the run ended, where the notebook cannot tell: a signal, a cell that took too long.
+        result: What the run came to; None where there is no run.
 
     Returns:
         The HTML text, the same bytes for the same arguments.
@@ -42,14 +45,19 @@ def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "") -> str:
     nb = copy.deepcopy(nb)
     nb.cells = [cell for cell in nb.cells if _PAPERMILL_MARKER not in _tags(cell)]
     failures = _failures(nb)
+    heading = _take_heading(nb)
+    parameters = _parameters(nb)
     report = {
         "title": title,
-        "heading": _take_heading(nb),
+        "head": " – ".join(filter(None, [heading, result.name if result else title])),
+        "heading": heading,
         "executed": _executed(nb),
+        "result": result,
         "failure": _printable(failure),
         "failures": failures,
         "failed_cells": [entry.place for entry in failures],
-        "parameters": _parameters(nb),
+        "changed": [entry for entry in parameters if entry.changed],
+        "unchanged": [entry for entry in parameters if not entry.changed],
     }
     html, _ = _ReportExporter().from_notebook_node(nb, resources={"report": report})
     return html.encode(errors="replace").decode()  # half a character, as JSON may have it, has no UTF-8
