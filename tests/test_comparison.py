@@ -276,8 +276,30 @@ def test_table_escapes_what_runs_say_of_themselves(skip):
     assert "<script>" not in table
 
 
+def test_headline_counts_runs_below_linear_and_names_the_worst_and_the_best(skip, width):
+    shares, worst, best = overview.headline(skip, address="http://127.0.0.1:5000", count=2).split("\n\n")
+    assert shares == "**30 of 36 at or below the best linear predictor**: residual unit 18/18, no skip 12/18."
+    highest = skip.points.nlargest(2, "linear_predictor_gap", keep="last")["run_id"]
+    assert set(highest) <= set(skip.points[skip.points["verdict"] == "sopsp_above_linear"]["run_id"])
+    assert worst.count("(http://127.0.0.1:5000/#/experiments/1/runs/") == worst.count("[no skip, learning rate") == 2
+    assert worst.count("(0.35") == 2
+    assert best.startswith("The best by linear predictor gap: [residual unit, learning rate")
+    assert "[" not in overview.headline(skip)
+    assert "∞" in overview.headline(width).split("\n\n")[1]  # the run that diverged is the worst
+
+
+def test_headline_escapes_what_runs_say_of_themselves(skip):
+    hostile = skip.runs.assign(architecture="](javascript:alert(1)) <b>*x*")
+    text = overview.headline(dataclasses.replace(skip, runs=hostile), address="http://a")
+    assert "\\]" in text
+    assert "\\<b>\\*x\\*" in text
+
+
 def test_overview_is_attached_to_the_sweeps_parent(client, skip):
     names = overview.attach_overview(client, skip.parent_id)
+    parent = client.get_run(skip.parent_id)
+    assert parent.data.metrics["points_above_linear"] == 6
+    assert parent.data.tags["mlflow.note.content"].startswith("**30 of 36 at or below")
     attached = {artifact.path for artifact in client.list_artifacts(skip.parent_id, "figures")}
     assert attached == {f"figures/{name}.png" for name in names}
     assert {"curves", "verdicts", "parallel_coordinates"} < set(names)
@@ -291,7 +313,9 @@ def test_report_is_one_file_with_every_figure_and_attached(client, project, skip
     assert done.returncode == 0, done.stderr
     soup = BeautifulSoup((project / "skip.html").read_text(), "html.parser")
     assert len(soup.select("figure img")) == 5
-    assert len(soup.select("a[href*='/runs/']")) == 10
+    assert len(soup.select("table a[href*='/runs/']")) == 10
+    assert len(soup.select(".outcome a[href*='/runs/']")) == 10
+    assert "30 of 36 at or below the best linear predictor" in soup.select_one(".outcome").get_text()
     assert not soup.select(".failure, .stderr, script")
     kept = Path(client.download_artifacts(skip.parent_id, "report.html")).read_text()
     assert kept == (project / "skip.html").read_text()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from resflow.errors import InvalidInputError
 from resflow.workflow.project import project_root
 from resflow.workflow.reports.comparison import NOTEBOOK, Comparison, load_comparison
-from resflow.workflow.reports.overview import towards
+from resflow.workflow.reports.overview import headline, towards
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -55,13 +55,18 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
         InvalidInputError: If there is nothing of that name, or nothing in it that finished with the metric asked for.
         PapermillExecutionError: If a cell of the notebook raises.
     """
+    from resflow.workflow.parameters import effective_values
     from resflow.workflow.records import Run
     from resflow.workflow.reports.notebook_html import notebook_to_html
+    from resflow.workflow.reports.result import RunResult
 
     comparison = load_comparison(client, name)
-    towards(comparison, values.get("metric", ""), values.get("direction", ""))
+    comparison = towards(comparison, values.get("metric", ""), values.get("direction", ""))
     executed = _execute(comparing_notebook(), {**values, "source": comparison.name})
-    text = notebook_to_html(executed, title=f"{comparison.kind} {comparison.name}")
+    address = effective_values(executed).get("address", "")
+    title = f"{comparison.kind} {comparison.name}"
+    result = RunResult(title, summary=headline(comparison, address=str(address)))
+    text = notebook_to_html(executed, title=title, result=result)
     if comparison.parent_id:
         Run(client, comparison.parent_id).log_text(text, REPORT)
     return comparison, text

@@ -12,7 +12,7 @@ import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
 from resflow.plots.comparison import plot_curves, plot_gap_against, plot_parallel_coordinates, plot_verdicts
-from resflow.plots.labels import label_of, value_name
+from resflow.plots.labels import label_of, number_text, value_name
 from resflow.workflow.goal import Goal
 from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
 from resflow.workflow.reports.findings import (
@@ -25,6 +25,7 @@ from resflow.workflow.reports.findings import (
 from resflow.workflow.reports.statistics import (
     GAP,
     LEVEL,
+    above_linear,
     best_runs,
     is_replicate,
     level_axis,
@@ -45,6 +46,8 @@ __all__ = [
     "best_table",
     "coordinates_figure",
     "curves_figure",
+    "headline",
+    "run_address",
     "spread_figures",
     "summary",
     "towards",
@@ -53,6 +56,9 @@ __all__ = [
 
 SMALLER_IS_BETTER = ("gap", "objective", "certificate", "norm")
 """How metrics of the library's end; of any other somebody must say which direction is better."""
+HELD_OUT = "test_linear_predictor_gap"
+"""The gap on samples that were not trained on, where runs recorded it."""
+
 KNOWN = 0.9
 """The share of runs that must have a metric for it to be drawn where runs without it are left out."""
 
@@ -117,12 +123,56 @@ def summary(comparison: Comparison) -> str:
         said = "Which of them is best is not known: name a metric and a direction, here or in the sweep's file"
     else:
         best = best_runs(points, goal.metric, 1, maximize=goal.maximize).iloc[0][goal.metric]
-        value = f"`{goal.metric}` {best:.5g}" if np.isfinite(best) else f"no finite `{goal.metric}`"
+        value = f"`{goal.metric}` {number_text(best, 5)}" if np.isfinite(best) else f"no finite `{goal.metric}`"
         said = f"The best of them has {value}" + ", the largest" * goal.maximize
     return (
         f"The {comparison.kind} **{comparison.name}** has **{len(points)} finished run{'s' * (len(points) != 1)}**"
         f"{' (not counted: ' + ', '.join(rest) + ')' if rest else ''}. {said}."
     )
+
+
+def headline(comparison: Comparison, *, address: str = "", count: int = 5) -> str:
+    """What came out, in Markdown: how many runs are not above the best linear predictor, the worst and the best.
+
+    Args:
+        comparison: What is compared.
+        address: The address of MLflow's UI, to which the runs' names lead; "" for names alone.
+        count: How many of the worst are named, and of the best.
+    """
+    points, goal = comparison.points, comparison.goal
+    lines = []
+    if GAP in points and points[GAP].notna().any():
+        table = above_linear(points, by=second_axis(points, comparison.axes))
+        below = table["runs"] - table["above"]
+        shares = zip(table[table.columns[0]], below, table["runs"], strict=True)
+        each = [f"{label_of(value_name(value))} {number}/{runs}" for value, number, runs in shares]
+        said = f"**{below.sum()} of {table['runs'].sum()} at or below the best linear predictor**"
+        lines.append(f"{said}{': ' + ', '.join(each) if len(each) > 1 else ''}.")
+    if goal is not None and len(points) > 1:
+        ranked = best_runs(points, goal.metric, len(points), maximize=goal.maximize)
+        for which, runs in (("worst", ranked.iloc[::-1]), ("best", ranked)):
+            named = "; ".join(_named(comparison, run, address) for _, run in runs.head(count).iterrows())
+            lines.append(f"The {which} by {label_of(goal.metric)}: {named}.")
+    return "\n\n".join(lines)
+
+
+def _named(comparison: Comparison, run: pd.Series, address: str) -> str:
+    """A run by what varied, its value, and the one on held-out samples beside it, as a link."""
+    varied = ", ".join(
+        value_name(run[axis]) if isinstance(run[axis], str) else f"{label_of(axis)} {value_name(run[axis])}"
+        for axis in comparison.axes
+    )
+    name = label_of(varied or run["run_name"]).translate({ord(mark): f"\\{mark}" for mark in "\\[]*`$<"})
+    metric = comparison.goal.metric if comparison.goal else ""
+    held_out = f", held out {number_text(run[HELD_OUT])}" if HELD_OUT in run and run[HELD_OUT] == run[HELD_OUT] else ""
+    link = f"[{name}]({run_address(run, address)})" if address else name
+    return f"{link} ({number_text(run[metric])}{held_out})"
+
+
+def run_address(run: pd.Series, address: str = "") -> str:
+    """Where MLflow's UI shows a run; without the UI's address relative to it."""
+    place = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
+    return f"{address.rstrip('/')}/{place}" if address else place
 
 
 def axes_table(comparison: Comparison) -> pd.DataFrame:
@@ -231,7 +281,7 @@ def coordinates_figure(comparison: Comparison) -> Figure | None:
     axes = shown_axes(comparison)
     beside = [
         name
-        for name in ("partial_grad_norm", "test_linear_predictor_gap")
+        for name in ("partial_grad_norm", HELD_OUT)
         if name in points and name != metric and points[name].nunique() > 1 and points[name].notna().mean() > KNOWN
     ]
     numbers = [*(axis for axis in axes if pd.api.types.is_numeric_dtype(points[axis])), *beside, metric]
@@ -266,15 +316,15 @@ def best_table(comparison: Comparison, *, count: int = 10, address: str = "") ->
         return ""
     metric = comparison.goal.metric
     best = best_runs(comparison.points, metric, count, maximize=comparison.goal.maximize)
-    extras = [GAP, "objective", "gap_certificate", "test_linear_predictor_gap", "partial_grad_norm"]
+    extras = [GAP, "objective", "gap_certificate", HELD_OUT, "partial_grad_norm"]
     verdict = ["verdict"] if best["verdict"].notna().any() else []
     columns = [*comparison.axes, metric, *verdict, *(name for name in extras if name in best and name != metric)]
     head = "".join(f"<th>{html.escape(label_of(name))}</th>" for name in ["run", *columns])
     rows = []
     for _, run in best.iterrows():
-        place = f"{address.rstrip('/')}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
-        place = place if address else place[1:]
-        link = f'<a href="{html.escape(place)}" target="_blank">{html.escape(run["run_id"][:8])}</a>'
+        link = (
+            f'<a href="{html.escape(run_address(run, address))}" target="_blank">{html.escape(run["run_id"][:8])}</a>'
+        )
         cells = "".join(f"<td>{html.escape(_cell(run[name]))}</td>" for name in columns)
         rows.append(f"<tr><td>{link}</td>{cells}</tr>")
     body = "".join(rows)
@@ -282,7 +332,7 @@ def best_table(comparison: Comparison, *, count: int = 10, address: str = "") ->
 
 
 def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
-    """Attach the overview figures of a sweep to its parent run.
+    """Describe a sweep's outcome on its parent run, and attach the overview figures to it.
 
     Returns:
         The names of the figures; none while no run has finished with what they are compared by.
@@ -295,6 +345,9 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
         comparison = towards(comparison)
     except InvalidInputError:  # of a sweep without results there is nothing to draw
         return []
+    parent.describe(headline(comparison))
+    if GAP in comparison.points:
+        parent.log_metrics({"points_above_linear": int(above_linear(comparison.points)["above"].sum())})
     file = re.sub(r"[^\w.-]+", "-", comparison.goal.metric) if comparison.goal else ""
     figures: dict[str, Figure | None] = {
         f"{file}_against_{axis}": figure for axis, figure in spread_figures(comparison).items()
