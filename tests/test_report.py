@@ -9,7 +9,7 @@ import re
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
 from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
 from resflow.workflow.reports.notebook_html import notebook_to_html
@@ -169,6 +169,43 @@ def test_a_figure_can_say_itself_what_it_shows():
     soup = page(code("f()", shows({"image/png": PIXEL}, **{"image/png": {"alt": "The gap falls", "width": 320}})))
     assert soup.img["alt"] == "The gap falls"
     assert soup.img["width"] == "320"
+
+
+@pytest.mark.parametrize("mime", ["image/gif", "image/webp"])
+def test_pictures_of_every_kind_that_browsers_show_are_shown(mime):
+    assert page(code("f()", shows({mime: PIXEL}))).img["src"] == f"data:{mime};base64,{PIXEL}"
+
+
+def test_picture_beside_a_script_takes_its_place():
+    drawn = shows({"text/html": "<div></div><script>draw()</script>", "image/png": PIXEL})
+    table = shows({"text/html": "<table><tr><td>1</td></tr></table>", "image/png": PIXEL})
+    soup = page(code("f()", drawn, table))
+    assert len(soup.select("figure img")) == len(soup.find_all("table")) == 1
+    assert "was left out" not in soup.get_text()
+
+
+def test_output_that_cannot_be_shown_says_so_and_a_raw_cell_is_text():
+    soup = page(code("f()", shows({"application/x-thing": "?"})), new_raw_cell("a < b\n  c"))
+    assert soup.select_one("p.note").get_text().startswith("An output of type application/x-thing was left out")
+    assert soup.select_one("section.text pre").get_text() == "a < b\n  c"
+
+
+@pytest.mark.parametrize("text", ["line\n" * 300_000, "x" * 3_000_000])
+def test_output_of_endless_length_is_cut_and_says_so(text):
+    html = str(page(code("f()", new_output("stream", name="stdout", text=text), shows({"text/plain": text}))))
+    assert len(html) < 500_000
+    assert html.count("more characters: the executed notebook has all of it") == 2
+
+
+def test_long_pages_open_with_a_list_of_their_sections():
+    texts = ["A `b` and $c$", "A `b` and $c$", *(f"Part {number}" for number in range(4))]
+    soup = page(*(new_markdown_cell(f"## {text}\n\nText") for text in texts))
+    links = soup.select("nav a")
+    assert [link.get_text() for link in links] == ["A b and c", "A b and c", *texts[2:]]
+    targets = [link["href"].removeprefix("#") for link in links]
+    assert len(set(targets)) == len(texts)
+    assert all(soup.find("h2", id=target) for target in targets)
+    assert not page(*(new_markdown_cell(f"## {text}") for text in texts[:5])).select("nav")
 
 
 def test_failed_notebook_says_at_the_top_which_cell_and_what_error():

@@ -17,7 +17,7 @@ from traitlets.config import Config
 from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
 from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
 from resflow.workflow.reports.result import RunResult
-from resflow.workflow.reports.sanitizer import sanitized
+from resflow.workflow.reports.sanitizer import had_program, sanitized
 
 __all__ = ["notebook_to_html"]
 
@@ -56,6 +56,7 @@ def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "", result:
         "failure": _printable(failure),
         "failures": failures,
         "failed_cells": [entry.place for entry in failures],
+        "contents": _contents(nb),
         "changed": [entry for entry in parameters if entry.changed],
         "unchanged": [entry for entry in parameters if not entry.changed],
     }
@@ -67,14 +68,9 @@ class _ReportExporter(HTMLExporter):
     """nbconvert's exporter with this package's template, and nothing taken from the user's configuration."""
 
     def __init__(self) -> None:
-        richest_first = ["text/html", "text/markdown", "image/svg+xml", "text/latex", "image/png", "image/jpeg"]
         super().__init__(
-            config=Config(
-                {
-                    "NbConvertBase": {"display_data_priority": [*richest_first, "text/plain"]},
-                    "CoalesceStreamsPreprocessor": {"enabled": True},  # of a progress bar, the last state
-                }
-            ),
+            # of a progress bar, the last state
+            config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
             template_name="report",
             extra_template_basedirs=[str(_TEMPLATES)],
         )
@@ -85,10 +81,23 @@ class _ReportExporter(HTMLExporter):
     def default_filters(self) -> Any:
         yield from super().default_filters()
         yield "markdown", _markdown
+        yield "shown_type", _shown_type
+        yield "beginning", _beginning
         yield "sanitized", sanitized
         yield "terminal", _terminal
         yield "summary_line", _summary_line
         yield "alternative_text", _alternative_text
+
+
+_PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_RICHEST_FIRST = ("text/html", "text/markdown", "image/svg+xml", "text/latex", *_PICTURES, "text/plain")
+
+LINES_SHOWN = 2000
+CHARACTERS_SHOWN = 200_000
+"""Of one output; the executed notebook has all of it."""
+
+CONTENTS_FROM = 6
+"""A page of as many sections opens with a list of them."""
 
 
 # --- what stands at the top ------------------------------------------------------------------------------------------
@@ -122,6 +131,17 @@ def _take_heading(nb: NotebookNode) -> str:
         return ""
     first.source = first.source[match.end() :]
     return match[1]
+
+
+def _contents(nb: NotebookNode) -> list[tuple[str, str]]:
+    """The id and the text of every second-level heading of a notebook with many of them."""
+    found = [
+        (match[1], Markup(match[2]).striptags())
+        for number, cell in enumerate(nb.cells)
+        if cell.cell_type == "markdown" and re.search(r"^##\s", cell.source, re.MULTILINE)
+        for match in re.finditer(r'<h2 id="([^"]*)">(.*?)</h2>', _markdown(cell.source, place=number), re.DOTALL)
+    ]
+    return found if len(found) >= CONTENTS_FROM else []
 
 
 def _executed(nb: NotebookNode) -> str:
@@ -190,6 +210,23 @@ def _alternative_text(output: NotebookNode, mime: str, cell: NotebookNode) -> st
     )
 
 
+def _shown_type(data: NotebookNode) -> str:
+    """The richest type of an output that a page without scripts can show; "" if it has none."""
+    types = [mime for mime in _RICHEST_FIRST if mime in data]
+    if "text/html" in types and (pictures := [mime for mime in types if mime.startswith("image/")]):
+        return pictures[0] if had_program(data["text/html"]) else "text/html"
+    return types[0] if types else ""
+
+
+def _beginning(text: str) -> str:
+    """An output as far as a page can hold it, and a line that says what is left out."""
+    lines = text.splitlines(keepends=True)
+    kept = "".join(lines[:LINES_SHOWN])[:CHARACTERS_SHOWN]
+    if len(kept) == len(text):
+        return text
+    return f"{kept.rstrip()}\n… {len(text) - len(kept):,} more characters: the executed notebook has all of it\n"
+
+
 def _printable(text: str) -> str:
     """`text` without colours and other control characters."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", strip_ansi(str(text)))
@@ -200,13 +237,21 @@ def _terminal(text: str) -> Markup:
     return Markup(re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", ansi2html(text)))
 
 
-def _markdown(source: str, attachments: dict[str, Any] | None = None) -> Markup:
+def _markdown(source: str, attachments: dict[str, Any] | None = None, *, place: str | int = "") -> Markup:
+    """Markdown as HTML; `place` is where in the page it stands, which the ids of its headings begin with."""
     renderer = _Renderer(escape=False, attachments=attachments or {}, exclude_anchor_links=True)
+    renderer.place = str(place)
     return sanitized(MarkdownWithMath(renderer=renderer).render(source))
 
 
 class _Renderer(IPythonRenderer):
     """Markdown with its mathematics as MathML, or as code where that cannot be."""
+
+    place = ""
+
+    def heading(self, text: str, level: int, **attributes: Any) -> str:
+        words = re.findall(r"\w+", Markup(text).striptags().lower())
+        return f'<h{level} id="{"-".join(["section", self.place, *words])}">{text}</h{level}>'
 
     def inline_math(self, body: str) -> str:
         return self._math(body, display=False)

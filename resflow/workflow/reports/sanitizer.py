@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from resflow.workflow.reports.css import safe_declarations, safe_stylesheet, safe_value
 
-__all__ = ["sanitized"]
+__all__ = ["had_program", "sanitized"]
 
 _DEEPEST = 200
 """Elements within one another; browsers flatten documents from about 500 on, and read them otherwise than written."""
@@ -50,7 +50,7 @@ def sanitized(html: str) -> Markup:
     if decorated.is_styled:
         # The outer box holds in what is in it. Rules for the whole page apply to the inner one, and can't undo that.
         body = f'<div class="styled"><div class="{scope}">{body}</div></div>'
-    if _had_program(text):
+    if had_program(text):
         body += '<p class="note">An interactive part of this output was left out: this report runs no scripts.</p>'
     for _ in range(_ROUNDS):
         former, body = body, _clean(body)
@@ -84,7 +84,7 @@ def _clean(html: str) -> str:
     )
 
 
-def _had_program(html: str) -> bool:
+def had_program(html: str) -> bool:
     """Whether a browser would find a program or a frame in `html`; text that only looks like one is none."""
     found = nh3.clean(html, tags=_PROGRAMS, attributes={}, clean_content_tags=set())
     return re.search(rf"<(?:{'|'.join(_PROGRAMS)})>", found) is not None
