@@ -14,10 +14,11 @@ from urllib.request import urlopen
 import nbformat
 import psutil
 import pytest
+from fabricated_runs import fabricate
 from small_notebooks import is_gone, resflow_here, write_notebook
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.ui import charts_link, free_port
+from resflow.workflow.ui import free_port, links
 
 RESFLOW = Path(sys.executable).parent / "resflow"
 
@@ -139,7 +140,18 @@ def test_taken_port_is_said():
         with pytest.raises(InvalidInputError, match="is taken"):
             free_port(taken.getsockname()[1])
     assert 5000 <= free_port(None) < 5100
-    assert charts_link(5000, "1") == "http://127.0.0.1:5000/#/experiments/1/runs?compareRunsMode=CHART"
+
+
+CHARTS = "compareRunsMode=CHART&workflowType=machine_learning"
+
+
+def test_links_lead_to_experiments_to_runs_above_linear_and_to_sweeps(tmp_path):
+    client = fabricate(tmp_path)
+    lines = list(links(client, "http://a"))
+    assert f"train_population: http://a/#/experiments/1/runs?{CHARTS}" in lines
+    above = lines[lines.index(f"train_population: http://a/#/experiments/1/runs?{CHARTS}") + 1]
+    assert above.startswith(f"  above linear: http://a/#/experiments/1/runs?{CHARTS}&searchFilter=metrics.linear_pred")
+    assert any(line.startswith("sweep skip: http://a/#/experiments/1/runs/") for line in lines)
 
 
 def hang_up(process, terminal):
@@ -180,14 +192,16 @@ def test_ui_serves_the_store_and_ends_with_everything_it_started(project, end):
             except OSError:
                 assert time.monotonic() < deadline, "the server did not come up"
                 time.sleep(0.5)
+        line = process.stdout.readline().decode().strip()  # said once the server answers
+        assert f": http://127.0.0.1:{port}/#/experiments/" in line
+        assert line.endswith(CHARTS)
         family = psutil.Process(process.pid).children(recursive=True)
         assert all("sqlite" not in " ".join(member.cmdline()) for member in family)
     finally:
         ENDS[end](process, terminal)
         if end != "its terminal":
             os.close(terminal)
-    output, _ = process.communicate(timeout=30)
-    assert b"compareRunsMode=CHART" in output
+    process.communicate(timeout=30)
     assert len(family) >= 2
     assert not psutil.wait_procs(family, timeout=10)[1]
     with socket.socket() as probe:

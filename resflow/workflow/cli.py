@@ -54,6 +54,7 @@ def main() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="resflow", message="%(package)s %(version)s")
 def cli() -> None:
     """Run notebooks as tracked runs, one or a whole sweep, and look at them."""
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import guarded
+from resflow.workflow.addresses import without_credentials
 from resflow.workflow.interruption import Interruptions
-from resflow.workflow.records import open_client
+from resflow.workflow.records import every_run, open_client, parents_of_sweeps
 
-__all__ = ["charts_link", "free_port", "serve"]
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["charts_link", "free_port", "links", "serve"]
 
 HOST = "127.0.0.1"
+
+ABOVE_LINEAR = "metrics.linear_predictor_gap > 0.000000001"
+"""MLflow's condition for runs above their best linear predictor, rounding apart."""
 
 POLL_SECONDS = 0.2
 
@@ -25,36 +37,64 @@ POLL_SECONDS = 0.2
 def serve(port: int | None = None) -> int:
     """Serve MLflow's UI at a `free_port` until Ctrl-C, a termination signal, or the end of this process.
 
+    Where to look is said as soon as the server answers. A store behind a server has a UI there already, and only where
+    that is is said.
+
     Returns the exit code.
     """
     client = open_client()
+    if client.tracking_uri.startswith("http"):
+        print("\n".join(links(client, without_credentials(client.tracking_uri))))
+        return 0
     port = free_port(port)
     command = [sys.executable, "-P", guarded.__file__, sys.executable, "-m", "mlflow", "server"]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     environment["MLFLOW_BACKEND_STORE_URI"] = client.tracking_uri  # a command line is for everybody to see
-    newest = client.search_experiments(order_by=["last_update_time DESC"])
-    experiments = [experiment for experiment in newest if experiment.name != "Default"] or newest
-
     with Interruptions() as interruptions:
         server = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
         try:
             with interruptions.raised():
-                for experiment in experiments:
-                    print(f"{experiment.name}: {charts_link(port, experiment.experiment_id)}", flush=True)
-                print("Ctrl-C ends the server.", flush=True)
+                told = False
                 while server.poll() is None:
+                    if not told and (told := _answers(port)):
+                        where = "\n".join(links(client, f"http://{HOST}:{port}"))
+                        print(where, "Ctrl-C ends the server.", sep="\n", flush=True)
                     time.sleep(POLL_SECONDS)  # waiting in one call, a signal that came just before it would be missed
                 return server.returncode
         finally:
             _end(server)
 
 
-def charts_link(port: int, experiment_id: str) -> str:
-    """Where the UI shows an experiment's runs as charts; its list of runs is one click away."""
-    return f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
+def links(client: MlflowClient, address: str) -> Iterator[str]:
+    """Where a UI shows experiments, the latest first, the runs in them above linear, and sweeps; a line each."""
+    newest = client.search_experiments(order_by=["last_update_time DESC"])
+    experiments = [experiment for experiment in newest if experiment.name != "Default"] or newest
+    for experiment in experiments:
+        place = experiment.experiment_id
+        yield f"{experiment.name}: {charts_link(address, place)}"
+        if list(islice(every_run(client, [place], ABOVE_LINEAR), 1)):
+            yield f"  above linear: {charts_link(address, place)}&searchFilter={quote(ABOVE_LINEAR)}"
+    for name, parent in parents_of_sweeps(client, [experiment.experiment_id for experiment in experiments]).items():
+        yield f"sweep {name}: {address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+
+
+def charts_link(address: str, experiment_id: str) -> str:
+    """Where a UI shows an experiment's runs as charts; its list of runs is one click away."""
+    return f"{address}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=1)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):  # not yet
+        return False
+    finally:
+        connection.close()
 
 
 def free_port(port: int | None) -> int:
