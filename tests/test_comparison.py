@@ -301,7 +301,7 @@ def test_overview_is_attached_to_the_sweeps_parent(client, skip):
     assert parent.data.metrics["points_above_linear"] == 6
     assert parent.data.tags["mlflow.note.content"].startswith("**30 of 36 at or below")
     attached = {artifact.path for artifact in client.list_artifacts(skip.parent_id, "figures")}
-    assert attached == {f"figures/{name}.png" for name in names}
+    assert attached == {f"figures/{name}.{kind}" for name in names for kind in ("png", "pdf")}
     assert {"curves", "verdicts", "parallel_coordinates"} < set(names)
 
 

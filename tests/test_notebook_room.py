@@ -1,5 +1,7 @@
 """What this project's notebooks share, and how what they know reaches a workflow that knows none of it."""
 
+import json
+
 import equinox as eqx
 import jax
 import nbformat
@@ -210,7 +212,7 @@ def test_everything_is_recorded_in_one_call(run, capsys):
     record(
         run,
         name="a good run",
-        summary="\nIt went **well**.\n",
+        summary="\nIt went **well**: strict_saddle, -1.5.\n",
         claim=Claim("it_goes_well", True, 0.5),
         history=[history(), pd.DataFrame({"step": [5], "lambda_min": [-1.0]})],
         metrics={"best": 0.25, "lambda_min": 7.0},
@@ -225,9 +227,11 @@ def test_everything_is_recorded_in_one_call(run, capsys):
     assert [point.step for point in run.client.get_metric_history(run.id, "lambda_min")] == [5]
     expected = {"claim": "it_goes_well", "claim_holds": "true", "verdict": "strict_saddle", "diverged_at": "never"}
     assert expected.items() <= stored.data.tags.items()
-    assert stored.data.tags["mlflow.note.content"] == "It went **well**."
+    assert stored.data.tags["mlflow.note.content"] == "It went **well**: strict saddle, −1.5."
     assert read_artifact(run.client, stored, "tables/counts.csv") == "outcome,runs\nstuck,3\n"
-    assert artifacts_of(run.client, stored, "figures") == {"figures/gap.png"}
+    assert artifacts_of(run.client, stored, "figures") == {"figures/gap.png", "figures/gap.pdf"}
+    facts = json.loads(stored.data.tags["resflow.facts"])
+    assert facts == [["verdict", "strict saddle"], ["gap to the best linear predictor", "−0.25"]]
 
 
 def test_data_are_prepared_by_the_training_set_and_logged(run):

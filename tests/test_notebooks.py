@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_notebooks import resflow_here
+from bs4 import BeautifulSoup
+from small_notebooks import read_artifact, resflow_here
 from warm_kernels import warm_kernels
 
 from resflow.stationarity.report import VERDICTS
@@ -100,7 +101,14 @@ def test_training_run_keeps_its_notebook_its_report_and_its_figures(project, two
     kept = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert {"train_residual_unit.ipynb", "train_residual_unit.html", "figures"} <= kept
     figures = {artifact.path for artifact in client.list_artifacts(run_id, "figures")}
-    assert figures == {f"figures/{name}.png" for name in ("objective", "gap", "curvature", "held_out")}
+    names = ("objective", "gap", "curvature", "held_out")
+    assert figures == {f"figures/{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    page = BeautifulSoup(read_artifact(client, client.get_run(run_id), "train_residual_unit.html"), "html.parser")
+    facts = [fact.get_text() for fact in page.select(".outcome dt")]
+    assert facts == ["verdict", "gap to the best linear predictor", "gap on samples not trained on"]
+    assert page.select_one(".outcome dd").get_text() == "stationary, at or below linear"
+    assert all(image["src"].startswith("data:image/svg+xml") for image in page.select("figure img"))
+    assert len(page.select("figure img")) == len(names)
 
 
 def test_runs_are_found_by_their_verdict(project, two_equal_runs, monkeypatch):
@@ -122,32 +130,32 @@ CLAIMS = {
     "vector_outputs": (
         {"dataset": "wine:all", "steps": 60, "width": 6, "dense_limit": 150},
         "vector_certificate_bounds_gap",
-        {"figures/gap.png", "figures/ranks.png", "figures/curvature.png"},
+        {"gap", "ranks", "curvature"},
     ),
     "deep_residual_networks": (
         {"blocks": 3, "inner": 2, "wider_inner": 6, "steps": 40, "log_every": 10, "checkpoints": 3},
         "deep_certificate_bounds_gap",
-        {"figures/gap.png", "figures/curvature.png", "figures/blocks.png", "figures/near_identity.png"},
+        {"gap", "curvature", "blocks", "near_identity"},
     ),
     "modalities": (
         {"modalities": ["mean", "worst"], "steps": 30, "seeds": 2, "width": 3},
         "superset_best_linear_never_worse",
-        {"figures/objectives.png", "figures/gaps.png"},
+        {"objectives", "gaps"},
     ),
     "skip_or_not": (
         {"seeds": 12, "widths": [2], "steps": 120, "log_every": 40, "epsilon": 0.1},
         "no_second_order_residual_unit_above_linear",
-        {"figures/ends.png", "figures/shares.png", "figures/stationary.png"},
+        {"ends", "shares", "stationary"},
     ),
     "sgd_output_skip": (
         {"longest": 1000, "counts": 2, "parts": 10, "seeds": 4, "width": 4, "inputs": 3},
         "theorem4_bound_holds_in_1_minus_delta_of_seeds",
-        {"figures/excess.png", "figures/slopes.png"},
+        {"excess", "slopes"},
     ),
     "example_order": (
         {"epochs": 8, "seeds": 12, "learning_rates": "[0.03]", "width": 4},
         "grab_ends_below_random_reshuffling",
-        {"figures/gap.png", "figures/paired.png", "figures/prefix_sums.png"},
+        {"gap", "paired", "prefix_sums"},
     ),
 }
 
@@ -163,7 +171,7 @@ def test_notebook_tests_its_claim_and_says_how_it_came_out(project, notebook):
     assert run.info.status == "FINISHED"
     assert f"claim   {claim} holds" in done.stdout
     kept = {artifact.path for artifact in client_of(project).list_artifacts(run.info.run_id, "figures")}
-    assert kept == figures
+    assert kept == {f"figures/{name}.{kind}" for name in figures for kind in ("png", "pdf")}
 
 
 def test_same_parameters_and_seed_give_bit_identical_metrics(project, two_equal_runs):

@@ -168,7 +168,18 @@ def test_outputs_are_all_there(everything):
 def test_a_figure_can_say_itself_what_it_shows():
     soup = page(code("f()", shows({"image/png": PIXEL}, **{"image/png": {"alt": "The gap falls", "width": 320}})))
     assert soup.img["alt"] == "The gap falls"
-    assert soup.img["width"] == "320"
+    assert soup.figure["style"] == "--width: 320px"
+
+
+def test_figures_are_numbered_and_sized_and_say_their_title():
+    drawn = '<svg width="144pt"><metadata><dc:title>Gap $\\lambda_{\\min}$ &lt; 0</dc:title></metadata></svg>'
+    soup = page(code("f()", shows({"image/svg+xml": drawn}), shows({"image/png": PIXEL})))
+    first, second = soup.find_all("figure")
+    assert first.img["alt"] == "Gap λmin < 0"
+    assert first["style"] == "--width: 192px"
+    assert not second.has_attr("style")
+    assert [each.figcaption.get_text() for each in (first, second)] == ["Figure 1", "Figure 2"]
+    assert first.a["href"] == f"#{first['id']}"
 
 
 @pytest.mark.parametrize("mime", ["image/gif", "image/webp"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resflow.plots.svg import show_as_svg
 from resflow.workflow.records import open_client
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import Comparison, load_comparison
@@ -18,6 +19,8 @@ __all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_li
 def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tuple[MlflowClient, Comparison]:
     """The runs of a sweep or an experiment, with what they are compared by, and the client that read them.
 
+    From here on figures are shown as SVG.
+
     Args:
         source: Its name; whatever the latest run belongs to if empty.
         metric: The final value to compare; what the sweep's file names, or the gap, if empty.
@@ -26,6 +29,7 @@ def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tup
     Raises:
         InvalidInputError: If there are no such runs, or they did not record the metric.
     """
+    show_as_svg()
     client = open_client()
     return client, overview.towards(load_comparison(client, source), metric, direction)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from resflow.plots.svg import show_as_svg
 from resflow.workflow import session
 from resflow.workflow.records import Run
 
@@ -13,7 +14,7 @@ __all__ = ["start_run"]
 
 
 def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
-    """The run that a notebook records to; from here on JAX computes in float64, which the analysis needs.
+    """The run that a notebook records to; from here on JAX computes in float64, and figures are shown as SVG.
 
     To be called once the parameters are set, and before anything is computed.
 
@@ -25,4 +26,5 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
         InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
     """
     jax.config.update("jax_enable_x64", True)
+    show_as_svg()
     return session.start_run(namespace, notebook=notebook)

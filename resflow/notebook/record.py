@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from resflow.notebook.facts import facts_of
+from resflow.plots.labels import verdict_name
 from resflow.workflow import names
 from resflow.workflow.records import Run
 
@@ -78,7 +79,8 @@ def record(
     Args:
         run: The notebook's run.
         name: What the run is called from now on.
-        summary: What came out, in Markdown: the run's description, with true minus signs before its numbers.
+        summary: What came out, in Markdown: the run's description. Its verdict is put in words for people, and its
+            numbers get true minus signs.
         claim: What was put to the test.
         history: Metrics along training, as for `Run.log_history`; several frames, if they have steps of their own.
         metrics: Values of the whole run. One that the history has as well is left to the history.
@@ -96,13 +98,14 @@ def record(
     along = {column for frame in histories for column in frame}
     run.log_metrics({key: value for key, value in (metrics or {}).items() if key not in along})
     last = {key: value for frame in histories for key, value in frame.iloc[-1].items()}
-    facts = facts_of({**(metrics or {}), **last}, str((tags or {}).get(names.VERDICT, "")))
+    verdict = str((tags or {}).get(names.VERDICT, ""))
+    facts = facts_of({**(metrics or {}), **last}, verdict)
     run.set_tags({**(tags or {}), names.FACTS: json.dumps(facts, ensure_ascii=False)})
     for key, table in (tables or {}).items():
         run.log_table(table, key)
     for key, figure in (figures or {}).items():
         run.log_figure(figure, key)
-    summary = re.sub(r"(?<![\w.-])-(?=[\d.])", "−", summary)
+    summary = re.sub(r"(?<![\w.-])-(?=[\d.])", "−", summary.replace(verdict, verdict_name(verdict)))
     run.describe(summary)
     run.rename(name)
     display(Markdown(summary))

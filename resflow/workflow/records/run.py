@@ -148,9 +148,10 @@ class Run:
         self.log_metrics({names.CLAIM_MARGIN: margin})
 
     def log_figure(self, figure: Figure, name: str) -> None:
-        """Attach a figure as figures/NAME.png."""
+        """Attach a figure as figures/NAME.png and figures/NAME.pdf."""
         options = {"dpi": 150, "bbox_inches": "tight"}
-        self.client.log_figure(self.id, figure, f"figures/{name}.png", save_kwargs=options)
+        for kind in ("png", "pdf"):
+            self.client.log_figure(self.id, figure, f"figures/{name}.{kind}", save_kwargs=options)
 
     def log_table(self, frame: DataFrame, name: str) -> None:
         """Attach a data frame as tables/NAME.csv; its index only if it says something."""

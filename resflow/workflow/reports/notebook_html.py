@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +88,7 @@ class _ReportExporter(HTMLExporter):
         yield "sanitized", sanitized
         yield "terminal", _terminal
         yield "summary_line", _summary_line
-        yield "alternative_text", _alternative_text
+        yield "drawing", _drawing
 
 
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -198,16 +200,30 @@ def _summary_line(cell: NotebookNode) -> tuple[bool, str]:
     return not comment, _printable(comment or line)
 
 
-def _alternative_text(output: NotebookNode, mime: str, cell: NotebookNode) -> str:
-    """What a figure shows: its own `alt`, or else the line that stands for the cell which drew it."""
-    metadata = output.get("metadata", {})
-    own = metadata.get(mime, {}).get("alt") if isinstance(metadata.get(mime), dict) else None
+class _Drawing(NamedTuple):
+    """A figure: its address, what it shows, and its width in pixels where that is known."""
+
+    source: str
+    shows: str
+    width: float | None
+
+
+def _drawing(output: NotebookNode, mime: str, cell: NotebookNode) -> _Drawing:
+    data, metadata = str(output["data"][mime]), output.get("metadata", {})
+    own = metadata.get(mime) if isinstance(metadata.get(mime), dict) else {}
+    width, title = own.get("width"), ""
+    if mime == "image/svg+xml":
+        root = re.search(r"<svg\b[^>]*?\bwidth=\"([0-9.]+)(pt|px)?\"", data)
+        width = float(root[1]) * (4 / 3 if root[2] == "pt" else 1) if root else None
+        found = re.search(r"<(?:dc:)?title>([^<]*)</", data)
+        title = _markdown(unescape(found[1])).striptags() if found else ""
+        encoded = base64.b64encode(data.encode()).decode()
+    else:
+        encoded = data.replace("\n", "")
     is_code, line = _summary_line(cell)
-    return str(
-        own
-        or metadata.get("alt")
-        or (f"Figure drawn by the cell that begins: {line}" if is_code else f"Figure: {line}")
-    )
+    drawn = f"Figure drawn by the cell that begins: {line}" if is_code else f"Figure: {line}"
+    shows = str(own.get("alt") or metadata.get("alt") or title or drawn)
+    return _Drawing(f"data:{mime};base64,{encoded}", shows, width if isinstance(width, int | float) else None)
 
 
 def _shown_type(data: NotebookNode) -> str:
