@@ -176,6 +176,8 @@ def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client
     ]  # fmt: skip
     (parent,) = [run for run in runs_of(client, "failing") if run.data.tags["resflow.role"] == "sweep"]
     assert (parent.info.status, parent.data.tags["resflow.error"]) == ("FAILED", "3 of 4 points are not finished")
+    plan = resflow_here(project, "sweep", "failing.yaml", "--dry-run").stdout
+    assert "failing: 4 points in 4 executions, 1 finished; the rest takes about" in plan
 
 
 def test_running_cluster_is_joined_and_points_of_another_sweep_are_shared(project, client, monkeypatch):

@@ -253,7 +253,14 @@ def test_plan_shows_values_as_python_writes_them(read):
 def test_dry_run_shows_none_and_whole_numbers_as_text_and_as_json(folder):
     (folder / "pyproject.toml").touch()
     (folder / "shown.yaml").write_text("notebook: work.ipynb\naxes: {batch_size: [null, 3], clip: [.inf]}")
-    text = resflow_here(folder, "sweep", "shown.yaml", "--dry-run").stdout
+    axes = resflow_here(folder, "sweep", "shown.yaml", "--dry-run").stdout.splitlines()
+    assert [line.split() for line in axes[:3]] == [
+        ["axis", "values"],
+        ["batch_size", "2", "None,", "3"],
+        ["clip", "1", "inf"],
+    ]
+    assert axes[3:] == ["shown: 2 points in 2 executions, 0 finished"]
+    text = resflow_here(folder, "sweep", "shown.yaml", "--dry-run", "--points").stdout
     assert [line.split()[:2] for line in text.splitlines()[1:3]] == [["None", "inf"], ["3", "inf"]]
     rows = [
         json.loads(line)

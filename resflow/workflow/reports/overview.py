@@ -345,7 +345,8 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
         comparison = towards(comparison)
     except InvalidInputError:  # of a sweep without results there is nothing to draw
         return []
-    parent.describe(headline(comparison))
+    if said := headline(comparison):
+        parent.describe(said)
     if GAP in comparison.points:
         parent.log_metrics({"points_above_linear": int(above_linear(comparison.points)["above"].sum())})
     file = re.sub(r"[^\w.-]+", "-", comparison.goal.metric) if comparison.goal else ""

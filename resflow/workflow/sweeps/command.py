@@ -29,7 +29,8 @@ FAILURES_SHOWN = 20
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Show the plan and what of it is finished, and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and how much of it is finished, and run nothing.")
+@click.option("--points", "every_point", is_flag=True, help="With --dry-run: show every point.")
 @click.option("--again", is_flag=True, help="Repeat what is finished, too.")
 @click.option(
     "--retries", type=click.IntRange(0, 100), default=2, show_default=True, metavar="N",
@@ -43,6 +44,7 @@ FAILURES_SHOWN = 20
 def sweep(
     file: Path,
     dry_run: bool,
+    every_point: bool,
     again: bool,
     retries: int,
     time_limit: float | None,
@@ -53,6 +55,8 @@ def sweep(
     as_json: bool,
 ) -> int:
     """Run what is missing of the sweep that FILE describes; the same command goes on after any interruption."""
+    if every_point and not dry_run:
+        raise InvalidInputError("--points says what --dry-run shows: give both, or leave it out")
     if scheduler and workers:
         raise InvalidInputError("--workers is for this machine, and a --scheduler has its own: leave one out")
     from resflow.workflow.records import open_client
@@ -68,7 +72,7 @@ def sweep(
     executions = planner.executions()  # before a store is made for a file that is at fault
     planned = Sweep(planner, executions, open_client())
     if dry_run:
-        _show_plan(planned, as_json)
+        _show_plan(planned, as_json, every_point)
         return 0
     kind = JsonDisplay if as_json else LiveDisplay if sys.stdout.isatty() else LineDisplay
     options = Options(again, Limits(retries, time_limit or 0.0), workers or 0, scheduler or "")
@@ -88,8 +92,9 @@ def sweep(
     return int(bool(code or problem))
 
 
-def _show_plan(planned: Sweep, as_json: bool) -> None:
-    from resflow.workflow.sweeps.plan.tables import axis_column, plan_table
+def _show_plan(planned: Sweep, as_json: bool, every_point: bool) -> None:
+    from resflow.workflow.sweeps.plan.tables import axes_table, axis_column, plan_table
+    from resflow.workflow.sweeps.state import duration
 
     rows = plan_table(planned.executions, planned.finished).to_dict("records")
     if as_json:
@@ -97,17 +102,23 @@ def _show_plan(planned: Sweep, as_json: bool) -> None:
             click.echo(json.dumps({name: _in_json(value) for name, value in row.items()}, default=str))
         return
     finished = sum(point.fingerprint in planned.finished for point in planned.points)
-    columns = [*(axis_column(axis.name) for axis in planned.file.axes), "execution", "state", "run_id"]
-    shown = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    shown = [["axis", "values", ""], *axes_table(planned.file.axes, planned.points)]
+    if every_point:
+        columns = [*(axis_column(axis.name) for axis in planned.file.axes), "execution", "state", "run_id"]
+        shown = [columns, *([_cell(row[name]) for name in columns] for row in rows)]
     if rows:
-        click.echo("\n".join("  ".join(map(str.rjust, line, widths)).rstrip() for line in shown))
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        put = str.rjust if every_point else str.ljust
+        click.echo("\n".join("  ".join(map(put, line, widths)).rstrip() for line in shown))
     name, executions = planned.file.name, len(planned.executions)
     if planned.is_search:
         trials = planned.file.strategy.count
         click.echo(f"{name}: {trials} trials, each chosen by Optuna from those before it; {executions} finished")
-    else:
-        click.echo(f"{name}: {len(planned.points)} points in {executions} executions, {finished} finished")
+        return
+    counted = f"{name}: {len(planned.points)} points in {executions} executions, {finished} finished"
+    if (seconds := planned.seconds_to_do()) is not None:
+        counted += f"; the rest takes about {duration(seconds)} of one worker, by what is finished"
+    click.echo(counted)
 
 
 def _cell(value: Any) -> str:

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING
 
 from resflow.workflow.goal import Goal
 from resflow.workflow.logged_values import finite
-from resflow.workflow.names import FAILED, FINISHED, MISSING
-from resflow.workflow.records import claim, drop_duplicates, experiments, finished_points, points_of_sweep, set_aside
+from resflow.workflow.names import FAILED, FINISHED, MISSING, PARENT, Role, role_of
+from resflow.workflow.records import (
+    Run,
+    claim,
+    drop_duplicates,
+    experiments,
+    finished_points,
+    points_of_sweep,
+    set_aside,
+)
 from resflow.workflow.sweeps.file.axes import size
 from resflow.workflow.sweeps.plan import Execution, Planner, Point, Result
 from resflow.workflow.sweeps.plan.search import FixedSource, SearchSource
@@ -20,6 +28,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 __all__ = ["Sweep", "Tally", "duration"]
+
+LOOKED_AT = 20
+"""Finished executions by which it is estimated how long the others take."""
 
 
 @dataclass
@@ -133,6 +144,17 @@ class Sweep:
             self.executions = self._search().trials
         else:
             self.finished = self._finished_of(self.points)
+
+    def seconds_to_do(self) -> float | None:
+        """How long one worker has to do, if an execution takes as long as those finished did; None if none is."""
+        left = sum(bool(self.todo(execution)) for execution in self.executions)
+        done = [run for each in self.executions if (run := self.finished.get(each.points[0].fingerprint))]
+        took = []
+        for run in done[:LOOKED_AT] if left else []:
+            executed = run if role_of(run) != Role.MEMBER else Run(self.client, run.data.tags[PARENT]).stored
+            if executed.info.end_time:
+                took.append((executed.info.end_time - executed.info.start_time) / 1000)
+        return fmean(took) * left if took else None
 
     def _finished_of(self, points: list[Point]) -> dict[str, StoredRun]:
         return finished_points(self.client, self._experiment_id, [point.fingerprint for point in points])

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from pandas import DataFrame
 
+from resflow.plots.labels import value_name
+from resflow.workflow.limits import one_line
+from resflow.workflow.sweeps.file.axes import Axis
 from resflow.workflow.sweeps.plan.points import Execution, Point, Result
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
 
-__all__ = ["axis_column", "plan_table", "results_table"]
+__all__ = ["axes_table", "axis_column", "plan_table", "results_table"]
+
+WIDEST = 50
+"""Characters of the values of an axis, so that 80 columns hold a line."""
 
 _COLUMNS = frozenset({"execution", "state", "run_id", "fingerprint", "error"})
 
@@ -20,6 +26,20 @@ _COLUMNS = frozenset({"execution", "state", "run_id", "fingerprint", "error"})
 def axis_column(axis: str) -> str:
     """The column of an axis, apart from those that say what became of the points."""
     return f"{axis} (parameter)" if axis in _COLUMNS else axis
+
+
+def axes_table(axes: Sequence[Axis], points: Sequence[Point]) -> list[list[str]]:
+    """A line an axis: its name, how many values the points have of it, and those values, or the first and the last."""
+    lines = []
+    for axis in axes:
+        found = {repr(value): value for point in points for name, value in point.values.items() if name == axis.name}
+        values = [one_line(value_name(value)) for value in found.values()]
+        said = ", ".join(values)
+        if len(said) > WIDEST:
+            numbers = all(isinstance(value, int | float) for value in found.values())
+            said = f"{values[0]}{' to ' if numbers else ', …, '}{values[-1]}"
+        lines.append([axis.name, str(len(values)), said])
+    return lines
 
 
 def plan_table(executions: Sequence[Execution], finished: Mapping[str, StoredRun]) -> DataFrame:
