@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+from bs4 import BeautifulSoup
 
 from resflow.workflow.cli import main
 
@@ -137,3 +140,19 @@ def artifacts_of(client, run, folder: str | None = None) -> set[str]:
 def read_artifact(client, run, path: str) -> str:
     """The text of what a run attached."""
     return Path(client.download_artifacts(run.info.run_id, path)).read_text()
+
+
+def assert_sound(html: str) -> None:
+    """Check what a reader relies on who hears a page: one title, headings in order, images and tables described."""
+    page = BeautifulSoup(html, "html.parser")
+    levels = [int(heading.name[1]) for heading in page.find_all(re.compile("^h[1-6]$"))]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(deeper <= level + 1 for level, deeper in pairwise(levels)), levels
+    assert all(image.get("alt") for image in page.find_all("img"))
+    assert all(head.get("scope") for head in page.find_all("th"))
+    names = [element["id"] for element in page.find_all(id=True)]
+    assert len(names) == len(set(names)), names
+    targets = [link["href"] for link in page.find_all("a", href=re.compile("^#"))]
+    assert {target.removeprefix("#") for target in targets} <= set(names)
+    assert not page.find_all("script")

@@ -64,7 +64,7 @@ def test_finished_run_says_where_its_report_is(project):
     assert done.returncode == 0, done.stderr
     (report,) = (line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("report"))
     assert "<html" in Path(report).read_text()
-    assert "claim   size_is_small FAILS, margin -1\n" in done.stdout
+    assert "claim   size is small: FAILS, margin −1\n" in done.stdout
     assert nbformat.read(project / "out.ipynb", as_version=4).metadata["resflow"]["run_id"] in done.stdout
     assert statuses(project)["3"] == "FINISHED"
 

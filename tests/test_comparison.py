@@ -11,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from fabricated_runs import LEVEL, STEPS, fabricate, make
 from mlflow.tracking import MlflowClient
+from small_notebooks import assert_sound
 
 from resflow.errors import InvalidInputError
 from resflow.plots.comparison import plot_curves
@@ -311,6 +312,7 @@ def test_report_is_one_file_with_every_figure_and_attached(client, project, skip
         [RESFLOW, "report", "skip", "skip.html"], cwd=project, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+    assert_sound((project / "skip.html").read_text())
     soup = BeautifulSoup((project / "skip.html").read_text(), "html.parser")
     assert len(soup.select("figure img")) == 5
     assert len(soup.select("table a[href*='/runs/']")) == 10

@@ -254,7 +254,7 @@ def test_metric_that_counts_is_said_by_metadata_or_options_and_the_run_says_it(p
     ):
         done = resflow_here(project, "run", "goal.ipynb", *options)
         assert done.returncode == 0, done.stderr
-        assert re.search(rf"^  {goal.metric} +\+[0-9.]+   \({goal.direction} it\)$", done.stdout, re.MULTILINE)
+        assert re.search(rf"^  {goal.metric} \(to {goal.direction}\) +[0-9.]+$", done.stdout, re.MULTILINE)
         latest = runs_of(open_client(), "goal")[0]
         assert Goal.in_tags(latest.data.tags) == goal
     assert resflow_here(project, "run", "goal.ipynb", "-p", "a", "5").returncode == 0

@@ -188,7 +188,7 @@ def test_title_says_from_which_step_on_the_objective_stayed_below(gaps, title):
 def test_first_and_last_measurement_stand_side_by_side():
     table = first_and_last(history())
     assert table.columns.tolist() == [0, 20]
-    assert table.loc["linear_predictor_gap"].tolist() == ["1", "-0.25"]
+    assert table.loc["linear_predictor_gap"].tolist() == ["1", "−0.25"]
 
 
 def test_claims_allow_for_rounding_and_for_bounds_that_are_not_there():
@@ -231,7 +231,7 @@ def test_everything_is_recorded_in_one_call(run, capsys):
     assert read_artifact(run.client, stored, "tables/counts.csv") == "outcome,runs\nstuck,3\n"
     assert artifacts_of(run.client, stored, "figures") == {"figures/gap.png", "figures/gap.pdf"}
     facts = json.loads(stored.data.tags["resflow.facts"])
-    assert facts == [["verdict", "strict saddle"], ["gap to the best linear predictor", "−0.25"]]
+    assert facts == [["verdict on the last point", "strict saddle"], ["gap to the best linear predictor", "−0.25"]]
 
 
 def test_data_are_prepared_by_the_training_set_and_logged(run):

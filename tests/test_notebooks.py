@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
-from small_notebooks import read_artifact, resflow_here
+from small_notebooks import assert_sound, read_artifact, resflow_here
 from warm_kernels import warm_kernels
 
 from resflow.stationarity.report import VERDICTS
@@ -105,8 +105,14 @@ def test_training_run_keeps_its_notebook_its_report_and_its_figures(project, two
     assert figures == {f"figures/{name}.{kind}" for name in names for kind in ("png", "pdf")}
     page = BeautifulSoup(read_artifact(client, client.get_run(run_id), "train_residual_unit.html"), "html.parser")
     facts = [fact.get_text() for fact in page.select(".outcome dt")]
-    assert facts == ["verdict", "gap to the best linear predictor", "gap on samples not trained on"]
-    assert page.select_one(".outcome dd").get_text() == "stationary, at or below linear"
+    assert facts == [
+        "verdict on the last point",
+        "training objective",
+        "gap to the best linear predictor",
+        "gap on samples not trained on",
+    ]
+    assert page.select_one(".outcome dd").get_text() == two_equal_runs[0].data.tags["verdict"].replace("_", " ")
+    assert two_equal_runs[0].data.tags["verdict"] == "not_stationary"
     assert all(image["src"].startswith("data:image/svg+xml") for image in page.select("figure img"))
     assert len(page.select("figure img")) == len(names)
 
@@ -169,9 +175,10 @@ def test_notebook_tests_its_claim_and_says_how_it_came_out(project, notebook):
     assert run.data.tags["claim_holds"] == "true"
     assert run.data.metrics["claim_margin"] > -1e-9
     assert run.info.status == "FINISHED"
-    assert f"claim   {claim} holds" in done.stdout
+    assert f"claim   {claim.replace('_', ' ')}: holds" in done.stdout
     kept = {artifact.path for artifact in client_of(project).list_artifacts(run.info.run_id, "figures")}
     assert kept == {f"figures/{name}.{kind}" for name in figures for kind in ("png", "pdf")}
+    assert_sound(read_artifact(client_of(project), run, f"{notebook}.html"))
 
 
 def test_same_parameters_and_seed_give_bit_identical_metrics(project, two_equal_runs):

@@ -165,6 +165,12 @@ def test_outputs_are_all_there(everything):
     assert soup.select_one("pre.stream").get_text() == "fit 99%\n"
 
 
+def test_heads_of_tables_say_of_what_they_are_the_head():
+    table = "<table><thead><tr><th></th><th>a</th></tr></thead><tbody><tr><th>0</th><td>1</td></tr></tbody></table>"
+    soup = page(code("f()", shows({"text/html": table + "<table><tr><th scope='colgroup'>x</th></tr></table>"})))
+    assert [head["scope"] for head in soup.select(".html th")] == ["col", "col", "row", "colgroup"]
+
+
 def test_a_figure_can_say_itself_what_it_shows():
     soup = page(code("f()", shows({"image/png": PIXEL}, **{"image/png": {"alt": "The gap falls", "width": 320}})))
     assert soup.img["alt"] == "The gap falls"

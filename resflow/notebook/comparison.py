@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from resflow.plots.svg import show_as_svg
+from resflow.plots.svg import show_well
 from resflow.workflow.records import open_client
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import Comparison, load_comparison
@@ -29,7 +29,7 @@ def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tup
     Raises:
         InvalidInputError: If there are no such runs, or they did not record the metric.
     """
-    show_as_svg()
+    show_well()
     client = open_client()
     return client, overview.towards(load_comparison(client, source), metric, direction)
 

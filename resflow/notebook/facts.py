@@ -13,14 +13,17 @@ __all__ = ["facts_of"]
 def facts_of(values: Mapping[str, Any], verdict: str = "") -> list[tuple[str, str]]:
     """The lines that a run's report opens with.
 
-    >>> facts_of({"linear_predictor_gap": -0.25, "gap_certificate": -0.125}, "strict_saddle")
-    [('verdict', 'strict saddle'), ('gap to the best linear predictor', '−0.25, certified to be at most −0.125')]
+    >>> facts_of({"objective": 0.5, "best_linear_objective": 0.75}, "strict_saddle")
+    [('verdict on the last point', 'strict saddle'), ('training objective', '0.5, of the best linear predictor 0.75')]
 
     Args:
         values: The run's metrics, those along training by their last values.
         verdict: The verdict on its last point; "" without one.
     """
-    facts = [("verdict", verdict_name(verdict))] if verdict else []
+    facts = [("verdict on the last point", verdict_name(verdict))] if verdict else []
+    if "objective" in values and "best_linear_objective" in values:
+        mine, linear = (number_text(values[name]) for name in ("objective", "best_linear_objective"))
+        facts.append(("training objective", f"{mine}, of the best linear predictor {linear}"))
     if (gap := values.get("linear_predictor_gap")) is not None:
         text = number_text(gap)
         if (certificate := values.get("gap_certificate")) is not None and certificate == certificate:

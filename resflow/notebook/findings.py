@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from resflow.notebook.record import ROUNDING
-from resflow.plots.labels import curve_name
+from resflow.plots.labels import curve_name, number_text
 
 __all__ = ["below_title", "first_and_last", "fits_sentence", "gap_title", "held_out_table", "held_out_title"]
 
@@ -41,7 +41,7 @@ def first_and_last(history: pd.DataFrame, diverged_at: int | None = None) -> pd.
         diverged_at: The number of steps that went well before training diverged; None if it did not.
     """
     head = "step" if diverged_at is None else f"step (training DIVERGED after {diverged_at}: what follows is of there)"
-    return history.iloc[[0, -1]].set_index("step").T.map("{:.4g}".format).rename_axis(columns=head)
+    return history.iloc[[0, -1]].set_index("step").T.map(number_text).rename_axis(columns=head)
 
 
 def fits_sentence(converged: Iterable[bool]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from resflow.plots.svg import show_as_svg
+from resflow.plots.svg import show_well
 from resflow.workflow import session
 from resflow.workflow.records import Run
 
@@ -26,5 +26,5 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
         InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
     """
     jax.config.update("jax_enable_x64", True)
-    show_as_svg()
+    show_well()
     return session.start_run(namespace, notebook=notebook)

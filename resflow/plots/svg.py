@@ -6,12 +6,15 @@ import io
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.figure import Figure
+
+from resflow.plots.labels import number_text
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
 
-__all__ = ["figure_svg", "finding_of", "show_as_svg"]
+__all__ = ["figure_svg", "finding_of", "show_well"]
 
 MOST_POINTS = 10_000
 """Points of one panel that are drawn one by one; more become a picture within its axes, or files grow endless."""
@@ -19,12 +22,13 @@ MOST_POINTS = 10_000
 _DPI = 200
 
 
-def show_as_svg() -> None:
-    """Let the notebook that runs this, if any does, show figures as SVG."""
+def show_well() -> None:
+    """Let the notebook that runs this, if any does, show figures as SVG, and numbers of tables to four digits."""
     from IPython import get_ipython
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     if (shell := get_ipython()) is not None:
+        pd.options.display.float_format = number_text
         set_matplotlib_formats("svg")
         shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, figure_svg)
 

@@ -16,7 +16,6 @@ except ModuleNotFoundError:
     sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
 
 from resflow.errors import InvalidInputError, shown
-from resflow.workflow import names
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.boundary import fail, guarded
 from resflow.workflow.goal import Goal, goal_named, goal_options
@@ -39,11 +38,6 @@ __all__ = ["cli", "main"]
 
 BAD_INPUT = (InvalidInputError.__name__, UnusableStoreError.__name__, "StoreMovedError")
 """What a notebook's cell raises where the user can act."""
-
-SHOWN = ("objective", "best_linear_objective", "linear_predictor_gap", "gap_certificate", "test_linear_predictor_gap")
-
-SHOWN_OF_OTHERS = 5
-"""Metrics that are told of a run that has none of these."""
 
 
 def main() -> None:
@@ -259,22 +253,17 @@ def _fail_for_cell(error: PapermillExecutionError, notebook: Path | str, more: s
 
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
-    from resflow.plots.labels import verdict_name
     from resflow.workflow.records import Run, open_client
+    from resflow.workflow.reports.result import claim_of, facts_of
 
     recorded = Run(open_client(), run_id)
     run = recorded.stored
     click.echo(f"run     {run.info.run_name}\nstatus  {status_of(run)}   id {run_id}")
-    tags, metrics = run.data.tags, run.data.metrics
-    goal = Goal.in_tags(tags)
-    told = [name for name in dict.fromkeys([*([goal.metric] if goal else []), *SHOWN]) if name in metrics]
-    for name in told or sorted(metrics)[:SHOWN_OF_OTHERS]:
-        better = f"   ({goal.direction} it)" if goal and name == goal.metric else ""
-        click.echo(f"  {name:<28} {metrics[name]:+.6g}{better}")
-    if verdict := tags.get(names.VERDICT):
-        click.echo(f"verdict {verdict_name(verdict)}")
-    if names.CLAIM_MARGIN in metrics:
-        outcome = "holds" if tags.get(names.CLAIM_HOLDS) == "true" else "FAILS"
-        click.echo(f"claim   {tags.get(names.CLAIM)} {outcome}, margin {metrics[names.CLAIM_MARGIN]:+.3g}")
+    facts = facts_of(run)
+    width = max((len(fact.about) for fact in facts), default=0)
+    for fact in facts:
+        click.echo(f"  {fact.about:<{width}}  {fact.outcome}")
+    if claim := claim_of(run):
+        click.echo(f"claim   {claim.about}: {claim.outcome}")
     click.echo(f"report  {recorded.artifact_folder}/{stem}.html")
     click.echo("look    resflow ui   (make ui) opens all runs in MLflow")

@@ -254,7 +254,7 @@ def _terminal(text: str) -> Markup:
 
 
 def _markdown(source: str, attachments: dict[str, Any] | None = None, *, place: str | int = "") -> Markup:
-    """Markdown as HTML; `place` is where in the page it stands, which the ids of its headings begin with."""
+    """Markdown as HTML; `place` is where below the title it stands, which the ids of its headings begin with."""
     renderer = _Renderer(escape=False, attachments=attachments or {}, exclude_anchor_links=True)
     renderer.place = str(place)
     return sanitized(MarkdownWithMath(renderer=renderer).render(source))
@@ -266,6 +266,7 @@ class _Renderer(IPythonRenderer):
     place = ""
 
     def heading(self, text: str, level: int, **attributes: Any) -> str:
+        level = max(level, 2) if self.place else level  # the page's own title is its only one
         words = re.findall(r"\w+", Markup(text).striptags().lower())
         return f'<h{level} id="{"-".join(["section", self.place, *words])}">{text}</h{level}>'
 

@@ -17,7 +17,7 @@ from resflow.workflow.provenance import PACKAGES
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["Fact", "RunResult", "result_of"]
+__all__ = ["Fact", "RunResult", "claim_of", "facts_of", "result_of"]
 
 SHOWN_METRICS = 6
 """Of a run that did not say which facts count."""
@@ -63,19 +63,24 @@ def result_of(run: Run, notebook: Any) -> RunResult:
         run: The run as it is in the store.
         notebook: The executed notebook, with its parameters.
     """
+    tags = run.data.tags
+    holds = tags.get(names.CLAIM_HOLDS) == "true"
+    summary, origin = tags.get(names.DESCRIPTION, ""), tuple(_provenance(run, notebook))
+    return RunResult(run.info.run_name, facts_of(run), claim_of(run), holds, summary, origin)
+
+
+def facts_of(run: Run) -> tuple[Fact, ...]:
+    """What counts of a run's result: what its notebook recorded as that, or else its metrics."""
+    return _recorded_facts(run.data.tags) or _metrics(run.data.metrics, Goal.in_tags(run.data.tags))
+
+
+def claim_of(run: Run) -> Fact | None:
+    """What a run put to the test and how it came out; None if it tested nothing."""
     tags, metrics = run.data.tags, run.data.metrics
-    claim = None
-    if names.CLAIM in tags and names.CLAIM_MARGIN in metrics:
-        came_out = "holds" if tags.get(names.CLAIM_HOLDS) == "true" else "FAILS"
-        claim = Fact(label_of(tags[names.CLAIM]), f"{came_out}, margin {number_text(metrics[names.CLAIM_MARGIN])}")
-    return RunResult(
-        run.info.run_name,
-        _recorded_facts(tags) or _metrics(metrics, Goal.in_tags(tags)),
-        claim,
-        tags.get(names.CLAIM_HOLDS) == "true",
-        tags.get(names.DESCRIPTION, ""),
-        tuple(_provenance(run, notebook)),
-    )
+    if names.CLAIM not in tags or names.CLAIM_MARGIN not in metrics:
+        return None
+    came_out = "holds" if tags.get(names.CLAIM_HOLDS) == "true" else "FAILS"
+    return Fact(label_of(tags[names.CLAIM]), f"{came_out}, margin {number_text(metrics[names.CLAIM_MARGIN])}")
 
 
 def _recorded_facts(tags: dict[str, str]) -> tuple[Fact, ...]:

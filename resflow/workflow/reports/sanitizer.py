@@ -110,7 +110,7 @@ def _attribute(tag: str, name: str, value: str) -> str | None:
 
 
 class _Decorated:
-    """Cleaned HTML with boxes about its tables and notes in place of images, its style sheets taken out.
+    """Cleaned HTML with boxes about its tables, whose heads say of what, and notes in place of images, without sheets.
 
     Attributes:
         html: The HTML.
@@ -126,7 +126,7 @@ class _Decorated:
         self.depth = 0
         tables: list[int] = []  # those open, by their place in `parts`
         columns = most_columns = depth = 0
-        in_svg = 0
+        in_svg = in_head = 0
         for token in _TOKENS.finditer(html):
             sheet, end, name, attributes = token.groups()
             if sheet is not None:
@@ -152,7 +152,11 @@ class _Decorated:
                     f'<span class="note">[image not included: {described[1] if described else _NAMELESS}]</span>'
                 )
                 continue
-            parts.append(token[0])
+            if name == "th" and not end and " scope=" not in attributes:
+                parts.append(f'<th scope="{"col" if in_head else "row"}"{attributes}>')
+            else:
+                parts.append(token[0])
+            in_head += (-1 if end else 1) if name == "thead" else 0
             if name and end:
                 depth -= 1
                 in_svg -= name == "svg"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pandas import DataFrame
 
-from resflow.plots.labels import value_name
 from resflow.workflow.limits import one_line
 from resflow.workflow.sweeps.file.axes import Axis
 from resflow.workflow.sweeps.plan.points import Execution, Point, Result
@@ -33,7 +32,7 @@ def axes_table(axes: Sequence[Axis], points: Sequence[Point]) -> list[list[str]]
     lines = []
     for axis in axes:
         found = {repr(value): value for point in points for name, value in point.values.items() if name == axis.name}
-        values = [one_line(value_name(value)) for value in found.values()]
+        values = [one_line(f"{value:g}" if isinstance(value, float) else str(value)) for value in found.values()]
         said = ", ".join(values)
         if len(said) > WIDEST:
             numbers = all(isinstance(value, int | float) for value in found.values())
