@@ -94,6 +94,10 @@ def test_foreign_run_shows_the_metric_that_counts_and_some_others(facts):
     assert list(shown[1:]) == [Fact("loss", "not a number"), *(Fact(f"m {i}", str(i)) for i in range(4))]
 
 
+def test_run_without_facts_of_its_own_shows_its_claim_and_summary_alone():
+    assert result_of(stored(OURS | {names.FACTS: "[]"}, {"accuracy": 0.5}), notebook()).facts == ()
+
+
 def test_foot_says_where_the_run_comes_from_and_how_to_make_it_again():
     soup = page(stored(OURS), notebook("width = 64", 'name = "x y"'))
     foot = dict(zip(*([each.get_text() for each in soup.footer.find_all(tag)] for tag in ("dt", "dd")), strict=True))

@@ -125,7 +125,7 @@ def test_findings_say_what_the_numbers_are(points):
     better = points.assign(**{GAP: points[GAP].where(~good, -20.0)})
     assert coordinates_finding(better, ["kind", "width", "seed"], GAP) == ("the best 5 of 54 runs have width 16 to 64")
     counts = pd.DataFrame({"verdict": ["sopsp_above_linear", "not_stationary"], "runs": [2, 5]})
-    assert verdicts_finding(counts) == "of 7 runs 5 not stationary yet, 2 second-order stationary above it"
+    assert verdicts_finding(counts) == "of 7 runs 5 not stationary, 2 stationary above linear"
 
 
 def test_curves_finding_counts_a_curve_from_the_step_it_stays_below():

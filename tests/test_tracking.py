@@ -204,7 +204,7 @@ def test_figures_tables_texts_and_description_are_attached(run, client):
     run.describe("\n# Summary\n")
     run.rename("called otherwise")
     assert artifacts_of(client, run_of(client, run)) == {"figures", "tables", "notes"}
-    assert artifacts_of(client, run_of(client, run), "figures") == {"figures/line.png"}
+    assert artifacts_of(client, run_of(client, run), "figures") == {"figures/line.png", "figures/line.pdf"}
     assert read_artifact(client, run_of(client, run), "tables/plain.csv") == "x\n1\n2\n"
     assert read_artifact(client, run_of(client, run), "tables/named.csv") == "name,x\na,1\nb,2\n"
     recorded = run_of(client, run)

@@ -75,7 +75,7 @@ def verdicts_finding(counts: pd.DataFrame) -> str:
         counts: Columns verdict and runs.
     """
     totals = counts.groupby("verdict", sort=False)["runs"].sum().sort_values(ascending=False)
-    parts = [f"{runs} {verdict_name(str(name))}" for name, runs in totals.items()]
+    parts = [f"{runs} {verdict_name(str(name)).replace(',', '')}" for name, runs in totals.items()]
     return f"of {totals.sum()} runs " + ", ".join(parts)
 
 

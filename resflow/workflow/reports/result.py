@@ -71,7 +71,8 @@ def result_of(run: Run, notebook: Any) -> RunResult:
 
 def facts_of(run: Run) -> tuple[Fact, ...]:
     """What counts of a run's result: what its notebook recorded as that, or else its metrics."""
-    return _recorded_facts(run.data.tags) or _metrics(run.data.metrics, Goal.in_tags(run.data.tags))
+    recorded = _recorded_facts(run.data.tags)
+    return _metrics(run.data.metrics, Goal.in_tags(run.data.tags)) if recorded is None else recorded
 
 
 def claim_of(run: Run) -> Fact | None:
@@ -83,11 +84,11 @@ def claim_of(run: Run) -> Fact | None:
     return Fact(label_of(tags[names.CLAIM]), f"{came_out}, margin {number_text(metrics[names.CLAIM_MARGIN])}")
 
 
-def _recorded_facts(tags: dict[str, str]) -> tuple[Fact, ...]:
+def _recorded_facts(tags: dict[str, str]) -> tuple[Fact, ...] | None:
     try:
-        return tuple(Fact(str(about), str(outcome)) for about, outcome in json.loads(tags.get(names.FACTS, "[]")))
-    except (ValueError, TypeError):  # of another hand
-        return ()
+        return tuple(Fact(str(about), str(outcome)) for about, outcome in json.loads(tags[names.FACTS]))
+    except (KeyError, ValueError, TypeError):  # none, or of another hand
+        return None
 
 
 def _metrics(metrics: dict[str, float], goal: Goal | None) -> tuple[Fact, ...]:
