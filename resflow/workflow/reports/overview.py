@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -151,19 +152,20 @@ def headline(comparison: Comparison, *, address: str = "", count: int = 5) -> st
     if goal is not None and len(points) > 1:
         ranked = best_runs(points, goal.metric, len(points), maximize=goal.maximize)
         for which, runs in (("worst", ranked.iloc[::-1]), ("best", ranked)):
-            named = "; ".join(_named(comparison, run, address) for _, run in runs.head(count).iterrows())
+            named = "; ".join(
+                _named(run, comparison.axes, goal.metric, address) for _, run in runs.head(count).iterrows()
+            )
             lines.append(f"The {which} by {label_of(goal.metric)}: {named}.")
     return "\n\n".join(lines)
 
 
-def _named(comparison: Comparison, run: pd.Series, address: str) -> str:
+def _named(run: pd.Series, axes: Iterable[str], metric: str, address: str) -> str:
     """A run by what varied, its value, and the one on held-out samples beside it, as a link."""
     varied = ", ".join(
         value_name(run[axis]) if isinstance(run[axis], str) else f"{label_of(axis)} {value_name(run[axis])}"
-        for axis in comparison.axes
+        for axis in axes
     )
     name = label_of(varied or run["run_name"]).translate({ord(mark): f"\\{mark}" for mark in "\\[]*`$<"})
-    metric = comparison.goal.metric if comparison.goal else ""
     held_out = f", held out {number_text(run[HELD_OUT])}" if HELD_OUT in run and run[HELD_OUT] == run[HELD_OUT] else ""
     link = f"[{name}]({run_address(run, address)})" if address else name
     return f"{link} ({number_text(run[metric])}{held_out})"
