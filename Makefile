@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo notebooks test fuzz chaos disk bench lint format ui lab lock clean
+.PHONY: help install demo notebooks test fuzz chaos disk bench lint wheel format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
@@ -50,16 +50,19 @@ disk: $(READY)   ## fill the disk at twenty moments of a run and of a sweep (as 
 bench: $(READY)  ## time the library against its peers, side by side
 	$(BIN)/python -m pytest --numprocesses 0 --benchmark-columns=median,rounds tests/benchmarks/bench_*.py
 
+wheel: $(READY)  ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m hatchling build
+
 lint: $(READY)  ## check style, types and that notebooks carry no outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb resflow/skeletons/*.ipynb
 
 format: $(READY)  ## put code and notebooks into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/nbstripout --keep-id notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id notebooks/*.ipynb resflow/skeletons/*.ipynb
 
 ui: $(READY)  ## open MLflow's UI on the runs so far (Ctrl-C ends it)
 	$(BIN)/resflow ui

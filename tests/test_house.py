@@ -164,10 +164,11 @@ def test_version_is_the_same_everywhere():
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-def notebooks():
+def notebooks(*folders):
     import nbformat
 
-    return {path: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+    paths = [path for folder in folders or ("notebooks",) for path in sorted((ROOT / folder).glob("*.ipynb"))]
+    return {path: nbformat.read(path, as_version=4) for path in paths}
 
 
 def code_lines(notebook):
@@ -176,7 +177,7 @@ def code_lines(notebook):
 
 
 def test_notebooks_are_committed_without_outputs_and_are_short():
-    for path, notebook in notebooks().items():
+    for path, notebook in notebooks("notebooks", "resflow/skeletons").items():
         assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells)
         assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
         lines = code_lines(notebook)
@@ -186,7 +187,7 @@ def test_notebooks_are_committed_without_outputs_and_are_short():
 
 def test_notebooks_import_the_face_and_their_own_room():
     allowed = ("resflow.notebook", "resflow.studies", "resflow.plots", "resflow.networks")
-    for path, notebook in notebooks().items():
+    for path, notebook in notebooks("notebooks", "resflow/skeletons").items():
         code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
         used = [name for name in imports_of(ast.parse(code)) if within(name, "resflow") and name != "resflow"]
         assert [name for name in used if not any(within(name, each) for each in allowed)] == [], path.name

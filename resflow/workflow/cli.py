@@ -1,10 +1,11 @@
-"""The command `resflow`: run a notebook or a sweep, report on many runs, open MLflow's UI, look after the store."""
+"""The command `resflow`: start, run and sweep notebooks, report on runs, open MLflow's UI, look after the store."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -26,7 +27,7 @@ from resflow.workflow.notebook_file import read_notebook
 from resflow.workflow.outcome import advice, said_of
 from resflow.workflow.parameters import declared_in_notebook, parse_overrides, undeclared_names
 from resflow.workflow.plainly import with_traceback_file
-from resflow.workflow.project import project_root
+from resflow.workflow.project import project_root, store_in_use
 from resflow.workflow.scratch import temporary_folder
 from resflow.workflow.store_errors import UnusableStoreError
 from resflow.workflow.sweeps.command import sweep
@@ -54,6 +55,38 @@ def cli() -> None:
 
 
 cli.add_command(sweep)
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--foreign", is_flag=True, help="One that knows nothing of residual networks: plain Python and MLflow.")
+def new(name: str, foreign: bool) -> None:
+    """Write NAME.ipynb, a notebook to start from, and NAME.yaml, a sweep of four runs of it; both run as they are.
+
+    NAME may have a folder in front, which must be there. Nothing is ever replaced.
+    """
+    from resflow.workflow.starting import write_notebook
+
+    written = write_notebook(name, foreign=foreign)
+    click.echo(f"notebook  {written.notebook}\nsweep     {written.sweep}")
+    click.echo(f"run       {shlex.join(['resflow', 'run', str(written.notebook)])}")
+    _say_where(written.notebook.parent)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def examples(folder: Path) -> None:
+    """Copy the notebooks and sweeps that come with resflow into FOLDER/notebooks; FOLDER is made if it is missing.
+
+    Nothing is ever replaced. FOLDER is a project from then on: runs in it are kept in FOLDER/mlruns.
+    """
+    from resflow.workflow.examples import copy_examples
+
+    paths = copy_examples(folder)
+    sweeps = sum(path.suffix == ".yaml" for path in paths)
+    click.echo(f"copied    {len(paths) - sweeps} notebooks and {sweeps} sweeps to {folder / 'notebooks'}")
+    click.echo(f"run       cd {shlex.quote(str(folder))} && resflow run notebooks/train_residual_unit.ipynb")
+    _say_where(folder)
 
 
 @cli.command()
@@ -153,6 +186,11 @@ def relocate() -> None:
 
     count = relocate_store(project_root())
     click.echo(f"{count} locations rewritten" if count else "nothing to do: the store was not moved")
+
+
+def _say_where(folder: Path) -> None:
+    """Say where runs of notebooks in a folder are kept."""
+    click.echo(f"kept in   {without_credentials(store_in_use(folder))}")
 
 
 def _check_output(output: Path, notebook: Path | None = None) -> None:

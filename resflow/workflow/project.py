@@ -56,12 +56,12 @@ def database_uri(database: Path) -> str:
     return f"sqlite:///{database}"
 
 
-def store_in_use() -> str:
-    """The address of the store that a command here is about, as far as it can be told; it need not exist."""
+def store_in_use(folder: Path | None = None) -> str:
+    """The address of the store that a command in a folder, or here, is about; "" if unknown. It need not exist."""
     if given := os.environ.get("MLFLOW_TRACKING_URI"):
         return given
     try:
-        return f"sqlite:///{database_of(project_root())}"
+        return f"sqlite:///{database_of(project_root(folder))}"
     except (InvalidInputError, OSError):
         return ""
 

@@ -38,11 +38,15 @@ class TakenError(Exception):
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A new folder, of this user alone, removed when it is left; what killed processes left behind is removed, too."""
-    sweep_up()
+def temporary_folder(within: Path | None = None) -> Iterator[Path]:
+    """A new folder, of this user alone, removed when it is left; what killed processes left behind is removed, too.
+
+    Args:
+        within: Where it is made; the system's folder for such if None.
+    """
+    sweep_up(within)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix="resflow-"))
+        folder = Path(tempfile.mkdtemp(prefix="resflow-", dir=within))
         with kept(folder) as is_ours:
             if not is_ours:
                 continue  # swept up between its making and its lock
@@ -51,7 +55,7 @@ def temporary_folder() -> Iterator[Path]:
             finally:
                 with contextlib.suppress(OSError):  # what is left is tried again by whoever comes next
                     _remove(folder)
-        sweep_up()
+        sweep_up(within)
         return
 
 
@@ -100,9 +104,13 @@ def only_holder(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def sweep_up() -> None:
-    """Remove this user's temporary folders and locks that no process holds any more."""
-    with contextlib.suppress(OSError), os.scandir(tempfile.gettempdir()) as entries:
+def sweep_up(within: Path | None = None) -> None:
+    """Remove this user's temporary folders and locks that no process holds any more.
+
+    Args:
+        within: Where they are; in the system's folder for such if None. Elsewhere an empty folder may be anybody's.
+    """
+    with contextlib.suppress(OSError), os.scandir(within or tempfile.gettempdir()) as entries:
         for entry in list(entries):
             if not entry.name.startswith("resflow-"):
                 continue
@@ -116,7 +124,7 @@ def sweep_up() -> None:
                     folder = Path(entry.path)
                     if os.path.lexists(folder / _HELD):
                         _remove_unheld(folder, folder / _HELD)
-                    elif time.time() - status.st_mtime > _BEING_MADE:
+                    elif within is None and time.time() - status.st_mtime > _BEING_MADE:
                         folder.rmdir()  # if it is empty: anything else is not one of these
 
 

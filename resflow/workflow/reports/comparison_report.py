@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resflow.errors import InvalidInputError
-from resflow.workflow.project import project_root
+from resflow.workflow.examples import own_or_shipped
 from resflow.workflow.reports.comparison import NOTEBOOK, Comparison, load_comparison
 from resflow.workflow.reports.overview import headline, towards
 
@@ -25,16 +24,8 @@ REPORT = "report.html"
 
 
 def comparing_notebook() -> Path:
-    """The project's own notebooks/compare_runs.ipynb, or else the one of the source tree that resflow runs from.
-
-    Raises:
-        InvalidInputError: If there is neither.
-    """
-    places = [root / "notebooks" / f"{NOTEBOOK}.ipynb" for root in (project_root(), Path(__file__).parents[3])]
-    for place in places:
-        if place.is_file():
-            return place
-    raise InvalidInputError(f"{places[0]}: there is no such notebook: copy it there from resflow's source")
+    """The project's own notebooks/compare_runs.ipynb, or else the one that comes with this package."""
+    return own_or_shipped(NOTEBOOK)
 
 
 def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> tuple[Comparison, str]:
