@@ -11,9 +11,12 @@ import tarfile
 import tomllib
 import zipfile
 from email.parser import Parser
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from resflow.workflow.starting import write_notebook
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -76,15 +79,63 @@ def test_wheel_has_the_package_and_its_project_of_notebooks_and_nothing_else(whe
 def test_metadata_say_what_the_package_needs_and_how_it_is_called(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
-        metadata = Parser().parsestr(archive.read(f"{folder}/METADATA").decode())
+        said = Parser().parsestr(archive.read(f"{folder}/METADATA").decode())
         entries = archive.read(f"{folder}/entry_points.txt").decode()
     assert folder == f"resflow-{PROJECT['version']}.dist-info"
-    assert metadata["Requires-Python"] == PROJECT["requires-python"]
-    assert set(metadata.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
+    assert said["Requires-Python"] == PROJECT["requires-python"]
+    assert set(said.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
     assert entries.split("\n\n") == [
         f"[console_scripts]\nresflow = {PROJECT['scripts']['resflow']}",
         "[papermill.engine]\nresflow = resflow.workflow.engine:ResflowEngine\n",
     ]
+
+
+def modules_of(requirements: list[str]) -> set[str]:
+    """The modules of packages that are required."""
+    provided = metadata.packages_distributions()
+    names = {canonical(re.match(r"[\w.-]+", each).group()) for each in requirements}
+    return {module for module, found in provided.items() if names.intersection(map(canonical, found))}
+
+
+def canonical(name: str) -> str:
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+EXTRAS = [each for extra in PROJECT["optional-dependencies"].values() for each in extra]
+WITHOUT_EXTRAS = sorted(modules_of(EXTRAS) - modules_of(PROJECT["dependencies"]) - {"resflow"})
+HIDE = f"import sys; sys.modules.update(dict.fromkeys({WITHOUT_EXTRAS})); "
+
+
+def without_extras(installed: dict[str, str], program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program run where the packages of all extras cannot be imported."""
+    command = [sys.executable, "-c", HIDE + program, *arguments]
+    return subprocess.run(command, env=installed, cwd=installed["PYTHONPATH"], capture_output=True, text=True)
+
+
+def test_library_needs_no_extra(installed):
+    assert {"click", "mlflow", "matplotlib", "psutil", "pytest"} < set(WITHOUT_EXTRAS)
+    example = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)[0]
+    done = without_extras(installed, "exec(sys.argv[1])", example)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"gap 0\.\d+ ≤ [\d.]+ ≤ [\d.]+\n", done.stdout)
+
+
+@pytest.mark.parametrize("command", [["run", "x.ipynb"], ["--help"]])
+def test_command_without_its_extra_says_what_to_install(installed, command):
+    done = without_extras(installed, "from resflow.workflow.entry import main; main()", *command)
+    lacking = "resflow: error: the command needs the workflow's packages, and click is not installed: "
+    assert (done.returncode, done.stderr) == (2, lacking + "pip install 'resflow[workflow]'\n")
+
+
+@pytest.mark.parametrize("package", ["psutil", "papermill"])
+def test_package_of_the_extra_that_is_lacking_is_named_wherever_it_is_imported(package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_notebook("plain", foreign=True)
+    program = f"import sys; sys.modules['{package}'] = None; from resflow.workflow.entry import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, "run", "plain.ipynb"], capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"and {package} is not installed: pip install 'resflow[workflow]'" in line
 
 
 def test_new_notebook_runs_from_the_wheel_in_an_empty_folder(installed, tmp_path):

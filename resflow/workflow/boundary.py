@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.extra import missing_package
 from resflow.workflow.limits import one_line
 from resflow.workflow.plainly import in_plain_words, with_traceback_file
 from resflow.workflow.project import project_root, store_in_use
@@ -63,6 +64,8 @@ def _told(error: Exception, log: deque[str]) -> int:
             project_root()
         except InvalidInputError as gone:  # the current folder
             return _say(str(gone), 2)
+    if lacking := missing_package(error):
+        return _say(with_traceback_file(lacking, error, log), 2)
     found = in_plain_words(error, store_in_use())
     if found is None:
         text = one_line(error)

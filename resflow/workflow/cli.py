@@ -11,10 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-try:
-    import click
-except ModuleNotFoundError:
-    sys.exit("resflow: error: the command needs the workflow's packages: pip install 'resflow[workflow]'")
+import click
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.addresses import without_credentials
