@@ -86,6 +86,13 @@ def test_a_styled_table_keeps_its_colours_and_colours_nothing_else():
     assert soup.find(id="T_x_row1_col0").get_text() == "2.000000"
 
 
+@pytest.mark.parametrize("name", ["plaintext", "PLAINTEXT", "xmp", "listing"])
+def test_elements_that_take_the_rest_as_text_end_where_they_are_closed(name):
+    soup = BeautifulSoup(sanitized(f"<{name}>a</{name}><b>after</b> <plaintexts>"), "html.parser")
+    assert soup.pre.get_text() == "a"
+    assert soup.b.get_text() == "after"
+
+
 def test_rules_for_the_whole_page_become_rules_for_the_output():
     html = "<style>:root {--a: 1px} body p, td > b {color: red} @media print {i {color: blue}}</style><p>x</p>"
     soup = BeautifulSoup(sanitized(html), "html.parser")

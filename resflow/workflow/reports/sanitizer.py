@@ -36,6 +36,7 @@ def sanitized(html: str) -> Markup:
         Safe markup; the same for the same `html`.
     """
     text = str(html).replace("\x00", "").encode(errors="replace").decode()  # half a character has no UTF-8
+    text = _WITHOUT_END.sub(r"<\1pre", text)
     if _left_open(text) > _MOST_OPEN:
         return Markup('<p class="note">Too many elements without an end to be shown: this is their text.</p>') + (
             Markup("<p>{}</p>").format(unescape(re.sub(r"<[^>]*>", "", text)))
@@ -174,6 +175,9 @@ _TOKENS = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 """What cleaned HTML is made of: attributes' values are quoted, and any other `<` is escaped, but in style sheets."""
+
+_WITHOUT_END = re.compile(r"<(/?)(?:plaintext|xmp|listing)(?![^\s/>])", re.IGNORECASE)
+"""Old names of `pre`, one of which takes all that follows as text, its own end tag too."""
 
 _NAMELESS = "no description"
 
