@@ -11,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
+from resflow.workflow.reports.excerpts import whole_outputs
 from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
 from resflow.workflow.reports.notebook_html import notebook_to_html
 
@@ -209,9 +210,57 @@ def test_output_that_cannot_be_shown_says_so_and_a_raw_cell_is_text():
 
 @pytest.mark.parametrize("text", ["line\n" * 300_000, "x" * 3_000_000])
 def test_output_of_endless_length_is_cut_and_says_so(text):
-    html = str(page(code("f()", new_output("stream", name="stdout", text=text), shows({"text/plain": text}))))
+    nb = new_notebook(cells=[code("f()", new_output("stream", text=text), shows({"text/plain": text}))])
+    html = notebook_to_html(nb, title="t")
     assert len(html) < 500_000
     assert html.count("more characters: the executed notebook has all of it") == 2
+
+
+def test_whole_of_an_output_that_is_cut_lies_beside_the_page_that_names_it():
+    lines = "".join(f"line {number}\n" for number in range(300_000))
+    rows = "".join(f"<tr><td onclick='f()'>{number}</td></tr>" for number in range(60_000))
+    printed = [new_output("stream", text=part) for part in lines.splitlines(keepends=True)]
+    wide = [shows({"text/html": f"<table>{rows}</table>"}), shows({"text/html": "<p>short</p>"})]
+    nb = new_notebook(cells=[new_markdown_cell("Text"), code("f()", *printed, *wide, raises("E", "m", [lines]))])
+    whole = dict(whole_outputs(nb))
+    assert list(whole) == ["outputs/cell-1-1.txt", "outputs/cell-1-2.html", "outputs/cell-1-4.txt"]
+    assert whole["outputs/cell-1-1.txt"] == whole["outputs/cell-1-4.txt"] == lines
+    assert "<td>59999</td>" in whole["outputs/cell-1-2.html"]
+    assert "onclick" not in whole["outputs/cell-1-2.html"]
+    html = notebook_to_html(nb, title="t", attached=True)
+    soup = BeautifulSoup(html, "html.parser")
+    assert [link["href"] for link in soup.select("p.note a")] == list(whole)
+    assert len(html) < 2_000_000
+
+
+def test_endless_outputs_of_one_cell_are_counted():
+    text = page(code("f()", *(shows({"text/plain": str(number)}) for number in range(1234)))).get_text()
+    assert "1,034 more outputs: the executed notebook has them" in text
+
+
+def osc(address, text):
+    return f"\x1b]8;id=1;{address}\x1b\\{text}\x1b]8;;\x07"
+
+
+def test_links_of_terminals_lead_to_the_web_only_and_colours_stay_about_them():
+    text = f"\x1b[31mred {osc('https://example.org/?a&b', 'x' + chr(27) + '[0m<y>')} plain {osc('file:///etc', 'file')}"
+    soup = page(code("f()", new_output("stream", text=text + osc("javascript:f()", "run"))))
+    printed = soup.select_one("pre.stream")
+    assert printed.get_text() == "red x<y> plain filerun"
+    assert [(link["href"], link.get_text()) for link in printed.find_all("a")] == [("https://example.org/?a&b", "x<y>")]
+    assert printed.select_one(".ansi-red-fg").get_text().startswith("red ")
+    assert "plain" not in printed.select_one(".ansi-red-fg").get_text()
+
+
+@pytest.mark.parametrize(
+    "order",
+    ["\x1b]0;title\x07", "\x1b]1337;File=inline=1:AAAA\x07", "\x1bPq#0\x1b\\", "\x1b_Gf=1;AA\x1b\\", "\x1b(B", "\x1b7",
+     "\x1b[2K", "\x1b[?25l", "\x1b=", "\x9b", "\x08"],
+)  # fmt: skip
+def test_other_orders_to_terminals_leave_no_trace(order):
+    soup = page(code("f()", new_output("stream", text=f"be{order}fore\nafter"), raises("E", f"a{order}b")))
+    assert soup.select_one("pre.stream").get_text() == "before\nafter"
+    assert soup.select_one(".failure pre").get_text() == "ab"
 
 
 def test_long_pages_open_with_a_list_of_their_sections():

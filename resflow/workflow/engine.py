@@ -172,9 +172,13 @@ def scrub_errors(nb: Any) -> None:
 
 
 def _attach_html(run: Run, nb: Any, notebook: str, outcome: Outcome) -> None:
+    from resflow.workflow.reports.excerpts import whole_outputs
     from resflow.workflow.reports.notebook_html import notebook_to_html
     from resflow.workflow.reports.result import result_of
 
+    for name, whole in whole_outputs(nb):
+        run.log_text(whole, name)
     failure = outcome.error if failed_cell(nb) is None else ""
-    html = notebook_to_html(nb, title=notebook, failure=failure, result=result_of(run.stored, nb))
+    result = result_of(run.stored, nb)
+    html = notebook_to_html(nb, title=notebook, failure=failure, result=result, attached=True)
     run.log_text(html, f"{notebook}.html")

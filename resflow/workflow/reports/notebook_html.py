@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import base64
-import copy
 import re
 from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from nbconvert.exporters.html import HTMLExporter
-from nbconvert.filters.ansi import ansi2html, strip_ansi
-from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
-from traitlets.config import Config
 
 from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
-from resflow.workflow.reports.mathml import UnsupportedLatexError, latex_to_mathml
+from resflow.workflow.reports.excerpts import excerpt, with_whole_streams
+from resflow.workflow.reports.markdown import markdown
 from resflow.workflow.reports.result import RunResult
 from resflow.workflow.reports.sanitizer import had_program, sanitized
+from resflow.workflow.reports.terminal import printable, terminal
 
 __all__ = ["notebook_to_html"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_PAPERMILL_MARKER = "papermill-error-cell-tag"
 
 
-def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "", result: RunResult | None = None) -> str:
+def notebook_to_html(
+    nb: NotebookNode, *, title: str, failure: str = "", result: RunResult | None = None, attached: bool = False
+) -> str:
     """One self-contained HTML file of the executed notebook `nb`.
 
     What came out stands at the top, or what failed; below it the parameters that differ from their defaults, the
@@ -40,12 +39,12 @@ def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "", result:
         title: Title of the page, as plain text.
         failure: Why the run ended, where the notebook cannot tell: a signal, a cell that took too long.
         result: What the run came to; None where there is no run.
+        attached: Whether what `whole_outputs` yields lies beside the page.
 
     Returns:
         The HTML text, the same bytes for the same arguments.
     """
-    nb = copy.deepcopy(nb)
-    nb.cells = [cell for cell in nb.cells if _PAPERMILL_MARKER not in _tags(cell)]
+    nb = with_whole_streams(nb)
     failures = _failures(nb)
     heading = _take_heading(nb)
     parameters = _parameters(nb)
@@ -55,9 +54,11 @@ def notebook_to_html(nb: NotebookNode, *, title: str, failure: str = "", result:
         "heading": heading,
         "executed": _executed(nb),
         "result": result,
-        "failure": _printable(failure),
+        "failure": printable(failure),
         "failures": failures,
+        "attached": attached,
         "failed_cells": [entry.place for entry in failures],
+        "outputs_shown": OUTPUTS_SHOWN,
         "contents": _contents(nb),
         "changed": [entry for entry in parameters if entry.changed],
         "unchanged": [entry for entry in parameters if not entry.changed],
@@ -70,23 +71,18 @@ class _ReportExporter(HTMLExporter):
     """nbconvert's exporter with this package's template, and nothing taken from the user's configuration."""
 
     def __init__(self) -> None:
-        super().__init__(
-            # of a progress bar, the last state
-            config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
-            template_name="report",
-            extra_template_basedirs=[str(_TEMPLATES)],
-        )
+        super().__init__(template_name="report", extra_template_basedirs=[str(_TEMPLATES)])
 
     def _validate_preprocessor(self, nb: Any, preprocessor: Any) -> None:
         """Show a notebook that ran, whatever nbformat's schema forbids in it."""
 
     def default_filters(self) -> Any:
         yield from super().default_filters()
-        yield "markdown", _markdown
+        yield "markdown", markdown
         yield "shown_type", _shown_type
-        yield "beginning", _beginning
+        yield "excerpt", excerpt
         yield "sanitized", sanitized
-        yield "terminal", _terminal
+        yield "terminal", terminal
         yield "summary_line", _summary_line
         yield "drawing", _drawing
 
@@ -94,9 +90,8 @@ class _ReportExporter(HTMLExporter):
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _RICHEST_FIRST = ("text/html", "text/markdown", "image/svg+xml", "text/latex", *_PICTURES, "text/plain")
 
-LINES_SHOWN = 2000
-CHARACTERS_SHOWN = 200_000
-"""Of one output; the executed notebook has all of it."""
+OUTPUTS_SHOWN = 200
+"""Of one cell."""
 
 CONTENTS_FROM = 6
 """A page of as many sections opens with a list of them."""
@@ -121,10 +116,6 @@ class _Parameter(NamedTuple):
     comment: str
 
 
-def _tags(cell: NotebookNode) -> list[str]:
-    return cell.metadata.get("tags", [])
-
-
 def _take_heading(nb: NotebookNode) -> str:
     """Cut the notebook's own first-level heading off its first cell, so that the page can open with it."""
     first = nb.cells[0] if nb.cells else None
@@ -141,7 +132,7 @@ def _contents(nb: NotebookNode) -> list[tuple[str, str]]:
         (match[1], Markup(match[2]).striptags())
         for number, cell in enumerate(nb.cells)
         if cell.cell_type == "markdown" and re.search(r"^##\s", cell.source, re.MULTILINE)
-        for match in re.finditer(r'<h2 id="([^"]*)">(.*?)</h2>', _markdown(cell.source, place=number), re.DOTALL)
+        for match in re.finditer(r'<h2 id="([^"]*)">(.*?)</h2>', markdown(cell.source, place=number), re.DOTALL)
     ]
     return found if len(found) >= CONTENTS_FROM else []
 
@@ -165,10 +156,10 @@ def _failures(nb: NotebookNode) -> list[_Failure]:
         if not named and cell.metadata.get("papermill", {}).get("exception") is True:
             named = [("Error", "the cell did not finish")]
         for name, message in named:
-            message = _printable(message).strip()
+            message = printable(message).strip()
             shown = message if len(message) <= 1000 else message[:1000].rstrip() + " …"
             failures.append(
-                _Failure(index, cell.get("execution_count"), _summary_line(cell)[1], _printable(name), shown)
+                _Failure(index, cell.get("execution_count"), _summary_line(cell)[1], printable(name), shown)
             )
     return failures
 
@@ -197,7 +188,7 @@ def _summary_line(cell: NotebookNode) -> tuple[bool, str]:
     lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
     line = lines[0] if lines else ""
     comment = line.lstrip("#").removeprefix(" %%").strip() if line.startswith("#") else ""
-    return not comment, _printable(comment or line)
+    return not comment, printable(comment or line)
 
 
 class _Drawing(NamedTuple):
@@ -216,7 +207,7 @@ def _drawing(output: NotebookNode, mime: str, cell: NotebookNode) -> _Drawing:
         root = re.search(r"<svg\b[^>]*?\bwidth=\"([0-9.]+)(pt|px)?\"", data)
         width = float(root[1]) * (4 / 3 if root[2] == "pt" else 1) if root else None
         found = re.search(r"<(?:dc:)?title>([^<]*)</", data)
-        title = _markdown(unescape(found[1])).striptags() if found else ""
+        title = markdown(unescape(found[1])).striptags() if found else ""
         encoded = base64.b64encode(data.encode()).decode()
     else:
         encoded = data.replace("\n", "")
@@ -232,65 +223,3 @@ def _shown_type(data: NotebookNode) -> str:
     if "text/html" in types and (pictures := [mime for mime in types if mime.startswith("image/")]):
         return pictures[0] if had_program(data["text/html"]) else "text/html"
     return types[0] if types else ""
-
-
-def _beginning(text: str) -> str:
-    """An output as far as a page can hold it, and a line that says what is left out."""
-    lines = text.splitlines(keepends=True)
-    kept = "".join(lines[:LINES_SHOWN])[:CHARACTERS_SHOWN]
-    if len(kept) == len(text):
-        return text
-    return f"{kept.rstrip()}\n… {len(text) - len(kept):,} more characters: the executed notebook has all of it\n"
-
-
-def _printable(text: str) -> str:
-    """`text` without colours and other control characters."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", strip_ansi(str(text)))
-
-
-def _terminal(text: str) -> Markup:
-    """Terminal output, escaped, its colours as spans."""
-    return Markup(re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", ansi2html(text)))
-
-
-def _markdown(source: str, attachments: dict[str, Any] | None = None, *, place: str | int = "") -> Markup:
-    """Markdown as HTML; `place` is where below the title it stands, which the ids of its headings begin with."""
-    renderer = _Renderer(escape=False, attachments=attachments or {}, exclude_anchor_links=True)
-    renderer.place = str(place)
-    return sanitized(MarkdownWithMath(renderer=renderer).render(source))
-
-
-class _Renderer(IPythonRenderer):
-    """Markdown with its mathematics as MathML, or as code where that cannot be."""
-
-    place = ""
-
-    def heading(self, text: str, level: int, **attributes: Any) -> str:
-        level = max(level, 2) if self.place else level  # the page's own title is its only one
-        words = re.findall(r"\w+", Markup(text).striptags().lower())
-        return f'<h{level} id="{"-".join(["section", self.place, *words])}">{text}</h{level}>'
-
-    def inline_math(self, body: str) -> str:
-        return self._math(body, display=False)
-
-    def block_math(self, body: str) -> str:
-        return self._math(body, display=True)
-
-    def latex_environment(self, name: str, body: str) -> str:
-        return self._math(rf"\begin{{{name}}}{body}\end{{{name}}}", display=True)
-
-    def block_mermaidjs(self, code: str) -> str:
-        return f"<pre>{escape(code.strip())}</pre>"
-
-    def _embed_image_or_attachment(self, src: str) -> str:
-        try:
-            return super()._embed_image_or_attachment(src)
-        except InvalidNotebook:  # a missing attachment: the page says so in the image's place
-            return src
-
-    def _math(self, body: str, *, display: bool) -> str:
-        try:
-            math = latex_to_mathml(body, display=display)
-        except UnsupportedLatexError as error:
-            math = f'<code class="latex" title="{escape(error)}">{escape(body.strip())}</code>'
-        return f'<span class="display" tabindex="0">{math}</span>' if display else math
