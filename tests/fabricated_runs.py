@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from resflow.workflow.goal import Goal
+from resflow.workflow.reports.metrics import as_recorded
 
 STEPS = range(0, 201, 20)
 LEVEL = 0.3
@@ -147,7 +148,9 @@ def make(
         gaps[-1] = end
         for key, values in (("linear_predictor_gap", gaps), ("objective", gaps + LEVEL)):
             metrics += [Metric(key, float(value), 0, step) for step, value in zip(STEPS, values, strict=True)]
-        metrics += [Metric("best_linear_objective", LEVEL, 0, 0), Metric("partial_grad_norm", 1e-3, 0, 200)]
+        further = {"best_linear_objective": LEVEL, "partial_grad_norm": 1e-3}
+        spelled = str if sweep == "width" else as_recorded  # the sweep `width` is one of version 0.1.0
+        metrics += [Metric(spelled(key), value, 0, 200) for key, value in further.items()]
     client.log_batch(
         run_id, metrics=metrics, params=params, tags=[RunTag("resflow.fingerprint", f"{parent} {name} {params}")]
     )

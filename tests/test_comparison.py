@@ -289,6 +289,25 @@ def test_headline_counts_runs_below_linear_and_names_the_worst_and_the_best(skip
     assert "∞" in overview.headline(width).split("\n\n")[1]  # the run that diverged is the worst
 
 
+def test_runs_of_version_0_1_0_are_compared_by_the_names_that_metrics_have_now(client, skip, width):
+    for comparison in (skip, width):  # the latter recorded by that version
+        assert {"linear/best_objective", "norms/partial_grad_norm"} <= set(comparison.points)
+        assert not {"best_linear_objective", "partial_grad_norm"} & set(comparison.metrics)
+        by_now, by_then = (
+            overview.towards(comparison, name) for name in ("norms/partial_grad_norm", "partial_grad_norm")
+        )
+        assert by_now.goal == by_then.goal == Goal("norms/partial_grad_norm")
+        run_ids = list(comparison.points["run_id"])
+        assert set(read_histories(client, run_ids, "norms/partial_grad_norm")["run_id"]) == set(run_ids)
+
+
+def test_metrics_of_others_keep_their_names(tmp_path):
+    client, _ = foreign(tmp_path, names=("members", "lambda_min"))
+    comparison = load_comparison(client, "foreign")
+    assert {"members", "lambda_min"} == set(comparison.metrics)
+    assert overview.towards(comparison, "lambda_min", "minimize").goal == Goal("lambda_min")
+
+
 def test_headline_escapes_what_runs_say_of_themselves(skip):
     hostile = skip.runs.assign(architecture="](javascript:alert(1)) <b>*x*")
     text = overview.headline(dataclasses.replace(skip, runs=hostile), address="http://a")

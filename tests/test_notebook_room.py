@@ -222,9 +222,14 @@ def test_everything_is_recorded_in_one_call(run, capsys):
     )
     stored = run.client.get_run(run.id)
     assert stored.info.run_name == "a good run"
-    assert stored.data.metrics == {"linear_predictor_gap": -0.25, "lambda_min": -1.0, "best": 0.25, "claim_margin": 0.5}
+    assert stored.data.metrics == {
+        "linear_predictor_gap": -0.25,
+        "curvature/lambda_min": -1.0,
+        "best": 0.25,
+        "claim_margin": 0.5,
+    }
     assert [point.step for point in run.client.get_metric_history(run.id, "linear_predictor_gap")] == [0, 10, 20]
-    assert [point.step for point in run.client.get_metric_history(run.id, "lambda_min")] == [5]
+    assert [point.step for point in run.client.get_metric_history(run.id, "curvature/lambda_min")] == [5]
     expected = {"claim": "it_goes_well", "claim_holds": "true", "verdict": "strict_saddle", "diverged_at": "never"}
     assert expected.items() <= stored.data.tags.items()
     assert stored.data.tags["mlflow.note.content"] == "It went **well**: strict saddle, −1.5."

@@ -68,27 +68,27 @@ def test_training_run_records_its_gap_its_bounds_and_its_inputs(project, two_equ
     metrics, client = run.data.metrics, client_of(project)
     assert metrics["linear_predictor_gap"] < -0.005
     np.testing.assert_allclose(
-        metrics["linear_predictor_gap"], metrics["objective"] - metrics["best_linear_objective"], atol=1e-12
+        metrics["linear_predictor_gap"], metrics["objective"] - metrics["linear/best_objective"], atol=1e-12
     )
     curves = {name: client.get_metric_history(run.info.run_id, name) for name in metrics}
     for name in (
         "objective",
         "linear_predictor_gap",
-        "gap_certificate",
-        "theorem1_bound",
-        "partial_grad_norm",
-        "w_norm",
-        "lambda_min",
-        "lambda_min_residual",
+        "bounds/gap_certificate",
+        "bounds/theorem1_bound",
+        "norms/partial_grad_norm",
+        "norms/w_norm",
+        "curvature/lambda_min",
+        "curvature/lambda_min_residual",
     ):
         assert [point.step for point in curves[name]] == list(range(0, 401, 20)), name
-    for gap, certificate in zip(curves["linear_predictor_gap"], curves["gap_certificate"], strict=True):
+    for gap, certificate in zip(curves["linear_predictor_gap"], curves["bounds/gap_certificate"], strict=True):
         assert gap.value <= certificate.value + 1e-10
-    for gap, bound in zip(curves["linear_predictor_gap"], curves["theorem3_bound"], strict=True):
+    for gap, bound in zip(curves["linear_predictor_gap"], curves["bounds/theorem3_bound"], strict=True):
         assert gap.value <= bound.value
-    assert all(point.value >= 0 for point in curves["theorem2_slack"])
-    assert all(0 <= point.value <= 1e-8 for point in curves["lambda_min_residual"])
-    assert {"V_norm", "test_linear_predictor_gap", "gap_allowed", "curvature_tolerance"} <= set(metrics)
+    assert all(point.value >= 0 for point in curves["bounds/theorem2_slack"])
+    assert all(0 <= point.value <= 1e-8 for point in curves["curvature/lambda_min_residual"])
+    assert {"norms/V_norm", "test_linear_predictor_gap", "bounds/gap_allowed"} <= set(metrics)
     assert run.data.params["width"] == "16"
     assert run.data.params["dataset"] == "breast_cancer:mean"
     assert run.data.params["batch_size"] == "None"
@@ -125,7 +125,7 @@ def test_runs_are_found_by_their_verdict(project, two_equal_runs, monkeypatch):
     assert verdict in VERDICTS
     found = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.verdict = '{verdict}'")
     assert {run.info.run_id for run in two_equal_runs} <= set(found["run_id"])
-    assert (found["metrics.lambda_min"] <= 0).all()
+    assert (found["metrics.curvature/lambda_min"] <= 0).all()
     others = mlflow.search_runs(search_all_experiments=True, filter_string=f"tags.verdict != '{verdict}'")
     assert not set(others["run_id"]) & set(found["run_id"])
     points = load_comparison(client_of(project), "train_residual_unit").points.set_index("run_id")
@@ -238,9 +238,9 @@ def test_norm_and_regularization_finds_the_minima_of_shamirs_figure_and_bounds_e
     assert done.returncode == 0, done.stderr
     (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("ridge_certificate"))
     assert run.data.tags["claim_holds"] == "true"
-    np.testing.assert_allclose(run.data.metrics["ridge_spurious_value"], 0.52491385, atol=1e-8)
-    np.testing.assert_allclose(run.data.metrics["circle_spurious_value"], 0.0343174257, atol=1e-9)
-    np.testing.assert_allclose(run.data.metrics["flattest_lambda_min"], -1e-6, rtol=1e-6)
+    np.testing.assert_allclose(run.data.metrics["spurious/ridge_value"], 0.52491385, atol=1e-8)
+    np.testing.assert_allclose(run.data.metrics["spurious/circle_value"], 0.0343174257, atol=1e-9)
+    np.testing.assert_allclose(run.data.metrics["curvature/flattest_lambda_min"], -1e-6, rtol=1e-6)
 
 
 def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_some_for_a_control(project):
@@ -249,6 +249,6 @@ def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_som
     assert done.returncode == 0, done.stderr
     (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("no_stationary_point"))
     assert run.data.tags["claim_holds"] == run.data.tags["newton_converged"].lower() == "true"
-    assert run.data.metrics["counterexamples"] == 0 < run.data.metrics["stuck_with_ridge"]
-    assert run.data.metrics["newton_grad_norm"] <= 1e-10
-    assert run.data.metrics["smallest_slack"] >= -1e-10
+    assert run.data.metrics["counterexamples"] == 0 < run.data.metrics["counts/stuck_with_ridge"]
+    assert run.data.metrics["norms/newton_grad_norm"] <= 1e-10
+    assert run.data.metrics["bounds/smallest_slack"] >= -1e-10

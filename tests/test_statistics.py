@@ -12,6 +12,7 @@ from resflow.workflow.reports.findings import (
     spread_finding,
     verdicts_finding,
 )
+from resflow.workflow.reports.metrics import LEVEL
 from resflow.workflow.reports.statistics import (
     SUMMARY_COLUMNS,
     above_linear,
@@ -89,9 +90,9 @@ def test_axes_for_colour_and_for_panels_are_found(points):
     assert second_axis(points, ["width", "kind", "seed"], besides=["kind"]) == "width"
     assert second_axis(points, ["seed"]) is None
     levels = points["kind"].map({"skip": 0.1, "bare": 0.7}) + 0.001 * points["seed"]
-    with_levels = points.assign(best_linear_objective=levels)
+    with_levels = points.assign(**{LEVEL: levels})
     assert level_axis(with_levels, ["width", "kind", "seed"]) == "kind"
-    assert level_axis(points.assign(best_linear_objective=0.3), ["width", "kind"]) is None
+    assert level_axis(points.assign(**{LEVEL: 0.3}), ["width", "kind"]) is None
 
 
 def test_few_runs_stand_for_many_with_best_and_worst_among_them(points):

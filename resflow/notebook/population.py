@@ -18,6 +18,7 @@ from resflow.workflow import names
 from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.records import Run, record_run
+from resflow.workflow.reports.metrics import METRICS, as_recorded
 
 __all__ = ["TrainedMembers", "population_points", "train_members"]
 
@@ -170,8 +171,8 @@ class _MemberRuns:
                 name=f"gap {history['linear_predictor_gap'][-1]:+.4f}, {values}",
                 parameters=self._parameters | point,
                 tags=self._tags | tags,
-                history=pd.DataFrame(history),
-                metrics={key: value for key, value in outcome.items() if not _is_tag(value)},
+                history=pd.DataFrame(history).rename(columns=METRICS),
+                metrics={as_recorded(key): value for key, value in outcome.items() if not _is_tag(value)},
                 inputs=self._inputs[place],
                 since=self._since,
             )

@@ -15,6 +15,7 @@ from resflow.notebook.facts import facts_of
 from resflow.plots.labels import verdict_name
 from resflow.workflow import names
 from resflow.workflow.records import Run
+from resflow.workflow.reports.metrics import METRICS, as_recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,8 +83,9 @@ def record(
         summary: What came out, in Markdown: the run's description. Its verdict is put in words for people, and its
             numbers get true minus signs.
         claim: What was put to the test.
-        history: Metrics along training, as for `Run.log_history`; several frames, if they have steps of their own.
-        metrics: Values of the whole run. One that the history has as well is left to the history.
+        history: Values along training, as for `Run.log_history`; several frames, if they have steps of their own. They
+            become metrics by the names that `METRICS` has for them, or else by their own.
+        metrics: Values of the whole run, named likewise. One that the history has as well is left to the history.
         tags: What kind of outcome it is, such as the verdict.
         tables: Data frames by their names.
         figures: Figures by their names.
@@ -94,9 +96,9 @@ def record(
         run.log_claim(claim.name, holds=claim.holds, margin=claim.margin)
     histories = [history] if isinstance(history, pd.DataFrame) else history
     for frame in histories:
-        run.log_history(frame)
+        run.log_history(frame.rename(columns=METRICS))
     along = {column for frame in histories for column in frame}
-    run.log_metrics({key: value for key, value in (metrics or {}).items() if key not in along})
+    run.log_metrics({as_recorded(key): value for key, value in (metrics or {}).items() if key not in along})
     last = {key: value for frame in histories for key, value in frame.iloc[-1].items()}
     verdict = str((tags or {}).get(names.VERDICT, ""))
     facts = facts_of({**(metrics or {}), **last}, verdict)

@@ -43,6 +43,16 @@ class Goal:
         """The tags by which a run says what its like are compared by."""
         return {METRIC: self.metric, DIRECTION: self.direction}
 
+    @property
+    def best_metric(self) -> str:
+        """What a sweep calls the best value of its points: in the metric's section, if that has one.
+
+        >>> Goal("accuracy").best_metric, Goal("bounds/gap_certificate").best_metric
+        ('best_accuracy', 'bounds/best_gap_certificate')
+        """
+        section, slash, name = self.metric.rpartition("/")
+        return f"{section}{slash}best_{name}"
+
     @staticmethod
     def in_tags(tags: Mapping[str, str]) -> Goal | None:
         """The goal that a run's tags name; None if they name none."""

@@ -17,6 +17,7 @@ from resflow.workflow.goal import Goal
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
 from resflow.workflow.names import Role, role_of
+from resflow.workflow.reports.metrics import GAP, as_recorded, spellings
 from resflow.workflow.reports.statistics import SUMMARY_COLUMNS
 from resflow.workflow.run_parameters import parameters_of
 
@@ -114,7 +115,8 @@ def read_histories(client: MlflowClient, run_ids: Iterable[str], metric: str) ->
     """
 
     def read(run_id: str) -> list[tuple[str, int, float]]:
-        return [(run_id, point.step, _value(point.value)) for point in records.history_of(client, run_id, metric)]
+        found = (records.history_of(client, run_id, name) for name in spellings(metric))
+        return [(run_id, point.step, _value(point.value)) for point in next(filter(None, found), [])]
 
     # A database on this machine answers in 3 to 7 ms a run, threads or not; a server's answers are worth overlapping.
     with ThreadPoolExecutor(8 if client.tracking_uri.startswith("http") else 1) as pool:
@@ -163,7 +165,7 @@ def _comparison(
     texts = [_inherited(run, by_id) for run in found]
     info["superseded"] |= _repeated(info, names.same_points(found, texts))
     metrics = pd.DataFrame(
-        [{key: _value(value) for key, value in run.data.metrics.items()} for run in found], index=index, dtype=float
+        [{key: _value(value) for key, value in _metrics(run).items()} for run in found], index=index, dtype=float
     )
     # a population stands for its members, unless it ended before it had any
     holders = {run.data.tags.get(names.PARENT) for run in found}
@@ -199,6 +201,12 @@ def _info(run: MlflowRun) -> dict[str, Any]:
         "seconds": (info.end_time - info.start_time) / 1000 if info.end_time else float("nan"),
         "superseded": names.SUPERSEDED in tags,  # set aside, to be done again
     }
+
+
+def _metrics(run: MlflowRun) -> dict[str, float]:
+    """A run's metrics; of one that measured its gap by the names they have now, whichever version recorded them."""
+    metrics = run.data.metrics
+    return {as_recorded(name): value for name, value in metrics.items()} if GAP in metrics else metrics
 
 
 def _inherited(run: MlflowRun, by_id: dict[str, MlflowRun]) -> dict[str, str]:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from resflow.plots.labels import label_of, value_name, verdict_name
-from resflow.workflow.reports.statistics import GAP, above_linear, best_runs, is_replicate
+from resflow.workflow.reports.metrics import GAP
+from resflow.workflow.reports.statistics import above_linear, best_runs, is_replicate
 
 __all__ = ["coordinates_finding", "curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
 

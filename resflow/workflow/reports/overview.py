@@ -23,9 +23,8 @@ from resflow.workflow.reports.findings import (
     spread_finding,
     verdicts_finding,
 )
+from resflow.workflow.reports.metrics import GAP, HELD_OUT, LEVEL, as_recorded
 from resflow.workflow.reports.statistics import (
-    GAP,
-    LEVEL,
     above_linear,
     best_runs,
     is_replicate,
@@ -57,8 +56,6 @@ __all__ = [
 
 SMALLER_IS_BETTER = ("gap", "objective", "certificate", "norm")
 """How metrics of the library's end; of any other somebody must say which direction is better."""
-HELD_OUT = "test_linear_predictor_gap"
-"""The gap on samples that were not trained on, where runs recorded it."""
 
 KNOWN = 0.9
 """The share of runs that must have a metric for it to be drawn where runs without it are left out."""
@@ -79,6 +76,7 @@ def towards(comparison: Comparison, metric: str = "", direction: str = "") -> Co
         InvalidInputError: If no run has finished, none that did recorded the metric, or its direction isn't known.
     """
     points, goal = comparison.points, comparison.goal
+    metric = _named_now(comparison, metric)
     if points.empty:
         counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items()) or "no runs"
         raise InvalidInputError(
@@ -97,6 +95,12 @@ def towards(comparison: Comparison, metric: str = "", direction: str = "") -> Co
         return comparison
     _check_recorded(comparison, goal.metric)
     return replace(comparison, goal=Goal(goal.metric, direction == "maximize") if direction else goal)
+
+
+def _named_now(comparison: Comparison, metric: str) -> str:
+    """The metric, also where it is called by the name that it had in version 0.1.0."""
+    now = as_recorded(metric)
+    return now if metric not in comparison.metrics and now in comparison.metrics else metric
 
 
 def _check_recorded(comparison: Comparison, metric: str) -> None:
@@ -229,7 +233,7 @@ def curves_figure(client: MlflowClient, comparison: Comparison, *, curve: str = 
         count: How many curves at most.
     """
     points, goal = comparison.points, comparison.goal
-    curve = curve or ("objective" if LEVEL in points else goal.metric if goal else "")
+    curve = _named_now(comparison, curve) or ("objective" if LEVEL in points else goal.metric if goal else "")
     ranked = goal or Goal(curve)
     if ranked.metric not in points or (curve == "objective" and LEVEL not in points):
         return None
@@ -283,7 +287,7 @@ def coordinates_figure(comparison: Comparison) -> Figure | None:
     axes = shown_axes(comparison)
     beside = [
         name
-        for name in ("partial_grad_norm", HELD_OUT)
+        for name in (as_recorded("partial_grad_norm"), HELD_OUT)
         if name in points and name != metric and points[name].nunique() > 1 and points[name].notna().mean() > KNOWN
     ]
     numbers = [*(axis for axis in axes if pd.api.types.is_numeric_dtype(points[axis])), *beside, metric]
@@ -318,7 +322,7 @@ def best_table(comparison: Comparison, *, count: int = 10, address: str = "") ->
         return ""
     metric = comparison.goal.metric
     best = best_runs(comparison.points, metric, count, maximize=comparison.goal.maximize)
-    extras = [GAP, "objective", "gap_certificate", HELD_OUT, "partial_grad_norm"]
+    extras = [GAP, "objective", as_recorded("gap_certificate"), HELD_OUT, as_recorded("partial_grad_norm")]
     verdict = ["verdict"] if best["verdict"].notna().any() else []
     columns = [*comparison.axes, metric, *verdict, *(name for name in extras if name in best and name != metric)]
     head = "".join(f"<th>{html.escape(label_of(name))}</th>" for name in ["run", *columns])

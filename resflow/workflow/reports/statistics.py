@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from resflow.workflow.reports.metrics import GAP, LEVEL
+
 __all__ = [
-    "GAP",
-    "LEVEL",
     "SUMMARY_COLUMNS",
     "above_linear",
     "best_runs",
@@ -25,9 +25,6 @@ __all__ = [
     "spread",
 ]
 
-GAP, LEVEL = "linear_predictor_gap", "best_linear_objective"
-"""What a run calls the distance of its objective from the best linear predictor's, and that one's: where runs recorded
-these, more can be said of them."""
 SUMMARY_COLUMNS = frozenset(
     {"run_id", "step", "value", "all", "runs", "above", "not_finite", "share"}
     | {"median", "first_quartile", "third_quartile", "low", "high"}

@@ -217,7 +217,7 @@ class _Driver:
         run.log_metrics({"points": len(results), "points_finished": finished})
         name = f"sweep {self.sweep.file.name}: {finished} of {len(results)}"
         if self.tally.goal is not None and self.tally.best is not None:
-            run.log_metrics({f"best_{self.tally.goal.metric}": self.tally.best})
+            run.log_metrics({self.tally.goal.best_metric: self.tally.best})
             name += f", {self.tally.best_words('.4f')}"
         run.rename(name)
 
