@@ -506,7 +506,7 @@ def test_chunks_and_memory_maps_give_the_same_fit(loss, outputs, options, defici
     stored = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=X.shape)
     stored[:] = X
     monkeypatch.setattr(_linear_algebra, "_CHUNK_VALUES", 300)
-    monkeypatch.setattr(_linear_algebra, "_KEEP_VALUES", 0)
+    monkeypatch.setattr(_linear_algebra, "KEEP_VALUES", 0)
     fit = fit_linear_predictor(stored, y, loss=loss, **options)
     assert fit.converged
     assert fit.rank == whole.rank == (5 if deficient else 6)

@@ -10,9 +10,10 @@ import numpy as np
 from scipy.linalg import cho_solve, lapack, solve_triangular
 
 _CHUNK_VALUES = 1 << 19
-_KEEP_VALUES = 1 << 25
+KEEP_VALUES = 1 << 25
 _MOST_MULTIPLIERS = 100
 EPS = float(np.finfo(np.float64).eps)
+EPS_SINGLE = float(np.finfo(np.float32).eps)
 WELL_CONDITIONED = 1e-11
 
 
@@ -28,7 +29,7 @@ class Rows:
         self.basis = basis
         self.width = self.d if basis is None else basis.shape[1]
         self._X, self._factor = X, basis
-        if basis is not None and self.n * self.width <= _KEEP_VALUES:
+        if basis is not None and self.n * self.width <= KEEP_VALUES:
             self._X, self._factor = np.concatenate([block for _, block in self.blocks()]), None
 
     def every(self, stride: int) -> Rows:
@@ -106,19 +107,30 @@ class RowSpace(NamedTuple):
     cut: np.ndarray
 
 
-def row_space(R: np.ndarray, n: int) -> RowSpace:
+def undetermined_below(dtype: np.dtype, d: int) -> float:
+    """Relative to the largest, singular values of X, columns of length 1, that rounding of entries of less than
+    float64 can make of 0: each entry is off by half a unit at most, or by a few if it was computed so. 0 for float64,
+    where the rounding of the factorisation itself decides. Half precision is taken for float32, for its units are so
+    coarse that hardly a direction would be left.
+    """
+    short = dtype.kind not in "biu" and dtype.itemsize < 8
+    return 4.0 * EPS_SINGLE * math.sqrt(d) if short else 0.0
+
+
+def row_space(R: np.ndarray, n: int, *, below: float = 0.0) -> RowSpace:
     """The row space of X, of n rows, from its triangular factor R.
 
     A direction counts as undetermined where X, its columns scaled to length 1, maps it to no more than a few units of
     rounding: what columns that depend on each other leave of it, after each entry was rounded and each chunk of rows
-    merged into R. Neither the unit of a feature nor the number of samples has a say in it.
+    merged into R, and no more than `below` of the largest. Neither the unit of a feature nor the number of samples has
+    a say in it.
     """
     d = R.shape[1]
     norms = np.linalg.norm(R, axis=0)
     live = np.flatnonzero(norms)
     _, scaled, Vt = np.linalg.svd(R[:, live] / norms[live], full_matrices=True)
     merges = n * (d + 1) / _CHUNK_VALUES
-    rank = int(np.count_nonzero(scaled > scaled[0] * 16.0 * EPS * math.sqrt(d + merges)))
+    rank = int(np.count_nonzero(scaled > scaled[0] * max(16.0 * EPS * math.sqrt(d + merges), below)))
     basis, unitless, cut = np.zeros((d, rank)), np.zeros((d, rank)), np.zeros((d, live.size - rank))
     unitless[live] = Vt[:rank].T / norms[live, None]
     if rank == live.size:

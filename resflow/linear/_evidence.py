@@ -67,7 +67,7 @@ def as_fit(
     suboptimality, sound = best.suboptimality, best.sound
     if cut is not None and cut.size:
         suboptimality += _hidden_gain(problem, best, cut)
-    small = best.residual <= TOLERANCE * problem.gradient_scale
+    small = best.proven or best.residual <= TOLERANCE * problem.gradient_scale
     if not small:
         left, gain = _left_by_rounding(problem, best)
         small, suboptimality = best.residual <= left, suboptimality + gain

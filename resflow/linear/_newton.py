@@ -28,6 +28,7 @@ class Iterate(NamedTuple):
             and its matrix is regular beyond rounding.
         solver: Of the Hessian with ridge, here or at a point not far away.
         iterations: Newton steps taken so far.
+        proven: Whether the suboptimality is proven without any model, so that nothing is asked of the residual.
     """
 
     z: np.ndarray
@@ -38,6 +39,7 @@ class Iterate(NamedTuple):
     sound: bool
     solver: Solver
     iterations: int
+    proven: bool = False
 
 
 class Newton(NamedTuple):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resflow.linear._algebra import Rows, add_gram
-from resflow.losses import Logistic, Loss, Squared
+from resflow.losses import Logistic, Loss, Softmax, Squared
 
 __all__ = ["Evaluation", "Problem", "evaluate", "loss_terms"]
 
@@ -108,7 +108,10 @@ def _add_hessian(H: np.ndarray, problem: Problem, block: np.ndarray, curvature: 
 def loss_terms(
     loss: Loss, p: np.ndarray, y: np.ndarray, *, curved: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ℓ, ℓ' and, if it is asked for, ℓ'' at once; the logistic loss shares one exponential among them."""
+    """ℓ, ℓ' and, if it is asked for, ℓ'' at once; the logistic and softmax losses share one exponential among
+    them."""
+    if type(loss) is Softmax and not curved:
+        return *_softmax_terms(p, y), np.empty(0)
     if type(loss) is not Logistic:
         return loss.value(p, y), loss.derivative(p, y), loss.second_derivative(p, y) if curved else np.empty(0)
     margin = y * p
@@ -116,3 +119,17 @@ def loss_terms(
     sigmoid = 1.0 / (1.0 + tail)
     value = np.maximum(-margin, 0.0) + np.log1p(tail)
     return value, -y * np.where(margin >= 0, tail, 1.0) * sigmoid, tail * sigmoid * sigmoid
+
+
+def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ℓ and ℓ' of the softmax loss. Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits."""
+    own = np.arange(len(y)), y
+    others = p - p[own][:, None]
+    others[own] = -np.inf
+    top = np.maximum(others.max(axis=1), 0.0)
+    np.exp(np.subtract(others, top[:, None], out=others), out=others)
+    sums, one = others.sum(axis=1), np.exp(-top)
+    value = np.where(top > 0.0, top + np.log(sums + one), np.log1p(sums))
+    others[own] = -sums
+    others /= (sums + one)[:, None]
+    return value, others

@@ -28,8 +28,10 @@ class LinearFit(NamedTuple):
         grad_norm: ‖∇F_lin(W) + ridge · W + multiplier · W‖, the residual of the optimality conditions.
         status: How the fit ended. `Status.CONVERGED` if suboptimality ≤ 1e-12 F_lin(0), by evidence that holds as far
             as the minimum, and grad_norm ≤ 1e-12 sqrt(mean‖x‖² · mean‖ℓ'(0; y)‖²), or what rounding of the predictions
-            leaves of it if that is more: how much of a decrease it can hide is then part of suboptimality.
-        suboptimality: By how much the objective with its ridge term can still fall within ‖W‖ ≤ max_norm: by its
+            leaves of it if that is more: how much of a decrease it can hide is then part of suboptimality. Of many
+            classes with a ridge term the suboptimality alone decides, for it is proven.
+        suboptimality: Of many classes (m d > 256) with a ridge term, ‖∇F‖² / (2 ridge), which strong convexity proves.
+            Otherwise by how much the objective with its ridge term can still fall within ‖W‖ ≤ max_norm: by its
             second-order model at W (half the squared Newton decrement where the bound is inactive, or a bound on it
             from XᵀX where no Hessian was formed) or, if that is less, by the bound ⟨∇F, W⟩ + max_norm ‖∇F‖, which
             convexity proves. The objective itself where the model does not hold as far as the minimum. Infinite if
@@ -41,8 +43,9 @@ class LinearFit(NamedTuple):
             know, or a class has no samples, or it could not be decided beyond rounding; in the last case, without
             bound or ridge, the fit has not converged.
         rank: Of X: how many of the d directions the samples determine, in the units of each feature. A direction along
-            which columns cancel to within a few units of rounding of their entries counts as undetermined, and W does
-            not use it, unless ℓ' follows what is left of it too closely for rounding: that is in `suboptimality`.
+            which columns cancel to within a few units of rounding of their entries, as X's dtype has them, counts as
+            undetermined, and W does not use it, unless ℓ' follows what is left of it too closely for rounding: that is
+            in `suboptimality`. Where that is proven of all directions, W may use all of them.
         iterations: Newton or quasi-Newton steps.
         max_norm: The bound on ‖W‖ that was asked for, or None.
         ridge: The coefficient of ½‖W‖² that was asked for.

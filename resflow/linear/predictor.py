@@ -19,9 +19,11 @@ from resflow.linear._algebra import (
     reciprocal_condition,
     row_space,
     triangular_factor,
+    undetermined_below,
 )
 from resflow.linear._evidence import as_fit, fit_of_zero, in_weights
-from resflow.linear._newton import newton
+from resflow.linear._hessian_free import hessian_free
+from resflow.linear._newton import TOLERANCE, newton
 from resflow.linear._problem import Evaluation, Problem, evaluate, loss_terms
 from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._separation import Separation
@@ -31,6 +33,7 @@ from resflow.losses import Logistic, Loss, PseudoHuber, Softmax, as_loss
 __all__ = ["LinearFit", "fit_linear_predictor"]
 
 _MANY, _STRIDE = 200, 10
+_LARGE, _DENSE = 256, 6000
 _FAR = 100.0
 
 
@@ -50,14 +53,20 @@ def fit_linear_predictor(
     column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
     By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
-    BFGS in the metric of XᵀX where samples are many. Where columns nearly depend on each other, in coordinates of the
-    row space, from a QR factorisation accumulated over the chunks. The norm bound is met exactly, by its multiplier.
-    Where the loss does not change when one number is added to all outputs, W is the one whose columns sum to 0, which
-    has the least norm.
+    BFGS in the metric of XᵀX where samples are many. The softmax loss with a ridge term needs no Hessian where
+    m d > 256: limited-memory BFGS in a metric from XᵀX, and Newton's method by conjugate gradients, until the
+    suboptimality is proven. Otherwise, where columns nearly depend on each other, in coordinates of the row space, from
+    a QR factorisation accumulated over the chunks. The norm bound is met exactly, by its multiplier. Where the loss
+    does not change when one number is added to all outputs, W is the one whose columns sum to 0, which has the least
+    norm.
 
-    For one output the largest arrays made are of shape (d, d) and (n,). For m outputs of any loss but the squared one
-    they are of shape (m d, m d) and (n, m), and a step costs about n d² m² / 2 + (m d)³ / 3: meant for m d up to a few
-    thousand.
+    For one output the largest arrays made are of shape (d, d) and (n,). For m classes with a ridge term they are of
+    shape (d, d), a few dozen of (m, d), and (n, m) where that is at most 256 MiB; a step costs about 4 n d m. For m
+    outputs otherwise, but for the squared loss, they are of shape (m d, m d) and (n, m), and a step costs about
+    n d² m² / 2 + (m d)³ / 3: meant for m d up to a few thousand.
+
+    Features of float32 are computed with in float64, but directions along which they vary by their rounding only do
+    not count: see `LinearFit.rank`.
 
     Args:
         X: Samples as rows, shape (n, d).
@@ -90,22 +99,27 @@ def fit_linear_predictor(
     X, y, m = _checked_data(X, y, loss)
     radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
     n, d = X.shape
-    rows, zero = Rows(X), np.zeros(n if m is None else (n, m))
-    values, slopes, curvatures = loss_terms(loss, zero, y, curved=m is None)
-    gram, gradient = np.zeros((d, d), order="F"), np.zeros((d, *slopes.shape[1:]))
+    rows, zero = Rows(X), np.broadcast_to(0.0, n if m is None else (n, m))
+    gram, gradient = np.zeros((d, d), order="F"), np.zeros((d, *zero.shape[1:]))
+    values, curvatures, steepness = np.empty(n), np.empty(n if m is None else 0), 0.0
     for part, block in rows.blocks():
+        values[part], slopes, curvature = loss_terms(loss, zero[part], y[part], curved=m is None)
         add_gram(gram, block)
-        gradient += block.T @ slopes[part]
+        gradient += block.T @ slopes
+        steepness += float(np.vdot(slopes, slopes))
+        if m is None:
+            curvatures[part] = curvature
     squares = np.diag(gram)
     _check_columns(X, squares)
 
-    scale = math.sqrt(squares.sum() / n * float(np.vdot(slopes, slopes)) / n)
+    scale = math.sqrt(squares.sum() / n * steepness / n)
     problem = Problem(rows, y, loss, ridge, radius, float(np.mean(values)), scale, None if m is None else np.eye(m))
     inner = problem._replace(outputs=_outputs(m, loss))
     rank = int(np.count_nonzero(squares))
     hessian, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
-    if rank and reciprocal_condition(gram) < WELL_CONDITIONED:
-        space = row_space(triangular_factor(rows), n)
+    below = undetermined_below(X.dtype, d)
+    if rank and reciprocal_condition(gram) < max(WELL_CONDITIONED, below**2):
+        space = row_space(triangular_factor(rows), n, below=below)
         rank, cut = space.basis.shape[1], space.cut
         inner = inner._replace(rows=Rows(X, _coordinates(problem, space, squares)))
     elif problem.quadratic or (m is None and np.ptp(curvatures) == 0.0):
@@ -113,13 +127,19 @@ def fit_linear_predictor(
     if rank == 0 or radius == 0.0:
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
+    if type(loss) is Softmax and ridge > 0.0 and math.isinf(radius) and problem.size > _LARGE:
+        found = hessian_free(problem, gram, max_iterations=max_iterations)
+        done = found.suboptimality <= TOLERANCE * problem.objective_scale or found.iterations == max_iterations
+        if done or inner.size > _DENSE:
+            return as_fit(problem, found, rank, None, max_iterations=max_iterations)
+
     separation = Separation(inner, X) if of_classes else None
     basis, best = inner.rows.basis, None
     at_zero = Evaluation(problem.objective_scale, problem.flat(gradient) / n, hessian, zero, curvatures)
     if m is None and basis is None and problem.free and n >= _MANY * d and not problem.quadratic:
-        found = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
-        if found is not None:
-            best, there = found
+        minimum = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
+        if minimum is not None:
+            best, there = minimum
             if separation is not None:
                 solve, _, _ = best.solver(0.0)
                 separation.judge_minimiser(there.predictions, rows.times(solve(there.gradient)))

@@ -1,0 +1,160 @@
+"""Softmax regression without its Hessian, against other solvers, the dense Newton method and what is proven of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from resflow.errors import InvalidInputError
+from resflow.labels import one_hot
+from resflow.linear import _hessian_free as _linear_hessian_free
+from resflow.linear import predictor as _linear_predictor
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.losses import Softmax
+from resflow.status import Status
+from tests.test_linear import features
+
+RIDGE = 1e-4
+
+
+def classes(rng, X, m):
+    Q, _ = np.linalg.qr(X)
+    scores = 1.5 * np.sqrt(len(X) / X.shape[1]) * Q @ rng.standard_normal((X.shape[1], m))
+    return np.argmax(scores + rng.gumbel(size=scores.shape), axis=1)
+
+
+def digits():
+    X, y = load_digits(return_X_y=True)
+    X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1.0)
+    return np.column_stack([X, np.ones(len(y))]), y
+
+
+def objective(W, X, y, ridge):
+    """In extended precision."""
+    W = np.asarray(W, dtype=np.longdouble)
+    p = X.astype(np.longdouble) @ W.T
+    return -np.mean(log_softmax(p, axis=1)[np.arange(len(y)), y]) + ridge / 2 * np.sum(W**2)
+
+
+def gradient(fit, X, y):
+    return Softmax().derivative(X @ fit.W.T, y).T @ X / len(X) + fit.ridge * fit.W
+
+
+def dense(X, y, monkeypatch, **options):
+    with monkeypatch.context() as patch:
+        patch.setattr(_linear_predictor, "_LARGE", np.inf)
+        return fit_linear_predictor(X, y, loss="softmax", **options)
+
+
+def sample(condition, n=1500, d=30, m=10):
+    rng = np.random.default_rng(0)
+    X = features(rng, n, d, condition)
+    return X, classes(rng, X, m)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+def test_suboptimality_is_proven_and_the_weights_are_those_of_the_dense_method(condition, monkeypatch):
+    X, y = sample(condition)
+    fit, reference = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE), dense(X, y, monkeypatch, ridge=RIDGE)
+    assert fit.converged
+    assert reference.grad_norm < 1e-12
+    above = objective(fit.W, X, y, RIDGE) - objective(reference.W, X, y, RIDGE)
+    assert -1e-15 <= above <= fit.suboptimality <= 1e-12 * np.log(10.0)
+    assert np.linalg.norm(gradient(fit, X, y)) == pytest.approx(fit.grad_norm, rel=1e-6)
+    assert fit.grad_norm**2 / (2 * RIDGE) <= fit.suboptimality
+    assert np.linalg.norm(fit.W - reference.W) <= 2.0 * fit.grad_norm / RIDGE
+    np.testing.assert_allclose(fit.W.sum(axis=0), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_nearly_separable_digits_are_fitted_as_by_scikit_learn(keep, monkeypatch):
+    """Whether the probabilities are kept or computed again for every product."""
+    if not keep:
+        monkeypatch.setattr(_linear_hessian_free, "KEEP_VALUES", 0)
+    X, y = digits()
+    fit = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE)
+    peer = LogisticRegression(
+        C=1.0 / (len(y) * RIDGE), solver="newton-cholesky", fit_intercept=False, tol=1e-9, max_iter=100
+    ).fit(X, y)
+    assert fit.converged
+    assert abs(objective(fit.W, X, y, RIDGE) - objective(peer.coef_, X, y, RIDGE)) <= fit.suboptimality + 1e-13
+
+
+def test_no_hessian_of_all_weights_is_formed(monkeypatch):
+    monkeypatch.setattr(_linear_predictor, "newton", None)
+    X, y = sample(1e4)
+    assert fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE).converged
+
+
+@pytest.mark.parametrize("ridge", [1e2, 1e-2, 1e-6])
+def test_any_ridge_is_met(ridge, monkeypatch):
+    X, y = sample(100.0)
+    fit, reference = fit_linear_predictor(X, y, loss="softmax", ridge=ridge), dense(X, y, monkeypatch, ridge=ridge)
+    assert fit.converged
+    assert abs(objective(fit.W, X, y, ridge) - objective(reference.W, X, y, ridge)) <= fit.suboptimality + 1e-15
+
+
+def test_columns_that_depend_on_each_other_or_are_zero_share_their_weight():
+    X, y = sample(1.0)
+    plain = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE)
+    X = X.copy()
+    X[:, 0] = 1.0
+    twice = fit_linear_predictor(np.column_stack([X, X[:, 1], 0 * X[:, 0]]), y, loss="softmax", ridge=RIDGE)
+    assert twice.converged
+    assert twice.rank == 30
+    np.testing.assert_allclose(twice.W[:, 1], twice.W[:, 30], atol=1e-9)
+    np.testing.assert_allclose(twice.W[:, 31], 0.0, atol=1e-15)
+    assert plain.rank == 30
+
+
+def test_a_class_without_samples_is_fitted_with_a_ridge(monkeypatch):
+    X, y = sample(1.0)
+    y = one_hot(np.where(y == 3, 4, y), 10)
+    fit = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE)
+    assert fit.converged
+    assert fit.W.shape == (10, 30)
+    reference = dense(X, y, monkeypatch, ridge=RIDGE)
+    np.testing.assert_allclose(fit.W, reference.W, atol=2.0 * fit.grad_norm / RIDGE)
+
+
+def test_a_limit_of_steps_is_said_and_what_is_left_is_still_proven(monkeypatch):
+    X, y = sample(1e4)
+    fit, reference = (
+        fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE, max_iterations=2),
+        dense(X, y, monkeypatch, ridge=RIDGE),
+    )
+    assert fit.status is Status.ITERATION_LIMIT
+    assert fit.iterations == 2
+    above = objective(fit.W, X, y, RIDGE) - objective(reference.W, X, y, RIDGE)
+    assert 1e-12 < above <= fit.suboptimality
+
+
+def test_separable_classes_are_still_refused_without_a_ridge():
+    X, y = np.tile(np.eye(18), (2, 1)), np.tile(np.arange(18), 2)
+    with pytest.raises(InvalidInputError, match="has no minimiser"):
+        fit_linear_predictor(X, y, loss="softmax")
+    assert fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE).converged
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared", "softmax"])
+def test_rank_of_float32_features_is_that_before_they_were_rounded(loss):
+    rng = np.random.default_rng(2)
+    low = rng.standard_normal((600, 5))
+    X = np.maximum(low, 0) @ rng.standard_normal((5, 20)) + 2.0
+    y = (low[:, 0] + rng.standard_normal(600) > 0).astype(int)
+    exact, single = (fit_linear_predictor(A, y, loss=loss, ridge=0.0) for A in (X, X.astype(np.float32)))
+    assert exact.rank == single.rank == 6
+    assert exact.converged
+    assert single.objective == pytest.approx(exact.objective, abs=1e-6)
+    assert np.linalg.norm(single.W) <= 1.001 * np.linalg.norm(exact.W)
+
+
+def test_float32_features_of_condition_1e4_keep_all_their_directions():
+    X, y = sample(1e4)
+    fits = [fit_linear_predictor(A, y, loss="softmax", ridge=RIDGE) for A in (X, X.astype(np.float32))]
+    assert [fit.rank for fit in fits] == [30, 30]
+    assert fits[1].converged
+    assert fits[1].objective == pytest.approx(fits[0].objective, abs=1e-5)
