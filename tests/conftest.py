@@ -94,6 +94,7 @@ def unchecked_types():
 LONGEST = (
     "test_sweep.py",
     "test_notebooks.py",
+    "test_guide.py",
     "test_engine.py",
     "test_foreign_sweep.py",
     "test_foreign_notebooks.py",

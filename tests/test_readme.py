@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import commands
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs" / "library.md").read_text()
 BIN = Path(sys.executable).parent
-COMMANDS = [line.strip().split("#")[0].strip() for line in README.splitlines() if line.startswith("    ")]
+COMMANDS = commands(README)
 
 
 def test_readme_is_short():

@@ -1,0 +1,104 @@
+"""The guide's promises: its pages, followed from top to bottom, do what they say; links lead somewhere."""
+
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from pages import blocks, follow
+from warm_kernels import warm_kernels
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """Kernels that have imported everything already, for all pages."""
+    with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables:
+        yield variables
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project folder with the notebooks, and a space in its name."""
+    folder = tmp_path / "a project"
+    folder.mkdir()
+    (folder / "pyproject.toml").touch()
+    (folder / ".venv").symlink_to(sys.prefix)
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    return folder
+
+
+def on_this_machine(page):
+    """The page with this machine as the one that it calls HOST, and ports that are free."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = {":5000": one, ":8786": other, " 5000": one, " 8786": other}
+        for port, free in ports.items():
+            page = page.replace(f"HOST{port}", f"HOST{port[0]}{free.getsockname()[1]}")
+            page = page.replace(f"--port{port}", f"--port {free.getsockname()[1]}")
+    return page.replace("HOST", "127.0.0.1")
+
+
+@pytest.mark.parametrize("page", [name for name, path in PAGES.items() if [*blocks(path.read_text())]])
+def test_page_followed_from_top_to_bottom_does_what_it_says(page, project, tmp_path, kernels):
+    (tmp_path / "notes").mkdir()
+    text = PAGES[page].read_text()
+    follow(on_this_machine(text) if page == "clusters" else text, project, tmp_path / "notes", **kernels)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_every_page_is_reached(page):
+    text = PAGES[page].read_text()
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", text)
+    assert [target for target in targets if not (ROOT / "docs" / target).exists()] == []
+    assert page == "README" or f"({page}.md)" in PAGES["README"].read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "message"),
+    [
+        ("false", "", "line 3"),
+        ("echo 12", "1 2", "is not in"),
+        ("echo one; echo two", "two\none", "is not in"),
+    ],
+)
+def test_page_that_says_what_is_not_so_is_found_out(command, said, message, tmp_path):
+    (tmp_path / "notes").mkdir()
+    page = f"# Title\n\n    {command}\n\n```text\n{said}\n```\n"
+    with pytest.raises(AssertionError, match=message):
+        follow(page, tmp_path, tmp_path / "notes")
+
+
+def test_page_is_followed_in_one_shell_with_its_files_and_exit_codes(tmp_path):
+    (tmp_path / "notes").mkdir()
+    page = """    export NAME=file.txt
+
+```yaml title="file.txt"
+one
+two three
+```
+
+<!-- exit code 3 -->
+
+    cat "$NAME"; exit 3
+
+```text
+one
+two …
+```
+
+<!-- keeps running -->
+
+    echo ready
+    sleep 600
+
+```text
+ready
+```
+"""
+    follow(page, tmp_path, tmp_path / "notes")
+    with pytest.raises(ValueError, match="line 1: <!-- keep running --> means nothing"):
+        [*blocks("<!-- keep running -->")]
