@@ -283,3 +283,55 @@ def train_with(**changes):
 def test_what_does_not_fit_together_gets_one_clear_line(changes, message):
     with pytest.raises(InvalidInputError, match=message):
         train_with(**changes)
+
+
+@pytest.mark.parametrize(("chunk", "chunks"), [(1, 7), (1, 2), (3, 1), (2, 4), (7, 1)])
+def test_steps_of_all_members_are_told_of_on_the_way(chunk, chunks, monkeypatch):
+    monkeypatch.setattr("resflow.training._progress.SECONDS", 0.0)
+    models, keys = population()
+    options = {"loss": "logistic", "options": TrainingOptions(steps=20, log_every=5), "keys": keys}
+    told = []
+
+    def train(**more):
+        return resflow.train_population(models, SETS[0], LABELS[0], layout=layout(chunk, chunks), **options, **more)
+
+    watched, plain = train(progress=lambda *steps: told.append(steps)), train()
+    for one, other in zip(*(jax.tree.leaves(eqx.filter(r[:4], eqx.is_array)) for r in (watched, plain)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    done = [steps for steps, total in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 20 * M)
+    assert len(set(done)) > 20
+    assert {total for _, total in told} == {20 * M}
+
+
+def test_several_devices_tell_of_one_training():
+    program = """
+        import equinox as eqx, jax, jax.numpy as jnp, numpy as np
+        jax.config.update("jax_num_cpu_devices", 2)
+        import resflow, resflow.training._progress as _progress
+        _progress.SECONDS = 0.0
+        X = np.random.default_rng(0).standard_normal((60, 4))
+        y = np.sign(X[:, 0])
+
+        @eqx.filter_vmap
+        def build(seed):
+            keys = resflow.random_keys(seed)
+            f = resflow.feature_map("mlp", 4, width=6, key=keys.features)
+            return resflow.build_model("residual_unit", 4, f, key=keys.model), keys.batches
+
+        models, keys = build(jnp.arange(9))
+        options = resflow.TrainingOptions(steps=50, log_every=10)
+        told = []
+        for progress in (lambda *steps: told.append(steps), False):
+            result = resflow.train_population(
+                models, X, y, loss="logistic", options=options, keys=keys, progress=progress
+            )
+            assert len(result.layout.devices) == 2
+            last = result.history["objective"]
+            assert progress is not False or np.array_equal(last, before)
+            before = last
+        done = [steps for steps, total in told]
+        assert done == sorted(done) and done[0] < 50 and done[-1] == 450 and len(set(done)) > 20, told
+    """
+    python("-c", textwrap.dedent(program), XLA_FLAGS=None, JAX_COMPILATION_CACHE_DIR=None)

@@ -1,4 +1,6 @@
 import re
+import textwrap
+import time
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ from resflow import InvalidInputError
 from resflow.losses import Logistic
 from resflow.models.residual_unit import trainable
 from resflow.training.train import OPTIMIZERS
+from tests.new_process import python
 
 N, D = 60, 4
 rng = np.random.default_rng(0)
@@ -150,6 +153,65 @@ def test_progress_bar_reaches_the_end_and_leaves_results_alone(capsys):
     with_bar, without = run(progress=True), run()
     assert re.search(r"30/30", capsys.readouterr().err)
     np.testing.assert_array_equal(with_bar.history["objective"], without.history["objective"])
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("log_every", [1, 7, 1000])
+def test_steps_are_told_of_on_the_way_whatever_is_measured(log_every, batch_size, monkeypatch):
+    monkeypatch.setattr("resflow.training._progress.SECONDS", 0.0)  # every step, and every report is passed on
+    told = []
+    options = {"steps": 1000, "log_every": log_every, "batch_size": batch_size}
+    watched, plain = run(progress=lambda *steps: told.append(steps), **options), run(**options)
+    # To the bit, but for programs that are compiled as quickly as those of tests: these go other ways when they change.
+    for one, other in zip(*(jax.tree.leaves(eqx.filter(r, eqx.is_array)) for r in (watched, plain)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    done = [steps for steps, total in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 1000)
+    assert len(done) > 100
+    assert {total for _, total in told} == {1000}
+
+
+def test_programs_as_compiled_by_default_give_the_same_bits_whether_they_tell_of_their_steps_or_not():
+    program = """
+        import equinox as eqx, jax, numpy as np, resflow
+        jax.config.update("jax_enable_x64", True)
+        for n, d, k, batch_size in (60, 4, 6, 8), (426, 31, 32, 32), (426, 31, 32, None):
+            X = np.random.default_rng(0).standard_normal((n, d))
+            f = resflow.feature_map("mlp", d, width=k, key=jax.random.key(1))
+            unit = resflow.build_model("residual_unit", d, f, key=jax.random.key(2))
+            options = resflow.TrainingOptions(steps=1000, batch_size=batch_size)
+            told, leaves = [], []
+            for progress in (lambda *steps: told.append(steps)), False:
+                result = resflow.train(
+                    unit, X, np.sign(X[:, 0] + 0.1), loss="logistic", options=options, key=jax.random.key(0),
+                    progress=progress,
+                )
+                leaves.append(jax.tree.leaves(eqx.filter(result, eqx.is_array)))
+            assert told and all(map(np.array_equal, *leaves)), (n, d, k, batch_size)
+    """
+    python("-c", textwrap.dedent(program), XLA_FLAGS=None, JAX_COMPILATION_CACHE_DIR=None)
+
+
+def test_what_is_told_of_steps_is_told_a_few_times_a_second():
+    told = []
+    run(progress=lambda *steps: told.append(time.monotonic()), steps=20_000)
+    assert len(told) <= 3 + (told[-1] - told[0]) / 0.1
+
+
+def test_training_that_diverges_is_told_to_be_over():
+    told = []
+    assert run(progress=lambda *steps: told.append(steps), optimizer="sgd", learning_rate=1e200).diverged_at is not None
+    assert told[-1] == (30, 30)
+
+
+def test_an_error_of_who_is_told_ends_training_and_no_later_one():
+    def fail(done, total):
+        raise ValueError("the bar is broken")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the bar is broken"):
+        run(progress=fail)
+    assert run(progress=lambda done, total: None).history["step"][-1] == 30
 
 
 @pytest.mark.parametrize(

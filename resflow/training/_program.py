@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,6 +11,7 @@ import optax
 
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss
+from resflow.training._progress import next_report
 from resflow.training._shuffle import random_order
 
 __all__ = ["ObjectiveMeasure", "Setting", "training_program"]
@@ -66,7 +66,8 @@ def training_program(
     options: Any,
     axes: Setting | None = None,
     one_by_one: bool = False,
-    report: Callable[[Any], None] | None = None,
+    reporter: Any = None,
+    place: Any = 0,
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Train and measure: a scan over measurements; inside, a loop over the steps up to the next one.
 
@@ -80,7 +81,9 @@ def training_program(
         axes: For a chunk of models, the axis of each field of the setting: 0, or None where it is shared.
         one_by_one: For a chunk of models, measure one after another rather than side by side: on several CPU devices
             batched LAPACK calls, each of which waits for threads that the others hold, may wait for ever.
-        report: Called with the number of steps at every measurement.
+        reporter: The number by which it reports how far it is, as `_progress.reported` yields it; None for a program
+            without a trace of that.
+        place: Which device this is, for the reports of several.
 
     Returns:
         The trainable arrays after the last step, or the last finite one; the number of steps before divergence, or
@@ -153,18 +156,35 @@ def training_program(
         own = setting._replace(**dict.fromkeys(shared))
         return jax.lax.map(lambda member: record(member[0], member[1]._replace(**shared)), (state, own))
 
-    def interval(state, index):
+    def interval(carry, index):
+        state, report_at = carry
         step, end = (jnp.minimum(i * options.log_every, options.steps) for i in (index, index + 1))
         measured = recorded(state)
         reached = jnp.where(state.diverged_at < 0, step, state.diverged_at)
-        if report is not None:
-            jax.debug.callback(report, step, ordered=True)
-        _, state = jax.lax.while_loop(
-            lambda carry: (carry[0] < end) & jnp.any(carry[1].diverged_at < 0), advance, (step, state)
-        )
-        return state, (reached, measured)
+        if reporter is None:
+            _, state = until(end, (step, state))
+        else:
+            _, state, report_at = jax.lax.while_loop(going_before(end), reporting(end), (step, state, report_at))
+        return (state, report_at), (reached, measured)
+
+    def until(end, carry):
+        return jax.lax.while_loop(going_before(end), advance, carry)
+
+    def going_before(end):
+        return lambda carry: (carry[0] < end) & jnp.any(carry[1].diverged_at < 0)
+
+    def reporting(end):
+        """On to the next report, or to the end if that comes first: the steps themselves know nothing of reports."""
+
+        def stretch(carry):
+            step, state, report_at = carry
+            report_at = jax.lax.cond(step >= report_at, lambda: next_report(reporter, place, step), lambda: report_at)
+            return *until(jnp.minimum(end, report_at), (step, state)), report_at
+
+        return stretch
 
     begin = each(start)(dynamic, setting, None)
     intervals = -(-options.steps // options.log_every) + 1
-    state, (reached, history) = jax.lax.scan(interval, begin, jnp.arange(intervals, dtype=jnp.int32))
+    carry = begin, None if reporter is None else jnp.int32(0)
+    (state, _), (reached, history) = jax.lax.scan(interval, carry, jnp.arange(intervals, dtype=jnp.int32))
     return state.dynamic, state.diverged_at, reached, history

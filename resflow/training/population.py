@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int, Key, Shaped
-from tqdm import tqdm
 
 from resflow.arrays import Array, as_array, check_samples
 from resflow.errors import InvalidInputError
@@ -23,6 +22,7 @@ from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
+from resflow.training._progress import Progress, reported
 from resflow.training.train import Measure, TrainingOptions, TrainResult, precision_of, recorded
 
 __all__ = ["PopulationLayout", "PopulationResult", "one_device_per_core", "train_population"]
@@ -76,7 +76,7 @@ def train_population(
     exact: bool = True,
     layout: PopulationLayout | None = None,
     on_block: Callable[[range, PopulationResult], None] | None = None,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> PopulationResult:
     """Train m models of one shape as `train` would each of them, in one compiled program.
 
@@ -101,7 +101,7 @@ def train_population(
             decides the later course.
         layout: How to lay the members out on the devices; chosen for these devices, shapes and memory if None.
         on_block: Called with the indices of some members and their result, as soon as these are trained.
-        progress: Show a progress bar, advanced by blocks of members.
+        progress: As for `train`; every member's steps count.
 
     Returns:
         The trained models and their histories, in the order given.
@@ -152,11 +152,11 @@ def train_population(
         return PopulationResult(model, reached, history, diverged_at, layout)
 
     parts = []
-    with tqdm(total=m, unit="member", disable=not progress) as bar:
+    with reported(progress, options.steps, m, layout.chunk) as reporter:
         for start in range(0, m, layout.block):
             rows = range(start, min(start + layout.block, m))
-            parts.append(jax.tree.map(np.asarray, run(_block(members, start, layout), shared)))
-            bar.update(len(rows))
+            trained = run(_block(members, start, layout), shared, reporter=reporter)
+            parts.append(jax.tree.map(np.asarray, trained))
             if on_block is not None:
                 on_block(rows, result(parts[-1], rows))
     return result(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), range(m))
@@ -230,15 +230,15 @@ def _block(members: _Members, start: int, layout: PopulationLayout) -> _Members:
 
 
 @eqx.filter_jit
-def _program(members, shared, static, measure, loss, options, layout):
+def _program(members, shared, reporter, static, measure, loss, options, layout):
     """A block of members: its share on each device, there chunk after chunk."""
     data_axis = None if members.data_sets is None else 0
     measure_axis = None if members.setting.measure is None else 0
 
-    def chunk(part: _Members, shared: tuple[Any, Any, Any]):
+    def chunk(part: _Members, shared: tuple[Any, Any, Any, Any]):
         if layout.chunk == 1:
             part = jax.tree.map(lambda leaf: leaf[0], part)
-        X, y, measured = shared
+        X, y, measured, reporter = shared
         if data_axis == 0:
             X, y = X[part.data_sets], y[part.data_sets]
         setting = part.setting._replace(X=X, y=y)
@@ -254,6 +254,8 @@ def _program(members, shared, static, measure, loss, options, layout):
             options=options,
             axes=axes,
             one_by_one=layout.devices[0].platform == "cpu",
+            reporter=reporter,
+            place=jax.lax.axis_index("members") if len(layout.devices) > 1 else 0,
         )
         # The axis of members in front, in place of that of measurements.
         final, diverged_at, *rows = results
@@ -261,11 +263,12 @@ def _program(members, shared, static, measure, loss, options, layout):
             return jax.tree.map(lambda leaf: leaf[None], results)
         return final, diverged_at, *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), rows)
 
-    def share(members: _Members, shared: tuple[Any, Any, Any]):
+    def share(members: _Members, shared: tuple[Any, Any, Any, Any]):
         chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, layout.chunk, *leaf.shape[1:]), members)
         results = jax.lax.map(lambda part: chunk(part, shared), chunks)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
 
+    shared = *shared, reporter
     if len(layout.devices) == 1:
         return share(members, shared)
     spec = jax.sharding.PartitionSpec

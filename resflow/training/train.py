@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray, Shaped
-from tqdm import tqdm
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError, check_known
@@ -21,6 +20,7 @@ from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
+from resflow.training._progress import Progress, reported
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
 
@@ -133,7 +133,7 @@ def train(
     options: TrainingOptions,
     key: PRNGKeyArray,
     measure: Measure | None = None,
-    progress: bool = False,
+    progress: bool | Progress = False,
 ) -> TrainResult:
     """Minimise mean_i ℓ(model(X)_i; y_i) over the model's trainable arrays, as one compiled program.
 
@@ -147,7 +147,9 @@ def train(
         key: Random key for the minibatches; full-batch training does not use it.
         measure: What to record: a function (or Equinox module) of model, X and y to a dict of scalars or arrays,
             evaluated on the whole of X inside the compiled program. The mean loss, as "objective", if None.
-        progress: Show a progress bar, advanced at every measurement. When off, the program contains no trace of it.
+        progress: Called with how many steps are done and how many there are: at the beginning, a few times a second
+            and at the end, on whatever thread; True for a progress bar. As JAX compiles by default, it changes no bit
+            of the result; without it the program contains no trace of it.
 
     Returns:
         The trained model and its history. A run that diverges stops there and says so in `diverged_at`.
@@ -166,16 +168,11 @@ def train(
     rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
     setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, measured, jnp.asarray(True))
     # The program is given the learning rate as a value: one compilation serves all.
-    options, report = replace(options, learning_rate=1.0), _advance if progress else None
-    with tqdm(total=options.steps, unit="step", disable=not progress) as bar:
-        _progress_bars.append(bar)
-        try:
-            final, diverged_at, reached, history = _program(
-                dynamic, setting, static=static, measure=measure, loss=loss, options=options, report=report
-            )
-            jax.block_until_ready(final)
-        finally:
-            _progress_bars.pop()
+    options = replace(options, learning_rate=1.0)
+    with reported(progress, options.steps) as reporter:
+        final, diverged_at, reached, history = jax.block_until_ready(
+            _program(dynamic, setting, static=static, measure=measure, loss=loss, options=options, reporter=reporter)
+        )
     return TrainResult(
         eqx.combine(final, frozen, static), recorded(reached, history), None if diverged_at < 0 else int(diverged_at)
     )
@@ -199,9 +196,3 @@ def precision_of(dynamic: Any) -> Any:
 
 
 _program = eqx.filter_jit(training_program)
-_progress_bars: list[tqdm] = []
-
-
-def _advance(step: Any) -> None:
-    bar = _progress_bars[-1]
-    bar.update(int(step) - bar.n)
