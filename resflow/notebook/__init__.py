@@ -12,6 +12,7 @@ from resflow.notebook.findings import (
 from resflow.notebook.opening import start_run
 from resflow.notebook.population import population_points, train_members
 from resflow.notebook.record import Claim, record
+from resflow.workflow.progress import tell_steps
 from resflow.workflow.reports.statistics import above_linear
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "prepare_split",
     "record",
     "start_run",
+    "tell_steps",
     "train_members",
 ]

@@ -32,6 +32,8 @@ from resflow.workflow.sweeps.command import sweep
 if TYPE_CHECKING:
     from papermill.exceptions import PapermillExecutionError
 
+    from resflow.workflow.records import Run
+
 __all__ = ["cli", "main"]
 
 BAD_INPUT = (InvalidInputError.__name__, UnusableStoreError.__name__, "StoreMovedError")
@@ -229,7 +231,6 @@ def _execute(
     prepared, kernel = _prepared(node, values, kernel)
     # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    quiet = not sys.stderr.isatty()
     place = f"in {output}" if kept else "attached to the run"
     try:
         with warnings.catch_warnings():
@@ -239,7 +240,7 @@ def _execute(
                 re.sub("[{}]", r"\g<0>\g<0>", str(output)),  # papermill would put parameters in place of braces
                 engine_name="resflow",
                 kernel_name=kernel,
-                progress_bar=not quiet,
+                begun=_say_begun,
                 source=str(notebook),
             )
     except PapermillExecutionError as error:
@@ -257,6 +258,11 @@ def _execute(
         message = f"{notebook}: {one_line(said, 900)}; the executed notebook is {place}"
         fail(message if isinstance(error, DeadKernelError) else with_traceback_file(message, error), 1)
     _report(executed.metadata["resflow"]["run_id"], notebook.stem)
+
+
+def _say_begun(run: Run) -> None:
+    click.echo(f"run     {run.id} in experiment {run.experiment_name}")
+    sys.stdout.flush()
 
 
 def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[Any, str]:

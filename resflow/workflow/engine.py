@@ -52,6 +52,13 @@ class ResflowEngine:
     def execute_notebook(cls, nb: Any, kernel_name: str, output_path: str | None = None, **options: Any) -> Any:
         """Execute `nb` in a run of its own; papermill calls this.
 
+        Args:
+            nb: The notebook.
+            kernel_name: Its kernel.
+            output_path: Where it is written as it is executed.
+            options: As for papermill's own engine; `source` is the file of a notebook in memory, and `begun` is called
+                with the run as soon as there is one.
+
         Raises:
             AttachmentError: If all went well, but the executed notebook or its HTML could not be attached.
         """
@@ -61,6 +68,7 @@ class ResflowEngine:
         notebook = Path(source if source not in ("", "-") else "notebook").stem
         with Interruptions() as interruptions:
             parameters = RunParameters(nb)
+            begun, shown = options.pop("begun", None), options.pop("progress_bar", True)
             run = _new_run(nb, source, notebook, parameters)
             conclude = partial(_conclude, run, nb, notebook, parameters)
             place = {"run_id": run.id, "tracking_uri": without_credentials(run.tracking_uri)}
@@ -68,7 +76,10 @@ class ResflowEngine:
             kernels.complete_kernelspec(nb, kernel_name)
             try:
                 with interruptions.raised():
+                    if begun is not None:
+                        begun(run)
                     options |= {"run": run, "parameters": parameters, "interruptions": interruptions}
+                    options |= {"shown": bool(shown), "progress_bar": False}
                     RunExecution.execute_notebook(nb, kernel_name, output_path=output_path, **options)
             except BaseException as error:
                 outcome = outcome_of(nb, error)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from traitlets.config import Config
 from resflow.workflow import names
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.kernels import speaks_ipc
+from resflow.workflow.progress import PROGRESS
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.scratch import temporary_folder
 
@@ -52,13 +53,14 @@ class RunExecution(NBClientEngine):
         run: Run,
         parameters: RunParameters,
         interruptions: Interruptions,
+        shown: bool,
         **options: Any,
     ) -> None:
-        """Execute the notebook in a kernel that knows the run; as papermill's own, but for the environment."""
+        """Execute the notebook in a kernel that knows the run; as papermill's own, but for environment and display."""
         options = {
             key: value for key, value in options.items() if key not in ("input_path", "timeout", "startup_timeout")
         }
-        with private_transport(kernel_name) as transport:
+        with private_transport(kernel_name) as transport, _displayed(nb_man.nb, shown) as (display, told):
             client = _Client(
                 nb_man,
                 timeout=execution_timeout,
@@ -71,11 +73,12 @@ class RunExecution(NBClientEngine):
                 kernel_manager_class=_PromptKernelManager,
                 **({"config": transport} | options),
             )
+            client.on_cell_start = display
             client.on_cell_executed = parameters.asking(client, run, nb_man.nb)
             # A kernel that is asked politely has five seconds; whoever sends signals waits less.
             interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
             try:
-                client.execute(env=_kernel_environment(run))
+                client.execute(env=_kernel_environment(run) | told)
             except DeadKernelError as error:
                 code = client.manager.exit_code if client.manager is not None else None
                 if code is None:
@@ -138,6 +141,18 @@ class _PromptKernelManager(AsyncKernelManager):
                     _ = task.cancelled() or task.exception()
             await self.provisioner.kill()
         await super().shutdown_kernel(now=now, restart=restart)
+
+
+@contextmanager
+def _displayed(nb: Any, shown: bool) -> Iterator[tuple[Callable[..., None] | None, dict[str, str]]]:
+    """What is to be called as a cell starts, and what the kernel's environment says of where to tell of steps."""
+    if not shown:  # whoever does not look here may look there
+        yield None, {}
+        return
+    from resflow.workflow.run_display import RunDisplay
+
+    with temporary_folder() as folder, RunDisplay(nb.cells, folder / "progress") as display:
+        yield lambda cell_index, **_: display.cell_start(cell_index), {PROGRESS: str(folder / "progress")}
 
 
 def _kernel_environment(run: Run) -> dict[str, str]:

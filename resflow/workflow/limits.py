@@ -1,4 +1,4 @@
-"""How long names, values and messages may be, and how longer ones are shortened so that it shows."""
+"""How long names, values and messages may be, how longer ones are shortened so that it shows, and how long work is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from resflow.workflow.addresses import without_secrets
 
-__all__ = ["PARAMETER", "RUN_NAME", "TAG", "first_line", "one_line", "parameter_name", "shortened"]
+__all__ = ["PARAMETER", "RUN_NAME", "TAG", "duration", "first_line", "one_line", "parameter_name", "shortened"]
 
 PARAMETER = 6000
 RUN_NAME = 250
@@ -54,3 +54,15 @@ def parameter_name(name: str) -> str:
         digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
         allowed = f"{allowed[: _PARAMETER_NAME - 11]}...{digest}"
     return allowed
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(4.24), duration(75), duration(7300)
+    ('4.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -94,6 +94,11 @@ class Run:
         return self.stored.info.experiment_id
 
     @property
+    def experiment_name(self) -> str:
+        """What that experiment is called."""
+        return self.client.get_experiment(self.experiment_id).name
+
+    @property
     def name(self) -> str:
         """What the run is called."""
         return self.stored.info.run_name

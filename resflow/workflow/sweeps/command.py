@@ -15,7 +15,7 @@ import click
 from resflow.errors import InvalidInputError
 from resflow.workflow.goal import goal_named, goal_options
 from resflow.workflow.interruption import Terminated
-from resflow.workflow.limits import one_line
+from resflow.workflow.limits import duration, one_line
 from resflow.workflow.names import FINISHED
 
 if TYPE_CHECKING:
@@ -94,7 +94,6 @@ def sweep(
 
 def _show_plan(planned: Sweep, as_json: bool, every_point: bool) -> None:
     from resflow.workflow.sweeps.plan.tables import axes_table, axis_column, plan_table
-    from resflow.workflow.sweeps.state import duration
 
     rows = plan_table(planned.executions, planned.finished).to_dict("records")
     if as_json:
@@ -133,8 +132,6 @@ def _in_json(value: Any) -> Any:
 
 def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json: bool) -> int:
     """Say what came of it; the exit code."""
-    from resflow.workflow.sweeps.state import duration
-
     failed = [result for result in results if result.state != FINISHED]
     if as_json:
         for result in failed:

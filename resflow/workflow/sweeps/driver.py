@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.interruption import Interruptions
-from resflow.workflow.limits import first_line
+from resflow.workflow.limits import duration, first_line
 from resflow.workflow.names import DRIVER_SEEN, FAILED, FINISHED, KILLED, LOST, ROLE, SESSION, SWEEP, Role
 from resflow.workflow.records import Run, end_cut_off, tagged
 from resflow.workflow.sweeps.parent import held, open_parent
@@ -20,7 +20,7 @@ from resflow.workflow.sweeps.plan import Execution, Result
 from resflow.workflow.sweeps.plan.search import FixedSource
 from resflow.workflow.sweeps.plan.tables import plan_table, results_table
 from resflow.workflow.sweeps.progress import Display
-from resflow.workflow.sweeps.state import Sweep, duration
+from resflow.workflow.sweeps.state import Sweep
 from resflow.workflow.sweeps.worker import attempt
 from resflow.workflow.sweeps.worker.cluster import ClusterLostError, cores, local_cluster, running_cluster
 from resflow.workflow.sweeps.worker.job import Job, Limits, Place

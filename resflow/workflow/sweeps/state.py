@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from resflow.workflow.goal import Goal
+from resflow.workflow.limits import duration
 from resflow.workflow.logged_values import finite
 from resflow.workflow.names import FAILED, FINISHED, MISSING, PARENT, Role, role_of
 from resflow.workflow.records import (
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Sweep", "Tally", "duration"]
+__all__ = ["Sweep", "Tally"]
 
 LOOKED_AT = 20
 """Finished executions by which it is estimated how long the others take."""
@@ -243,15 +244,3 @@ class Sweep:
         run = self.finished.get(point.fingerprint)
         if run is not None and self.tally.goal is not None:
             self.tally.consider(run.data.metrics.get(self.tally.goal.metric), point.label)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(4.24), duration(75), duration(7300)
-    ('4.2 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
