@@ -74,8 +74,11 @@ at the end* is not yet *stuck*: a run may have been on its way down. The verdict
 """
 
 _ENDS = r"""
-A point is *second-order stationary* here if, with $\theta$ held fixed, the gradient in $(W, V)$ is at most
-$\varepsilon$ and the Hessian has no eigenvalue below $-\sqrt{\mu_2 \varepsilon}$. For residual units the theorem says
-that such a point is not above the linear predictor by more than an amount that vanishes with $\varepsilon$; for models
-without the skip connection, and under regularisation, it says nothing.
+A point is *second-order stationary* here if, with $\theta$ held fixed, the gradient in the weights around $f_\theta$
+is at most $\varepsilon$ and the Hessian in them has no eigenvalue below $-\sqrt{\mu_2 \varepsilon}$. These weights are
+$(W, V)$ of a residual unit; of a skip to the output $(w, v)$, and without a skip connection $v$, in which the objective
+is convex, so that a small gradient is enough. For residual units the theorem says that such a point is not above the
+linear predictor by more than an amount that vanishes with $\varepsilon$. Without a skip connection, and under
+regularisation, it says nothing: such a point may be as good as its features allow, and still worse than linear; whether
+training $\theta$ leads on from there the verdict does not say.
 """

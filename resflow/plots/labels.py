@@ -58,7 +58,7 @@ _VERDICTS = {
 def verdict_name(verdict: str) -> str:
     """A verdict in words for people; stationary is said of points that are so to second order.
 
-    >>> verdict_name("sopsp_at_or_below_linear"), verdict_name("none recorded")
-    ('stationary, at or below linear', 'none recorded')
+    >>> verdict_name("sopsp_at_or_below_linear"), verdict_name("inconclusive")
+    ('stationary, at or below linear', 'inconclusive')
     """
     return _VERDICTS.get(verdict, label_of(verdict))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -15,14 +15,12 @@ import pandas as pd
 
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset, Standardization
-from resflow.floating import all_finite, nan_unless
 from resflow.linear.predictor import LinearFit, fit_linear_predictor
 from resflow.losses import Loss, as_loss
-from resflow.models.residual_unit import ResidualUnit
-from resflow.point import in_default_precision, point_of_unit
-from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms
+from resflow.stationarity.terms import FitEvidence
+from resflow.studies.ends import describe_each, end_of
 
-__all__ = ["PopulationProblem", "describe_each", "population_outcomes", "population_problem"]
+__all__ = ["PopulationProblem", "population_outcomes", "population_problem"]
 
 
 @dataclass(frozen=True)
@@ -116,12 +114,12 @@ def population_outcomes(
         models: The trained models of these members, stacked.
         members: Which members these are.
         loss: The loss.
-        epsilon: Of the verdict, see `analyze`.
+        epsilon: Of the verdict, see `analyze`; it is on the weights around f_θ, θ held fixed, as `end_of` says.
 
     Returns:
         One row a member: best_linear_objective, linear_fit_grad_norm, linear_fit_converged, test_linear_predictor_gap,
-        test_linear_predictor_gap_error; and for residual units lambda_min, lambda_min_residual
-        and verdict.
+        test_linear_predictor_gap_error and verdict; for residual units lambda_min and lambda_min_residual, and for
+        other models partial_grad_norm.
     """
     loss = as_loss(loss)
     sets = problem.data_sets[np.asarray(members)]
@@ -139,47 +137,18 @@ def population_outcomes(
         "test_linear_predictor_gap": [gap.gap for gap in gaps],
         "test_linear_predictor_gap_error": [gap.standard_error for gap in gaps],
     }
-    if isinstance(models, ResidualUnit):
-        linear = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *map(FitEvidence.of, fits))
-        shared = jnp.asarray(problem.X), jnp.asarray(problem.y), epsilon, loss
-        outcomes |= describe_each(_curvature, models, (jnp.asarray(sets), linear), *shared)
+    linear = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *map(FitEvidence.of, fits))
+    shared = jnp.asarray(problem.X), jnp.asarray(problem.y), epsilon, loss
+    outcomes |= describe_each(_outcome, models, (jnp.asarray(sets), linear), *shared)
     return pd.DataFrame(outcomes, index=pd.Index(members, name="member"))
 
 
-def describe_each(describe: Callable[..., dict[str, Any]], models: Any, own: Any, *shared: Any) -> dict[str, Any]:
-    """`describe(model, own, *shared)` of each of several stacked models, in columns, with verdicts by their names.
-
-    NaN, −1 for whole numbers, and the verdict not_finite where a parameter of the model is not finite.
-
-    Args:
-        describe: A function at module level, in JAX; among what it returns is the code of a `verdict`.
-        models: The models, every array with an axis of length m in front.
-        own: Arrays with such an axis, too, of which it is given one entry each.
-        shared: What is the same for all.
-    """
-    columns = {name: np.asarray(column) for name, column in _described(describe, models, own, shared).items()}
-    return columns | {"verdict": [VERDICTS[code] for code in columns["verdict"]]}
-
-
-@eqx.filter_jit
-def _described(describe, models, own, shared):
-    arrays, static = eqx.partition(models, eqx.is_array)
-
-    def one(member):
-        model = eqx.combine(member[0], static)
-        found, finite = describe(model, member[1], *shared), all_finite(model)
-        # θ that is not finite need not show in the features.
-        verdict = jnp.where(finite, found["verdict"], VERDICTS.index("not_finite"))
-        return nan_unless(finite, found) | {"verdict": verdict}
-
-    # One after another: for matrices this small faster than abreast.
-    return jax.lax.map(one, (arrays, own))
-
-
-def _curvature(unit, own, X, y, epsilon, loss):
+def _outcome(model, own, X, y, epsilon, loss):
     place, fit = own
-    terms = stationarity_terms(in_default_precision(point_of_unit(unit, X[place], y[place], loss)), fit, epsilon)
-    return {name: getattr(terms, name) for name in ("lambda_min", "lambda_min_residual", "verdict")}
+    end = end_of(model, X[place], y[place], fit, epsilon, loss)
+    # The gradient of a residual unit is measured along training.
+    wanted = ("lambda_min", "lambda_min_residual") if "lambda_min" in end else ("partial_grad_norm",)
+    return {name: end[name] for name in (*wanted, "verdict")}
 
 
 @eqx.filter_jit

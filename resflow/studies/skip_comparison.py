@@ -16,17 +16,15 @@ from jaxtyping import PRNGKeyArray, Real, Shaped
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
-from resflow.floating import all_finite, nan_unless
 from resflow.keys import random_keys
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, as_loss
 from resflow.models.architectures import build_model
 from resflow.models.feature_maps import feature_map as named_feature_map
-from resflow.models.residual_unit import ResidualUnit
-from resflow.point import checked_samples, in_default_precision, point_of_unit
-from resflow.stationarity.terms import FitEvidence, stationarity_terms, verdict_codes
-from resflow.studies.population_problem import describe_each
+from resflow.point import checked_samples
+from resflow.stationarity.terms import FitEvidence
+from resflow.studies.ends import describe_each, end_of
 from resflow.training.measures import GapMeasure
 from resflow.training.population import PopulationResult, train_population
 from resflow.training.train import TrainingOptions, train
@@ -43,8 +41,6 @@ __all__ = [
 
 COMPARED = ("residual_unit", "output_skip", "no_skip")
 """The architectures that are compared: models over one feature map, of any number of outputs."""
-
-_ROUNDINGS = 8.0
 
 _ABOVE = 1e-9
 """A gap up to this, in mean loss per sample, is none."""
@@ -168,8 +164,8 @@ def training_ends(
 
     Returns:
         One row a member: objective, linear_predictor_gap, certificate, partial_grad_norm, lambda_lower (no eigenvalue
-        of the partial Hessian lies below), gap_allowed, verdict (one of `resflow.stationarity.terms.VERDICTS`), and
-        dead_units: how many features are 0 on every sample.
+        of the partial Hessian lies below), gap_allowed, verdict (one of `resflow.stationarity.terms.VERDICTS`),
+        dead_units: how many features are 0 on every sample; and of residual units lambda_min and lambda_min_residual.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Definition 1 and Theorem 3.
@@ -180,8 +176,7 @@ def training_ends(
     X, y = checked_samples(X, y, loss)
     check_baseline(fit, X, y, loss, finished=False)
     shared = jnp.asarray(X, float), jnp.asarray(y, float), FitEvidence(*map(jnp.asarray, FitEvidence.of(fit)))
-    describe = _residual_unit_end if isinstance(models, ResidualUnit) else _convex_end
-    return pd.DataFrame(describe_each(describe, models, (), *shared, float(epsilon), loss)).rename_axis("member")
+    return pd.DataFrame(describe_each(_end, models, (), *shared, float(epsilon), loss)).rename_axis("member")
 
 
 def compare_architectures(
@@ -297,49 +292,5 @@ def table_of_ends(ends: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _residual_unit_end(unit, _, X, y, linear, epsilon, loss):
-    point = in_default_precision(point_of_unit(unit, X, y, loss))
-    terms = stationarity_terms(point, linear, epsilon)
-    return {
-        "objective": terms.objective,
-        "linear_predictor_gap": terms.linear_predictor_gap,
-        "certificate": terms.gap_certificate,
-        "partial_grad_norm": terms.grad_norm,
-        "lambda_lower": terms.lambda_min_lower,
-        "gap_allowed": terms.gap_allowed,
-        "verdict": terms.verdict,
-        "dead_units": _dead_units(point.features),
-    }
-
-
-def _convex_end(model, _, X, y, linear, epsilon, loss):
-    features, skips = model.features(X), hasattr(model, "W")
-    inputs = jnp.concatenate([X, features], axis=1) if skips else features
-    weights = jnp.concatenate([model.W, model.v], axis=-1) if skips else model.v
-    best = jnp.concatenate([linear.W, jnp.zeros_like(model.v)], axis=-1) if skips else jnp.nan
-    p = inputs @ weights.T
-    slope, value = loss.derivative(p, y), jnp.mean(loss.value(p, y))
-    gap, gradient = value - linear.objective, slope.T @ inputs / len(y)
-    unit = _ROUNDINGS * jnp.finfo(X.dtype).eps
-    sizes = jnp.linalg.norm(slope.reshape(len(y), -1), axis=1)
-    grad_error = unit * jnp.mean(sizes * jnp.linalg.norm(inputs, axis=1))
-    gap_error = linear.suboptimality + unit * (value + jnp.abs(linear.objective))
-    finite, grad_norm = all_finite(p, gradient, gap), jnp.linalg.norm(gradient)
-    zero = nan_unless(finite, jnp.zeros(()))
-    numbers = {
-        "objective": value,
-        "linear_predictor_gap": gap,
-        "certificate": jnp.sum(slope * (p - X @ linear.W.T)) / len(y),
-        "partial_grad_norm": grad_norm,
-        "lambda_lower": zero,
-        "gap_allowed": epsilon * jnp.linalg.norm(weights - best),
-    }
-    evidence = gap, gap_error, grad_norm, grad_error, zero, zero, zero, epsilon, jnp.sqrt(epsilon), linear.converged
-    return nan_unless(finite, numbers) | {
-        "verdict": verdict_codes(*evidence, strict=X.dtype != jnp.float64),
-        "dead_units": _dead_units(features),
-    }
-
-
-def _dead_units(features):
-    return jnp.sum(jnp.all(features == 0.0, axis=0))
+def _end(model, _, *shared):
+    return end_of(model, *shared)

@@ -268,7 +268,7 @@ def verdicts_figure(comparison: Comparison) -> Figure | None:
     if points["verdict"].isna().all():
         return None
     by = second_axis(points, comparison.axes)
-    points = points.assign(verdict=points["verdict"].fillna("none recorded"))
+    points = points.assign(verdict=points["verdict"].fillna("not judged by its notebook"))
     if by and not pd.api.types.is_numeric_dtype(points[by]):  # the colours that it has in the other figures
         points[by] = pd.Categorical(points[by], points[by].dropna().unique())
     keys = ["verdict"] + ([by] if by else [])
