@@ -1,9 +1,11 @@
 """Comparing runs: what is read from MLflow, what is drawn of it, and the report of a sweep."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from resflow.workflow.cli import main
 from resflow.workflow.goal import Goal
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import load_comparison, read_histories
+from resflow.workflow.reports.headline import headline, headline_lines
 
 ROOT = Path(__file__).parents[1]
 RESFLOW = Path(sys.executable).parent / "resflow"
@@ -150,8 +153,12 @@ def test_best_is_the_largest_where_the_sweep_says_so(tmp_path):
     (axes,) = drawn[0].axes
     crosses = [dots for dots in axes.collections if dots.get_label() == "diverged: not finite"]
     assert crosses
-    names = overview.attach_overview(client, parent)
-    assert names == ["accuracy_against_C", "accuracy_against_kind", "curves", "parallel_coordinates"]
+    worst, best = overview.attach_overview(client, parent)
+    assert worst.startswith("worst   C 100, b: not a number (run ")
+    assert best.startswith("best    C 100, a: 0.9 (run ")
+    drawn = {artifact.path for artifact in client.list_artifacts(parent, "figures") if artifact.path.endswith("pdf")}
+    names = ("accuracy_against_C", "accuracy_against_kind", "curves", "parallel_coordinates")
+    assert drawn == {f"figures/{name}.pdf" for name in names}
 
 
 def test_nothing_is_called_best_of_runs_of_which_nobody_says_what_is(tmp_path):
@@ -277,16 +284,46 @@ def test_table_escapes_what_runs_say_of_themselves(skip):
     assert "<script>" not in table
 
 
-def test_headline_counts_runs_below_linear_and_names_the_worst_and_the_best(skip, width):
-    shares, worst, best = overview.headline(skip, address="http://127.0.0.1:5000", count=2).split("\n\n")
+def test_headline_counts_runs_below_linear_and_names_those_above_the_worst_and_the_best(skip, width):
+    shares, above, table, ends = headline(skip, address="http://127.0.0.1:5000").split("\n\n")
     assert shares == "**30 of 36 at or below the best linear predictor**: residual unit 18/18, no skip 12/18."
-    highest = skip.points.nlargest(2, "linear_predictor_gap", keep="last")["run_id"]
-    assert set(highest) <= set(skip.points[skip.points["verdict"] == "sopsp_above_linear"]["run_id"])
-    assert worst.count("(http://127.0.0.1:5000/#/experiments/1/runs/") == worst.count("[no skip, learning rate") == 2
-    assert worst.count("(0.35") == 2
-    assert best.startswith("The best by linear predictor gap: [residual unit, learning rate")
-    assert "[" not in overview.headline(skip)
-    assert "∞" in overview.headline(width).split("\n\n")[1]  # the run that diverged is the worst
+    assert above == "Above it, the worst first."
+    head, _, *rows = table.splitlines()
+    assert head == "| run | gap | verdict on its end |"  # nothing was held out
+    assert len(rows) == 6
+    stuck = skip.points[skip.points["verdict"] == "sopsp_above_linear"]
+    assert {re.search(r"/runs/(\w+)\)", row)[1] for row in rows} == set(stuck["run_id"])
+    assert all(
+        re.match(r"\| \[no\\_skip, learning\\_rate 0\.\d+, seed [03]]\(http.*\) \| 0\.35 \| stationary, above", row)
+        for row in rows
+    )
+    worst, best = (re.search(rf"The {which} by linear predictor gap: \[(.*?)]", ends)[1] for which in ("worst", "best"))
+    assert worst.startswith("no\\_skip")
+    assert best == "residual\\_unit, learning\\_rate 0.1, seed 5"
+    assert headline(width).split("\n\n")[2].splitlines()[2].split(" | ")[1:] == ["∞ |"]  # the run that diverged
+
+
+def test_headline_names_ten_of_many_and_leads_to_all_of_them(skip):
+    runs, metrics = skip.runs.copy(), skip.metrics.copy()
+    metrics["linear_predictor_gap"] = np.arange(36) - 3.0
+    metrics["test_linear_predictor_gap"], metrics["test/linear_predictor_gap_error"] = 0.25, 0.02
+    many = dataclasses.replace(skip, runs=runs, metrics=metrics)
+    _, above, table, ends = headline(many, address="http://a").split("\n\n")
+    assert above.startswith(
+        "Above it, the worst first. The first 10 of 32; [MLflow lists all](http://a/#/experiments/1/"
+    )
+    condition = unquote(re.search(r"searchFilter=(.*)\)", above)[1])
+    assert condition == "metrics.linear_predictor_gap > 0.000000001 and tags.`resflow.sweep` = 'skip'"
+    rows = table.splitlines()[2:]
+    assert [row.split(" | ")[1:3] for row in rows] == [[str(gap), "0.25 ± 0.02"] for gap in range(32, 22, -1)]
+    assert "(32, held out 0.25 ± 0.02)" in ends
+    lines = headline_lines(many)
+    assert lines[0] == "4 of 36 at or below the best linear predictor: residual unit 4/18, no skip 0/18"
+    assert lines[1].startswith(
+        "above   no_skip, learning_rate 0.1, seed 5: 32, held out 0.25 ± 0.02, stationary, at or"
+    )
+    assert lines[11:12] == ["        and 22 more"]
+    assert [line[:8] for line in lines[12:]] == ["worst   ", "best    "]
 
 
 def test_runs_of_version_0_1_0_are_compared_by_the_names_that_metrics_have_now(client, skip, width):
@@ -309,20 +346,22 @@ def test_metrics_of_others_keep_their_names(tmp_path):
 
 
 def test_headline_escapes_what_runs_say_of_themselves(skip):
-    hostile = skip.runs.assign(architecture="](javascript:alert(1)) <b>*x*")
-    text = overview.headline(dataclasses.replace(skip, runs=hostile), address="http://a")
+    hostile = skip.runs.assign(architecture="](javascript:alert(1)) <b>*x*|\n# y")
+    text = headline(dataclasses.replace(skip, runs=hostile), address="http://a")
     assert "\\]" in text
-    assert "\\<b>\\*x\\*" in text
+    assert "\\<b>\\*x\\*\\| # y" in text
 
 
 def test_overview_is_attached_to_the_sweeps_parent(client, skip):
-    names = overview.attach_overview(client, skip.parent_id)
+    lines = overview.attach_overview(client, skip.parent_id)
+    assert lines == headline_lines(skip)
     parent = client.get_run(skip.parent_id)
     assert parent.data.metrics["points_above_linear"] == 6
     assert parent.data.tags["mlflow.note.content"].startswith("**30 of 36 at or below")
     attached = {artifact.path for artifact in client.list_artifacts(skip.parent_id, "figures")}
-    assert attached == {f"figures/{name}.{kind}" for name in names for kind in ("png", "pdf")}
-    assert {"curves", "verdicts", "parallel_coordinates"} < set(names)
+    names = {path.rpartition(".")[0] for path in attached}
+    assert attached == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
+    assert {"figures/curves", "figures/verdicts", "figures/parallel_coordinates"} < names
 
 
 def test_report_is_one_file_with_every_figure_and_attached(client, project, skip):
@@ -334,8 +373,9 @@ def test_report_is_one_file_with_every_figure_and_attached(client, project, skip
     assert_sound((project / "skip.html").read_text())
     soup = BeautifulSoup((project / "skip.html").read_text(), "html.parser")
     assert len(soup.select("figure img")) == 5
-    assert len(soup.select("table a[href*='/runs/']")) == 10
-    assert len(soup.select(".outcome a[href*='/runs/']")) == 10
+    assert len(soup.select(".html table a[href*='/runs/']")) == 10
+    assert len(soup.select(".outcome table a[href*='/runs/']")) == 6
+    assert len(soup.select(".outcome p a[href*='/runs/']")) == 2
     assert "30 of 36 at or below the best linear predictor" in soup.select_one(".outcome").get_text()
     assert not soup.select(".failure, .stderr, script")
     kept = Path(client.download_artifacts(skip.parent_id, "report.html")).read_text()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["curve_name", "label_of", "number_text", "value_name", "verdict_name"]
+__all__ = ["curve_name", "label_of", "number_text", "point_name", "value_name", "verdict_name"]
 
 
 def label_of(name: str) -> str:
@@ -21,6 +22,17 @@ def value_name(value: object) -> str:
     ('0.03162', '64', 'tanh')
     """
     return f"{value:.4g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
+
+
+def point_name(values: Mapping[str, object]) -> str:
+    """What tells a run from others: the values of what varies, with the names of those that are no texts.
+
+    >>> point_name({"architecture": "no_skip", "learning_rate": 0.01, "seed": 3})
+    'no_skip, learning_rate 0.01, seed 3'
+    """
+    return ", ".join(
+        value if isinstance(value, str) and value else f"{name} {value_name(value)}" for name, value in values.items()
+    )
 
 
 def number_text(value: float, digits: int = 4) -> str:

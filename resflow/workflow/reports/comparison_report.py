@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.examples import own_or_shipped
 from resflow.workflow.reports.comparison import NOTEBOOK, Comparison, load_comparison
-from resflow.workflow.reports.overview import headline, towards
+from resflow.workflow.reports.headline import headline
+from resflow.workflow.reports.overview import towards
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

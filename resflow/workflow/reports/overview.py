@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from resflow.workflow.reports.findings import (
     spread_finding,
     verdicts_finding,
 )
+from resflow.workflow.reports.headline import headline, headline_lines, run_address
 from resflow.workflow.reports.metrics import GAP, HELD_OUT, LEVEL, as_recorded
 from resflow.workflow.reports.statistics import (
     above_linear,
@@ -46,8 +46,6 @@ __all__ = [
     "best_table",
     "coordinates_figure",
     "curves_figure",
-    "headline",
-    "run_address",
     "spread_figures",
     "summary",
     "towards",
@@ -134,51 +132,6 @@ def summary(comparison: Comparison) -> str:
         f"The {comparison.kind} **{comparison.name}** has **{len(points)} finished run{'s' * (len(points) != 1)}**"
         f"{' (not counted: ' + ', '.join(rest) + ')' if rest else ''}. {said}."
     )
-
-
-def headline(comparison: Comparison, *, address: str = "", count: int = 5) -> str:
-    """What came out, in Markdown: how many runs are not above the best linear predictor, the worst and the best.
-
-    Args:
-        comparison: What is compared.
-        address: The address of MLflow's UI, to which the runs' names lead; "" for names alone.
-        count: How many of the worst are named, and of the best.
-    """
-    points, goal = comparison.points, comparison.goal
-    lines = []
-    if GAP in points and points[GAP].notna().any():
-        table = above_linear(points, by=second_axis(points, comparison.axes))
-        below = table["runs"] - table["above"]
-        shares = zip(table[table.columns[0]], below, table["runs"], strict=True)
-        each = [f"{label_of(value_name(value))} {number}/{runs}" for value, number, runs in shares]
-        said = f"**{below.sum()} of {table['runs'].sum()} at or below the best linear predictor**"
-        lines.append(f"{said}{': ' + ', '.join(each) if len(each) > 1 else ''}.")
-    if goal is not None and len(points) > 1:
-        ranked = best_runs(points, goal.metric, len(points), maximize=goal.maximize)
-        for which, runs in (("worst", ranked.iloc[::-1]), ("best", ranked)):
-            named = "; ".join(
-                _named(run, comparison.axes, goal.metric, address) for _, run in runs.head(count).iterrows()
-            )
-            lines.append(f"The {which} by {label_of(goal.metric)}: {named}.")
-    return "\n\n".join(lines)
-
-
-def _named(run: pd.Series, axes: Iterable[str], metric: str, address: str) -> str:
-    """A run by what varied, its value, and the one on held-out samples beside it, as a link."""
-    varied = ", ".join(
-        value_name(run[axis]) if isinstance(run[axis], str) else f"{label_of(axis)} {value_name(run[axis])}"
-        for axis in axes
-    )
-    name = label_of(varied or run["run_name"]).translate({ord(mark): f"\\{mark}" for mark in "\\[]*`$<"})
-    held_out = f", held out {number_text(run[HELD_OUT])}" if HELD_OUT in run and run[HELD_OUT] == run[HELD_OUT] else ""
-    link = f"[{name}]({run_address(run, address)})" if address else name
-    return f"{link} ({number_text(run[metric])}{held_out})"
-
-
-def run_address(run: pd.Series, address: str = "") -> str:
-    """Where MLflow's UI shows a run; without the UI's address relative to it."""
-    place = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
-    return f"{address.rstrip('/')}/{place}" if address else place
 
 
 def axes_table(comparison: Comparison) -> pd.DataFrame:
@@ -341,7 +294,7 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
     """Describe a sweep's outcome on its parent run, and attach the overview figures to it.
 
     Returns:
-        The names of the figures; none while no run has finished with what they are compared by.
+        The outcome in lines for a terminal; none while no run has finished with what they are compared by.
     """
     from resflow.workflow.records import Run
 
@@ -365,7 +318,7 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
         parent.log_figure(figure, name)
-    return list(drawn)
+    return headline_lines(comparison)
 
 
 def _sentence(text: str) -> str:

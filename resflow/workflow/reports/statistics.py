@@ -14,6 +14,7 @@ import pandas as pd
 from resflow.workflow.reports.metrics import GAP, LEVEL
 
 __all__ = [
+    "ROUNDING",
     "SUMMARY_COLUMNS",
     "above_linear",
     "best_runs",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from resflow.workflow.limits import duration, one_line
 from resflow.workflow.names import FINISHED
 
 if TYPE_CHECKING:
+    from resflow.workflow.sweeps.driver import Conclusion
     from resflow.workflow.sweeps.plan import Result
     from resflow.workflow.sweeps.state import Sweep
 
@@ -79,15 +80,15 @@ def sweep(
     display = kind(planned.tally)
     started = time.monotonic()
     try:
-        results, problem = run_sweep(planned, options, display)
+        conclusion = run_sweep(planned, options, display)
     except (KeyboardInterrupt, Terminated) as stop:
         click.echo("resflow: stopped: the same command goes on from here", err=True)
         sys.exit(stop.code if isinstance(stop, Terminated) else 130)
     except ClusterLostError as error:
         click.echo(f"resflow: {error}: the same command goes on from here", err=True)
         sys.exit(1)
-    code = _conclude(planned, results, time.monotonic() - started, as_json)
-    if problem:
+    code = _conclude(planned, conclusion, time.monotonic() - started, as_json)
+    if problem := conclusion.problem:
         click.echo(f"resflow: the sweep's own run is not whole: {problem}: the same command mends it", err=True)
     return int(bool(code or problem))
 
@@ -130,8 +131,9 @@ def _in_json(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json: bool) -> int:
+def _conclude(planned: Sweep, conclusion: Conclusion, seconds: float, as_json: bool) -> int:
     """Say what came of it; the exit code."""
+    results = conclusion.results
     failed = [result for result in results if result.state != FINISHED]
     if as_json:
         for result in failed:
@@ -139,7 +141,8 @@ def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json
             notebook = _notebook(planned, result)
             click.echo(json.dumps({"event": "point_failed", **fields, "error": result.error, "notebook": notebook}))
         counts = {"points": len(results), "finished": len(results) - len(failed), "failed": len(failed)}
-        click.echo(json.dumps({"event": "ended", **counts, "seconds": round(seconds, 3)}))
+        ended = {"event": "ended", **counts, "seconds": round(seconds, 3), "headline": conclusion.headline}
+        click.echo(json.dumps(ended))
         return int(bool(failed))
     click.echo(
         f"{planned.file.name}: {len(results) - len(failed)} of {len(results)} points finished, {len(failed)} failed, "
@@ -156,6 +159,9 @@ def _conclude(planned: Sweep, results: Sequence[Result], seconds: float, as_json
         click.echo(f"failed  {result.point.label}: {result.state}: {result.error}")
         if result.run_id:
             click.echo(f"        {_notebook(planned, result)} (run {result.run_id})")
+    for line in conclusion.headline:
+        click.echo(line)
+    click.echo(f"report  resflow report {shlex.quote(planned.file.name)}   writes all of it as one page")
     click.echo("look    resflow ui   (make ui) opens all runs in MLflow")
     return int(bool(failed))
 

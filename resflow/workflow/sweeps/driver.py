@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.limits import duration, first_line
@@ -28,7 +28,7 @@ from resflow.workflow.sweeps.worker.job import Job, Limits, Place
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Options", "run_sweep"]
+__all__ = ["Conclusion", "Options", "run_sweep"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +56,22 @@ class Options:
     scheduler: str
 
 
-def run_sweep(sweep: Sweep, options: Options, display: Display) -> tuple[list[Result], str]:
-    """Run what is missing of a sweep, which is held meanwhile; its parent run says truly how that ended.
+class Conclusion(NamedTuple):
+    """What a start of a sweep came to.
 
-    Returns:
-        What becomes of each of its points, and what could not be recorded of the sweep itself; "" if all was.
+    Attributes:
+        results: What became of each of its points.
+        headline: What came out, in lines; none without results that say how good they are.
+        problem: What could not be recorded of the sweep itself; "" if all was.
+    """
+
+    results: list[Result]
+    headline: list[str]
+    problem: str
+
+
+def run_sweep(sweep: Sweep, options: Options, display: Display) -> Conclusion:
+    """Run what is missing of a sweep, which is held meanwhile; its parent run says truly how that ended.
 
     Raises:
         InvalidInputError: If another process drives the sweep, or no cluster answers.
@@ -89,6 +100,7 @@ class _Driver:
         self.events: deque[attempt.Started] = deque()
         self.pending: dict[Future, Execution] = {}
         self.problems: list[str] = []
+        self.headline: list[str] = []
         self.seen = 0.0
 
     def prepare(self) -> None:
@@ -187,8 +199,8 @@ class _Driver:
         self._tried("recording the results", self._record)
         self._tried("setting the status", self.parent.end, KILLED, error=reason)
 
-    def conclude(self) -> tuple[list[Result], str]:
-        """The sweep is through: duplicates are dropped, and the parent shows what came of it, as `run_sweep` returns.
+    def conclude(self) -> Conclusion:
+        """The sweep is through: duplicates are dropped, and the parent shows what came of it.
 
         What could not be recorded is done again by the next start.
         """
@@ -200,7 +212,7 @@ class _Driver:
         reasons = [f"{failed} of {len(results)} points are not finished"] * bool(failed) + self.problems
         status = FAILED if reasons else FINISHED
         self._tried("setting the status", self.parent.end, status, error="; ".join(reasons))
-        return results, "; ".join(self.problems)
+        return Conclusion(results, self.headline, "; ".join(self.problems))
 
     def _tried(self, step: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         """Do a step of those that conclude a sweep; one that fails is told, and keeps no other from being done."""
@@ -224,7 +236,7 @@ class _Driver:
     def _draw(self) -> None:
         from resflow.workflow.reports.overview import attach_overview
 
-        attach_overview(self.sweep.client, self.place.parent_id)
+        self.headline = attach_overview(self.sweep.client, self.place.parent_id)
 
 
 def _capacity(dask: Client) -> int:

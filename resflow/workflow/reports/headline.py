@@ -1,0 +1,150 @@
+"""What came out of many runs, in a few lines: for the top of their report, for a sweep's run, and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+from urllib.parse import quote
+
+import pandas as pd
+
+from resflow.plots.labels import label_of, number_text, point_name, value_name, verdict_name
+from resflow.workflow import names
+from resflow.workflow.records import tagged
+from resflow.workflow.reports.comparison import Comparison
+from resflow.workflow.reports.metrics import GAP, HELD_OUT, as_recorded
+from resflow.workflow.reports.statistics import ROUNDING, above_linear, best_runs, second_axis
+from resflow.workflow.ui import ABOVE_LINEAR
+
+__all__ = ["headline", "headline_lines", "run_address", "run_name"]
+
+LISTED = 10
+"""Runs above the linear predictor that are named one by one."""
+
+
+class _Line(NamedTuple):
+    """A run as it is listed."""
+
+    run: pd.Series
+    name: str
+    value: str
+    held_out: str
+    verdict: str
+
+
+def headline(comparison: Comparison, *, address: str = "") -> str:
+    """What came out, in Markdown: how many runs are not above the best linear predictor, which are, worst and best.
+
+    Args:
+        comparison: What is compared.
+        address: The address of MLflow's UI, to which the runs' names lead; "" for links as the UI itself understands.
+    """
+    blocks = []
+    if shares := _shares(comparison):
+        counted, _, each = shares.partition(": ")
+        blocks.append(f"**{counted}**{': ' + each if each else ''}.")
+    if above := _above(comparison):
+        more = f" The first {LISTED} of {len(above)}; [MLflow lists all]({_filter_address(comparison, address)})."
+        blocks += [f"Above it, the worst first.{more if len(above) > LISTED else ''}", _table(above[:LISTED], address)]
+    ends = [
+        f"The {which} by {label_of(metric)}: {_linked(line, address)} ({_values(line)})."
+        for which, metric, line in _ends(comparison)
+    ]
+    return "\n\n".join([*blocks, *([" ".join(ends)] if ends else [])])
+
+
+def headline_lines(comparison: Comparison) -> list[str]:
+    """The same in plain lines, for a terminal."""
+    lines = [_shares(comparison)] if _shares(comparison) else []
+    above = _above(comparison)
+    lines += [f"above   {_plain(line)}" for line in above[:LISTED]]
+    lines += [f"        and {len(above) - LISTED} more"] * (len(above) > LISTED)
+    return lines + [f"{which:<7} {_plain(line)}" for which, _, line in _ends(comparison)]
+
+
+def run_address(run: pd.Series, address: str = "") -> str:
+    """Where MLflow's UI shows a run; without the UI's address relative to it."""
+    return _in_ui(f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}", address)
+
+
+def run_name(run: pd.Series, comparison: Comparison) -> str:
+    """What tells a run from the others: the values of the axes; its own name where there are none."""
+    return point_name({axis: run[axis] for axis in comparison.axes}) or str(run["run_name"])
+
+
+def _shares(comparison: Comparison) -> str:
+    """How many runs are at or below the best linear predictor, in all and apart; "" where none recorded its gap."""
+    points = comparison.points
+    if GAP not in points or not points[GAP].notna().any():
+        return ""
+    table = above_linear(points, by=second_axis(points, comparison.axes))
+    below = table["runs"] - table["above"]
+    shares = zip(table[table.columns[0]], below, table["runs"], strict=True)
+    each = [f"{label_of(value_name(value))} {number}/{runs}" for value, number, runs in shares]
+    said = f"{below.sum()} of {table['runs'].sum()} at or below the best linear predictor"
+    return f"{said}{': ' + ', '.join(each) if len(each) > 1 else ''}"
+
+
+def _above(comparison: Comparison) -> list[_Line]:
+    """The runs above the best linear predictor, the worst first."""
+    points = comparison.points
+    if GAP not in points or not points[GAP].notna().any():
+        return []
+    above = points[~(points[GAP] <= ROUNDING)]
+    return [_line(run, comparison, GAP) for _, run in best_runs(above, GAP, len(above)).iloc[::-1].iterrows()]
+
+
+def _ends(comparison: Comparison) -> Iterator[tuple[str, str, _Line]]:
+    """The worst and the best run by what is compared."""
+    points, goal = comparison.points, comparison.goal
+    if goal is not None and len(points) > 1:
+        ranked = best_runs(points, goal.metric, len(points), maximize=goal.maximize)
+        for which, place in (("worst", -1), ("best", 0)):
+            yield which, goal.metric, _line(ranked.iloc[place], comparison, goal.metric)
+
+
+def _line(run: pd.Series, comparison: Comparison, metric: str) -> _Line:
+    held_out, error = (run.get(name, float("nan")) for name in (HELD_OUT, as_recorded(f"{HELD_OUT}_error")))
+    text = "" if pd.isna(held_out) else number_text(held_out, 3)
+    text += "" if not text or pd.isna(error) else f" ± {number_text(error, 2)}"
+    verdict = "" if run["verdict"] is None or pd.isna(run["verdict"]) else verdict_name(run["verdict"])
+    return _Line(run, run_name(run, comparison), number_text(run[metric]), text, verdict)
+
+
+def _table(lines: list[_Line], address: str) -> str:
+    """Runs as a table in Markdown, without the columns that none of them has anything in."""
+    columns = {
+        "run": [_linked(line, address) for line in lines],
+        "gap": [line.value for line in lines],
+        "held out": [line.held_out for line in lines],
+        "verdict on its end": [line.verdict for line in lines],
+    }
+    given = {head: cells for head, cells in columns.items() if any(cells)}
+    rows = [list(given), ["---"] * len(given), *zip(*given.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _linked(line: _Line, address: str) -> str:
+    name = line.name.translate({ord(mark): f"\\{mark}" for mark in "\\[]*`$<|_"})
+    return f"[{' '.join(name.split())}]({run_address(line.run, address)})"
+
+
+def _values(line: _Line) -> str:
+    return line.value + (f", held out {line.held_out}" if line.held_out else "")
+
+
+def _plain(line: _Line) -> str:
+    verdict = f", {line.verdict}" if line.verdict else ""
+    return f"{line.name}: {_values(line)}{verdict} (run {line.run['run_id']})"
+
+
+def _filter_address(comparison: Comparison, address: str) -> str:
+    """Where MLflow's UI lists the runs above their linear predictor."""
+    of_sweep = [tagged(names.SWEEP, comparison.name)] if comparison.kind == "sweep" else []
+    condition = " and ".join([ABOVE_LINEAR, *of_sweep])
+    place = f"#/experiments/{comparison.experiment_id}/runs?workflowType=machine_learning"
+    return _in_ui(f"{place}&searchFilter={quote(condition)}", address)
+
+
+def _in_ui(place: str, address: str) -> str:
+    return f"{address.rstrip('/')}/{place}" if address else place
