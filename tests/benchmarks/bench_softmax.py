@@ -1,0 +1,97 @@
+"""Softmax regression with a ridge term against scikit-learn's solvers, F − F* beside the time, in one process.
+
+Off by default: `make bench`. The last writes what there is into docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from resflow.linear.predictor import fit_linear_predictor
+from tests.benchmarks.measure import RESULTS, keep, timed
+from tests.benchmarks.page import put_section
+from tests.test_linear import features
+from tests.test_linear_many_classes import RIDGE, classes, digits, objective
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # lbfgs says where it stops at its limit
+
+ACCURATE = 1e-10
+TOLERANCES = {"lbfgs": (1e-6, 1e-7, 1e-8), "newton-cg": (1e-5, 1e-6, 1e-8), "newton-cholesky": (1e-4, 1e-6, 1e-8)}
+SIZES = [(1797, 65, 10), (10_000, 128, 10), (50_000, 512, 10), (50_000, 512, 100)]
+DENSE = 2000
+"""newton-cholesky forms the Hessian of m d rows: beyond that it is left out."""
+
+
+def problem(n, d, m, condition):
+    """The digits with an intercept, their columns from 1 to 1/condition, or features of that condition."""
+    if n == 1797:
+        X, y = digits()
+        return X * np.geomspace(1.0, 1.0 / condition, d), y
+    rng = np.random.default_rng(0)
+    X = features(rng, n, d, condition)
+    return X, classes(rng, X, m)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+@pytest.mark.parametrize(("n", "d", "m"), SIZES)
+def test_softmax_fit(n, d, m, condition, benchmark):
+    X, y = problem(n, d, m, condition)
+    rounds = 5 if n < 20_000 else 1
+    measured = timed(lambda: fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE), max(rounds, 3))
+    fit = measured.result
+    rows = [{"solver": "resflow", "seconds": measured.seconds, "steps": fit.iterations, "gib": measured.gib}]
+    found = [fit.W]
+    for solver, tolerances in TOLERANCES.items():
+        for tol in tolerances if solver != "newton-cholesky" or d * m <= DENSE else ():
+            peer = LogisticRegression(C=1.0 / (n * RIDGE), solver=solver, tol=tol, max_iter=5000, fit_intercept=False)
+            seconds = timed(lambda: peer.fit(X, y), rounds).seconds  # noqa: B023
+            found.append(peer.coef_)
+            rows.append({"solver": solver, "tol": tol, "seconds": seconds, "steps": int(peer.n_iter_[0])})
+            if objective(found[-1], X, y, RIDGE) - objective(fit.W, X, y, RIDGE) <= ACCURATE:
+                break
+    benchmark.pedantic(lambda: fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE), rounds=1)
+    values = [objective(W, X, y, RIDGE) for W in found]
+    for row, value in zip(rows, values, strict=True):
+        row["excess"] = float(value - min(values))
+    numbers = {"size": [n, d, m], "condition": condition, "rows": rows, "proven": fit.suboptimality}
+    keep(f"{n} {d} {m} {condition:g}", numbers, subject="softmax")
+    assert fit.converged
+    assert rows[0]["excess"] <= fit.suboptimality
+
+
+def test_section(benchmark):
+    benchmark.pedantic(write_section)
+
+
+HEAD = f"""# Speed of softmax regression
+
+Ridge {RIDGE:g}, float64, no intercept but for the digits (n = 1,797), whose columns have sizes from 1 to 1/condition.
+F − F* is the distance from the least objective that any of the solvers found, in extended precision; what
+`fit_linear_predictor` proves of itself stands behind it. Of each solver of scikit-learn the runs up to the first within
+{ACCURATE:g} of that are shown. newton-cholesky is left out where m d > {DENSE:,}. All in one process on the same
+arrays, a size at a time; medians of 5, beyond n = 20,000 of 3 and of 1 for scikit-learn. Ratios are to
+`fit_linear_predictor` in the same run. Written by `make bench`.
+"""
+
+
+def write_section() -> None:
+    """Render what numbers there are."""
+    kept = [json.loads(path.read_text()) for path in (RESULTS / "softmax").glob("*.json")]
+    lines = [HEAD, "; ".join(sorted({numbers["machine"] for numbers in kept})) + ".", ""]
+    lines += ["| (n, d, m) | Condition | Solver | tol | Steps | Time | Ratio | F − F* |"]
+    lines += ["| --- | --: | --- | --: | --: | --: | --: | --: |"]
+    for numbers in sorted(kept, key=lambda each: (each["size"], each["condition"])):
+        own, size = numbers["rows"][0]["seconds"], ", ".join(f"{each:,}" for each in numbers["size"])
+        for row in numbers["rows"]:
+            proven = "" if "tol" in row else f" (proven: {numbers['proven']:.0e})"
+            tol = f"{row['tol']:g}" if "tol" in row else ""
+            accuracy = f"{max(row['excess'], 0.0):.0e}{proven}"
+            lines.append(
+                f"| ({size}) | {numbers['condition']:g} | {row['solver']} | {tol} | {row['steps']:,} "
+                f"| {1e3 * row['seconds']:,.0f} ms | {row['seconds'] / own:.2g} | {accuracy} |"
+            )
+    put_section("\n".join(lines))
