@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo notebooks test fuzz chaos disk bench lint wheel format ui lab lock clean
+.PHONY: help install demo notebooks test fuzz chaos disk bench docs lint wheel format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
@@ -49,6 +49,9 @@ disk: $(READY)   ## fill the disk at twenty moments of a run and of a sweep (as 
 
 bench: $(READY)  ## time the library against its peers, side by side
 	$(BIN)/python -m pytest --numprocesses 0 --benchmark-columns=median,rounds tests/benchmarks/bench_*.py
+
+docs: $(READY)   ## build the reference of all functions from their docstrings into build/docs
+	$(BIN)/python -W error -m pdoc --docformat google --no-show-source --output-directory build/docs resflow resflow.notebook
 
 wheel: $(READY)  ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m hatchling build

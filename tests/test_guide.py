@@ -3,12 +3,15 @@
 import re
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from pages import blocks, follow
 from warm_kernels import warm_kernels
+
+import resflow
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -102,3 +105,16 @@ ready
     follow(page, tmp_path, tmp_path / "notes")
     with pytest.raises(ValueError, match="line 1: <!-- keep running --> means nothing"):
         [*blocks("<!-- keep running -->")]
+
+
+def test_reference_is_built_of_every_public_name_and_asks_nobody(tmp_path):
+    (recipe,) = re.findall(r"^docs:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    command = recipe.replace("$(BIN)/python", sys.executable).replace("build/docs", str(tmp_path)).split()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    for name in resflow.__all__:
+        assert f'id="{name}"' in pages["resflow.html"], name
+    for page in pages.values():
+        assert not re.search(r'(src|href)="(https?:)?//(?!pdoc\.dev|arxiv\.org)', page)
+        assert str(ROOT) not in page
