@@ -120,9 +120,15 @@ def run(
 @click.argument("sweep")
 @click.argument("output", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("-p", "pairs", nargs=2, multiple=True, metavar="NAME VALUE", help="Set a parameter of the notebook.")
+@click.option("--pdf", is_flag=True, help="Write OUTPUT, or else NAME.pdf here, as PDF, printed by Chromium.")
 @goal_options
 def report(
-    sweep: str, output: Path | None, pairs: tuple[tuple[str, str], ...], metric: str | None, maximize: bool | None
+    sweep: str,
+    output: Path | None,
+    pairs: tuple[tuple[str, str], ...],
+    pdf: bool,
+    metric: str | None,
+    maximize: bool | None,
 ) -> None:
     """Compare the runs of SWEEP in one HTML file, attached to the sweep's run, and written to OUTPUT if given.
 
@@ -132,9 +138,12 @@ def report(
 
     from resflow.workflow.records import Run, open_client
     from resflow.workflow.reports.comparison_report import REPORT, comparing_notebook, write_report
+    from resflow.workflow.reports.pdf import browser, write_pdf
 
     if output is not None:
         _check_output(output)
+    if pdf:
+        browser()  # or nothing is begun
     values = _checked_values(read_notebook(comparing_notebook()), pairs)
     if "source" in values:
         raise InvalidInputError(f"source={values['source']!r}: what is compared is named by SWEEP, not by -p")
@@ -145,9 +154,12 @@ def report(
         comparison, text = write_report(client, sweep, values)
     except PapermillExecutionError as error:
         _fail_for_cell(error, "the comparing notebook")
-    if output is None and comparison.parent_id is None:
-        output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + ".html")
-    if output is not None:
+    if output is None and (pdf or comparison.parent_id is None):
+        output = Path(re.sub(r"[^\w.-]+", "-", comparison.name) + (".pdf" if pdf else ".html"))
+        _check_output(output)
+    if output is not None and pdf:
+        write_pdf(text, output)
+    elif output is not None:
         output.write_text(text, encoding="utf-8")
     counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
     click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
