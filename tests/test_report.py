@@ -185,7 +185,7 @@ def test_figures_are_numbered_and_sized_and_say_their_title():
     assert first.img["alt"] == "Gap λmin < 0"
     assert first["style"] == "--width: 192px"
     assert not second.has_attr("style")
-    assert [each.figcaption.get_text() for each in (first, second)] == ["Figure 1", "Figure 2"]
+    assert [each.figcaption.get_text() for each in (first, second)] == ["Figure 1. Gap λmin < 0", "Figure 2"]
     assert first.a["href"] == f"#{first['id']}"
 
 

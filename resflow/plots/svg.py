@@ -1,4 +1,4 @@
-"""Figures as SVG: sharp on paper and on any screen, with their texts as text and their finding as title."""
+"""Figures as SVG, with their texts as text, their finding as title, and their data as CSV beside them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,32 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from resflow.plots.drawn import drawn_data
 from resflow.plots.labels import number_text
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.text import Text
 
 __all__ = ["figure_svg", "finding_of", "show_well"]
 
 MOST_POINTS = 10_000
 """Points of one panel that are drawn one by one; more become a picture within its axes, or files grow endless."""
 
+MOST_ROWS = 5_000
+"""Of a figure's data or of a table, beside it as CSV; longer ones are for files of their own."""
+
+FINDING = "finding"
+"""The SVG's group of this id is the figure's title, for pages that have it as caption."""
+
 _DPI = 200
 
 
 def show_well() -> None:
-    """Let the notebook that runs this, if any does, show figures as SVG, and numbers of tables to four digits."""
+    """Let the notebook that runs this, if any does, show figures as SVG, and numbers of tables to four digits.
+
+    With both go their data as CSV, in full precision, for whoever shows the notebook.
+    """
     from IPython import get_ipython
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
@@ -31,6 +42,9 @@ def show_well() -> None:
         pd.options.display.float_format = number_text
         set_matplotlib_formats("svg")
         shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, figure_svg)
+        beside = shell.display_formatter.mimebundle_formatter
+        beside.for_type(Figure, lambda figure: _csv(drawn_data(figure)))
+        beside.for_type(pd.DataFrame, _csv)
 
 
 def figure_svg(figure: Figure) -> str:
@@ -40,6 +54,8 @@ def figure_svg(figure: Figure) -> str:
         if sum(map(_points, artists)) > MOST_POINTS:
             for artist in artists:
                 artist.set_rasterized(True)
+    if (title := next((each for each in _titles(figure) if each.get_text()), None)) is not None:
+        title.set_gid(FINDING)
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "resflow"}):
         metadata = {"Title": finding_of(figure), "Date": None, "Creator": None}
@@ -49,8 +65,17 @@ def figure_svg(figure: Figure) -> str:
 
 def finding_of(figure: Figure) -> str:
     """What the figure's title says, in one line; "" without one."""
-    titles = [figure.get_suptitle(), *(axes.get_title(loc="left") for axes in figure.axes[:1])]
-    return " ".join(next(filter(None, titles), "").split())
+    return " ".join(next((title.get_text() for title in _titles(figure) if title.get_text()), "").split())
+
+
+def _titles(figure: Figure) -> list[Text]:
+    whole = figure._suptitle  # type: ignore[attr-defined]  # matplotlib gives its text away, not the artist
+    return [title for title in (whole, *(axes._left_title for axes in figure.axes[:1])) if title is not None]  # type: ignore[attr-defined]
+
+
+def _csv(table: pd.DataFrame) -> dict[str, str]:
+    says_something = not isinstance(table.index, pd.RangeIndex)
+    return {"text/csv": table.to_csv(index=says_something)} if 0 < len(table) <= MOST_ROWS else {}
 
 
 def _points(artist: Artist) -> int:

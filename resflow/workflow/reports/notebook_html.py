@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +11,12 @@ from nbconvert.exporters.html import HTMLExporter
 from nbformat import NotebookNode
 
 from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
+from resflow.workflow.reports.drawing import drawing, link_to
 from resflow.workflow.reports.excerpts import excerpt, with_whole_streams
 from resflow.workflow.reports.markdown import markdown
 from resflow.workflow.reports.result import RunResult
 from resflow.workflow.reports.sanitizer import had_program, sanitized
+from resflow.workflow.reports.tables import tidied
 from resflow.workflow.reports.terminal import printable, terminal
 
 __all__ = ["notebook_to_html"]
@@ -84,7 +84,10 @@ class _ReportExporter(HTMLExporter):
         yield "sanitized", sanitized
         yield "terminal", terminal
         yield "summary_line", _summary_line
-        yield "drawing", _drawing
+        yield "drawing", drawing
+        yield "described", _described
+        yield "link_to", link_to
+        yield "tidied", tidied
 
 
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -191,30 +194,10 @@ def _summary_line(cell: NotebookNode) -> tuple[bool, str]:
     return not comment, printable(comment or line)
 
 
-class _Drawing(NamedTuple):
-    """A figure: its address, what it shows, and its width in pixels where that is known."""
-
-    source: str
-    shows: str
-    width: float | None
-
-
-def _drawing(output: NotebookNode, mime: str, cell: NotebookNode) -> _Drawing:
-    data, metadata = str(output["data"][mime]), output.get("metadata", {})
-    own = metadata.get(mime) if isinstance(metadata.get(mime), dict) else {}
-    width, title = own.get("width"), ""
-    if mime == "image/svg+xml":
-        root = re.search(r"<svg\b[^>]*?\bwidth=\"([0-9.]+)(pt|px)?\"", data)
-        width = float(root[1]) * (4 / 3 if root[2] == "pt" else 1) if root else None
-        found = re.search(r"<(?:dc:)?title>([^<]*)</", data)
-        title = markdown(unescape(found[1])).striptags() if found else ""
-        encoded = base64.b64encode(data.encode()).decode()
-    else:
-        encoded = data.replace("\n", "")
+def _described(cell: NotebookNode) -> str:
+    """What stands for a figure that does not say what it shows."""
     is_code, line = _summary_line(cell)
-    drawn = f"Figure drawn by the cell that begins: {line}" if is_code else f"Figure: {line}"
-    shows = str(own.get("alt") or metadata.get("alt") or title or drawn)
-    return _Drawing(f"data:{mime};base64,{encoded}", shows, width if isinstance(width, int | float) else None)
+    return f"Figure drawn by the cell that begins: {line}" if is_code else f"Figure: {line}"
 
 
 def _shown_type(data: NotebookNode) -> str:
