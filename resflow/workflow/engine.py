@@ -119,6 +119,7 @@ def _source(nb: Any, options: dict[str, Any]) -> str:
 
 def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> Run:
     from resflow.workflow.provenance import provenance_tags
+    from resflow.workflow.question import question_of
     from resflow.workflow.records import create_run, open_client, run_name
 
     return create_run(
@@ -128,6 +129,7 @@ def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> 
         parameters=parameters.certain,
         # A sweep says in the environment to what the run belongs.
         tags=provenance_tags(source or notebook, nb) | json.loads(os.environ.get(RUN_TAGS, "{}")),
+        question=question_of(nb),
     )
 
 

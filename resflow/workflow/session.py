@@ -17,6 +17,7 @@ from resflow.workflow.names import ERROR, FAILED, FAILED_CELL, FINISHED, KILLED,
 from resflow.workflow.outcome import cell_place
 from resflow.workflow.parameters import Parameter, declared_in_cell, is_parameters_cell
 from resflow.workflow.provenance import provenance_tags
+from resflow.workflow.question import question_of
 from resflow.workflow.records import Run, client_in_use, create_run, open_client, run_name
 
 __all__ = ["declared_in_namespace", "start_run"]
@@ -66,9 +67,11 @@ def _open_run(namespace: dict[str, Any], notebook: str) -> Run:
         if parameter.name in namespace
     }
     path = _file_of(notebook)
-    tags = provenance_tags(path or f"{notebook}.ipynb", nbformat.read(path, as_version=4) if path else None)
+    written = nbformat.read(path, as_version=4) if path else None
+    tags = provenance_tags(path or f"{notebook}.ipynb", written)
+    question = question_of(written) if written else ""
     name = run_name(notebook, values, parameters)
-    run = create_run(open_client(), notebook=notebook, name=name, parameters=values, tags=tags)
+    run = create_run(open_client(), notebook=notebook, name=name, parameters=values, tags=tags, question=question)
     _current = _Session(run, path)
     return Run(run.client, run.id, on_finish=_current.finish)
 

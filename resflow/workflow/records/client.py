@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.names import DESCRIPTION
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.project import artifact_root, project_root
 from resflow.workflow.quiet import import_mlflow
@@ -46,8 +47,15 @@ def client_of(uri: str) -> MlflowClient:
         return MlflowClient(tracking_uri=uri)
 
 
-def experiment_id_of(client: MlflowClient, name: str) -> str:
-    """The id of the experiment of that name, made if there is none; other processes may be making it too."""
+def experiment_id_of(client: MlflowClient, name: str, question: str = "") -> str:
+    """The id of the experiment of that name, made if there is none; other processes may be making it too.
+
+    Args:
+        client: A client of the store.
+        name: The experiment's name.
+        question: What its runs are to answer, in Markdown. It becomes the experiment's description, where nobody has
+            given it one, or emptied it.
+    """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
@@ -56,7 +64,8 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
         folder = re.sub(r"[^\w-]+", "-", name)
         location = f"{artifact_root(root)}/{folder}" if is_embedded(client.tracking_uri, root) else None
         try:
-            return patiently(client.create_experiment, name, artifact_location=location)
+            said = {DESCRIPTION: question} if question else {}
+            return patiently(client.create_experiment, name, artifact_location=location, tags=said)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
                 raise
@@ -64,6 +73,8 @@ def experiment_id_of(client: MlflowClient, name: str) -> str:
         raise InvalidInputError(
             f"the experiment {name!r} was deleted in MLflow: restore it, or choose another by MLFLOW_EXPERIMENT_NAME"
         )
+    if question and DESCRIPTION not in found.tags:
+        patiently(client.set_experiment_tag, found.experiment_id, DESCRIPTION, question)
     return found.experiment_id
 
 

@@ -38,12 +38,15 @@ def create_run(
     parameters: Mapping[str, Any],
     tags: Mapping[str, str],
     experiment_id: str = "",
+    question: str = "",
 ) -> Run:
     """A new run, RUNNING, with the values that its notebook's parameters have in it, and tags as `provenance_tags` has.
 
-    It goes to the experiment of the id, or else of the name in MLFLOW_EXPERIMENT_NAME, or else of the notebook's name.
+    It goes to the experiment of the id, or else of the name in MLFLOW_EXPERIMENT_NAME, or else of the notebook's name,
+    whose description the question becomes if it has none.
     """
-    experiment_id = experiment_id or experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook)
+    if not experiment_id:
+        experiment_id = experiment_id_of(client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or notebook, question)
     tags = {key: shortened(without_secrets(value), TAG) for key, value in tags.items()} | AT_WORK
     created = patiently(client.create_run, experiment_id, tags=tags, run_name=name)
     run = Run(client, created.info.run_id)

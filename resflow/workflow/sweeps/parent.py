@@ -20,8 +20,10 @@ from resflow.workflow import names
 from resflow.workflow.goal import NO_GOAL
 from resflow.workflow.last_word import AT_WORK
 from resflow.workflow.names import DRIVER_SEEN, RUNNING, Role
+from resflow.workflow.notebook_file import read_notebook
 from resflow.workflow.project import project_root
 from resflow.workflow.provenance import owner_is_gone, owner_of, provenance_tags
+from resflow.workflow.question import question_of
 from resflow.workflow.records import Run, create_run, experiment_id_of, parent_of_sweep
 from resflow.workflow.scratch import TakenError, only_holder
 from resflow.workflow.store import is_embedded
@@ -60,7 +62,7 @@ def open_parent(client: MlflowClient, sweep: SweepFile) -> Run:
     Raises:
         InvalidInputError: If a driver on another machine is at work.
     """
-    experiment = experiment_id_of(client, sweep.experiment)
+    experiment = experiment_id_of(client, sweep.experiment, question_of(read_notebook(sweep.notebook)))
     stored = parent_of_sweep(client, experiment, sweep.name)
     if stored is not None and (owner := _driver_at_work(stored)):
         raise InvalidInputError(_taken(sweep, owner))
