@@ -12,7 +12,7 @@ import pytest
 
 import resflow
 from resflow import Point
-from resflow.hessian.bracket import SmallestEigenvalue
+from resflow.hessian.partial_eigenvalue import SmallestEigenvalue
 from tests.problems import (
     OUTPUTS,
     ROUNDING,

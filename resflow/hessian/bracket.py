@@ -7,108 +7,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
 
-from resflow.arrays import Array, as_number, is_traced
-from resflow.certificates.gap import check_ridge
-from resflow.floating import all_finite, hypot, lower_root, nan_unless, norm, ratio
-from resflow.hessian.partial_hessian import PartialHessian, hessian_vector_product, partial_hessian
-from resflow.parallel import blas_on_one_thread
-from resflow.point import Point, analyse_point
+from resflow.floating import hypot, lower_root, ratio
+from resflow.hessian.partial_hessian import PartialHessian
 
-__all__ = ["SmallestEigenvalue", "smallest_partial_eigenvalue"]
+__all__ = ["Bracket", "is_closed", "search_bracket"]
 
 _MAX_FACTORIZATIONS = 40
 _PATIENCE = 12  # factorisations, before rounding is taken for a reason to stop
 _LANCZOS_STEPS = 12  # an output, up to four of them: as many eigenvalues may lie close together
-
-
-class SmallestEigenvalue(NamedTuple):
-    """λ_min of the partial Hessian at one point, with the evidence for it.
-
-    All are in the units of the mean loss per sample. The bracket is rigorous for the Hessian as accumulated in
-    floating point; `rounding` estimates how far that has moved it. Where the Hessian is not finite, or λ_min is too
-    large for floating point, all numbers are NaN and `converged` is False.
-
-    Attributes:
-        lambda_min: The Rayleigh quotient of the direction.
-        lambda_min_lower: No eigenvalue lies below: from a Cholesky factorisation, or from ‖R‖; from that alone where it
-            is below 1e-138 (1e-17 in float32), and then not converged.
-        lambda_min_upper: An eigenvalue lies at or below: the Rayleigh quotient, the same number as `lambda_min`.
-        lambda_min_residual: ‖Hv − λv‖ for the direction v, of norm 1, with Hv a product with the samples themselves.
-        direction: v, its part in W, of W's shape, and in V.
-        converged: True if the two ends differ by no more than the tolerance, relative to the larger; in float32 only if
-            `rounding` is so as well, as there it decides how many digits are right.
-        rounding: Estimate of the effect on `lambda_min` of rounding in the predictions, in the sums over samples and in
-            the ridge terms.
-        factorizations: Cholesky factorisations that it took.
-    """
-
-    lambda_min: Float[Array, ""]
-    lambda_min_lower: Float[Array, ""]
-    lambda_min_upper: Float[Array, ""]
-    lambda_min_residual: Float[Array, ""]
-    direction: tuple[Float[Array, "*m d"], Float[Array, "d k"]]
-    converged: Bool[Array, ""]
-    rounding: Float[Array, ""]
-    factorizations: Int[Array, ""]
-
-
-def smallest_partial_eigenvalue(
-    point: Point, *, ridge_W: float = 0.0, ridge_V: float = 0.0, rtol: float | None = None
-) -> SmallestEigenvalue:
-    """λ_min of ∇²F + diag(ridge_W, ridge_V) in (W, V), closed in from both sides, with its direction.
-
-    With K, R = U diag(γ) Zᵀ and Q of `PartialHessian`, σ < 0 lies below every eigenvalue if and only if
-    S(σ) = K − σI + (1/σ) (diag(γ²) ⊗ (I − QQᵀ)), of order md + min(m, d) k, has a Cholesky factorisation (Sylvester's
-    law of inertia, u eliminated). Each factor that exists also serves a Lanczos iteration for the direction, whose
-    Rayleigh quotient is the other end. Before any factorisation −‖R‖ ≤ λ_min.
-
-    Args:
-        point: A residual unit's point, of any number of outputs and any rank of W.
-        ridge_W: Coefficient of ‖W‖_F²/2 in the objective.
-        ridge_V: Coefficient of ‖V‖_F²/2 in the objective.
-        rtol: Largest relative width of the bracket, of λ_min − ridge_V; by default 1e-10 in float64, 1e-4 in float32.
-
-    Returns:
-        The eigenvalue with its bracket, residual and direction. Look at `converged` before you trust it.
-
-    Raises:
-        InvalidInputError: If a ridge coefficient or rtol is out of range.
-
-    References:
-        The setting is that of Shamir 2018 (arXiv:1804.06739), section 3 and appendix; the bracket is new here.
-    """
-    check_ridge(ridge_W, ridge_V)
-    if rtol is None:
-        single = any(array.dtype == jnp.float32 for array in (point.W, point.V) if isinstance(array, jax.Array))
-        rtol = 1e-4 if single else 1e-10
-    as_number("rtol", rtol, "must lie between 0 and 1: relative to the eigenvalue", lambda rtol: 0 < rtol < 1)
-    search = partial(analyse_point, _smallest, point, ridge_W, ridge_V, rtol)
-    if is_traced(*jax.tree.leaves(point)):
-        return SmallestEigenvalue(*search())
-    with blas_on_one_thread():
-        return SmallestEigenvalue(*jax.block_until_ready(search()))  # not before the factorisations are done
-
-
-def _smallest(point: Point, ridge_W, ridge_V, rtol) -> tuple:
-    bracket, A, B = _search(partial_hessian(point), ridge_W - ridge_V, rtol)
-    products = hessian_vector_product(point, A, B)
-    return _evidence(bracket, A, B, *products, point.W.shape, ridge_W, ridge_V, rtol)
-
-
-@partial(jax.jit, static_argnames="shape")
-def _evidence(bracket: _Bracket, A, B, product_W, product_V, shape, ridge_W, ridge_V, rtol) -> tuple:
-    value, lower = bracket.upper + ridge_V, bracket.lower + ridge_V
-    error_W, error_V = product_W + (ridge_W - value) * A, product_V + (ridge_V - value) * B
-    residual = hypot(norm(error_W), norm(error_V))
-    eps = jnp.finfo(value.dtype).eps
-    rounding = bracket.rounding + 4.0 * eps * (jnp.abs(ridge_W) + jnp.abs(ridge_V))
-    converged = bracket.converged
-    if eps > 1e-10:
-        converged &= rounding <= rtol * jnp.abs(bracket.upper)
-    numbers = (value, lower, value, residual, (A.reshape(shape), B), converged, rounding)
-    return *nan_unless(all_finite(value, lower), numbers), bracket.count
 
 
 class _Form(NamedTuple):
@@ -163,7 +70,7 @@ class _Form(NamedTuple):
         return value, ratio(value, length) * x, jnp.where(length > 0, ratio(t, length), 1.0) * u
 
 
-class _Bracket(NamedTuple):
+class Bracket(NamedTuple):
     """Where the search is: λ_min ≥ lower, and `upper` is the Rayleigh quotient of (x, u), of norm 1."""
 
     lower: jax.Array
@@ -180,7 +87,8 @@ class _Bracket(NamedTuple):
 
 
 @jax.jit
-def _search(hessian: PartialHessian, ridge_difference, rtol) -> tuple[_Bracket, jax.Array, jax.Array]:
+def search_bracket(hessian: PartialHessian, ridge_difference, rtol) -> tuple[Bracket, jax.Array, jax.Array]:
+    """The bracket of λ_min − ridge_V of a Hessian, δ = ridge_W − ridge_V added on A, and its direction (A, B)."""
     # One R for its singular values and vectors: XLA may else sum it twice, and where it is all rounding they disagree.
     hessian = jax.lax.optimization_barrier(hessian)
     form, start = _prepare(hessian, jnp.asarray(ridge_difference, hessian.K.dtype), rtol)
@@ -190,13 +98,13 @@ def _search(hessian: PartialHessian, ridge_difference, rtol) -> tuple[_Bracket, 
     workable = finite & ((gamma == 0) | (gamma > jnp.finfo(gamma.dtype).tiny ** 0.45))
     in_A = form.u.size
 
-    def rounding(state: _Bracket):
+    def rounding(state: Bracket):
         A, C = state.x[:in_A], state.x[in_A:]
         in_K = hessian.K_scale @ state.x**2
         in_R = hessian.R_scale * jnp.sqrt((A @ A) * (C @ C + jnp.sum(state.u**2)))
         return 4.0 * jnp.finfo(form.K.dtype).eps * (in_K + in_R)
 
-    def unfinished(state: _Bracket):
+    def unfinished(state: Bracket):
         hopeless = (state.count >= _PATIENCE) & (state.upper - state.lower <= rounding(state))
         return workable & ~state.converged & ~hopeless & (state.count < _MAX_FACTORIZATIONS)
 
@@ -205,7 +113,7 @@ def _search(hessian: PartialHessian, ridge_difference, rtol) -> tuple[_Bracket, 
     return state._replace(lower=lower, rounding=rounding(state)), *hessian.direction(state.x, state.u)
 
 
-def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
+def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, Bracket]:
     """The form, with δ = ridge_W − ridge_V on A, and what is known of λ_min − ridge_V before any factorisation."""
     m, (d, q) = hessian.gamma.shape[0], hessian.Q.shape
     order, dtype = hessian.K.shape[0], hessian.K.dtype
@@ -238,7 +146,7 @@ def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
         upper, x, u = form.rayleigh(x)
         estimate = lower
         shift = lower - jnp.abs(lower) / 16.0 - order * jnp.finfo(dtype).eps * jnp.max(size)
-    start = _Bracket(
+    start = Bracket(
         lower=lower,
         upper=upper,
         failed=jnp.asarray(jnp.inf, dtype),
@@ -247,14 +155,14 @@ def _prepare(hessian: PartialHessian, delta, rtol) -> tuple[_Form, _Bracket]:
         start=jnp.cos(jnp.arange(order, dtype=dtype) ** 2),  # no vector in particular
         x=x,
         u=u,
-        converged=_is_closed(lower, upper, rtol),
+        converged=is_closed(lower, upper, rtol),
         count=jnp.zeros((), int),
         rounding=jnp.zeros((), dtype),
     )
     return form, start
 
 
-def _narrow(form: _Form, state: _Bracket, *, rtol) -> _Bracket:
+def _narrow(form: _Form, state: Bracket, *, rtol) -> Bracket:
     """One factorisation, at `state.shift`, what follows from it, and where to try next."""
     factor = jax.lax.linalg.cholesky(form.shifted(state.shift), symmetrize_input=False)
     below = jnp.isfinite(factor[-1, -1])
@@ -282,12 +190,12 @@ def _narrow(form: _Form, state: _Bracket, *, rtol) -> _Bracket:
         start=jnp.where(below, x, state.start),
         x=x,
         u=u,
-        converged=_is_closed(lower, upper, rtol),
+        converged=is_closed(lower, upper, rtol),
         count=state.count + 1,
     )
 
 
-def _improve(form: _Form, factor, state: _Bracket, *, rtol):
+def _improve(form: _Form, factor, state: Bracket, *, rtol):
     """A better vector by Lanczos iteration with a factor LLᵀ = S(σ), and how far below it to try the next shift.
 
     S(λ) = S(σ) − (λ − σ) M with M = I + (1/(σλ)) diag(γ²) ⊗ P, exactly: so at λ = λ_min the largest eigenvalue of
@@ -295,7 +203,7 @@ def _improve(form: _Form, factor, state: _Bracket, *, rtol):
     away the iteration is run twice, the second time with what the first found in λ's place.
     """
     far = state.count == 0
-    closed = _is_closed(state.shift, state.upper, rtol)
+    closed = is_closed(state.shift, state.upper, rtol)
     steps = jnp.where(closed, 1, form.lanczos_steps)  # one is inverse iteration: a last polish
 
     solve = partial(jax.scipy.linalg.cho_solve, (factor, True))
@@ -351,5 +259,6 @@ def _lanczos(operator, start, steps, size: int):
     return vectors[:, -1] @ basis
 
 
-def _is_closed(lower, upper, rtol):
+def is_closed(lower, upper, rtol):
+    """Whether two bounds differ by no more than the tolerance, relative to the larger."""
     return upper - lower <= rtol * jnp.maximum(jnp.abs(lower), jnp.abs(upper))

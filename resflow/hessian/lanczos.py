@@ -153,6 +153,7 @@ def smallest_operator_eigenvalue(
     steps: int | None = None,
     max_restarts: int = 20,
     tolerance: float | None = None,
+    candidate: Float[Array, "D"] | None = None,
 ) -> HessianEigenvalue:
     """λ_min of a symmetric linear operator on vectors, as `smallest_hessian_eigenvalue` finds that of a Hessian.
 
@@ -160,6 +161,7 @@ def smallest_operator_eigenvalue(
         product: v ↦ Hv, from (D,) to (D,), symmetric and linear.
         like: Any vector of the operator's length and precision.
         key: Random key of the first vector; all other options are those of `smallest_hessian_eigenvalue`.
+        candidate: A unit vector that an iteration goes on from if it is better than what it found from the first one.
 
     Raises:
         InvalidInputError: If steps, max_restarts or tolerance is out of range, or the vector has no entries.
@@ -181,7 +183,10 @@ def smallest_operator_eigenvalue(
         return product(x) / scale
 
     whole = steps == like.size
-    found = _of_whole_matrix(scaled, like) if whole else _iterate(scaled, start, steps, max_restarts, tolerance)
+    if whole:
+        found = _of_whole_matrix(scaled, like)
+    else:
+        found = _iterate(scaled, start, steps, max_restarts, tolerance, candidate)
     rounding = (_ROUNDINGS + (like.size**0.5 if whole else 0.0)) * eps * found.largest
     lower = jnp.minimum(found.lower, found.value)
     known = (found.value - lower <= tolerance * found.largest) & (found.residual <= tolerance * found.largest)
@@ -238,7 +243,7 @@ def _of_whole_matrix(product, like) -> _Found:
     return _Found(x, value, eigenvalues[0], residual, largest, jnp.asarray(like.size + 1))
 
 
-def _iterate(product, start, steps: int, max_restarts: int, tolerance) -> _Found:
+def _iterate(product, start, steps: int, max_restarts: int, tolerance, candidate=None) -> _Found:
     eps = jnp.finfo(start.dtype).eps
 
     def restart(state: tuple[_Found, Any]) -> tuple[_Found, Any]:
@@ -246,6 +251,11 @@ def _iterate(product, start, steps: int, max_restarts: int, tolerance) -> _Found
         first = before.products == 0
         x, largest, lower = _lowest_ritz_vector(product, before.x, steps)
         value, residual = _quotient(product, x)
+        if candidate is not None:
+            known, its_residual = _quotient(product, candidate)
+            better = first & (known < value)
+            x = jnp.where(better, candidate, x)
+            value, residual = jnp.where(better, known, value), jnp.where(better, its_residual, residual)
         largest = jnp.maximum(jnp.maximum(before.largest, largest), jnp.abs(value))
         # A first vector that is nearly all kernel may pass for one of λ = 0; the next pass tells.
         settled = ~first & (before.value - value <= jnp.maximum(residual, _ROUNDINGS * eps * jnp.abs(value)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resflow.hessian.bracket import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.hessian.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
+from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.objectives import MeanLoss
 from resflow.point import ModelPoint, Point, check_point
 
@@ -21,7 +21,7 @@ def smallest_eigenvalue(point: Point | ModelPoint, **options: Any) -> SmallestEi
         any other model's   all parameters, or a `block`    the whole matrix, or Lanczos   block, key, steps,
                             of them                                                        max_restarts, tolerance
 
-    See `resflow.hessian.bracket` and `resflow.hessian.lanczos`.
+    See `resflow.hessian.partial_eigenvalue` and `resflow.hessian.lanczos`.
 
     Args:
         point: Of `Point` or `Point.of`.

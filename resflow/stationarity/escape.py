@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from resflow.arrays import Array, analyse
 from resflow.floating import all_finite, nan_unless, norm
-from resflow.hessian.bracket import SmallestEigenvalue, smallest_partial_eigenvalue
+from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.point import Point, check_point
 from resflow.stationarity._trust_region import mean_decrease
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Real, Shaped
 from resflow.arrays import Array, as_number, as_numpy
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
-from resflow.hessian.bracket import SmallestEigenvalue, smallest_partial_eigenvalue
+from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.hessian.partial_hessian import partial_hessian
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit

@@ -13,7 +13,7 @@ from resflow.arrays import Array, in_full_precision
 from resflow.certificates.gap import Ridge, gap_certificate
 from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_terms
 from resflow.floating import all_finite, nan_unless, norm
-from resflow.hessian.bracket import smallest_partial_eigenvalue
+from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.linear.predictor import LinearFit
 from resflow.point import Point, in_default_precision, sum_over_samples
 

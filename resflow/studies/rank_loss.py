@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from resflow.certificates.gap import certify_point
-from resflow.hessian.bracket import smallest_partial_eigenvalue
 from resflow.hessian.lanczos import hessian_eigenvalues
+from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.hessian.spectrum import partial_spectrum
 from resflow.linear.predictor import LinearFit
 from resflow.point import Point

@@ -17,7 +17,7 @@ from resflow.arrays import Array
 from resflow.certificates.gap import certify_point
 from resflow.certificates.theorems import theorem2_bound
 from resflow.errors import InvalidInputError
-from resflow.hessian.bracket import smallest_partial_eigenvalue
+from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.point import Point
 from resflow.stationarity.find import find_stationary_points

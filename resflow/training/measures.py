@@ -17,7 +17,7 @@ from resflow.certificates.gap import gap_certificate
 from resflow.certificates.theorems import implied_epsilon, lipschitz_constants_terms, theorem2_terms, theorem3_terms
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
-from resflow.hessian.bracket import smallest_partial_eigenvalue
+from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.linear.baseline import check_kind
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, as_loss
