@@ -107,6 +107,8 @@ def test_foreign_notebook_records_by_plain_mlflow_what_its_runs_are_compared_by(
     done = resflow_here(here, "run", "plain.ipynb", "-p", "epochs", "5", "-p", "dataset", "iris")
     assert done.returncode == 0, done.stderr
     assert re.search(r"test log loss \(to minimize\) +0\.", done.stdout)
+    (report,) = (line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("report"))
+    assert "Warning" not in Path(report).read_text()
 
 
 def test_examples_are_those_of_the_repository_and_make_a_project(here):

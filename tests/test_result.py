@@ -113,6 +113,12 @@ def test_foot_says_where_the_run_comes_from_and_how_to_make_it_again():
     }
 
 
+def test_foot_says_that_the_commit_is_unknown_outside_a_repository():
+    tags = {key: value for key, value in OURS.items() if key != names.COMMIT}
+    said = dict(result_of(stored(tags), notebook()).provenance)["commit"]
+    assert said == "unknown: it ran in no git repository with a commit, or without git"
+
+
 def test_command_that_nobody_types_is_left_out():
     nb = notebook(f"name = {'x' * 3000!r}")
     assert "again" not in dict(result_of(stored(OURS), nb).provenance)

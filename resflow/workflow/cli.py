@@ -319,4 +319,4 @@ def _report(run_id: str, stem: str) -> None:
     if claim := claim_of(run):
         click.echo(f"claim   {claim.about}: {claim.outcome}")
     click.echo(f"report  {recorded.artifact_folder}/{stem}.html")
-    click.echo("look    resflow ui   (make ui) opens all runs in MLflow")
+    click.echo("look    resflow ui   opens all runs in MLflow")

@@ -164,7 +164,10 @@ def _kernel_environment(run: Run) -> dict[str, str]:
     # The tags that MLflow gives to every run that is made in the kernel: all but the first start_run() make one.
     context = _json_object(environment.get("MLFLOW_RUN_CONTEXT", ""))
     context |= {names.PARENT: run.id, names.OWNER: owner_tag()}
+    # What tqdm says at its import by MLflow, of widgets that a notebook which nobody watches cannot show.
+    quiet = filter(None, [environment.get("PYTHONWARNINGS"), "ignore:IProgress not found"])
     return environment | {
+        "PYTHONWARNINGS": ",".join(quiet),
         "MLFLOW_RUN_CONTEXT": json.dumps(context),
         "MLFLOW_RUN_ID": run.id,
         "MLFLOW_EXPERIMENT_ID": run.experiment_id,

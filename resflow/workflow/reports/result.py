@@ -105,6 +105,8 @@ def _provenance(run: Run, notebook: Any) -> Iterator[Fact]:
     if commit := tags.get(names.COMMIT):
         state = {"true": ", with uncommitted changes", "false": ", nothing uncommitted"}
         yield Fact("commit", commit + state.get(tags.get(names.GIT_DIRTY, ""), ""))
+    else:
+        yield Fact("commit", "unknown: it ran in no git repository with a commit, or without git")
     for key in sorted(tags):
         if key.startswith(names.DATA_DIGEST):
             context = key.removeprefix(names.DATA_DIGEST).removeprefix(".")

@@ -162,7 +162,7 @@ def _conclude(planned: Sweep, conclusion: Conclusion, seconds: float, as_json: b
     for line in conclusion.headline:
         click.echo(line)
     click.echo(f"report  resflow report {shlex.quote(planned.file.name)}   writes all of it as one page")
-    click.echo("look    resflow ui   (make ui) opens all runs in MLflow")
+    click.echo("look    resflow ui   opens all runs in MLflow")
     return int(bool(failed))
 
 
