@@ -59,9 +59,9 @@ class LiveDisplay(Display):
 
     def __init__(self, tally: Tally) -> None:
         super().__init__(tally)
-        self._progress = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.description}"), console=Console(highlight=False)
-        )
+        console = Console(highlight=False)
+        bar = BarColumn(bar_width=min(24, console.width // 5))
+        self._progress = Progress(bar, TextColumn("{task.description}"), console=console)
         self._task = self._progress.add_task("", total=1)
 
     def __enter__(self) -> Display:

@@ -100,15 +100,13 @@ class Tally:
         return rounds * fmean(self._seconds)
 
     def line(self) -> str:
-        """All of it in one line."""
+        """All of it in one line, what matters most at its beginning, as narrow terminals show no more."""
         parts = [f"{self.cached + self.done}/{self.total} finished"]
-        if self.cached:
-            parts[0] += f" ({self.cached} before)"
-        parts += [f"{len(self.running)} running"] + [f"{self.failed} failed"] * bool(self.failed)
-        if self.best is not None:
-            parts.append(self.best_words(".4g") + f" ({self.best_label})" * bool(self.best_label))
         if (left := self.seconds_left()) is not None and self.executions_left:
             parts.append(f"about {duration(left)} left")
+        parts += [f"{self.cached} finished before"] * bool(self.cached) + [f"{len(self.running)} running"] + [f"{self.failed} failed"] * bool(self.failed)
+        if self.best is not None:
+            parts.append(self.best_words(".4g") + f" ({self.best_label})" * bool(self.best_label))
         return ", ".join(parts)
 
 
