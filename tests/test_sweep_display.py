@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from resflow.workflow.goal import Goal
 from resflow.workflow.sweeps.progress import LiveDisplay
 from resflow.workflow.sweeps.state import Tally
@@ -11,8 +12,8 @@ from resflow.workflow.sweeps.state import Tally
 @pytest.fixture
 def tally():
     return Tally(
-        total=144, cached=9, done=126, running={"a", "b"}, goal=Goal("linear_predictor_gap"), best=-0.14342,
-        best_label="features=relu, width=16, learning_rate=0.01, seed=3", capacity=2, executions_left=9, _seconds=[20.0],
+        total=144, cached=9, done=126, running={"a", "b"}, goal=Goal("linear_predictor_gap"), capacity=2,
+        best=-0.14342, best_label="features=relu, width=16, seed=3", executions_left=9, _seconds=[20.0],
     )  # fmt: skip
 
 
@@ -30,5 +31,5 @@ def test_time_left_stands_where_a_terminal_shows_it_in_one_line(tally, columns, 
 def test_a_line_that_nothing_bounds_tells_everything(tally):
     assert tally.line() == (
         "135/144 finished, about 1 min 30 s left, 9 finished before, 2 running, best linear_predictor_gap -0.1434 "
-        "(features=relu, width=16, learning_rate=0.01, seed=3)"
+        "(features=relu, width=16, seed=3)"
     )

@@ -104,7 +104,9 @@ class Tally:
         parts = [f"{self.cached + self.done}/{self.total} finished"]
         if (left := self.seconds_left()) is not None and self.executions_left:
             parts.append(f"about {duration(left)} left")
-        parts += [f"{self.cached} finished before"] * bool(self.cached) + [f"{len(self.running)} running"] + [f"{self.failed} failed"] * bool(self.failed)
+        if self.cached:
+            parts.append(f"{self.cached} finished before")
+        parts += [f"{len(self.running)} running"] + [f"{self.failed} failed"] * bool(self.failed)
         if self.best is not None:
             parts.append(self.best_words(".4g") + f" ({self.best_label})" * bool(self.best_label))
         return ", ".join(parts)
