@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from described import TAGS, described_metrics, described_tags, matches
 from small_notebooks import assert_sound, read_artifact, resflow_here
 from warm_kernels import warm_kernels
 
 from resflow.stationarity.report import VERDICTS
+from resflow.workflow.names import RESERVED
 from resflow.workflow.reports.comparison import load_comparison
 
 ROOT = Path(__file__).parents[1]
@@ -166,6 +168,17 @@ CLAIMS = {
 }
 
 
+SMALL = {name: parameters for name, (parameters, *_) in CLAIMS.items()} | {
+    "norm_and_regularization": {"most_inputs": 1, "ridges": 2, "starts": 16, "steps": 200, "width": 4},
+    "stationary_points": {
+        "steps": 30, "width": 3, "starts": 60, "ridge_starts": 130, "atlas_width": 2, "atlas_samples": 20,
+    },
+    "train_population": {"seeds": 2, "learning_rates": "[0.01]", "steps": 40, "log_every": 20, "width": 3},
+    "train_residual_unit": QUICK,
+}  # fmt: skip
+"""Every notebook that records a run, at the smallest size at which it still says what it says."""
+
+
 @pytest.mark.parametrize("notebook", CLAIMS)
 def test_notebook_tests_its_claim_and_says_how_it_came_out(project, notebook):
     parameters, claim, figures = CLAIMS[notebook]
@@ -233,8 +246,7 @@ def test_bad_input_gets_one_clear_line_and_leaves_nothing_running(project, param
 
 
 def test_norm_and_regularization_finds_the_minima_of_shamirs_figure_and_bounds_every_end(project):
-    quick = {"most_inputs": 1, "ridges": 2, "starts": 16, "steps": 200, "width": 4}
-    done = resflow_run(project, "notebooks/norm_and_regularization.ipynb", **quick)
+    done = resflow_run(project, "notebooks/norm_and_regularization.ipynb", **SMALL["norm_and_regularization"])
     assert done.returncode == 0, done.stderr
     (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("ridge_certificate"))
     assert run.data.tags["claim_holds"] == "true"
@@ -244,11 +256,36 @@ def test_norm_and_regularization_finds_the_minima_of_shamirs_figure_and_bounds_e
 
 
 def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_some_for_a_control(project):
-    quick = {"steps": 30, "width": 3, "starts": 60, "ridge_starts": 130, "atlas_width": 2, "atlas_samples": 20}
-    done = resflow_run(project, "notebooks/stationary_points.ipynb", **quick)
+    done = resflow_run(project, "notebooks/stationary_points.ipynb", **SMALL["stationary_points"])
     assert done.returncode == 0, done.stderr
     (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("no_stationary_point"))
     assert run.data.tags["claim_holds"] == run.data.tags["newton_converged"].lower() == "true"
     assert run.data.metrics["counterexamples"] == 0 < run.data.metrics["counts/stuck_with_ridge"]
     assert run.data.metrics["norms/newton_grad_norm"] <= 1e-10
     assert run.data.metrics["bounds/smallest_slack"] >= -1e-10
+
+
+def test_every_metric_and_tag_that_a_notebook_records_is_described_and_nothing_else(project):
+    assert SMALL.keys() == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"compare_runs"}
+    metrics, tags = {}, set()
+    for notebook, parameters in SMALL.items():
+        if not finished_runs(project, notebook):
+            done = resflow_run(project, f"notebooks/{notebook}.ipynb", **parameters)
+            assert done.returncode == 0, done.stderr
+        for run in finished_runs(project, notebook):
+            tags |= {tag for tag in run.data.tags if not tag.startswith(RESERVED)}
+            for name in run.data.metrics:
+                metrics.setdefault(name, set()).add(notebook)
+    assert tags == described_tags() - set(TAGS)
+    rows = described_metrics()
+    logged = {shown: set() for shown in rows}
+    for name, notebooks in metrics.items():
+        (shown,) = (shown for shown in rows if matches(shown, name))
+        logged[shown] |= notebooks
+    assert logged == rows
+
+
+def finished_runs(project, notebook):
+    client = client_of(project)
+    experiment = client.get_experiment_by_name(notebook)
+    return client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'") if experiment else []

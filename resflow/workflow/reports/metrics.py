@@ -1,8 +1,8 @@
 """What runs of this project's notebooks call their metrics, which reports know to read.
 
 MLflow's UI makes a section of charts of what stands before a slash in a metric's name. The few by which a reader
-compares runs stay plain, and so stand in front of all sections; every other metric stands in one. Docs/metrics.md says
-what each of them is.
+compares runs stay plain, and so stand together, under "Model metrics" behind all sections; every other metric stands in
+one. Docs/metrics.md says what each of them is.
 """
 
 from __future__ import annotations
