@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,27 @@ def population(client, experiment: str, seeds: int = 6) -> None:
                 )
         client.set_terminated(execution)
     client.set_terminated(parent)
+
+
+def fabricate_grid(root: Path, axes: Mapping[str, Sequence], end: Callable[..., float]):
+    """A store at `root` that holds the sweep `grid`: a run for each point of it, with the gap that `end` gives it."""
+    from mlflow import MlflowClient
+
+    from resflow.workflow.store import ensure_store
+
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "pyproject.toml").touch()
+    client = MlflowClient(ensure_store(root))
+    experiment = client.create_experiment("grid", artifact_location=(root / "mlruns/artifacts").as_uri())
+    parent = make(client, experiment, role="sweep", sweep="grid", name="grid", axes=list(axes))
+    for values in product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        gap = end(**point)
+        verdict = "sopsp_above_linear" if gap > 0 else "sopsp_at_or_below_linear"
+        make(client, experiment, role="run", sweep="grid", parent=parent, end=gap, verdict=verdict,
+             name=f"gap {gap:+.3f}", parameters=point)  # fmt: skip
+    client.set_terminated(parent)
+    return client
 
 
 def single_runs(client, experiment: str) -> None:

@@ -113,7 +113,7 @@ def test_median_curves_hold_only_where_half_of_the_runs_do():
 
 def test_findings_say_what_the_numbers_are(points):
     assert spread_finding(spread(points, "width", GAP), "width", GAP) == (
-        "median gap lowest at width 64 (−4.14), highest at 4 (−3.54)"
+        "median gap between −4.14 and −3.54 along width"
     )
     assert share_finding(points, by="kind") == (
         "above the best linear predictor at the end: 0 of 27 with skip, 10 of 27 with bare"

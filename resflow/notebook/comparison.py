@@ -8,12 +8,13 @@ from resflow.plots.svg import show_well
 from resflow.workflow.records import open_client
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import Comparison, load_comparison
+from resflow.workflow.reports.effects import about_effects, axis_effects, seeds_table
 from resflow.workflow.reports.statistics import above_linear, second_axis
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_linear"]
+__all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_linear", "what_axes_did"]
 
 
 def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tuple[MlflowClient, Comparison]:
@@ -44,6 +45,17 @@ def about_ends() -> str:
     return _ENDS
 
 
+def what_axes_did(comparison: Comparison, *, settings: int = 10) -> tuple[Any, ...]:
+    """What each axis but seeds did: in words, the metric by its values, and the best settings over their seeds."""
+    from IPython.display import Markdown
+
+    axes = overview.shown_axes(comparison)
+    tables = [axis_effects(comparison, axes), seeds_table(comparison, count=settings)]
+    said = about_effects(comparison, axes)
+    shown = [Markdown(f"{said}\n\n{_EFFECTS}"), tables[0], Markdown(_SEEDS), tables[1]] if said else []
+    return tuple(shown if tables[1] is not None else shown[:2])
+
+
 def shares_above_linear(comparison: Comparison) -> tuple[Any, ...]:
     """How many runs ended above the best linear predictor, and what the interval means; nothing without gaps."""
     from IPython.display import Markdown
@@ -65,6 +77,17 @@ is negative where it is better than every linear predictor on the training set, 
 `test_linear_predictor_gap` is the one on new samples. For a residual unit $p(x) = w^\top (x + V f_\theta(x))$ no local
 minimum has a gap above zero (O. Shamir, *Are ResNets Provably Better than Linear Predictors?*, NeurIPS 2018,
 [arXiv:1804.06739](https://arxiv.org/abs/1804.06739), Corollary 1).
+"""
+
+_EFFECTS = """
+A difference is told from the spread of seeds if it exceeds its standard error by Student's t at 5 %, divided by the
+number of pairs of values; each axis is tested by itself. The error says how far other seeds would have moved the
+difference, with the other axes as they are. Below: each value over all else that varies. *Deviation* is the standard
+deviation of single runs with finite values, other axes included; a median counts a run without one as the worst.
+"""
+
+_SEEDS = """
+The settings with the best medians over their seeds; the best of many look better than they are.
 """
 
 _SHARES = """

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["curve_name", "label_of", "number_text", "point_name", "value_name", "verdict_name"]
+__all__ = ["curve_name", "label_of", "number_text", "point_name", "value_name", "verdict_name", "with_error"]
 
 
 def label_of(name: str) -> str:
@@ -45,6 +45,20 @@ def number_text(value: float, digits: int = 4) -> str:
         return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
     mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
     return (mantissa + (f"e{int(exponent)}" if exponent else "")).replace("-", "−")
+
+
+def with_error(value: float, error: float) -> str:
+    """A number to the digits that its error leaves it; of an error that is not known nothing is said.
+
+    >>> with_error(-0.12607, 0.00312), with_error(0.5, float("nan")), with_error(3e-9, 1.23e-10)
+    ('−0.1261 ± 0.0031', '0.5', '3e−9 ± 1.2e−10')
+    """
+    if not math.isfinite(error) or not math.isfinite(value):
+        return number_text(value)
+    places = 1 - math.floor(math.log10(error)) if error > 0 else 99
+    if not 0 <= places <= 6:
+        return f"{number_text(value)} ± {number_text(error, 2)}"
+    return f"{value:.{places}f} ± {error:.{places}f}".replace("-", "−")
 
 
 def curve_name(name: str) -> str:

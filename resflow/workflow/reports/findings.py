@@ -29,7 +29,7 @@ def share_finding(points: pd.DataFrame, gap: str = GAP, *, by: str | None = None
 
 
 def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
-    """Where along an axis the median is lowest and where it is highest.
+    """Between which values the median lies along an axis; which of its differences are more than noise it does not say.
 
     Args:
         summary: Of `resflow.workflow.reports.statistics.spread` along that axis, with nothing kept apart.
@@ -41,13 +41,10 @@ def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
     if len(summary) == 1:
         row = summary.iloc[0]
         return f"{what} {shown(row['median'])}, from {shown(row['low'])} to {shown(row['high'])}"
-    best, worst = (summary.loc[place] for place in (summary["median"].idxmin(), summary["median"].idxmax()))
-    if best["median"] == worst["median"]:
-        return f"{what} is {shown(best['median'])} whatever the {label_of(axis)}"
-    return (
-        f"{what} lowest at {label_of(axis)} {value_name(best[axis])} ({shown(best['median'])}), "
-        f"highest at {value_name(worst[axis])} ({shown(worst['median'])})"
-    )
+    low, high = summary["median"].min(), summary["median"].max()
+    if low == high:
+        return f"{what} is {shown(low)} whatever the {label_of(axis)}"
+    return f"{what} between {shown(low)} and {shown(high)} along {label_of(axis)}"
 
 
 def curves_finding(histories: pd.DataFrame, metric: str, levels: pd.Series) -> str:

@@ -15,6 +15,7 @@ from resflow.plots.comparison import plot_curves, plot_gap_against, plot_paralle
 from resflow.plots.labels import label_of, number_text, value_name
 from resflow.workflow.goal import Goal
 from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
+from resflow.workflow.reports.effects import effect_title, largest_difference
 from resflow.workflow.reports.findings import (
     coordinates_finding,
     curves_finding,
@@ -162,6 +163,8 @@ def spread_figures(comparison: Comparison) -> dict[str, Figure]:
     for axis in axes:
         by = second_axis(points, comparison.axes, besides=[axis])
         title = spread_finding(spread(points, axis, metric, maximize=maximize), axis, metric)
+        if found := largest_difference(points, axis, comparison.axes, metric, maximize=maximize):
+            title = effect_title(found, axis, metric, maximize=maximize)
         if metric == GAP:
             few_texts = not pd.api.types.is_numeric_dtype(points[axis]) and points[axis].nunique(dropna=False) <= 3
             title += "\n" + share_finding(points, by=axis if few_texts else None)

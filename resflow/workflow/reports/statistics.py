@@ -7,6 +7,7 @@ than any other, so that no average hides it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,14 @@ from resflow.workflow.reports.metrics import GAP, LEVEL
 __all__ = [
     "ROUNDING",
     "SUMMARY_COLUMNS",
+    "Moments",
     "above_linear",
     "best_runs",
+    "binned",
     "is_replicate",
     "level_axis",
     "median_curves",
+    "moments",
     "representative_runs",
     "second_axis",
     "spread",
@@ -47,6 +51,35 @@ def is_replicate(axis: str) -> bool:
     return axis == "seed" or axis.endswith("_seed")
 
 
+class Moments(NamedTuple):
+    """A metric of several runs: median, mean and standard deviation, and how many of them have no finite value."""
+
+    median: float
+    mean: float
+    deviation: float
+    not_finite: int
+
+
+def moments(values: pd.Series, *, maximize: bool = False) -> Moments:
+    """The median of all values, with those not finite as the worst, and mean and deviation of the finite ones.
+
+    >>> moments(pd.Series([1.0, 3.0, float("nan")]))
+    Moments(median=3.0, mean=2.0, deviation=1.4142135623730951, not_finite=1)
+    >>> moments(pd.Series([1.0])).deviation  # one run says nothing of a spread
+    nan
+    """
+    finite = values[np.isfinite(values.astype(float))].astype(float)
+    median = _median(_worst_if_not_finite(values, maximize))
+    return Moments(median, float(finite.mean()), float(finite.std(ddof=1)), len(values) - len(finite))
+
+
+def binned(values: pd.Series) -> pd.Series:
+    """The values of an axis; of a numeric one with more than 12 the median of each of 8 bins of equal count."""
+    if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= MANY_VALUES:
+        return values
+    return values.groupby(pd.qcut(values, BINS, duplicates="drop"), observed=True).transform("median")
+
+
 def spread(
     points: pd.DataFrame, axis: str, metric: str, *, by: str | None = None, maximize: bool = False
 ) -> pd.DataFrame:
@@ -69,9 +102,7 @@ def spread(
     if by is not None:
         frame[by] = points[by]
         keys = [by, axis]
-    if pd.api.types.is_numeric_dtype(frame[axis]) and frame[axis].nunique() > MANY_VALUES:
-        bins = pd.qcut(frame[axis], BINS, duplicates="drop")
-        frame[axis] = frame.groupby(bins, observed=True)[axis].transform("median")
+    frame[axis] = binned(frame[axis])
     numeric = pd.api.types.is_numeric_dtype(frame[axis])
     groups = frame.groupby(keys, sort=numeric and by is None, dropna=False, observed=True)[metric]
     # NumPy's median, not pandas': with an even count it must not turn ∞ and a number into NaN
