@@ -14,8 +14,11 @@ from urllib.request import urlopen
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def evaluated(page, expression, folder):
-    """Where the browser is two seconds after it opened the file `page`, and the value of JavaScript there."""
+def evaluated(page, expression, folder, window=None):
+    """Where the browser is two seconds after it opened the file `page`, and the value of JavaScript there.
+
+    `window` is the width and the height of its window in pixels.
+    """
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     options += ["--remote-debugging-port=0", f"--user-data-dir={folder / 'profile'}", "--disable-extensions"]
     browser = subprocess.Popen(
@@ -27,10 +30,11 @@ def evaluated(page, expression, folder):
     )
     try:
         port = _port(folder / "profile" / "DevToolsActivePort")
-        targets = json.load(urlopen(f"http://127.0.0.1:{port}/json", timeout=10))
+        with urlopen(f"http://127.0.0.1:{port}/json", timeout=10) as answer:
+            targets = json.load(answer)
         (tab,) = (target for target in targets if target["type"] == "page")
         time.sleep(2)
-        return asyncio.run(_ask(tab["webSocketDebuggerUrl"], f"[location.href, {expression}]"))
+        return asyncio.run(_ask(tab["webSocketDebuggerUrl"], f"[location.href, {expression}]", window))
     finally:
         os.killpg(browser.pid, signal.SIGKILL)
         browser.wait()
@@ -44,13 +48,22 @@ def _port(file):
     return file.read_text().split()[0]
 
 
-async def _ask(address, expression):
+async def _ask(address, expression, window):
     from tornado.websocket import websocket_connect
 
     connection = await websocket_connect(address, max_message_size=2**26)
-    question = {"expression": expression, "returnByValue": True}
-    await connection.write_message(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": question}))
+    if window is not None:
+        sizes = {"width": window[0], "height": window[1], "deviceScaleFactor": 1, "mobile": False}
+        await _answer(connection, "Emulation.setDeviceMetricsOverride", sizes)
+    answer = await _answer(connection, "Runtime.evaluate", {"expression": expression, "returnByValue": True})
+    connection.close()
+    while await connection.read_message() is not None:
+        pass  # until the browser has closed its end too
+    return answer["result"]["value"]
+
+
+async def _answer(connection, method, parameters):
+    await connection.write_message(json.dumps({"id": 1, "method": method, "params": parameters}))
     while "id" not in (answer := json.loads(await connection.read_message())):
         pass
-    connection.close()
-    return answer["result"]["result"]["value"]
+    return answer["result"]

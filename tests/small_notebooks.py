@@ -17,6 +17,7 @@ import nbformat
 import psutil
 import pytest
 from bs4 import BeautifulSoup
+from legible import assert_legible
 
 from resflow.workflow.cli import main
 
@@ -143,7 +144,10 @@ def read_artifact(client, run, path: str) -> str:
 
 
 def assert_sound(html: str) -> None:
-    """Check what a reader relies on who hears a page: one title, headings in order, images and tables described."""
+    """Check what a reader relies on who hears a page: one title, headings in order, images and tables described.
+
+    And what one relies on who sees it: that the texts in figures are large enough.
+    """
     page = BeautifulSoup(html, "html.parser")
     levels = [int(heading.name[1]) for heading in page.find_all(re.compile("^h[1-6]$"))]
     assert levels.count(1) == 1
@@ -156,3 +160,4 @@ def assert_sound(html: str) -> None:
     targets = [link["href"] for link in page.find_all("a", href=re.compile("^#"))]
     assert {target.removeprefix("#") for target in targets} <= set(names)
     assert not page.find_all("script")
+    assert_legible(html)

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+import chromium
+import legible
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
@@ -105,7 +107,9 @@ def test_training_run_keeps_its_notebook_its_report_and_its_figures(project, two
     figures = {artifact.path for artifact in client.list_artifacts(run_id, "figures")}
     names = ("objective", "gap", "curvature", "held_out")
     assert figures == {f"figures/{name}.{kind}" for name in names for kind in ("png", "pdf")}
-    page = BeautifulSoup(read_artifact(client, client.get_run(run_id), "train_residual_unit.html"), "html.parser")
+    text = read_artifact(client, client.get_run(run_id), "train_residual_unit.html")
+    assert_sound(text)
+    page = BeautifulSoup(text, "html.parser")
     facts = [fact.get_text() for fact in page.select(".outcome dt")]
     assert facts == [
         "verdict on the last point",
@@ -117,6 +121,26 @@ def test_training_run_keeps_its_notebook_its_report_and_its_figures(project, two
     assert two_equal_runs[0].data.tags["verdict"] == "not_stationary"
     assert all(image["src"].startswith("data:image/svg+xml") for image in page.select("figure img"))
     assert len(page.select("figure img")) == len(names)
+
+
+MEASURES = """[document.querySelector(".outcome dd").getBoundingClientRect().bottom + scrollY,
+    [...document.querySelectorAll("figure.sized img")].map(image => image.getBoundingClientRect().width),
+    document.documentElement.scrollWidth - document.documentElement.clientWidth]"""
+
+
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize(("window", "within"), [((legible.DESK, 900), 900), ((legible.PHONE, 844), 2 * 844)])
+def test_report_opens_with_the_verdict_and_shows_figures_as_wide_as_their_texts_need(
+    project, two_equal_runs, tmp_path, window, within
+):
+    text = read_artifact(client_of(project), two_equal_runs[0], "train_residual_unit.html")
+    page = tmp_path / "page.html"
+    page.write_text(text)
+    _, (verdict_ends, widths, beyond) = chromium.evaluated(page, MEASURES, tmp_path, window)
+    assert 0 < verdict_ends < within
+    assert len(widths) >= 4
+    np.testing.assert_allclose(widths, legible.shown_widths(text, window[0]), atol=1.0)
+    assert beyond == 0  # the page does not move sideways
 
 
 def test_runs_are_found_by_their_verdict(project, two_equal_runs, monkeypatch):
