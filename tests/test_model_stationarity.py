@@ -46,7 +46,7 @@ def test_saddle_of_a_residual_unit_gets_the_verdict_of_the_exact_analysis():
     whole = judged(model, epsilon=1e-9)
     assert whole.verdict == "strict_saddle"
     assert whole.lambda_min <= found.lambda_min + whole.lambda_min_error + found.lambda_min_error
-    assert "strict_saddle" in str(whole)
+    assert "strict saddle" in str(whole)
 
 
 def test_dead_units_without_a_skip_connection_are_a_bad_local_minimum():

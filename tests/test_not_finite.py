@@ -130,7 +130,7 @@ def test_its_verdict_is_not_finite_and_says_so(loss, m):
         arrays, place = spoiled(seed, loss, ("W", "V", "features"), m)
         report = resflow.analyze(Point(*arrays, loss), fit(loss, seed, m), epsilon=1e-3)
         assert report.verdict == "not_finite", (seed, place, report)
-        assert str(report).startswith("not_finite: the point, its objective or a derivative is not finite")
+        assert str(report).startswith("not finite: the point, its objective or a derivative is not finite")
         assert "nothing can be said" in str(report)
         numbers = [report.objective, report.linear_predictor_gap, report.gap_certificate, *report.metrics().values()]
         assert np.isnan(numbers[:7]).all()

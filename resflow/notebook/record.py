@@ -107,7 +107,7 @@ def record(
         run.log_table(table, key)
     for key, figure in (figures or {}).items():
         run.log_figure(figure, key)
-    summary = re.sub(r"(?<![\w.-])-(?=[\d.])", "−", summary.replace(verdict, verdict_name(verdict)))
+    summary = re.sub(r"(?<![\w.-])-(?=[\d.])|(?<=\de)-(?=\d)", "−", summary.replace(verdict, verdict_name(verdict)))
     run.describe(summary)
     run.rename(name)
     display(Markdown(summary))

@@ -10,22 +10,24 @@ def explain(of: dict[str, Any], ridge: bool) -> str:
     """The verdict, the comparisons it rests on, and what the theory says to it."""
     objective, gradient = ("F + R", "(F + R)") if ridge else ("F", "F")
     meaning = {
-        "not_stationary": f"the gradient of {objective} exceeds ε",
-        "strict_saddle": f"stationary, with a direction along which {objective} curves down",
+        "not_stationary": f"not stationary: the gradient of {objective} exceeds ε",
+        "strict_saddle": f"strict saddle: stationary, with a direction along which {objective} curves down",
         "sopsp_at_or_below_linear": "second-order stationary, and no worse than the linear predictor",
         "sopsp_above_linear": "second-order stationary, and worse than the linear predictor",
-        "inconclusive": _undecided(of),
-        "not_finite": "the point, its objective or a derivative is not finite, as where training diverged",
+        "inconclusive": f"inconclusive: {_undecided(of)}",
+        "not_finite": "not finite: the point, its objective or a derivative is not finite, as where training diverged",
     }
-    threshold = f"{-of['curvature_tolerance'] or 0.0:.6g} = −sqrt(μ₂ε), μ₂ = {of['mu2']:.6g}"
-    bracket = f"[{of['lambda_min_lower']:.6g}, {of['lambda_min_upper']:.6g}] ± {of['lambda_min_error']:.2g}"
+    threshold = f"{_number(-of['curvature_tolerance'] or 0.0)} = −sqrt(μ₂ε), μ₂ = {_number(of['mu2'])}"
+    lower, upper = _number(of["lambda_min_lower"]), _number(of["lambda_min_upper"])
+    bracket = f"[{lower}, {upper}] ± {_error(of['lambda_min_error'])}"
+    gradient_size = f"{_number(of['grad_norm'])} ± {_error(of['grad_error'])}"
+    certified = "" if math.isnan(of["gap_certificate"]) else f", certified ≤ {_number(of['gap_certificate'])}"
     lines = [
-        f"{of['verdict']}: {meaning[of['verdict']]}.",
-        f"  gradient   ‖∇{gradient}‖ = {of['grad_norm']:.6g} ± {of['grad_error']:.2g}, ε = {of['epsilon']:.6g}",
+        f"{meaning[of['verdict']]}.",
+        f"  gradient   ‖∇{gradient}‖ = {gradient_size}, ε = {_number(of['epsilon'])}",
         f"  curvature  λ_min in {bracket}, threshold {threshold}",
-        f"  gap        {of['linear_predictor_gap']:.6g} ± {of['gap_error']:.2g} to the linear predictor, "
-        f"objective {of['objective']:.6g}"
-        + ("" if math.isnan(of["gap_certificate"]) else f", certified ≤ {of['gap_certificate']:.6g}"),
+        f"  gap        {_number(of['linear_predictor_gap'])} ± {_error(of['gap_error'])} to the linear predictor, "
+        f"objective {_number(of['objective'])}{certified}",
     ]
     if not of["linear_converged"]:
         lines.append("  baseline   the linear fit did not converge: nothing can be said of above or below")
@@ -52,9 +54,17 @@ def _theory(of: dict[str, Any], ridge: bool) -> str:
     if math.isnan(of["gap_allowed"]):
         return "no bound applies: Theorem 3 is about residual units of one output whose loss has known constants"
     radius = max(of["w_norm"], of["V_norm"])
-    allowed = f"{of['gap_allowed']:.6g} within max{{‖w‖, ‖V‖}} ≤ {radius:.6g}"
+    allowed = f"{_number(of['gap_allowed'])} within max{{‖w‖, ‖V‖}} ≤ {_number(radius)}"
     if not of["allowed_by_theory"]:
         return f"impossible: Theorem 3 allows an ε-SOPSP a gap of at most {allowed}; the arrays do not belong together"
     if of["verdict"] == "sopsp_above_linear":
         return f"allowed: the point is far out or ε is not small, and Theorem 3 permits a gap of up to {allowed}"
     return f"consistent: Theorem 3 allows an ε-SOPSP a gap of at most {allowed}"
+
+
+def _number(value: float, digits: int = 6) -> str:
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def _error(value: float) -> str:
+    return _number(value, 2)
