@@ -26,6 +26,9 @@ from small_notebooks import (
 
 from resflow.workflow import records
 from resflow.workflow.last_word import is_finished, status_of
+from resflow.workflow.records import open_client
+from resflow.workflow.sweeps.file import read_sweep_file
+from resflow.workflow.sweeps.parent import open_parent
 from resflow.workflow.sweeps.worker import cluster
 from resflow.workflow.sweeps.worker.process import Task
 from resflow.workflow.sweeps.worker.server import PointServer
@@ -238,3 +241,15 @@ def test_attempt_is_over_only_when_its_process_is_gone_even_if_the_server_above_
     assert server.execute(Task("", "", "", {}, {}), lambda: "") == (-signal.SIGKILL, "")
     assert work not in [each.info["cmdline"] for each in psutil.process_iter(["cmdline"])]
     server._process.communicate()
+
+
+def test_sweep_started_again_says_no_longer_what_went_wrong_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_project(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    write_notebook(tmp_path / "any.ipynb", "pass")
+    (tmp_path / "sweep.yaml").write_text("notebook: any.ipynb\naxes: {width: [1]}\n")
+    sweep, client = read_sweep_file(Path("sweep.yaml")), open_client()
+    open_parent(client, sweep).end("FAILED", error="1 of 1 points are not finished")
+    parent = open_parent(client, sweep).stored
+    assert parent.info.status == "RUNNING"
+    assert "resflow.error" not in parent.data.tags

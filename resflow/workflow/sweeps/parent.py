@@ -76,6 +76,7 @@ def open_parent(client: MlflowClient, sweep: SweepFile) -> Run:
     else:
         run = Run(client, stored.info.run_id)
         run.set_tags(NO_GOAL | tags)
+        run.remove_tags([names.ERROR])
         run.set_status(RUNNING)
     return run
 
