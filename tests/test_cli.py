@@ -151,7 +151,8 @@ def test_links_lead_to_experiments_to_runs_above_linear_and_to_sweeps(tmp_path):
     assert f"train_population: http://a/#/experiments/1/runs?{CHARTS}" in lines
     above = lines[lines.index(f"train_population: http://a/#/experiments/1/runs?{CHARTS}") + 1]
     assert above.startswith(f"  above linear: http://a/#/experiments/1/runs?{CHARTS}&searchFilter=metrics.linear_pred")
-    assert any(line.startswith("sweep skip: http://a/#/experiments/1/runs/") for line in lines)
+    (line,) = (line for line in lines if line.startswith("sweep skip: http://a/#/experiments/1/runs/"))
+    assert line.endswith("?workflowType=machine_learning")
 
 
 def hang_up(process, terminal):

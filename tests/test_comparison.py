@@ -270,7 +270,10 @@ def test_table_of_the_best_leads_to_their_pages(skip):
     soup = BeautifulSoup(overview.best_table(skip, count=3, address="http://127.0.0.1:5000"), "html.parser")
     links = [link["href"] for link in soup.find_all("a")]
     best = skip.points.nsmallest(3, "linear_predictor_gap")
-    assert links == [f"http://127.0.0.1:5000/#/experiments/1/runs/{run_id}" for run_id in best["run_id"]]
+    assert links == [
+        f"http://127.0.0.1:5000/#/experiments/1/runs/{run_id}?workflowType=machine_learning"
+        for run_id in best["run_id"]
+    ]
     relative = BeautifulSoup(overview.best_table(skip, count=1), "html.parser").a["href"]
     assert relative.startswith("#/experiments/1/runs/")
     cells = [cell.get_text() for cell in soup.find_all("td")]
@@ -292,7 +295,7 @@ def test_headline_counts_runs_below_linear_and_names_those_above_the_worst_and_t
     assert head == "| run | gap | verdict on its end |"  # nothing was held out
     assert len(rows) == 6
     stuck = skip.points[skip.points["verdict"] == "sopsp_above_linear"]
-    assert {re.search(r"/runs/(\w+)\)", row)[1] for row in rows} == set(stuck["run_id"])
+    assert {re.search(r"/runs/(\w+)\?workflowType=machine_learning\)", row)[1] for row in rows} == set(stuck["run_id"])
     assert all(
         re.match(r"\| \[no\\_skip, learning\\_rate 0\.\d+, seed [03]]\(http.*\) \| 0\.35 \| stationary, above", row)
         for row in rows

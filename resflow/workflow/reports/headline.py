@@ -64,7 +64,7 @@ def headline_lines(comparison: Comparison) -> list[str]:
 
 def run_address(run: pd.Series, address: str = "") -> str:
     """Where MLflow's UI shows a run; without the UI's address relative to it."""
-    return _in_ui(f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}", address)
+    return _in_ui(f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}?workflowType=machine_learning", address)
 
 
 def run_name(run: pd.Series, comparison: Comparison) -> str:
