@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from resflow.notebook.checks import VARYING, check_population
+from resflow.plots.labels import point_name
 from resflow.studies.population_problem import PopulationProblem, population_outcomes
 from resflow.training.population import PopulationResult, train_population
 from resflow.workflow import names
@@ -131,6 +132,7 @@ class _MemberRuns:
     def __init__(self, run: Run, points: Sequence[Mapping[str, Any]], problem: PopulationProblem) -> None:
         began = time.perf_counter()
         self._run, self._points, self._problem = run, points, problem
+        self._varying = [name for name in VARYING if name == "seed" or len({point[name] for point in points}) > 1]
         run.set_tags({names.ROLE: names.Role.POPULATION})
         parent = run.stored
         self._experiment_id = parent.info.experiment_id
@@ -164,11 +166,11 @@ class _MemberRuns:
             if (fingerprint := point.pop(names.FINGERPRINT, None)) is not None:
                 tags[names.FINGERPRINT] = str(fingerprint)
             tags |= {key: str(value) for key, value in outcome.items() if _is_tag(value)}
-            values = " ".join(f"{name}={value}" for name, value in point.items() if value is not None)
+            varied = point_name({name: point[name] for name in self._varying})
             record_run(
                 self._run.client,
                 self._experiment_id,
-                name=f"gap {history['linear_predictor_gap'][-1]:+.4f}, {values}",
+                name=f"gap {history['linear_predictor_gap'][-1]:+.4f}, {varied}",
                 parameters=self._parameters | point,
                 tags=self._tags | tags,
                 history=pd.DataFrame(history).rename(columns=METRICS),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes
-from resflow.plots.labels import label_of, value_name
+from resflow.plots.labels import label_of, number_text, value_name
 
 __all__ = ["plot_final_gaps", "plot_gap_trajectories"]
 
@@ -55,7 +55,7 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
         final: One row a member: linear_predictor_gap, diverged (truth values) and `by`.
         by: The parameter.
         title: What the figure shows.
-        smallest: The scale is linear within ± this value and logarithmic outside.
+        smallest: Where gaps span decades the scale is linear within ± this value and logarithmic outside.
     """
     figure, axes = one_axes(title)
     values = sorted(final[by].unique())
@@ -72,8 +72,16 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
     medians = final.groupby(by)["linear_predictor_gap"].median()
     for at, value in enumerate(values):
         axes.hlines(medians[value], at - 0.38, at + 0.38, color=PALETTE[1], linewidth=2.2, label="" if at else "median")
-    axes.axhline(0.0, label="best linear predictor", **LINEAR)
-    axes.set_yscale("symlog", linthresh=smallest)
+    gaps = final["linear_predictor_gap"].replace([np.inf, -np.inf], np.nan).dropna()
+    nearest = gaps.abs().min() if len(gaps) and (gaps.max() < 0 or gaps.min() > 0) else 0.0
+    if len(gaps) and nearest > 2 * np.ptp(gaps):  # the level is too far off to be drawn without hiding all else
+        side = "above" if gaps.max() < 0 else "below"
+        axes.text(0.99, 0.98 if side == "above" else 0.02, f"best linear predictor: {number_text(nearest, 3)} {side}",
+                  transform=axes.transAxes, ha="right", va="top" if side == "above" else "bottom")  # fmt: skip
+    else:
+        axes.axhline(0.0, label="best linear predictor", **LINEAR)
+        if len(gaps) and gaps.abs().max() > 100 * max(gaps.abs().quantile(0.25), smallest):
+            axes.set_yscale("symlog", linthresh=smallest)
     axes.set_xticks(range(len(values)), [value_name(value) for value in values])
     axes.set(xlabel=label_of(by), ylabel="final objective\nminus best linear objective")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
