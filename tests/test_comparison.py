@@ -101,7 +101,7 @@ def test_parameters_may_be_called_as_what_is_computed_of_them(tmp_path):
     assert comparison.axes == ("median (parameter)", "runs (parameter)", "status (parameter)")
     assert comparison.statuses == {"FINISHED": 8}
     assert list(overview.spread_figures(comparison)) == list(comparison.axes)
-    figures = (overview.curves_figure(client, comparison), overview.coordinates_figure(comparison))
+    figures = (overview.curves_figure(client, comparison), overview.grid_figure(comparison))
     for figure in figures:
         figure.canvas.draw()
     assert "<th>median (parameter)</th>" in overview.best_table(comparison)
@@ -141,15 +141,14 @@ def test_best_is_the_largest_where_the_sweep_says_so(tmp_path):
     rows = BeautifulSoup(overview.best_table(comparison), "html.parser").select("tbody tr")
     assert [row.find_all("td")[3].get_text() for row in rows] == ["0.9", "0.8", "0.7", "0.6", "0.5", "none"]
     drawn = [*overview.spread_figures(comparison).values(), overview.curves_figure(client, comparison)]
-    drawn.append(overview.coordinates_figure(comparison))
+    drawn.append(overview.grid_figure(comparison))
     for figure in drawn:
         figure.canvas.draw()
         texts = [text.get_text() for text in figure.findobj(lambda each: hasattr(each, "get_text"))]
         assert "accuracy" in " ".join(texts)
         assert not [text for text in texts if "linear" in text or "gap" in text]
     assert "6 runs" in drawn[-2].get_suptitle()
-    lines = drawn[-1].axes[0].collections[0]
-    assert lines.get_array().tolist() == [0.9, 0.8, 0.7, 0.6, 0.5]  # the worst lie on top
+    assert drawn[-1].axes[0].get_title(loc="left").startswith("Median accuracy highest at kind a, C 100 (0.9)")
     (axes,) = drawn[0].axes
     crosses = [dots for dots in axes.collections if dots.get_label() == "diverged: not finite"]
     assert crosses
@@ -157,7 +156,7 @@ def test_best_is_the_largest_where_the_sweep_says_so(tmp_path):
     assert worst.startswith("worst   C 100, b: not a number (run ")
     assert best.startswith("best    C 100, a: 0.9 (run ")
     drawn = {artifact.path for artifact in client.list_artifacts(parent, "figures") if artifact.path.endswith("pdf")}
-    names = ("accuracy_against_C", "accuracy_against_kind", "curves", "parallel_coordinates")
+    names = ("accuracy_against_C", "accuracy_against_kind", "curves", "two_axes")
     assert drawn == {f"figures/{name}.pdf" for name in names}
 
 
@@ -228,8 +227,11 @@ def test_figures_show_every_run_with_the_linear_predictors_level(client, skip):
     assert "30 of 36 curves end below" in axes.figure.get_suptitle()
     (axes,) = overview.verdicts_figure(skip).axes
     assert sorted(bar.get_width() for bars in axes.containers for bar in bars) == [0, 4, 6, 6, 8, 12]
-    lines = overview.coordinates_figure(skip).axes[0].collections[0]
-    assert len(lines.get_segments()) == 36
+    axes = overview.grid_figure(skip).axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("learning rate", "architecture")
+    medians = skip.points.groupby(["architecture", "learning_rate"], sort=False)["linear_predictor_gap"].median()
+    said = [float(text.get_text().removeprefix("≈ ").replace("−", "-")) for text in axes.texts]
+    np.testing.assert_allclose(said, medians, rtol=5e-3)
 
 
 def test_one_run_alone_is_drawn_as_well(skip):
@@ -244,7 +246,7 @@ def test_diverged_runs_are_drawn_and_said(client, width):
     figure = overview.spread_figures(width)["width"]
     figure.canvas.draw()
     assert "diverged: not finite" in [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "1 of them left out" in overview.coordinates_figure(width).axes[0].get_title(loc="left")
+    assert overview.grid_figure(width) is None  # one axis beside seeds
     assert overview.verdicts_figure(width) is None
     overview.curves_figure(client, width).canvas.draw()
 
@@ -364,7 +366,7 @@ def test_overview_is_attached_to_the_sweeps_parent(client, skip):
     attached = {artifact.path for artifact in client.list_artifacts(skip.parent_id, "figures")}
     names = {path.rpartition(".")[0] for path in attached}
     assert attached == {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
-    assert {"figures/curves", "figures/verdicts", "figures/parallel_coordinates"} < names
+    assert {"figures/curves", "figures/verdicts", "figures/two_axes"} < names
 
 
 def test_report_is_one_file_with_every_figure_and_attached(client, project, skip):

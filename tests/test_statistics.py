@@ -6,7 +6,6 @@ import pytest
 from scipy import stats
 
 from resflow.workflow.reports.findings import (
-    coordinates_finding,
     curves_finding,
     share_finding,
     spread_finding,
@@ -119,12 +118,6 @@ def test_findings_say_what_the_numbers_are(points):
         "above the best linear predictor at the end: 0 of 27 with skip, 10 of 27 with bare"
     )
     assert share_finding(points[points["kind"] == "skip"]) == "all 27 runs end at or below the best linear predictor"
-    assert coordinates_finding(points, ["kind", "width", "seed"], GAP) == (
-        "the best 5 of 54 runs are found all over the range of kind, width"
-    )
-    good = points["width"].eq(16) & points["seed"].lt(3) & points["kind"].eq("skip")
-    better = points.assign(**{GAP: points[GAP].where(~good, -20.0)})
-    assert coordinates_finding(better, ["kind", "width", "seed"], GAP) == ("the best 5 of 54 runs have width 16 to 64")
     counts = pd.DataFrame({"verdict": ["sopsp_above_linear", "not_stationary"], "runs": [2, 5]})
     assert verdicts_finding(counts) == "of 7 runs 5 not stationary, 2 stationary above linear"
 

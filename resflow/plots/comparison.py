@@ -11,16 +11,14 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from resflow.plots._style import LINEAR, PALETTE, several_axes
 from resflow.plots.labels import label_of, value_name, verdict_name
 
-__all__ = ["plot_curves", "plot_gap_against", "plot_parallel_coordinates", "plot_verdicts"]
+__all__ = ["plot_curves", "plot_gap_against", "plot_verdicts"]
 
 _DASHES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -225,89 +223,6 @@ LEAST_SHOWN = 1e-6
 """Objectives are shown down to this share of the best linear predictor's."""
 
 
-def plot_parallel_coordinates(
-    points: pd.DataFrame, columns: Sequence[str], metric: str, *, title: str, maximize: bool = False
-) -> Figure:
-    """Every run as one line through its parameters and metrics, coloured by one of them; the worst lie on top.
-
-    Args:
-        points: One row a run, with `columns`, all finite where they are numbers.
-        columns: From left to right; the last ones usually metrics.
-        metric: The column that colours the lines.
-        title: What the figure shows.
-        maximize: True if more of the metric is better.
-    """
-    figure, axes = _axes(title, width=max(6.8, 1.5 * len(columns)))
-    axes.grid(visible=False)
-    scales = {column: _Scale(points[column]) for column in columns}
-    heights = np.column_stack([scales[column].place(points[column]) for column in columns])
-    shift = 0.012 * (np.arange(len(points)) * _GOLDEN % 1 - 0.5)  # so that equal values don't hide each other
-    order = np.argsort(points[metric].to_numpy() * (-1 if maximize else 1), kind="stable")
-    segments = [np.column_stack([np.arange(len(columns)), heights[row] + shift[row]]) for row in order]
-    values = points[metric].to_numpy()[order]
-    norm = Normalize(*(np.quantile(values, [0.02, 0.98]) if np.ptp(values) else (values[0] - 1, values[0] + 1)))
-    width = float(np.clip(40 / np.sqrt(len(points) + 1) / 4, 0.7, 2.0))
-    lines = LineCollection(
-        segments, cmap="cividis", norm=norm, linewidths=width, alpha=0.85 if len(points) < 80 else 0.55
-    )
-    lines.set_array(values)
-    axes.add_collection(lines)
-    for place, column in enumerate(columns):
-        axes.axvline(place, color="0.25", linewidth=1.0, zorder=3)
-        for height, text in scales[column].ticks():
-            axes.annotate(
-                text,
-                (place, height),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                zorder=5,
-                bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.85, "linewidth": 0},
-            )
-    axes.set_xticks(range(len(columns)), [label_of(column).replace(" predictor", "\npredictor") for column in columns])
-    axes.set(xlim=(-0.1, len(columns) - 1 + 0.45), ylim=(-0.05, 1.05), yticks=[])
-    sns.despine(figure, left=True, bottom=True)
-    axes.tick_params(axis="x", length=0)
-    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, fraction=0.045, pad=0.02, extend="both")
-    bar.set_label(_LABELS.get(metric, label_of(metric)), fontsize=9)
-    return figure
-
-
-class _Scale:
-    """Where a column's values stand on a vertical axis from 0 to 1."""
-
-    def __init__(self, values: pd.Series) -> None:
-        self.names: list[str] | None = None
-        if not pd.api.types.is_numeric_dtype(values):
-            self.names = list(dict.fromkeys(map(value_name, values)))
-            return
-        self.log = _spans_decades(values)
-        self.values = sorted(values.unique())
-        ends = np.array([self.values[0], self.values[-1]], dtype=float)
-        self.low, self.high = np.log(ends) if self.log else ends
-
-    def place(self, values: pd.Series) -> np.ndarray:
-        if self.names is not None:
-            if len(self.names) == 1:
-                return np.full(len(values), 0.5)
-            return np.array([self.names.index(value_name(value)) for value in values]) / (len(self.names) - 1)
-        numbers = values.to_numpy(dtype=float)
-        numbers = np.log(numbers) if self.log else numbers
-        return (numbers - self.low) / (self.high - self.low) if self.high > self.low else np.full(len(numbers), 0.5)
-
-    def ticks(self) -> list[tuple[float, str]]:
-        if self.names is not None:
-            shown = pd.Series(self.names, dtype=object)
-            return list(zip(self.place(shown), map(_shortened, self.names), strict=True))
-        values = self.values
-        if len(values) > 8:
-            values = [self.values[0], self.values[-1]]
-            middle = np.linspace(self.low, self.high, 5)[1:-1]
-            values[1:1] = list(np.exp(middle) if self.log else middle)
-        return list(zip(self.place(pd.Series(values)), (f"{value:.3g}" for value in values), strict=True))
-
-
 def _panel_of_curves(
     axes: Axes, chosen: pd.DataFrame, middle: pd.DataFrame, groups: Mapping[str, Any], by: str | None
 ) -> None:
@@ -405,10 +320,6 @@ def _legend(*panels: Axes, title: str | None) -> None:
         fontsize=9,
         title_fontsize=9,
     )
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 24 else name[:23] + "…"
 
 
 def _axes(title: str, *, width: float, height: float = 4.4, wrapped: float | None = None) -> tuple[Figure, Axes]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 
 from resflow.plots.labels import label_of, value_name, verdict_name
 from resflow.workflow.reports.metrics import GAP
-from resflow.workflow.reports.statistics import above_linear, best_runs, is_replicate
+from resflow.workflow.reports.statistics import above_linear
 
-__all__ = ["coordinates_finding", "curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
+__all__ = ["curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
 
 
 def share_finding(points: pd.DataFrame, gap: str = GAP, *, by: str | None = None) -> str:
@@ -75,31 +73,6 @@ def verdicts_finding(counts: pd.DataFrame) -> str:
     totals = counts.groupby("verdict", sort=False)["runs"].sum().sort_values(ascending=False)
     parts = [f"{runs} {verdict_name(str(name)).replace(',', '')}" for name, runs in totals.items()]
     return f"of {totals.sum()} runs " + ", ".join(parts)
-
-
-def coordinates_finding(points: pd.DataFrame, axes: Iterable[str], metric: str, *, maximize: bool = False) -> str:
-    """What the best tenth of the runs (at least three) have in common that not all runs have."""
-    count = max(3, round(len(points) / 10))
-    best = best_runs(points, metric, count, maximize=maximize)
-    shared = []
-    for axis in axes:
-        if is_replicate(axis) or points[axis].nunique(dropna=False) < 2:
-            continue
-        values, known = best[axis].unique(), points[axis].unique()
-        if pd.api.types.is_numeric_dtype(points[axis]):
-            low, high = best[axis].min(), best[axis].max()
-            if (low, high) != (points[axis].min(), points[axis].max()):
-                between = value_name(low) if low == high else f"{value_name(low)} to {value_name(high)}"
-                shared.append(f"{label_of(axis)} {between}")
-        elif len(values) < len(known):
-            shared.append(f"{label_of(axis)} {' or '.join(map(value_name, values))}")
-    what = f"the best {min(count, len(points))} of {len(points)} runs"
-    return f"{what} have {', '.join(shared)}" if shared else f"{what} are found all over the {_axes(axes)}"
-
-
-def _axes(axes: Iterable[str]) -> str:
-    named = [label_of(axis) for axis in axes if not is_replicate(axis)]
-    return f"range of {', '.join(named)}" if named else "seeds"
 
 
 def _signed(value: float) -> str:

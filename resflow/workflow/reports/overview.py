@@ -11,18 +11,19 @@ import numpy as np
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
-from resflow.plots.comparison import plot_curves, plot_gap_against, plot_parallel_coordinates, plot_verdicts
+from resflow.plots.comparison import plot_curves, plot_gap_against, plot_verdicts
+from resflow.plots.grid import plot_grid
 from resflow.plots.labels import label_of, number_text, value_name
 from resflow.workflow.goal import Goal
 from resflow.workflow.reports.comparison import Comparison, load_sweep, read_histories
 from resflow.workflow.reports.effects import effect_title, largest_difference
 from resflow.workflow.reports.findings import (
-    coordinates_finding,
     curves_finding,
     share_finding,
     spread_finding,
     verdicts_finding,
 )
+from resflow.workflow.reports.grid import grid_title, strongest_grid
 from resflow.workflow.reports.headline import headline, headline_lines, run_address
 from resflow.workflow.reports.metrics import GAP, HELD_OUT, LEVEL, as_recorded
 from resflow.workflow.reports.statistics import (
@@ -45,8 +46,8 @@ __all__ = [
     "attach_overview",
     "axes_table",
     "best_table",
-    "coordinates_figure",
     "curves_figure",
+    "grid_figure",
     "spread_figures",
     "summary",
     "towards",
@@ -55,9 +56,6 @@ __all__ = [
 
 SMALLER_IS_BETTER = ("gap", "objective", "certificate", "norm")
 """How metrics of the library's end; of any other somebody must say which direction is better."""
-
-KNOWN = 0.9
-"""The share of runs that must have a metric for it to be drawn where runs without it are left out."""
 
 SHOWN_AXES = 6
 """More axes than these make a comparison nobody reads: those with most values are shown."""
@@ -234,27 +232,17 @@ def verdicts_figure(comparison: Comparison) -> Figure | None:
     return plot_verdicts(counts, title=_sentence(verdicts_finding(counts)), by=by)
 
 
-def coordinates_figure(comparison: Comparison) -> Figure | None:
-    """Parallel coordinates of the runs whose values are finite; None if fewer than two are, or only seeds vary."""
+def grid_figure(comparison: Comparison) -> Figure | None:
+    """The median over the two axes that the metric depends on most; None if fewer than two vary beside seeds."""
     points, goal = comparison.points, comparison.goal
-    if goal is None:
-        return None
-    metric, maximize = goal.metric, goal.maximize
     axes = shown_axes(comparison)
-    beside = [
-        name
-        for name in (as_recorded("partial_grad_norm"), HELD_OUT)
-        if name in points and name != metric and points[name].nunique() > 1 and points[name].notna().mean() > KNOWN
-    ]
-    numbers = [*(axis for axis in axes if pd.api.types.is_numeric_dtype(points[axis])), *beside, metric]
-    finite = points[np.isfinite(points[numbers]).all(axis="columns")]
-    if len(finite) < 2 or not axes:
+    if goal is None or len(axes) < 2 or not np.isfinite(points[goal.metric]).any():
         return None
-    title = coordinates_finding(points, axes, metric, maximize=maximize)
-    if len(finite) < len(points):
-        title += f"\n({len(points) - len(finite)} of them left out of the picture: values missing or not finite)"
-    columns = [*axes, *beside, metric]
-    return plot_parallel_coordinates(finite, columns, metric, title=_sentence(title), maximize=maximize)
+    grid = strongest_grid(points, axes, comparison.axes, goal.metric, maximize=goal.maximize)
+    if grid is None:
+        return None
+    title = grid_title(grid, goal.metric, maximize=goal.maximize)
+    return plot_grid(grid.medians, grid.best, grid.alike, goal.metric, title=_sentence(title), maximize=goal.maximize)
 
 
 def shown_axes(comparison: Comparison) -> list[str]:
@@ -317,7 +305,7 @@ def attach_overview(client: MlflowClient, parent_id: str) -> list[str]:
     }
     figures["curves"] = curves_figure(client, comparison)
     figures["verdicts"] = verdicts_figure(comparison)
-    figures["parallel_coordinates"] = coordinates_figure(comparison)
+    figures["two_axes"] = grid_figure(comparison)
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
     for name, figure in drawn.items():
         parent.log_figure(figure, name)
