@@ -9,6 +9,8 @@ import pytest
 from fabricated_runs import fabricate_grid
 from scipy.stats import ttest_rel
 
+from resflow.notebook import last_gaps_title
+from resflow.plots.population import plot_final_gaps
 from resflow.workflow.goal import Goal
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import load_comparison
@@ -20,6 +22,7 @@ from resflow.workflow.reports.effects import (
     largest_difference,
     seeds_table,
 )
+from resflow.workflow.reports.grid import grid_title, strongest_grid
 from resflow.workflow.reports.metrics import GAP
 
 AXES = {"learning_rate": (0.01, 0.1), "width": (4, 16, 64), "seed": range(6)}
@@ -131,3 +134,43 @@ def test_where_more_is_better_the_other_value_is(planted):
     assert "higher by 0.0" in about_effects(turned, ["learning_rate"])
     assert "with 0.01 than with 0.1" in about_effects(turned, ["learning_rate"])
     assert about_effects(dataclasses.replace(planted, goal=None), ["learning_rate"]) == ""
+
+
+def test_best_cell_is_marked_and_those_that_seeds_do_not_tell_from_it_are_named(planted):
+    points = noise(0)
+    effect = points["learning_rate"].eq(0.1) * 20.0 + points["width"].eq(64) * 40.0
+    grid = strongest_grid(points.assign(**{GAP: points[GAP] - effect}), ("width", "learning_rate"), tuple(AXES), GAP)
+    assert (grid.medians.index.name, grid.medians.columns.name) == ("learning_rate", "width")
+    assert grid.best == (1, 2)
+    assert not grid.alike
+    assert grid_title(grid, GAP).startswith("median gap lowest at learning rate 0.1, width 64 (")
+    assert grid_title(grid, GAP).endswith("told from all 5 others by the spread of seeds")
+    rate = strongest_grid(
+        points.assign(**{GAP: points[GAP] - 20.0 * points["learning_rate"].eq(0.1)}), list(AXES)[:2], tuple(AXES), GAP
+    )
+    assert rate.alike == {(1, column) for column in range(3)} - {rate.best}
+    assert grid_title(rate, GAP).endswith("not told from 2 of 5 others by the spread of seeds")
+    one_seed = strongest_grid(points[points["seed"] == 0], list(AXES)[:2], tuple(AXES), GAP)
+    assert len(one_seed.alike) == 5
+    figure = overview.grid_figure(planted)
+    figure.canvas.draw()
+    assert len(figure.axes[0].texts) == 6
+
+
+def test_last_gaps_are_drawn_on_a_scale_that_fits_and_their_title_rests_on_no_noise():
+    final = noise(3).drop(columns="width").drop_duplicates(["learning_rate", "seed"]).assign(diverged=False)
+    near = final.assign(**{GAP: -0.126 + 1e-4 * final[GAP]})
+    assert last_gaps_title(near, "learning_rate", ("learning_rate", "seed")) == (
+        "Learning rate: no difference that can be told from the spread of seeds; none diverged"
+    )
+    (axes,) = plot_final_gaps(near, by="learning_rate", title="").axes
+    low, high = axes.get_ylim()
+    assert high - low < 2 * np.ptp(near[GAP])
+    assert any("best linear predictor: 0.12" in text.get_text() for text in axes.get_legend().get_texts())
+    assert not axes.texts  # which could cover a member
+    moved = near.assign(**{GAP: near[GAP] - 0.01 * (near["learning_rate"] == 0.1)})
+    moved.loc[moved.index[0], "diverged"] = True
+    assert last_gaps_title(moved, "learning_rate", ("learning_rate", "seed")).startswith("Gap lower by 0.0")
+    assert last_gaps_title(moved, "learning_rate", ("learning_rate", "seed")).endswith("; 1 diverged")
+    (axes,) = plot_final_gaps(final, by="learning_rate", title="").axes
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_label() == "best linear predictor"] == [0.0]

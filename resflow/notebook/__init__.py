@@ -10,7 +10,7 @@ from resflow.notebook.findings import (
     held_out_title,
 )
 from resflow.notebook.opening import start_run
-from resflow.notebook.population import population_points, train_members
+from resflow.notebook.population import last_gaps_title, population_points, train_members
 from resflow.notebook.record import Claim, record
 from resflow.workflow.progress import tell_steps
 from resflow.workflow.reports.statistics import above_linear
@@ -25,6 +25,7 @@ __all__ = [
     "held_out_table",
     "held_out_title",
     "labelled_data",
+    "last_gaps_title",
     "population_points",
     "prepare",
     "prepare_split",

@@ -19,9 +19,11 @@ from resflow.workflow import names
 from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.records import Run, record_run
-from resflow.workflow.reports.metrics import METRICS, as_recorded
+from resflow.workflow.reports.effects import effect_title, largest_difference
+from resflow.workflow.reports.metrics import GAP, METRICS, as_recorded
+from resflow.workflow.reports.statistics import is_replicate
 
-__all__ = ["TrainedMembers", "population_points", "train_members"]
+__all__ = ["TrainedMembers", "last_gaps_title", "population_points", "train_members"]
 
 _OWN = (names.RUN_NAME, names.DESCRIPTION, names.PARENT, names.OWNER, names.ROLE)
 _OWN_PREFIXES = (names.FINGERPRINT, names.DATA_DIGEST, names.ERROR, names.NOT_FINITE)
@@ -120,6 +122,20 @@ def train_members(
         **training,
     )
     return TrainedMembers(result, pd.concat(outcomes), time.perf_counter() - began, runs.seconds)
+
+
+def last_gaps_title(final: pd.DataFrame, by: str, varying: Sequence[str]) -> str:
+    """What the last gaps say of a parameter: a difference if it exceeds the spread of seeds; and how many diverged.
+
+    Args:
+        final: One row a member: linear_predictor_gap, diverged (truth values) and what varies.
+        by: The parameter.
+        varying: All parameters that vary, seeds among them.
+    """
+    settled = final.assign(**{GAP: final[GAP].where(~final["diverged"])})
+    found = None if is_replicate(by) else largest_difference(settled, by, varying, GAP)
+    title = f"last gaps of {len(final)} members" if found is None else effect_title(found, by, GAP)
+    return f"{title[0].upper()}{title[1:]}; {int(final['diverged'].sum()) or 'none'} diverged"
 
 
 class _MemberRuns:

@@ -75,14 +75,16 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
     gaps = final["linear_predictor_gap"].replace([np.inf, -np.inf], np.nan).dropna()
     nearest = gaps.abs().min() if len(gaps) and (gaps.max() < 0 or gaps.min() > 0) else 0.0
     if len(gaps) and nearest > 2 * np.ptp(gaps):  # the level is too far off to be drawn without hiding all else
-        side = "above" if gaps.max() < 0 else "below"
-        axes.text(0.99, 0.98 if side == "above" else 0.02, f"best linear predictor: {number_text(nearest, 3)} {side}",
-                  transform=axes.transAxes, ha="right", va="top" if side == "above" else "bottom")  # fmt: skip
+        above = gaps.max() < 0
+        label = (
+            f"best linear predictor: {number_text(nearest, 3)} {'above the highest' if above else 'below the lowest'}"
+        )
+        axes.plot([], [], "^" if above else "v", color="black", label=label)
     else:
         axes.axhline(0.0, label="best linear predictor", **LINEAR)
         if len(gaps) and gaps.abs().max() > 100 * max(gaps.abs().quantile(0.25), smallest):
             axes.set_yscale("symlog", linthresh=smallest)
     axes.set_xticks(range(len(values)), [value_name(value) for value in values])
     axes.set(xlabel=label_of(by), ylabel="final objective\nminus best linear objective")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     return figure
