@@ -307,7 +307,7 @@ def test_members_of_a_population_are_runs_of_their_own_below_the_notebooks(run):
         gaps = run.client.get_metric_history(member.info.run_id, "linear_predictor_gap")
         assert [point.step for point in gaps] == [0, 10, 20]
         assert [point.value for point in gaps] == trained.result.history["linear_predictor_gap"][seed].tolist()
-        assert member.info.run_name.startswith(f"gap {gaps[-1].value:+.4f}, seed={seed} learning_rate=0.01")
+        assert member.info.run_name == f"gap {gaps[-1].value:+.4f}, seed {seed}"  # which is all that varies
         assert {each.dataset.digest for each in member.inputs.dataset_inputs} == {
             part[problem.data_sets[seed]].digest[:36] for part in (problem.train, problem.test)
         }
