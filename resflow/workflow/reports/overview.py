@@ -165,7 +165,7 @@ def spread_figures(comparison: Comparison) -> dict[str, Figure]:
             title = effect_title(found, axis, metric, maximize=maximize)
         if metric == GAP:
             few_texts = not pd.api.types.is_numeric_dtype(points[axis]) and points[axis].nunique(dropna=False) <= 3
-            title += "\n" + share_finding(points, by=axis if few_texts else None)
+            title += ".\n" + share_finding(points, by=axis if few_texts else None)
         table = spread(points, axis, metric, by=by, maximize=maximize)
         level = 0.0 if metric.endswith(GAP) else None
         figures[axis] = plot_gap_against(
