@@ -163,6 +163,10 @@ def test_last_gaps_are_drawn_on_a_scale_that_fits_and_their_title_rests_on_no_no
     assert last_gaps_title(near, "learning_rate", ("learning_rate", "seed")) == (
         "Learning rate: no difference that can be told from the spread of seeds; none diverged"
     )
+    same = near.assign(**{GAP: 0.01 * near["seed"] + 1e-5 * near["learning_rate"]})
+    assert last_gaps_title(same, "learning_rate", ("learning_rate", "seed")) == (
+        "Learning rate moves the gap by 9e−7, seeds by 0.019; none diverged"
+    )
     (axes,) = plot_final_gaps(near, by="learning_rate", title="").axes
     low, high = axes.get_ylim()
     assert high - low < 2 * np.ptp(near[GAP])

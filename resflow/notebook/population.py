@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from resflow.notebook.checks import VARYING, check_population
-from resflow.plots.labels import point_name
+from resflow.plots.labels import label_of, number_text, point_name
 from resflow.studies.population_problem import PopulationProblem, population_outcomes
 from resflow.training.population import PopulationResult, train_population
 from resflow.workflow import names
@@ -135,6 +135,9 @@ def last_gaps_title(final: pd.DataFrame, by: str, varying: Sequence[str]) -> str
     settled = final.assign(**{GAP: final[GAP].where(~final["diverged"])})
     found = None if is_replicate(by) else largest_difference(settled, by, varying, GAP)
     title = f"last gaps of {len(final)} members" if found is None else effect_title(found, by, GAP)
+    spread = float(settled.groupby(by)[GAP].std().median())
+    if found is not None and found.is_told and found.mean < spread:  # of all seeds alike, but next to nothing
+        title = f"{label_of(by)} moves the gap by {number_text(found.mean, 2)}, seeds by {number_text(spread, 2)}"
     return f"{title[0].upper()}{title[1:]}; {int(final['diverged'].sum()) or 'none'} diverged"
 
 
