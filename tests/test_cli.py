@@ -15,7 +15,7 @@ import nbformat
 import psutil
 import pytest
 from fabricated_runs import fabricate
-from small_notebooks import is_gone, resflow_here, write_notebook
+from small_notebooks import but_progress, is_gone, resflow_here, write_notebook
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.ui import free_port, links
@@ -80,7 +80,7 @@ def test_kernel_that_dies_is_one_line_with_the_cell_how_it_ended_and_the_run(pro
     write_notebook(project / "osexit.ipynb", "import os; os._exit(3)", "print('b')", parameters=None)
     done = command(project, "run", "osexit.ipynb")
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    (line,) = but_progress(done.stderr).splitlines()
     place = "cell 1: import os; os._exit(3): DeadKernelError: Kernel died with exit code 3"
     run = r"\(run [0-9a-f]{32}, FAILED\); the executed notebook is attached to the run"
     assert re.fullmatch(rf"resflow: error: osexit.ipynb: {re.escape(place)} {run}", line)
@@ -103,7 +103,7 @@ def test_stopped_run_is_killed_with_its_kernel_and_says_so_in_one_line(project, 
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
-    assert said == f"resflow: error: {number.name}: the run is recorded as KILLED\n"
+    assert but_progress(said) == f"resflow: error: {number.name}: the run is recorded as KILLED\n"
     assert is_gone(int(mark.read_text()), within=0.5)
     assert statuses(project)[size] == "KILLED"
 
