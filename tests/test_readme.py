@@ -67,7 +67,7 @@ def test_examples_print_bounds_in_order_and_a_verdict(capsys):
     gap, certificate, bound = map(float, re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
     assert gap <= certificate <= bound
     exec(ridge, names)
-    assert capsys.readouterr().out.startswith("not_stationary")
+    assert capsys.readouterr().out.startswith("not stationary")
 
 
 def test_guide_to_the_library_does_what_it_shows(capsys):
@@ -75,5 +75,5 @@ def test_guide_to_the_library_does_what_it_shows(capsys):
     exec(example, {})
     said = capsys.readouterr().out
     assert "softmax loss, 3 outputs" in said
-    assert "\nnot_stationary" in said
+    assert "\nnot stationary" in said
     assert "It met its tolerance. gap -" in said
