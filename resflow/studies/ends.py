@@ -14,11 +14,9 @@ from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss
 from resflow.models.residual_unit import ResidualUnit
 from resflow.point import in_default_precision, point_of_unit
-from resflow.stationarity.terms import VERDICTS, FitEvidence, stationarity_terms, verdict_codes
+from resflow.stationarity.terms import ROUNDINGS, VERDICTS, FitEvidence, stationarity_terms, verdict_codes
 
 __all__ = ["describe_each", "end_of"]
-
-_ROUNDINGS = 8.0
 
 
 def describe_each(describe: Callable[..., dict[str, Any]], models: Any, own: Any, *shared: Any) -> dict[str, Any]:
@@ -98,7 +96,7 @@ def _convex_end(model, X, y, linear, epsilon, loss):
     p = inputs @ weights.T
     slope, value = loss.derivative(p, y), jnp.mean(loss.value(p, y))
     gap, gradient = value - linear.objective, slope.T @ inputs / len(y)
-    unit = _ROUNDINGS * jnp.finfo(X.dtype).eps
+    unit = ROUNDINGS * jnp.finfo(X.dtype).eps
     sizes = jnp.linalg.norm(slope.reshape(len(y), -1), axis=1)
     grad_error = unit * jnp.mean(sizes * jnp.linalg.norm(inputs, axis=1))
     gap_error = linear.suboptimality + unit * (value + jnp.abs(linear.objective))

@@ -31,7 +31,7 @@ HOST = "127.0.0.1"
 ABOVE_LINEAR = "metrics.linear_predictor_gap > 0.000000001"
 """MLflow's condition for runs above their best linear predictor, rounding apart."""
 
-_MACHINE_LEARNING = "workflowType=machine_learning"
+MACHINE_LEARNING = "workflowType=machine_learning"
 """Without this MLflow opens its pages for generative AI, where runs are called evaluations."""
 
 POLL_SECONDS = 0.2
@@ -82,12 +82,12 @@ def links(client: MlflowClient, address: str) -> Iterator[str]:
             yield f"  above linear: {charts_link(address, place)}&searchFilter={quote(ABOVE_LINEAR)}"
     for name, parent in parents_of_sweeps(client, [experiment.experiment_id for experiment in experiments]).items():
         run = f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
-        yield f"sweep {name}: {run}?{_MACHINE_LEARNING}"
+        yield f"sweep {name}: {run}?{MACHINE_LEARNING}"
 
 
 def charts_link(address: str, experiment_id: str) -> str:
     """Where a UI shows an experiment's runs as charts; its list of runs is one click away."""
-    return f"{address}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART&{_MACHINE_LEARNING}"
+    return f"{address}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART&{MACHINE_LEARNING}"
 
 
 def _answers(port: int) -> bool:

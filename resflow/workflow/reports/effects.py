@@ -13,7 +13,7 @@ import pandas as pd
 from resflow.plots.labels import label_of, number_text, value_name, with_error
 from resflow.workflow.reports.comparison import Comparison
 from resflow.workflow.reports.metrics import GAP
-from resflow.workflow.reports.statistics import ROUNDING, binned, is_replicate, moments
+from resflow.workflow.reports.statistics import ROUNDING, binned, is_above_linear, is_replicate, moments
 
 __all__ = [
     "Difference",
@@ -228,7 +228,7 @@ def _row(runs: pd.DataFrame, metric: str, maximize: bool) -> dict[str, Any]:
     row["mean ± deviation"] = with_error(found.mean, found.deviation)
     row["not finite"] = found.not_finite
     if GAP in runs:
-        above = int((~(runs[GAP] <= ROUNDING)).sum())
+        above = int(is_above_linear(runs[GAP]).sum())
         row["above linear"] = f"{above} of {len(runs)} ({100 * above / len(runs):.0f} %)"
     return row
 

@@ -13,8 +13,8 @@ from resflow.workflow import names
 from resflow.workflow.records import tagged
 from resflow.workflow.reports.comparison import Comparison
 from resflow.workflow.reports.metrics import GAP, HELD_OUT, as_recorded
-from resflow.workflow.reports.statistics import ROUNDING, above_linear, best_runs, second_axis
-from resflow.workflow.ui import ABOVE_LINEAR
+from resflow.workflow.reports.statistics import above_linear, best_runs, is_above_linear, second_axis
+from resflow.workflow.ui import ABOVE_LINEAR, MACHINE_LEARNING
 
 __all__ = ["headline", "headline_lines", "run_address", "run_name"]
 
@@ -55,7 +55,7 @@ def headline(comparison: Comparison, *, address: str = "") -> str:
 
 def headline_lines(comparison: Comparison) -> list[str]:
     """The same in plain lines, for a terminal."""
-    lines = [_shares(comparison)] if _shares(comparison) else []
+    lines = list(filter(None, [_shares(comparison)]))
     above = _above(comparison)
     lines += [f"above   {_plain(line)}" for line in above[:LISTED]]
     lines += [f"        and {len(above) - LISTED} more"] * (len(above) > LISTED)
@@ -64,7 +64,7 @@ def headline_lines(comparison: Comparison) -> list[str]:
 
 def run_address(run: pd.Series, address: str = "") -> str:
     """Where MLflow's UI shows a run; without the UI's address relative to it."""
-    return _in_ui(f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}?workflowType=machine_learning", address)
+    return _in_ui(f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}?{MACHINE_LEARNING}", address)
 
 
 def run_name(run: pd.Series, comparison: Comparison) -> str:
@@ -90,7 +90,7 @@ def _above(comparison: Comparison) -> list[_Line]:
     points = comparison.points
     if GAP not in points or not points[GAP].notna().any():
         return []
-    above = points[~(points[GAP] <= ROUNDING)]
+    above = points[is_above_linear(points[GAP])]
     return [_line(run, comparison, GAP) for _, run in best_runs(above, GAP, len(above)).iloc[::-1].iterrows()]
 
 
@@ -142,7 +142,7 @@ def _filter_address(comparison: Comparison, address: str) -> str:
     """Where MLflow's UI lists the runs above their linear predictor."""
     of_sweep = [tagged(names.SWEEP, comparison.name)] if comparison.kind == "sweep" else []
     condition = " and ".join([ABOVE_LINEAR, *of_sweep])
-    place = f"#/experiments/{comparison.experiment_id}/runs?workflowType=machine_learning"
+    place = f"#/experiments/{comparison.experiment_id}/runs?{MACHINE_LEARNING}"
     return _in_ui(f"{place}&searchFilter={quote(condition)}", address)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "above_linear",
     "best_runs",
     "binned",
+    "is_above_linear",
     "is_replicate",
     "level_axis",
     "median_curves",
@@ -117,6 +118,11 @@ def spread(
     return table.sort_values(axis, kind="stable", ignore_index=True) if numeric else table
 
 
+def is_above_linear(gaps: pd.Series) -> pd.Series:
+    """Which runs end above the best linear predictor by more than rounding; one whose gap is not finite is above."""
+    return ~(gaps <= ROUNDING)
+
+
 def above_linear(points: pd.DataFrame, metric: str = GAP, *, by: str | None = None) -> pd.DataFrame:
     """How many runs end above the best linear predictor, with an exact 95 % interval for the share.
 
@@ -132,7 +138,7 @@ def above_linear(points: pd.DataFrame, metric: str = GAP, *, by: str | None = No
     from scipy.stats import binomtest  # takes long to import
 
     gap = points[metric].astype(float)
-    frame = pd.DataFrame({"above": ~(gap <= ROUNDING), "not_finite": ~np.isfinite(gap)})
+    frame = pd.DataFrame({"above": is_above_linear(gap), "not_finite": ~np.isfinite(gap)})
     key = points[by] if by is not None else pd.Series("all runs", index=points.index, name="group")
     table = frame.groupby(key, sort=False, dropna=False).agg(
         runs=("above", "size"), above=("above", "sum"), not_finite=("not_finite", "sum")
