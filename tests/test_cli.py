@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+import click
 import nbformat
 import psutil
 import pytest
@@ -18,6 +19,7 @@ from fabricated_runs import fabricate
 from small_notebooks import but_progress, is_gone, resflow_here, write_notebook
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.cli import cli
 from resflow.workflow.ui import free_port, links
 
 RESFLOW = Path(sys.executable).parent / "resflow"
@@ -117,7 +119,10 @@ def test_stopped_run_is_killed_with_its_kernel_and_says_so_in_one_line(project, 
         (["run", "tiny.ipynb", "-p", "size", "big"], "size='big' is not of the declared type int"),
         (["run", "tiny.ipynb", "-p", "sise", "1"], "sise is not a parameter of the notebook: nearest is size"),
         (["ui", "--port", "0"], "0"),
-        (["walk"], "walk"),
+        (["walk"], "no such command 'walk': resflow -h says what is allowed"),
+        (["store", "walk"], "resflow store -h says what is allowed"),
+        (["run"], "missing argument 'NOTEBOOK': resflow run -h says what is allowed"),
+        (["run", "tiny.ipynb", "-p", "size"], "option '-p' requires 2 arguments"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message):
@@ -126,6 +131,27 @@ def test_bad_input_is_one_line_and_exit_code_2(project, arguments, message):
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("resflow: error: ")
     assert message in line
+
+
+@pytest.mark.parametrize("group", [[], ["store"]], ids=["resflow", "store"])
+def test_group_without_a_command_shows_its_help_and_exits_with_2(project, group):
+    done, asked = resflow_here(project, *group), resflow_here(project, *group, "-h")
+    assert (done.returncode, asked.returncode) == (2, 0)
+    assert done.stderr.strip() == asked.stdout.strip()
+    assert done.stdout == ""
+
+
+def commands(group):
+    for name, command in sorted(group.commands.items()):
+        yield [name]
+        yield from ([name, *below] for below in commands(command)) if isinstance(command, click.Group) else ()
+
+
+@pytest.mark.parametrize("path", [[], *commands(cli)], ids=" ".join)
+def test_help_says_everything_within_80_columns(project, path):
+    said = resflow_here(project, *path, "-h", COLUMNS="80").stdout
+    assert "..." not in said.replace("[ARGS]...", "")
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_store_commands_say_where_runs_are_and_that_nothing_moved(project):

@@ -7,9 +7,11 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.extra import missing_package
@@ -19,10 +21,16 @@ from resflow.workflow.project import project_root, store_in_use
 from resflow.workflow.quiet import collected_log
 from resflow.workflow.store_errors import UnusableStoreError
 
-__all__ = ["fail", "guarded"]
+if TYPE_CHECKING:
+    from papermill.exceptions import PapermillExecutionError
+
+__all__ = ["fail", "fail_for_cell", "guarded"]
 
 LENGTH = 1800
 """Characters of the one line at most."""
+
+BAD_INPUT = (InvalidInputError.__name__, UnusableStoreError.__name__, "StoreMovedError")
+"""What a notebook's cell raises where the user can act."""
 
 
 def guarded(command: Callable[[], Any]) -> int:
@@ -41,6 +49,11 @@ def guarded(command: Callable[[], Any]) -> int:
             return _say(with_traceback_file(str(error), error, log), 2)
         except InvalidInputError as error:
             return _say(str(error), 2)
+        except NoArgsIsHelpError as error:  # its message is the help
+            _write(error.format_message())
+            return 2
+        except click.UsageError as error:
+            return _say(_with_help(error), 2)
         except click.ClickException as error:
             return _say(error.format_message(), 2)
         except (KeyboardInterrupt, click.Abort):
@@ -55,6 +68,21 @@ def guarded(command: Callable[[], Any]) -> int:
 def fail(message: str, code: int) -> NoReturn:
     """End the command with one line on standard error and an exit code."""
     sys.exit(_say(message, code))
+
+
+def fail_for_cell(error: PapermillExecutionError, notebook: Path | str, more: str = "") -> NoReturn:
+    """End the command with what a cell raised: as bad input, or with the cell and what more there is to say."""
+    said = one_line(error.evalue, 600)
+    if error.ename in BAD_INPUT:
+        fail(said, 2)
+    fail(f"cell {error.cell_index + 1} of {notebook} raised {error.ename}: {said}{more}", 1)
+
+
+def _with_help(error: click.UsageError) -> str:
+    """What is wrong with a command line, and the command that says what is allowed."""
+    message = error.format_message().rstrip(".")
+    message = message[:1].lower() + message[1:]
+    return f"{message}: {error.ctx.command_path} -h says what is allowed" if error.ctx else message
 
 
 def _told(error: Exception, log: deque[str]) -> int:
@@ -78,10 +106,14 @@ def _told(error: Exception, log: deque[str]) -> int:
 
 
 def _say(message: str, code: int) -> int:
+    _write(f"resflow: error: {one_line(message, LENGTH)}")
+    return code
+
+
+def _write(text: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # closed, or a full disk: the exit code has to do
-            print(f"resflow: error: {one_line(message, LENGTH)}", file=sys.stderr, flush=True)
-    return code
+            print(text, file=sys.stderr, flush=True)
 
 
 def _drop_output() -> None:

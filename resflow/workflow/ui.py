@@ -13,26 +13,20 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import guarded
-from resflow.workflow.addresses import without_credentials
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.records import every_run, open_client, parents_of_sweeps
+from resflow.workflow.ui_pages import ABOVE_LINEAR, FIRST_PORT, HOST, run_page, runs_page, server_address, ui_address
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["charts_link", "free_port", "links", "serve"]
+__all__ = ["free_port", "links", "serve"]
 
-HOST = "127.0.0.1"
-
-ABOVE_LINEAR = "metrics.linear_predictor_gap > 0.000000001"
-"""MLflow's condition for runs above their best linear predictor, rounding apart."""
-
-MACHINE_LEARNING = "workflowType=machine_learning"
-"""Without this MLflow opens its pages for generative AI, where runs are called evaluations."""
+PORTS = range(FIRST_PORT, FIRST_PORT + 100)
+"""Which are tried where none is asked for."""
 
 POLL_SECONDS = 0.2
 
@@ -46,8 +40,8 @@ def serve(port: int | None = None) -> int:
     Returns the exit code.
     """
     client = open_client()
-    if client.tracking_uri.startswith("http"):
-        print("\n".join(links(client, without_credentials(client.tracking_uri))))
+    if address := server_address(client.tracking_uri):
+        print("\n".join(links(client, address)))
         return 0
     port = free_port(port)
     command = [sys.executable, "-P", guarded.__file__, sys.executable, "-m", "mlflow", "server"]
@@ -63,7 +57,7 @@ def serve(port: int | None = None) -> int:
                 told = False
                 while server.poll() is None:
                     if not told and (told := _answers(port)):
-                        where = "\n".join(links(client, f"http://{HOST}:{port}"))
+                        where = "\n".join(links(client, ui_address(client.tracking_uri, port)))
                         print(where, "Ctrl-C ends the server.", sep="\n", flush=True)
                     time.sleep(POLL_SECONDS)  # waiting in one call, a signal that came just before it would be missed
                 return server.returncode
@@ -77,17 +71,11 @@ def links(client: MlflowClient, address: str) -> Iterator[str]:
     experiments = [experiment for experiment in newest if experiment.name != "Default"] or newest
     for experiment in experiments:
         place = experiment.experiment_id
-        yield f"{experiment.name}: {charts_link(address, place)}"
+        yield f"{experiment.name}: {runs_page(place, address, charts=True)}"
         if list(islice(every_run(client, [place], ABOVE_LINEAR), 1)):
-            yield f"  above linear: {charts_link(address, place)}&searchFilter={quote(ABOVE_LINEAR)}"
+            yield f"  above linear: {runs_page(place, address, condition=ABOVE_LINEAR, charts=True)}"
     for name, parent in parents_of_sweeps(client, [experiment.experiment_id for experiment in experiments]).items():
-        run = f"{address}/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
-        yield f"sweep {name}: {run}?{MACHINE_LEARNING}"
-
-
-def charts_link(address: str, experiment_id: str) -> str:
-    """Where a UI shows an experiment's runs as charts; its list of runs is one click away."""
-    return f"{address}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART&{MACHINE_LEARNING}"
+        yield f"sweep {name}: {run_page(parent.info.experiment_id, parent.info.run_id, address)}"
 
 
 def _answers(port: int) -> bool:
@@ -107,7 +95,7 @@ def free_port(port: int | None) -> int:
     Raises:
         InvalidInputError: If it is taken, or none of a hundred is free.
     """
-    for candidate in [port] if port else range(5000, 5100):
+    for candidate in [port] if port else PORTS:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -115,7 +103,9 @@ def free_port(port: int | None) -> int:
             except OSError:
                 continue
         return candidate
-    raise InvalidInputError(f"port={port or '5000 to 5099'} is taken on {HOST}: choose another with --port")
+    raise InvalidInputError(
+        f"port={port or f'{PORTS[0]} to {PORTS[-1]}'} is taken on {HOST}: choose another with --port"
+    )
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

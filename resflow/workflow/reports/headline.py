@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import quote
 
 import pandas as pd
 
@@ -14,7 +13,7 @@ from resflow.workflow.records import tagged
 from resflow.workflow.reports.comparison import Comparison
 from resflow.workflow.reports.metrics import GAP, HELD_OUT, as_recorded
 from resflow.workflow.reports.statistics import above_linear, best_runs, is_above_linear, second_axis
-from resflow.workflow.ui import ABOVE_LINEAR, MACHINE_LEARNING
+from resflow.workflow.ui_pages import ABOVE_LINEAR, run_page, runs_page
 
 __all__ = ["headline", "headline_lines", "run_address", "run_name"]
 
@@ -64,7 +63,7 @@ def headline_lines(comparison: Comparison) -> list[str]:
 
 def run_address(run: pd.Series, address: str = "") -> str:
     """Where MLflow's UI shows a run; without the UI's address relative to it."""
-    return _in_ui(f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}?{MACHINE_LEARNING}", address)
+    return run_page(run["experiment_id"], run["run_id"], address)
 
 
 def run_name(run: pd.Series, comparison: Comparison) -> str:
@@ -142,9 +141,4 @@ def _filter_address(comparison: Comparison, address: str) -> str:
     """Where MLflow's UI lists the runs above their linear predictor."""
     of_sweep = [tagged(names.SWEEP, comparison.name)] if comparison.kind == "sweep" else []
     condition = " and ".join([ABOVE_LINEAR, *of_sweep])
-    place = f"#/experiments/{comparison.experiment_id}/runs?{MACHINE_LEARNING}"
-    return _in_ui(f"{place}&searchFilter={quote(condition)}", address)
-
-
-def _in_ui(place: str, address: str) -> str:
-    return f"{address.rstrip('/')}/{place}" if address else place
+    return runs_page(comparison.experiment_id, address, condition=condition)

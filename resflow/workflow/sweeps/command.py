@@ -28,7 +28,7 @@ __all__ = ["sweep"]
 FAILURES_SHOWN = 20
 
 
-@click.command()
+@click.command(short_help="Run what is missing of a sweep.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Show the plan and how much of it is finished, and run nothing.")
 @click.option("--points", "every_point", is_flag=True, help="With --dry-run: show every point.")
