@@ -22,7 +22,7 @@ def main() -> None:
     """Run the command; whatever goes wrong is one line on standard error, and the exit code says of what kind it is."""
     # nbformat's jsonschema would spend a second on the grammar of internationalised links, which nobody here checks.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    sys.exit(guarded(lambda: cli.main(standalone_mode=False)))
+    sys.exit(guarded(lambda: cli.main(prog_name="resflow", standalone_mode=False)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
