@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from bs4 import BeautifulSoup
@@ -25,15 +26,11 @@ def assert_legible(html: str) -> None:
 def texts_of_figures(html: str, window: int) -> list[tuple[str, float]]:
     """The texts of a page's vector figures, with the size of their letters in pixels where a window is that wide."""
     sizes = []
-    for figure in BeautifulSoup(html, "html.parser").select("figure"):
-        address = figure.img["src"]
-        if address.startswith("data:image/svg+xml;base64,"):
-            svg = ElementTree.fromstring(base64.b64decode(address.partition(",")[2]))
-            own = float(re.search(r"--width: (\d+)px", figure["style"])[1])
-            scale = _shown(html, own, window) / float(svg.attrib["viewBox"].split()[2])
-            for text in svg.iter("{http://www.w3.org/2000/svg}text"):
-                words = " ".join("".join(text.itertext()).split())
-                sizes += [(words, scale * size) for size in _letters(text)]
+    for own, svg in _vector_figures(html):
+        scale = _shown(html, own, window) / float(svg.attrib["viewBox"].split()[2])
+        for text in svg.iter("{http://www.w3.org/2000/svg}text"):
+            words = " ".join("".join(text.itertext()).split())
+            sizes += [(words, scale * size) for size in _letters(text)]
     return sizes
 
 
@@ -43,10 +40,26 @@ def shown_widths(html: str, window: int) -> list[float]:
     return [_shown(html, float(re.search(r"--width: (\d+)px", figure["style"])[1]), window) for figure in sized]
 
 
+def _vector_figures(html: str) -> Iterator[tuple[float, ElementTree.Element]]:
+    """The figures that are parts of the page or pictures of it, each with its own width in pixels."""
+    for text in re.findall(r"<figure .*?</figure>", html, re.DOTALL):
+        figure = BeautifulSoup(text, "html.parser").figure
+        if found := re.search(r"<svg .*</svg>", text, re.DOTALL):
+            svg = found[0].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+            svg = svg.replace("viewbox=", "viewBox=")  # which are one to HTML
+        elif figure.img["src"].startswith("data:image/svg+xml;base64,"):
+            svg = base64.b64decode(figure.img["src"].partition(",")[2])
+        else:
+            continue
+        yield float(re.search(r"--width: (\d+)px", figure["style"])[1]), ElementTree.fromstring(svg)
+
+
 def _shown(html: str, own: float, window: int) -> float:
     """How wide the page shows a figure of a certain width of its own."""
     enlarged, margin = re.search(r"--shown: min\(([\d.]+) \* var\(--width\), 100vw - ([\d.]+)rem\)", html).groups()
-    (least,) = re.search(r"figure\.sized img {[^}]*min-width: calc\(([\d.]+) \* var\(--width\)\)", html).groups()
+    (least,) = re.search(
+        r"figure\.sized :is\(img, svg\) {[^}]*min-width: calc\(([\d.]+) \* var\(--width\)\)", html
+    ).groups()
     (usual,) = re.search(r"\nhtml { font-size: ([\d.]+)%", html).groups()
     narrow, then = re.search(r"\(max-width: (\d+)rem\) {\s*html { font-size: ([\d.]+)%", html).groups()
     rem = 16 * float(then if window <= 16 * float(narrow) else usual) / 100

@@ -159,6 +159,7 @@ def assert_sound(html: str) -> None:
     assert levels[0] == 1
     assert all(deeper <= level + 1 for level, deeper in pairwise(levels)), levels
     assert all(image.get("alt") for image in page.find_all("img"))
+    assert all(figure.get("aria-label") for figure in page.select("figure svg"))
     assert all(head.get("scope") for head in page.find_all("th"))
     names = [element["id"] for element in page.find_all(id=True)]
     assert len(names) == len(set(names)), names

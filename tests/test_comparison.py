@@ -377,7 +377,7 @@ def test_report_is_one_file_with_every_figure_and_attached(client, project, skip
     assert done.returncode == 0, done.stderr
     assert_sound((project / "skip.html").read_text())
     soup = BeautifulSoup((project / "skip.html").read_text(), "html.parser")
-    assert len(soup.select("figure img")) == 5
+    assert len(soup.select("figure svg")) == 5
     assert len(soup.select(".html table a[href*='/runs/']")) == 10
     assert len(soup.select(".outcome table a[href*='/runs/']")) == 6
     assert len(soup.select(".outcome p a[href*='/runs/']")) == 2

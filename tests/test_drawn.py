@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
 from resflow.plots.drawn import drawn_data
+from resflow.plots.grid import plot_grid
 
 
 @pytest.fixture
@@ -55,3 +56,17 @@ def test_panels_of_several_axes_are_told_apart_and_names_on_an_axis_are_kept(pan
 
 def test_figure_without_data_has_an_empty_table(panels):
     assert drawn_data(panels[0]).empty
+
+
+def test_map_comes_as_a_row_a_cell_with_the_value_under_the_name_of_its_color_bar(panels):
+    figure, (axes, other) = panels
+    other.remove()
+    medians = pd.DataFrame([[-0.1, 0.1 + 0.2], [np.nan, np.inf]], pd.Index(["a", "b"], name="kind"), [2, 4])
+    drawn = plot_grid(medians.rename_axis(columns="width"), (0, 0), [], "linear_predictor_gap", title="A map")
+    table = drawn_data(drawn)
+    assert list(table.columns) == ["series", "width", "kind", "median gap"]
+    assert table[["width", "kind"]].to_numpy().tolist() == [["2", "a"], ["4", "a"], ["2", "b"], ["4", "b"]]
+    np.testing.assert_array_equal(table["median gap"], [-0.1, 0.1 + 0.2, np.nan, np.inf])
+    mesh = axes.pcolormesh([0.0, 1.0, 3.0], [0.0, 2.0], [[5.0, 7.0]])
+    figure.colorbar(mesh)
+    assert drawn_data(figure)[["x", "y", "value"]].to_numpy().tolist() == [[0.5, 1.0, 5.0], [2.0, 1.0, 7.0]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from resflow.notebook.facts import facts_of
-from resflow.plots.labels import verdict_name
+from resflow.plots.labels import verdict_name, with_minus_signs
 from resflow.workflow import names
 from resflow.workflow.records import Run
 from resflow.workflow.reports.metrics import METRICS, as_recorded
@@ -107,7 +106,7 @@ def record(
         run.log_table(table, key)
     for key, figure in (figures or {}).items():
         run.log_figure(figure, key)
-    summary = re.sub(r"(?<![\w.-])-(?=[\d.])|(?<=\de)-(?=\d)", "−", summary.replace(verdict, verdict_name(verdict)))
+    summary = with_minus_signs(summary.replace(verdict, verdict_name(verdict)))
     run.describe(summary)
     run.rename(name)
     display(Markdown(summary))

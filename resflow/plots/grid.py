@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from resflow.plots._style import several_axes
+from resflow.plots.drawn import tell
 from resflow.plots.labels import label_of, number_text, value_name
 
 __all__ = ["plot_grid"]
@@ -53,6 +54,7 @@ def plot_grid(
     colors = mpl.colormaps["cividis" if maximize else "cividis_r"].with_extremes(bad="0.85")
     shown = np.where(np.isfinite(values), values, np.nan)
     image = axes.pcolormesh(shown, cmap=colors, vmin=low, vmax=high, edgecolors="white", linewidth=1.5)
+    tell(image, values=values)
     for (row, column), value in np.ndenumerate(values):
         if np.isnan(value):
             continue

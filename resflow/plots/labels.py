@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["curve_name", "label_of", "number_text", "point_name", "value_name", "verdict_name", "with_error"]
+__all__ = [
+    "curve_name",
+    "label_of",
+    "number_text",
+    "point_name",
+    "value_name",
+    "verdict_name",
+    "with_error",
+    "with_minus_signs",
+]
 
 
 def label_of(name: str) -> str:
@@ -59,6 +69,18 @@ def with_error(value: float, error: float) -> str:
     if not 0 <= places <= 6:
         return f"{number_text(value)} ± {number_text(error, 2)}"
     return f"{value:.{places}f} ± {error:.{places}f}".replace("-", "−")
+
+
+_MINUS = re.compile(r"(?<![\w.-])-(?=[\d.∞]|inf\b)|(?<=\de)-(?=\d)")
+
+
+def with_minus_signs(text: str) -> str:
+    """A text whose numbers have true minus signs; hyphens, ranges and options are left as they are.
+
+    >>> with_minus_signs("gap -0.1 ± 2e-05, well-known, 1-3, --width")
+    'gap −0.1 ± 2e−05, well-known, 1-3, --width'
+    """
+    return _MINUS.sub("−", text)
 
 
 def curve_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Figures as SVG, with their texts as text, their finding as title, and their data as CSV beside them."""
+"""Figures as SVG, with their texts as text, their finding as title, points that say what they are, and CSV beside."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resflow.plots.drawn import drawn_data
+from resflow.plots.groups import FINDING
+from resflow.plots.hover import hovers_of, with_titles
 from resflow.plots.labels import number_text
 
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ MOST_POINTS = 10_000
 
 MOST_ROWS = 5_000
 """Of a figure's data or of a table, beside it as CSV; longer ones are for files of their own."""
-
-FINDING = "finding"
-"""The SVG's group of this id is the figure's title, for pages that have it as caption."""
 
 _DPI = 200
 
@@ -48,7 +47,7 @@ def show_well() -> None:
 
 
 def figure_svg(figure: Figure) -> str:
-    """The figure as SVG, the same text for the same figure."""
+    """The figure as SVG, the same text for the same figure, in which each of a few hundred points says what it is."""
     for axes in figure.axes:
         artists: list[Artist] = [*axes.lines, *axes.collections]
         if sum(map(_points, artists)) > MOST_POINTS:
@@ -59,8 +58,9 @@ def figure_svg(figure: Figure) -> str:
     text = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "resflow"}):
         metadata = {"Title": finding_of(figure), "Date": None, "Creator": None}
+        hovers = hovers_of(figure)
         figure.savefig(text, format="svg", bbox_inches="tight", dpi=_DPI, metadata=metadata)
-    return text.getvalue()
+    return with_titles(text.getvalue(), hovers)
 
 
 def finding_of(figure: Figure) -> str:

@@ -7,32 +7,42 @@ import re
 from html import unescape
 from typing import NamedTuple
 
+from markupsafe import Markup
 from nbformat import NotebookNode
 
+from resflow.plots.groups import FINDING, group_of
+from resflow.plots.labels import with_minus_signs
+from resflow.workflow.reports.inline_svg import inline_svg
 from resflow.workflow.reports.markdown import markdown
 
 __all__ = ["Drawing", "drawing", "link_to"]
-
-
-_MINUS = re.compile(r"(?<![\w-])-(?=[\d.])|(?<=\de)-(?=\d)")
 
 
 class Drawing(NamedTuple):
     """A figure.
 
     Attributes:
+        inline: The figure itself, where it can be a part of the page; else "".
         source: Its address.
         finding: What it shows by its own words; "" if it says nothing.
         width: In pixels; None where that is unknown.
     """
 
+    inline: Markup
     source: str
     finding: str
     width: float | None
 
 
-def drawing(output: NotebookNode, mime: str) -> Drawing:
-    """The picture in an output, without the title that its caption repeats."""
+def drawing(output: NotebookNode, mime: str, *, number: int, described: str) -> Drawing:
+    """The picture in an output, without the title that its caption repeats.
+
+    Args:
+        output: The output.
+        mime: The type of the picture.
+        number: Which figure of the page it is.
+        described: What to say of one that does not say itself what it shows.
+    """
     data, metadata = str(output["data"][mime]), output.get("metadata", {})
     own = metadata.get(mime) if isinstance(metadata.get(mime), dict) else {}
     width, title = own.get("width"), ""
@@ -40,12 +50,17 @@ def drawing(output: NotebookNode, mime: str) -> Drawing:
         root = re.search(r"<svg\b[^>]*?\bwidth=\"([0-9.]+)(pt|px)?\"", data)
         width = float(root[1]) * (4 / 3 if root[2] == "pt" else 1) if root else None
         found = re.search(r"<(?:dc:)?title>([^<]*)</", data)
-        title = _MINUS.sub("−", str(markdown(unescape(found[1])).striptags())) if found else ""
-        encoded = base64.b64encode(_without_title(data).encode()).decode()
+        title = with_minus_signs(str(markdown(unescape(found[1])).striptags())) if found else ""
+        data = _without_title(data)
+        encoded = base64.b64encode(data.encode()).decode()
     else:
         encoded = data.replace("\n", "")
     finding = str(own.get("alt") or metadata.get("alt") or title)
-    return Drawing(f"data:{mime};base64,{encoded}", finding, width if isinstance(width, int | float) else None)
+    known = width if isinstance(width, int | float) else None
+    inline = Markup("")
+    if mime == "image/svg+xml" and known:
+        inline = inline_svg(data, prefix=f"figure-{number}-", described=finding or described)
+    return Drawing(inline, f"data:{mime};base64,{encoded}", finding, known)
 
 
 def link_to(csv: str) -> str:
@@ -55,7 +70,7 @@ def link_to(csv: str) -> str:
 
 def _without_title(svg: str) -> str:
     """A figure cut off below its title, where that stands at its top."""
-    title = _group(svg, "finding")
+    title = group_of(svg, FINDING)
     box = re.search(r'<svg\b[^>]*?height="([\d.]+)pt" viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     if not title or not box:
         return svg
@@ -67,14 +82,3 @@ def _without_title(svg: str) -> str:
         return svg
     cut = f'height="{height - below:.6g}pt" viewBox="0 {below:.6g} {width:.6g} {height - below:.6g}"'
     return svg.replace(title, "").replace(f'height="{box[1]}pt" viewBox="0 0 {box[2]} {box[3]}"', cut)
-
-
-def _group(svg: str, name: str) -> str:
-    """The group of that id with all groups in it; "" if there is none."""
-    start = svg.find(f'<g id="{name}">')
-    depth = 0
-    for tag in re.finditer(r"<g\b|</g>", svg[start:]) if start >= 0 else ():
-        depth += -1 if tag[0] == "</g>" else 1
-        if depth == 0:
-            return svg[start : start + tag.end()]
-    return ""

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from resflow.workflow.reports.css import safe_declarations, safe_stylesheet, safe_value
 
-__all__ = ["had_program", "sanitized"]
+__all__ = ["DRAWING_PROPERTIES", "had_program", "sanitized"]
 
 _DEEPEST = 200
 """Elements within one another; browsers flatten documents from about 500 on, and read them otherwise than written."""
@@ -105,7 +105,7 @@ def _attribute(tag: str, name: str, value: str) -> str | None:
         return value if target.startswith(allowed) else None
     if name == "id" and value.startswith("cell-"):
         return None  # the report's own: its links to cells would lead here
-    if "(" in value and name in _DRAWING:
+    if "(" in value and name in DRAWING_PROPERTIES:
         return safe_value(value)
     return value
 
@@ -217,7 +217,7 @@ marker-start mask opacity overflow paint-order pointer-events shape-rendering st
 stroke-dasharray stroke-dashoffset stroke-linecap stroke-linejoin stroke-miterlimit stroke-opacity stroke-width
 text-anchor text-rendering transform vector-effect visibility word-spacing
 """
-_DRAWING = frozenset(_PROPERTIES.split())
+DRAWING_PROPERTIES = frozenset(_PROPERTIES.split())
 """SVG's attributes that are properties of CSS, and may as such name a file."""
 
 _NAMES = """
@@ -233,7 +233,7 @@ operator orient pathLength patternContentUnits patternTransform patternUnits poi
 primitiveUnits r refX refY result rotate rx ry slope spreadMethod stdDeviation tableValues textLength values
 version viewBox x x1 x2 xmlns y y1 y2
 """
-_ATTRIBUTES = {*_DRAWING, *_NAMES.split()}
+_ATTRIBUTES = {*DRAWING_PROPERTIES, *_NAMES.split()}
 _OWN_ATTRIBUTES = {
     "a": {"href", "name"},
     "feColorMatrix": {"type"},
