@@ -66,7 +66,7 @@ def test_steps_of_one_cell_are_not_shown_of_the_next(file):
     display.cell_start(1)
     tell_steps(50, 100)
     display.cell_start(2)
-    display._look()
+    display._pace.told(steps_told(file))
     assert "steps" not in display.line()
 
 

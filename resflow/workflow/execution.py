@@ -22,7 +22,6 @@ from traitlets.config import Config
 from resflow.workflow import names
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.kernels import speaks_ipc
-from resflow.workflow.progress import PROGRESS
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.scratch import temporary_folder
 
@@ -145,14 +144,14 @@ class _PromptKernelManager(AsyncKernelManager):
 
 @contextmanager
 def _displayed(nb: Any, shown: bool) -> Iterator[tuple[Callable[..., None] | None, dict[str, str]]]:
-    """What is to be called as a cell starts, and what the kernel's environment says of where to tell of steps."""
-    if not shown:  # whoever does not look here may look there
+    """What `displayed` yields; whoever does not look here may look where the environment says already."""
+    if not shown:
         yield None, {}
         return
-    from resflow.workflow.run_display import RunDisplay
+    from resflow.workflow.run_display import displayed
 
-    with temporary_folder() as folder, RunDisplay(nb.cells, folder / "progress") as display:
-        yield lambda cell_index, **_: display.cell_start(cell_index), {PROGRESS: str(folder / "progress")}
+    with displayed(nb.cells) as display:
+        yield display
 
 
 def _kernel_environment(run: Run) -> dict[str, str]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PROGRESS", "Steps", "steps_told", "tell_steps"]
+__all__ = ["PROGRESS", "Pace", "Steps", "steps_told", "tell_steps"]
 
 PROGRESS = "RESFLOW_PROGRESS"
 """The environment variable that names the file."""
@@ -53,3 +53,34 @@ def steps_told(file: Path) -> Steps | None:
     except (OSError, ValueError):
         return None
     return Steps(done, total) if 0 <= done <= total and total else None
+
+
+class Pace:
+    """How far the work at hand is, and how fast it goes on, by what is told of its steps.
+
+    Attributes:
+        last: What was told last; None if nothing was.
+    """
+
+    def __init__(self) -> None:
+        self.last: Steps | None = None
+        self._first: tuple[Steps, float] | None = None
+
+    def told(self, steps: Steps | None) -> None:
+        """Take in what is told now; fewer steps than before, or of another number, are those of other work."""
+        last = self.last
+        if steps is not None and (last is None or steps.total != last.total or steps.done < last.done):
+            self._first = steps, time.monotonic()
+        self.last = steps
+
+    @property
+    def share(self) -> float | None:
+        """The share of the steps that is done; None if nothing was told."""
+        return None if self.last is None else self.last.done / self.last.total
+
+    def seconds_left(self) -> float | None:
+        """How long the other steps will take if they go on as fast; None while that cannot be told."""
+        if self._first is None or self.last is None or self.last.done <= self._first[0].done:
+            return None
+        begun, at = self._first
+        return (time.monotonic() - at) * (self.last.total - self.last.done) / (self.last.done - begun.done)

@@ -6,6 +6,8 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from resflow.workflow.limits import duration, one_line, shortened
-from resflow.workflow.progress import Steps, steps_told
+from resflow.workflow.progress import PROGRESS, Pace, steps_told
+from resflow.workflow.scratch import temporary_folder
 
-__all__ = ["RunDisplay"]
+__all__ = ["FIRST_LINE", "LONGEST_WAIT", "RunDisplay", "displayed"]
 
 POLL_SECONDS = 0.25
 FIRST_LINE, LONGEST_WAIT = 10.0, 600.0
@@ -39,8 +42,7 @@ class RunDisplay:
         self._over, self._lock = threading.Event(), threading.Lock()
         self._index, self._phase = 0, ""
         self._began = time.monotonic()
-        self._first: tuple[Steps, float] | None = None
-        self._last: Steps | None = None
+        self._pace = Pace()
         self._live = None
         if sys.stderr.isatty():
             text = TextColumn("{task.description}", markup=False)
@@ -66,15 +68,15 @@ class RunDisplay:
         with self._lock:
             self._index, self._phase = index, _phase(self._cells, index)
             self._file.unlink(missing_ok=True)
-            self._first = self._last = None
+            self._pace = Pace()
 
     def line(self) -> str:
         """All of it in one line."""
         parts = [f"cell {self._index + 1} of {len(self._cells)}"] + [self._phase] * bool(self._phase)
-        if self._last is not None:
-            parts.append(f"{self._last.done:,} of {self._last.total:,} steps")
+        if (last := self._pace.last) is not None:
+            parts.append(f"{last.done:,} of {last.total:,} steps")
         parts.append(duration(time.monotonic() - self._began))
-        if (left := self._seconds_left()) is not None:
+        if (left := self._pace.seconds_left()) is not None:
             parts[-1:] = [f"about {duration(left)} left"]
         return ", ".join(parts)
 
@@ -82,8 +84,9 @@ class RunDisplay:
         wait, due = FIRST_LINE, FIRST_LINE
         while not self._over.wait(POLL_SECONDS):
             with self._lock:
-                self._look()
-                share = self._last.done / self._last.total if self._last else self._index / len(self._cells)
+                self._pace.told(steps_told(self._file))
+                share = self._pace.share
+                share = self._index / len(self._cells) if share is None else share
                 text = self.line()
             if self._live is not None:
                 self._live.update(self._task, completed=share, description=text, refresh=True)
@@ -92,17 +95,16 @@ class RunDisplay:
                 wait = min(2 * wait, LONGEST_WAIT)
                 due += wait
 
-    def _look(self) -> None:
-        told = steps_told(self._file)
-        if told is not None and (self._last is None or told.total != self._last.total or told.done < self._last.done):
-            self._first = told, time.monotonic()
-        self._last = told
 
-    def _seconds_left(self) -> float | None:
-        if self._first is None or self._last is None or self._last.done <= self._first[0].done:
-            return None
-        begun, at = self._first
-        return (time.monotonic() - at) * (self._last.total - self._last.done) / (self._last.done - begun.done)
+@contextmanager
+def displayed(cells: list[Any]) -> Iterator[tuple[Callable[..., None], dict[str, str]]]:
+    """Show how far a notebook is while it is executed.
+
+    Yields:
+        nbclient's hook `on_cell_start`, and what the kernel's environment says of where to tell of steps.
+    """
+    with temporary_folder() as folder, RunDisplay(cells, folder / "progress") as display:
+        yield lambda cell_index, **_: display.cell_start(cell_index), {PROGRESS: str(folder / "progress")}
 
 
 def _phase(cells: list[Any], index: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,16 +65,25 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
 
 def _execute(notebook: Path, values: dict[str, Any]) -> Any:
     import papermill
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
 
     from resflow.workflow.execution import private_transport
     from resflow.workflow.kernels import PYTHON
+    from resflow.workflow.run_display import displayed
     from resflow.workflow.scratch import temporary_folder
 
     # What papermill has to say of parameters the command has checked already, and better.
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    with temporary_folder() as folder, private_transport(PYTHON) as transport, _unset(*_UNWANTED):
-        options = {"progress_bar": sys.stderr.isatty(), "config": transport}
-        return papermill.execute_notebook(str(notebook), str(folder / notebook.name), values, **options)
+    node = parameterize_notebook(load_notebook_node(str(notebook)), values, kernel_name=PYTHON)
+    with (
+        temporary_folder() as folder,
+        private_transport(PYTHON) as transport,
+        displayed(node.cells) as (display, _),
+        _unset(*_UNWANTED),
+    ):
+        options = {"progress_bar": False, "config": transport, "on_cell_start": display}
+        return papermill.execute_notebook(node, str(folder / notebook.name), **options)
 
 
 _UNWANTED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MPLBACKEND")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.limits import duration, first_line
 from resflow.workflow.names import DRIVER_SEEN, FAILED, FINISHED, KILLED, LOST, ROLE, SESSION, SWEEP, Role
+from resflow.workflow.progress import Steps
 from resflow.workflow.records import Run, end_cut_off, tagged
 from resflow.workflow.sweeps.parent import held, open_parent
 from resflow.workflow.sweeps.plan import Execution, Result
@@ -23,6 +24,7 @@ from resflow.workflow.sweeps.progress import Display
 from resflow.workflow.sweeps.state import Sweep
 from resflow.workflow.sweeps.worker import attempt
 from resflow.workflow.sweeps.worker.cluster import ClusterLostError, cores, local_cluster, running_cluster
+from resflow.workflow.sweeps.worker.events import Event, StepsDone, received
 from resflow.workflow.sweeps.worker.job import Job, Limits, Place
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ class _Driver:
         self.tally = sweep.tally
         self.place = Place(sweep.client.tracking_uri, parent.experiment_id, parent.id, uuid.uuid4().hex)
         self.topic = f"resflow-{self.place.session}"
-        self.events: deque[attempt.Started] = deque()
+        self.events: deque[Event] = deque()
         self.pending: dict[Future, Execution] = {}
         self.problems: list[str] = []
         self.headline: list[str] = []
@@ -118,12 +120,12 @@ class _Driver:
         source = self.sweep.source()
         missing = source.left
         counts = {"executions": missing, "parent_run_id": self.place.parent_id, "sweep": self.sweep.file.name}
-        self.display.event("begun", f"{self.sweep.file.name}: {self.tally.line()}", **counts)
+        self.display.event("begun", f"{self.sweep.file.name}: {self.tally.plan()}", **counts)
         if not missing:
             return
         cluster, threads = self._cluster(missing)
         with cluster as dask:
-            dask.subscribe_topic(self.topic, lambda event: self.events.append(attempt.Started(*event[1])))
+            dask.subscribe_topic(self.topic, lambda event: self.events.append(received(event[1])))
             try:
                 self._run_on(dask, source, replace(self.options.limits, threads=threads))
             finally:
@@ -153,7 +155,7 @@ class _Driver:
                 self.parent.set_tags({DRIVER_SEEN: f"{time.time():.0f}"})
                 self.seen = time.monotonic()
             while self.events:
-                self._started(self.events.popleft())
+                self._told(self.events.popleft())
             for future in [future for future in self.pending if future.done()]:
                 execution = self.pending.pop(future)
                 self._ended(execution, _outcome(future))
@@ -165,9 +167,12 @@ class _Driver:
         job = Job.of(self.sweep.file, execution, self.sweep.todo(execution), self.place, limits)
         return dask.submit(attempt.execute, job, key=f"{self.topic}-{execution.id}", pure=False, retries=0)
 
-    def _started(self, event: attempt.Started) -> None:
+    def _told(self, event: Event) -> None:
+        if isinstance(event, StepsDone):
+            self.tally.steps_told(event.execution, Steps(event.done, event.total))
+            return
         execution = self.sweep.submitted(event.execution)
-        self.tally.started(execution.id)
+        self.tally.started(execution.id, len(self.sweep.todo(execution)))
         again = f" again (attempt {event.attempt})" if event.attempt > 1 else ""
         fields = {"values": execution.values, "attempt": event.attempt, "worker": event.host}
         self.display.event("repeated" if again else "started", f"started{again} {execution.label}", **fields)

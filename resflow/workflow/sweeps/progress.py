@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from resflow.workflow.sweeps.state import Tally
+from resflow.workflow.run_display import FIRST_LINE, LONGEST_WAIT
+from resflow.workflow.sweeps.tally import Tally
 
 __all__ = ["Display", "JsonDisplay", "LineDisplay", "LiveDisplay"]
 
@@ -42,16 +44,27 @@ class Display:
 
 
 class LineDisplay(Display):
-    """One line an event, on standard output."""
+    """One line an event, on standard output, and one at growing intervals in which nothing is said."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__(tally)
+        self._wait, self._said = FIRST_LINE, time.monotonic()
 
     def note(self, text: str) -> None:
         click.echo(text)
+        sys.stdout.flush()
+        self._said = time.monotonic()
 
     def event(self, kind: str, text: str, **fields: Any) -> None:
         if kind in ("finished", "failed"):
-            click.echo(f"{text}; {self.tally.line()}")
+            self.note(f"{text}; {self.tally.line()}")
         elif kind != "started":
-            click.echo(text)
+            self.note(text)
+
+    def refresh(self) -> None:
+        if time.monotonic() - self._said >= self._wait:
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            self.note(self.tally.line())
 
 
 class LiveDisplay(Display):
@@ -61,7 +74,7 @@ class LiveDisplay(Display):
         super().__init__(tally)
         console = Console(highlight=False)
         bar = BarColumn(bar_width=min(24, console.width // 5))
-        self._progress = Progress(bar, TextColumn("{task.description}"), console=console)
+        self._progress = Progress(bar, TextColumn("{task.description}", markup=False), console=console)
         self._task = self._progress.add_task("", total=1)
 
     def __enter__(self) -> Display:
@@ -81,11 +94,7 @@ class LiveDisplay(Display):
         self.refresh()
 
     def refresh(self) -> None:
-        tally = self.tally
-        done = tally.cached + tally.done + tally.failed
-        self._progress.update(
-            self._task, total=max(tally.total, 1), completed=done, description=tally.line().replace("[", "\\[")
-        )
+        self._progress.update(self._task, completed=self.tally.share, description=self.tally.line())
 
 
 class JsonDisplay(Display):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from resflow.workflow.goal import Goal
-from resflow.workflow.limits import duration
-from resflow.workflow.logged_values import finite
 from resflow.workflow.names import FAILED, FINISHED, MISSING, PARENT, Role, role_of
 from resflow.workflow.records import (
     Run,
@@ -22,94 +18,17 @@ from resflow.workflow.records import (
 from resflow.workflow.sweeps.file.axes import size
 from resflow.workflow.sweeps.plan import Execution, Planner, Point, Result
 from resflow.workflow.sweeps.plan.search import FixedSource, SearchSource
+from resflow.workflow.sweeps.tally import Tally
 from resflow.workflow.sweeps.worker.attempt import Outcome
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Sweep", "Tally"]
+__all__ = ["Sweep"]
 
 LOOKED_AT = 20
 """Finished executions by which it is estimated how long the others take."""
-
-
-@dataclass
-class Tally:
-    """How far a sweep is.
-
-    Attributes:
-        total: Points in all.
-        cached: Points that were finished before.
-        done: Points finished now.
-        failed: Points that will not be finished now.
-        running: Executions at work, by id.
-        goal: What tells how good a point is; None if nobody said.
-        best: Its best value yet; None if there is none.
-        best_label: Where.
-    """
-
-    total: int = 0
-    cached: int = 0
-    done: int = 0
-    failed: int = 0
-    running: set[str] = field(default_factory=set)
-    goal: Goal | None = None
-    best: float | None = None
-    best_label: str = ""
-    capacity: int = 1
-    executions_left: int = 0
-    _seconds: list[float] = field(default_factory=list)
-
-    def consider(self, value: float | None, place: str) -> None:
-        """Take a finished point's metric into account."""
-        value = finite(value)
-        if self.goal is None or value is None:
-            return
-        if self.best is None or self.goal.is_better(value, than=self.best):
-            self.best, self.best_label = value, place
-
-    def best_words(self, digits: str) -> str:
-        """The best value yet, by its metric's name, with a sign if it is a gap; "" while there is none."""
-        if self.goal is None or self.best is None:
-            return ""
-        sign = "+" if self.goal.metric.endswith("gap") else ""
-        return f"best {self.goal.metric} {self.best:{sign}{digits}}"
-
-    def can_run(self, capacity: int) -> None:
-        """So many executions can be at work at once."""
-        self.capacity = max(1, capacity)
-
-    def started(self, execution: str) -> None:
-        """An execution is at work."""
-        self.running.add(execution)
-
-    def ended(self, execution: str, done: int, failed: int, seconds: float) -> None:
-        """An execution ended, and with it so many points."""
-        self.running.discard(execution)
-        self.done += done
-        self.failed += failed
-        self.executions_left -= 1
-        self._seconds.append(seconds)
-
-    def seconds_left(self) -> float | None:
-        """How long the rest will take, if it takes as long as what was done now; None while nothing was."""
-        if not self._seconds:
-            return None
-        rounds = max(1.0, self.executions_left / self.capacity) if self.executions_left else 0.0
-        return rounds * fmean(self._seconds)
-
-    def line(self) -> str:
-        """All of it in one line, what matters most at its beginning, as narrow terminals show no more."""
-        parts = [f"{self.cached + self.done}/{self.total} finished"]
-        if (left := self.seconds_left()) is not None and self.executions_left:
-            parts.append(f"about {duration(left)} left")
-        if self.cached:
-            parts.append(f"{self.cached} finished before")
-        parts += [f"{len(self.running)} running"] + [f"{self.failed} failed"] * bool(self.failed)
-        if self.best is not None:
-            parts.append(self.best_words(".4g") + f" ({self.best_label})" * bool(self.best_label))
-        return ", ".join(parts)
 
 
 class Sweep:

@@ -19,11 +19,13 @@ from resflow.workflow.last_word import last_word
 from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTEMPT, ERROR, EXECUTION, FAILED, FINISHED, KILLED, LOST, RUN_TAGS, SESSION
 from resflow.workflow.outcome import LOST_KERNEL
+from resflow.workflow.progress import PROGRESS
 from resflow.workflow.records import Run, client_of, end_lost, every_run, finished_points, tagged
 from resflow.workflow.scratch import temporary_folder
 from resflow.workflow.store_errors import StoreError
 from resflow.workflow.sweeps.plan import Point
 from resflow.workflow.sweeps.plan.fingerprint import sources_digest
+from resflow.workflow.sweeps.worker.events import Event, Started, StepsWatch, message
 from resflow.workflow.sweeps.worker.job import Job
 from resflow.workflow.sweeps.worker.process import Task
 from resflow.workflow.sweeps.worker.server import PointServer
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Outcome", "Started", "execute"]
+__all__ = ["Outcome", "execute"]
 
 
 class Outcome(NamedTuple):
@@ -54,14 +56,6 @@ class Outcome(NamedTuple):
     attempts: int = 1
 
 
-class Started(NamedTuple):
-    """The event that an attempt at an execution began, and on which worker."""
-
-    execution: str
-    attempt: int
-    host: str
-
-
 def execute(job: Job) -> Outcome:
     """Execute a job until it is finished, failed, or lost too often; on a Dask worker, until it is no longer wanted."""
     from mlflow.exceptions import MlflowException
@@ -74,16 +68,16 @@ def execute(job: Job) -> Outcome:
             "or, if they were edited, start the sweep again",
         )
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    is_wanted, report = _connection(job.place.session)
+    is_wanted, tell = _connection(job.place.session)
     uri = moved_to_environment(job.place.tracking_uri)
     try:
         # the driver has looked at the store, and a thousand executions need not
-        return _Attempts(client_of(uri), uri, job, is_wanted).until_over(report)
+        return _Attempts(client_of(uri), uri, job, is_wanted, tell).until_over()
     except (OSError, MlflowException, StoreError, InvalidInputError) as error:  # a full disk, a store out of reach
         return Outcome(FAILED, error=f"on {_host()}: {type(error).__name__}: {first_line(str(error))}")
 
 
-def _connection(session: str) -> tuple[Callable[[], bool], Callable[[Started], None]]:
+def _connection(session: str) -> tuple[Callable[[], bool], Callable[[Event], None]]:
     """Whether the task this thread works on is still wanted, and how to tell Dask what it does."""
     from distributed import get_worker
 
@@ -98,16 +92,23 @@ def _connection(session: str) -> tuple[Callable[[], bool], Callable[[Started], N
         task = worker.state.tasks.get(key)
         return task is not None and task.state not in ("cancelled", "released", "forgotten")
 
-    return is_wanted, lambda event: worker.log_event(f"resflow-{session}", tuple(event))
+    return is_wanted, lambda event: worker.log_event(f"resflow-{session}", message(event))
 
 
 class _Attempts:
     """The attempts at a job."""
 
-    def __init__(self, client: MlflowClient, uri: str, job: Job, is_wanted: Callable[[], bool]) -> None:
-        self.client, self.uri, self.job, self.is_wanted = client, uri, job, is_wanted
+    def __init__(
+        self,
+        client: MlflowClient,
+        uri: str,
+        job: Job,
+        is_wanted: Callable[[], bool],
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.client, self.uri, self.job, self.is_wanted, self.tell = client, uri, job, is_wanted, tell
 
-    def until_over(self, report: Callable[[Started], None]) -> Outcome:
+    def until_over(self) -> Outcome:
         last, without_run = None, 0
         while True:
             earlier = self._earlier_runs()
@@ -119,7 +120,7 @@ class _Attempts:
             attempt = len(earlier) + without_run + 1
             if attempt > self.job.limits.retries + 1:
                 return last or Outcome(LOST, earlier[-1].info.run_id, "its worker died", attempts=len(earlier))
-            report(Started(self.job.execution.id, attempt, _host()))
+            self.tell(Started(self.job.execution.id, attempt, _host()))
             todo = [point for point in self.job.points if point.fingerprint not in finished]
             last = self._attempt(todo)._replace(attempts=attempt)
             if last.status != LOST:
@@ -141,18 +142,21 @@ class _Attempts:
         """One attempt, in a process of its own."""
         attempt, limit = uuid.uuid4().hex, self.job.limits.time_limit
         started = time.monotonic()
+        progress = StepsWatch(self.tell, self.job.execution.id)
 
-        def reason_to_stop() -> str:
+        def watch() -> str:
+            progress.look(file)
             if limit and time.monotonic() - started > limit:
                 return f"it took longer than the time limit of {limit:g} s"
             return "" if self.is_wanted() else "the sweep was stopped"
 
         with temporary_folder() as folder:
+            file = folder / "progress"
             task = Task(
                 str(folder), self.job.notebook, self.job.notebook_name, self.job.injected(todo),
-                self._environment(attempt),
+                self._environment(attempt) | {PROGRESS: str(file)},
             )  # fmt: skip
-            code, reason = PointServer.here().execute(task, reason_to_stop)
+            code, reason = PointServer.here().execute(task, watch)
             said = _last_line(task.log.read_text(errors="replace")) if task.log.exists() else ""
         run = next(iter(self._runs(tagged(ATTEMPT, attempt))), None)
         return self._judge(run, reason, code, said)._replace(seconds=time.monotonic() - started)

@@ -44,12 +44,12 @@ class PointServer:
                 cls._here = cls()
             return cls._here
 
-    def execute(self, task: Task, reason_to_stop: Callable[[], str]) -> tuple[int, str]:
+    def execute(self, task: Task, watch: Callable[[], str]) -> tuple[int, str]:
         """Execute a notebook.
 
         Args:
             task: The notebook, and how to execute it.
-            reason_to_stop: Asked several times a second; anything but "" ends the process.
+            watch: Called several times a second; a reason that it gives to stop, anything but "", ends the process.
 
         Returns:
             Its exit code, minus the signal if one killed it, and why it was stopped; "" if it was not.
@@ -69,7 +69,7 @@ class PointServer:
         family: list[psutil.Process] = []
         while reader.is_alive():
             reader.join(POLL_SECONDS)
-            if answers and not reason and (reason := reason_to_stop()):
+            if answers and not reason and (reason := watch()):
                 family = _family(answers[0])
                 _send(answers[0], signal.SIGTERM)
                 stopped_at = time.monotonic()
