@@ -10,8 +10,9 @@ from mlflow.entities import Metric, Run, RunData, RunInfo, RunTag
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from resflow.workflow import names
+from resflow.workflow.reports.facts import Fact
 from resflow.workflow.reports.notebook_html import notebook_to_html
-from resflow.workflow.reports.result import Fact, result_of
+from resflow.workflow.reports.result import result_of
 
 OURS = {
     names.FACTS: json.dumps([["verdict", "strict saddle"], ["gap", "−0.1 <b>"]]),

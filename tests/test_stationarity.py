@@ -501,7 +501,7 @@ def test_report_explains_itself_with_its_numbers():
     assert text.startswith("strict saddle: ")
     assert "_saddle" not in text
     assert not re.search(r"-[\d.]", text)
-    for number in ("ε = 1e−06", "[−1, −1]", "0.5 ± ", "μ₂ = 6.7082", "‖∇F‖ = 0 ± "):
+    for number in ("ε = 1e−6", "[−1, −1]", "0.5 ± ", "μ₂ = 6.7082", "‖∇F‖ = 0 ± "):
         assert number in text
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from resflow.notebook.facts import facts_of
 from resflow.plots.labels import verdict_name, with_minus_signs
 from resflow.workflow import names
 from resflow.workflow.records import Run
+from resflow.workflow.reports.facts import Fact, facts_from, facts_tag
 from resflow.workflow.reports.metrics import METRICS, as_recorded
 
 if TYPE_CHECKING:
@@ -68,6 +67,8 @@ def record(
     name: str,
     summary: str,
     claim: Claim | None = None,
+    about: str = "",
+    facts: Mapping[str, str] | None = None,
     history: pd.DataFrame | Sequence[pd.DataFrame] = (),
     metrics: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
@@ -82,6 +83,8 @@ def record(
         summary: What came out, in Markdown: the run's description. Its verdict is put in words for people, and its
             numbers get true minus signs.
         claim: What was put to the test.
+        about: What verdict, objective and gaps are of, where the claim is about something else, as "trained unit".
+        facts: What else the run's report is to open with: what it is about, and what came out.
         history: Values along training, as for `Run.log_history`; several frames, if they have steps of their own. They
             become metrics by the names that `METRICS` has for them, or else by their own.
         metrics: Values of the whole run, named likewise. One that the history has as well is left to the history.
@@ -100,8 +103,8 @@ def record(
     run.log_metrics({as_recorded(key): value for key, value in (metrics or {}).items() if key not in along})
     last = {key: value for frame in histories for key, value in frame.iloc[-1].items()}
     verdict = str((tags or {}).get(names.VERDICT, ""))
-    facts = facts_of({**(metrics or {}), **last}, verdict)
-    run.set_tags({**(tags or {}), names.FACTS: json.dumps(facts, ensure_ascii=False)})
+    told = [*facts_from({**(metrics or {}), **last}, verdict, about), *(Fact(*pair) for pair in (facts or {}).items())]
+    run.set_tags({**(tags or {}), **facts_tag(told)})
     for key, table in (tables or {}).items():
         run.log_table(table, key)
     for key, figure in (figures or {}).items():

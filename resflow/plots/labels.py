@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from resflow.numerals import number_text
+
 __all__ = [
     "curve_name",
     "label_of",
@@ -43,18 +45,6 @@ def point_name(values: Mapping[str, object]) -> str:
     return ", ".join(
         value if isinstance(value, str) and value else f"{name} {value_name(value)}" for name, value in values.items()
     )
-
-
-def number_text(value: float, digits: int = 4) -> str:
-    """A number as a sentence has it: rounded, with a true minus sign.
-
-    >>> number_text(-0.112264), number_text(1e-16), number_text(float("inf")), number_text(3.0)
-    ('−0.1123', '1e−16', '∞', '3')
-    """
-    if not math.isfinite(value):
-        return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
-    return (mantissa + (f"e{int(exponent)}" if exponent else "")).replace("-", "−")
 
 
 def with_error(value: float, error: float) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from resflow.numerals import number_text
+
 
 def explain(of: dict[str, Any], ridge: bool) -> str:
     """The verdict, the comparisons it rests on, and what the theory says to it."""
@@ -62,9 +64,9 @@ def _theory(of: dict[str, Any], ridge: bool) -> str:
     return f"consistent: Theorem 3 allows an ε-SOPSP a gap of at most {allowed}"
 
 
-def _number(value: float, digits: int = 6) -> str:
-    return f"{value:.{digits}g}".replace("-", "−")
+def _number(value: float) -> str:
+    return number_text(value, 6)
 
 
 def _error(value: float) -> str:
-    return _number(value, 2)
+    return number_text(value, 2)

@@ -125,7 +125,7 @@ def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[An
 def _report(run_id: str, stem: str) -> None:
     """Say what came out of a finished run, and where to look."""
     from resflow.workflow.records import Run, open_client
-    from resflow.workflow.reports.result import claim_of, facts_of
+    from resflow.workflow.reports.facts import claim_of, facts_of
 
     recorded = Run(open_client(), run_id)
     run = recorded.stored

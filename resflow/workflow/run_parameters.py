@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from resflow.workflow.declared_types import UNREADABLE, SourceText
+from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared
 from resflow.workflow.logged_values import as_params
 from resflow.workflow.names import GIVEN
-from resflow.workflow.parameters import effective_values, written_values
+from resflow.workflow.parameters import Parameter, effective_values, written_values
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
 
     from resflow.workflow.records import Run
 
-__all__ = ["RunParameters", "parameters_of"]
+__all__ = ["RunParameters", "changed_values", "parameters_of"]
 
 _LOGS = re.compile(r"log_param|autolog|mlflow_?(logger|callback)|\bTrainer\b", re.IGNORECASE)
 """What the code of a notebook has in it that logs parameters, or has a library log them."""
@@ -35,6 +35,18 @@ def parameters_of(run: StoredRun) -> dict[str, str]:
     """A run's parameters as texts: what its notebook was given, and what it logged beside that."""
     tags = run.data.tags.items()
     return run.data.params | {key.removeprefix(GIVEN): text for key, text in tags if key.startswith(GIVEN)}
+
+
+def changed_values(declared: Iterable[Parameter], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are not the defaults of their parameters, or are of names that are not declared.
+
+    >>> width, rate = Parameter("width", "int", 32), Parameter("rate", "float", 1)
+    >>> changed_values([width, rate], {"width": 64, "rate": 1.0, "seed": 0})
+    {'width': 64, 'seed': 0}
+    """
+    # by what they show, as NaN is unlike itself, and 1 like True
+    defaults = {entry.name: repr(as_declared(entry.default, entry.annotation)) for entry in declared}
+    return {name: value for name, value in values.items() if defaults.get(name) != repr(value)}
 
 
 class RunParameters:

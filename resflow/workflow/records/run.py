@@ -16,6 +16,7 @@ from resflow.workflow.logged_values import as_metrics, as_params, dataset_input
 from resflow.workflow.names import FAILED, FINISHED
 from resflow.workflow.parameters import Parameter, brief
 from resflow.workflow.records.client import experiment_id_of, patiently
+from resflow.workflow.run_parameters import changed_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,11 +62,9 @@ def create_run(
 
 def run_name(notebook: str, values: Mapping[str, Any], parameters: Iterable[Parameter]) -> str:
     """The notebook's name and the values that differ from its defaults: `train_residual_unit width=64 seed=3`."""
-    defaults = {parameter.name: parameter.default for parameter in parameters}
     changed = [
         f"{key}={shortened(' '.join(brief(value).split()), 80)}"
-        for key, value in values.items()
-        if key not in defaults or defaults[key] != value
+        for key, value in changed_values(parameters, values).items()
     ]
     return shortened(" ".join([notebook, *changed]), RUN_NAME)
 

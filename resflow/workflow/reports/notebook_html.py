@@ -18,6 +18,7 @@ from resflow.workflow.reports.result import RunResult
 from resflow.workflow.reports.sanitizer import had_program, sanitized
 from resflow.workflow.reports.tables import tidied
 from resflow.workflow.reports.terminal import printable, terminal
+from resflow.workflow.run_parameters import changed_values
 
 __all__ = ["notebook_to_html"]
 
@@ -170,11 +171,11 @@ def _failures(nb: NotebookNode) -> list[_Failure]:
 def _parameters(nb: NotebookNode) -> list[_Parameter]:
     """The parameters in effect: those that the notebook declares, overruled by those that papermill injected."""
     declared, values = declared_in_notebook(nb), effective_values(nb)
+    changed = changed_values(declared, values)
     table = []
     for entry in declared:
-        value = _shown(values.pop(entry.name))
-        default = _shown(as_declared(entry.default, entry.annotation))
-        table.append(_Parameter(entry.name, value, default, value != default, entry.help))
+        value, default = _shown(values.pop(entry.name)), _shown(as_declared(entry.default, entry.annotation))
+        table.append(_Parameter(entry.name, value, default, entry.name in changed, entry.help))
     undeclared = "not among the notebook's declared parameters"
     return table + [_Parameter(name, _shown(value), "", True, undeclared) for name, value in values.items()]
 
