@@ -9,27 +9,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resflow.linear._algebra import EPS, KEEP_VALUES, cholesky_solver
+from resflow.linear._algebra import EPS, KEEP_VALUES, add_gram, cholesky_solver
 from resflow.linear._newton import TOLERANCE, Iterate
-from resflow.linear._problem import Problem, loss_terms
+from resflow.linear._problem import Problem
 
 __all__ = ["hessian_free"]
 
 _PAIRS = 10
+_FORCING = 0.1
 _MOST_PRODUCTS = 500
 _MOST_STALLED = 4
 _MOST_HALVINGS = 40
 
 
 class _Look(NamedTuple):
-    """One pass over the samples at W, shape (d, m).
+    """One pass over the samples at W, shape (m, d).
 
     Attributes:
         objective: The mean loss, without the ridge term.
         total: The same with the ridge term.
-        gradient: Of `total`, shape (d, m).
+        gradient: Of `total`, shape (m, d).
         curvature: mean_i S_i with S_i = diag(σ_i) − σ_i σ_iᵀ, the Hessian of sample i's loss, shape (m, m).
-        probabilities: σ_i as rows, shape (n, m); None where they are too many to keep.
+        probabilities: σ_i as columns, shape (m, n); None where they are too many to keep.
     """
 
     objective: float
@@ -39,35 +40,39 @@ class _Look(NamedTuple):
     probabilities: np.ndarray | None
 
 
-def hessian_free(problem: Problem, gram: np.ndarray, *, max_iterations: int) -> Iterate:
+def hessian_free(problem: Problem, gram: np.ndarray, gradient: np.ndarray, *, max_iterations: int) -> Iterate:
     """Minimise a softmax objective with a ridge term until its suboptimality is proven to be small.
 
     The Hessian is mean_i S_i ⊗ x_i x_iᵀ + ridge, of which (mean_i S_i) ⊗ XᵀX/n + ridge is a good part: exact at W = 0,
     and inverted by one eigendecomposition of order d and one of order m a step. In that metric limited-memory BFGS
     nearly forgets the features' condition. Where the classes are nearly separable the S_i differ too much for it; from
-    there on Newton's method takes over, its equations solved by conjugate gradients in the same metric.
+    there on Newton's method takes over, its equations solved by conjugate gradients in such a metric, in whose XᵀX
+    every sample counts by the trace of its S_i.
     The objective is strongly convex, so F(W) − F* ≤ ‖∇F(W)‖² / (2 ridge), whatever the features and the iteration are:
     that is the suboptimality which is returned, with what rounding may hide of the gradient counted in.
 
     Args:
         problem: Of the softmax loss, in the weights themselves, with a ridge and without a bound.
         gram: XᵀX.
+        gradient: Of the mean loss at W = 0, shape (m, d).
         max_iterations: Steps at most, of both methods together.
 
     References:
         Böhning 1992: a metric from XᵀX for the multinomial loss. Martens and Grosse 2015 (arXiv:1503.05671): Kronecker
         factors of a Hessian.
     """
-    iteration, W = 0, np.zeros((problem.rows.width, problem.size // problem.rows.width))
-    metric, here = _Metric(gram / problem.rows.n, problem.ridge), _look(problem, W)
+    iteration, W, here = 0, np.zeros_like(gradient), _at_zero(problem, gradient)
+    metric, squares = _Metric(gram / problem.rows.n, problem.ridge), float(np.trace(gram)) / problem.rows.n
     pairs: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=_PAIRS)
     residuals = [math.inf, _length(here.gradient)]
-    best, newton, stalled = (W, here, _bound(problem, metric, W, here)), False, 0
-    goal = 0.1 * TOLERANCE * problem.objective_scale
+    best, newton, stalled = (W, here, _bound(problem, squares, W, here)), False, 0
+    goal = TOLERANCE * problem.objective_scale
     while best[2] > goal and iteration < max_iterations and stalled < _MOST_STALLED:
         iteration += 1
-        solve = metric.solver(here.curvature)
-        step = _newton_step(problem, W, here, solve, residuals, goal) if newton else _lbfgs_step(here, pairs, solve)
+        if newton:
+            step = _newton_step(problem, W, here, residuals[-1], goal)
+        else:
+            step = _lbfgs_step(here, pairs, metric.solver(here.curvature))
         found = _search(problem, W, step, here, halvings=_MOST_HALVINGS if newton else 0)
         if found is None:
             if newton:
@@ -79,54 +84,82 @@ def hessian_free(problem: Problem, gram: np.ndarray, *, max_iterations: int) -> 
         W, here = W + t * step, there
         residuals.append(_length(here.gradient))
         newton = newton or not residuals[-1] <= 0.5 * residuals[-3]
-        bound = _bound(problem, metric, W, here)
+        bound = _bound(problem, squares, W, here)
         stalled = 0 if bound <= 0.5 * best[2] or not newton or here.total < best[1].total else stalled + 1
         best = (W, here, bound) if bound < best[2] or here.total < best[1].total - 64.0 * EPS else best
     W, here, bound = best
     nothing = cholesky_solver(np.zeros((0, 0)))
     residual = _length(here.gradient)
-    return Iterate(W.T.ravel(), here.objective, 0.0, residual, bound, True, nothing, iteration, proven=True)
+    return Iterate(W.ravel(), here.objective, 0.0, residual, bound, True, nothing, iteration, proven=True)
 
 
 class _Metric:
-    """C ⊗ XᵀX/n + ridge, for any C of the classes."""
+    """C ⊗ A + ridge for a Gram matrix A and any C of the classes."""
 
     def __init__(self, gram: np.ndarray, ridge: float) -> None:
-        self.squares, self._ridge = float(np.trace(gram)), ridge
+        self._ridge = ridge
         values, self._basis = np.linalg.eigh(gram)
         self._values = np.maximum(values, 0.0)
 
     def solver(self, curvature: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """The inverse for C = `curvature`, on matrices of shape (d, m)."""
+        """The inverse for C = `curvature`, on matrices of shape (m, d)."""
         values, basis = np.linalg.eigh(curvature)
-        scales = np.outer(self._values, np.maximum(values, 0.0)) + self._ridge
-        return lambda x: self._basis @ ((self._basis.T @ x @ basis) / scales) @ basis.T
+        scales = np.outer(np.maximum(values, 0.0), self._values) + self._ridge
+        return lambda x: basis @ ((basis.T @ x @ self._basis) / scales) @ self._basis.T
+
+
+def _at_zero(problem: Problem, gradient: np.ndarray) -> _Look:
+    """What a pass at W = 0 would find, where all classes are as probable as each other."""
+    (m, _), n = gradient.shape, problem.rows.n
+    curvature = (np.eye(m) - 1.0 / m) / m
+    alike = np.broadcast_to(1.0 / m, (m, n))
+    return _Look(problem.objective_scale, problem.objective_scale, gradient, curvature, alike)
 
 
 def _look(problem: Problem, W: np.ndarray) -> _Look:
-    (n, d), m = (problem.rows.n, problem.rows.width), W.shape[1]
-    totals, gradient, curvature = [], np.zeros((d, m)), np.zeros((m, m))
-    probabilities = np.empty((n, m)) if n * m <= KEEP_VALUES else None
+    n, m = problem.rows.n, len(W)
+    totals, gradient, curvature = [], np.zeros_like(W), np.zeros((m, m))
+    probabilities = np.empty((m, n)) if n * m <= KEEP_VALUES else None
     for part, block in problem.rows.blocks():
-        value, slope, sigma = _terms(problem, part, block @ W)
+        y = problem.y[part]
+        value, slope = _softmax_terms(W @ block.T, y)
         totals.append(float(np.sum(value)))
-        gradient += block.T @ slope
-        curvature -= sigma.T @ sigma
-        curvature.flat[:: m + 1] += sigma.sum(axis=0)
+        gradient += slope @ block
+        slope[y, np.arange(len(y))] += 1.0
+        curvature -= slope @ slope.T
+        curvature.flat[:: m + 1] += slope.sum(axis=1)
         if probabilities is not None:
-            probabilities[part] = sigma
+            probabilities[:, part] = slope
     objective = math.fsum(totals) / n
     total = objective + 0.5 * problem.ridge * float(np.vdot(W, W))
     return _Look(objective, total, gradient / n + problem.ridge * W, curvature / n, probabilities)
 
 
-def _terms(problem: Problem, part: slice, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ℓ, ℓ' and the probabilities σ of some samples with predictions p."""
+def _sigma(problem: Problem, W: np.ndarray, here: _Look, part: slice, block: np.ndarray) -> np.ndarray:
+    """The probabilities of some samples, shape (m, rows)."""
+    if here.probabilities is not None:
+        return here.probabilities[:, part]
     y = problem.y[part]
-    value, slope, _ = loss_terms(problem.loss, p, y, curved=False)
-    sigma = slope.copy()
-    sigma[np.arange(len(y)), y] += 1.0
-    return value, slope, sigma
+    sigma = _softmax_terms(W @ block.T, y)[1]
+    sigma[y, np.arange(len(y))] += 1.0
+    return sigma
+
+
+def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ℓ and ℓ' of the softmax loss of predictions as columns, which are overwritten: few rows are fast to add up.
+
+    Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits.
+    """
+    own = y, np.arange(len(y))
+    p -= p[own]
+    p[own] = -np.inf
+    top = np.maximum(p.max(axis=0), 0.0)
+    np.exp(np.subtract(p, top, out=p), out=p)
+    sums, one = p.sum(axis=0), np.exp(-top)
+    value = np.where(top > 0.0, top + np.log(sums + one), np.log1p(sums))
+    p[own] = -sums
+    p /= sums + one
+    return value, p
 
 
 def _lbfgs_step(here: _Look, pairs: deque, solve: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -141,17 +174,13 @@ def _lbfgs_step(here: _Look, pairs: deque, solve: Callable[[np.ndarray], np.ndar
     return -r
 
 
-def _newton_step(
-    problem: Problem,
-    W: np.ndarray,
-    here: _Look,
-    solve: Callable[[np.ndarray], np.ndarray],
-    residuals: list[float],
-    goal: float,
-) -> np.ndarray:
-    """−H⁻¹∇F by conjugate gradients, as accurate as the next step can use, but no more so than the goal asks for."""
-    enough = residuals[-1] * min(0.3, math.sqrt(residuals[-1] / residuals[1]))
-    enough = max(enough, 0.3 * math.sqrt(2.0 * problem.ridge * goal))
+def _newton_step(problem: Problem, W: np.ndarray, here: _Look, residual: float, goal: float) -> np.ndarray:
+    """−H⁻¹∇F by conjugate gradients, a tenth of the residual left, but no less than the goal asks for.
+
+    Fewer products than where ever more digits are asked for, as Newton's quadratic convergence could use.
+    """
+    solve = _activity_metric(problem, W, here).solver(here.curvature / np.trace(here.curvature))
+    enough = max(_FORCING * residual, 0.3 * math.sqrt(2.0 * problem.ridge * goal))
     step, r = np.zeros_like(W), -here.gradient
     z = solve(r)
     direction, rz = z, float(np.vdot(r, z))
@@ -167,16 +196,23 @@ def _newton_step(
     return step
 
 
+def _activity_metric(problem: Problem, W: np.ndarray, here: _Look) -> _Metric:
+    """The metric of mean_i tr(S_i) x_i x_iᵀ, in which samples whose class is certain do not count."""
+    gram = np.zeros((W.shape[1],) * 2)
+    for part, block in problem.rows.blocks():
+        sigma = _sigma(problem, W, here, part, block)
+        add_gram(gram, block * np.sqrt(np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0))[:, None])
+    return _Metric(gram / problem.rows.n, problem.ridge)
+
+
 def _product(problem: Problem, W: np.ndarray, here: _Look, V: np.ndarray) -> np.ndarray:
-    """The Hessian's product with V, shape (d, m)."""
+    """The Hessian's product with V, shape (m, d)."""
     image = np.zeros_like(V)
     for part, block in problem.rows.blocks():
-        kept = here.probabilities
-        sigma = kept[part] if kept is not None else _terms(problem, part, block @ W)[2]
-        change = block @ V
-        change -= np.einsum("ij,ij->i", sigma, change)[:, None]
+        sigma, change = _sigma(problem, W, here, part, block), V @ block.T
+        change -= (sigma * change).sum(axis=0)
         change *= sigma
-        image += block.T @ change
+        image += change @ block
     return image / problem.rows.n + problem.ridge * V
 
 
@@ -196,9 +232,9 @@ def _search(
     return None
 
 
-def _bound(problem: Problem, metric: _Metric, W: np.ndarray, here: _Look) -> float:
-    """A bound on F − F*, by strong convexity, with the gradient's rounding errors counted in."""
-    size = problem.gradient_scale + (0.5 * metric.squares + problem.ridge) * _length(W)
+def _bound(problem: Problem, squares: float, W: np.ndarray, here: _Look) -> float:
+    """A bound on F − F*, by strong convexity, with the gradient's rounding errors counted in; squares = mean ‖x‖²."""
+    size = problem.gradient_scale + (0.5 * squares + problem.ridge) * _length(W)
     rounding = 4.0 * math.sqrt(problem.rows.d) * EPS * size
     return (_length(here.gradient) + rounding) ** 2 / (2.0 * problem.ridge)
 

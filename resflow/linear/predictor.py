@@ -128,7 +128,7 @@ def fit_linear_predictor(
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
     if type(loss) is Softmax and ridge > 0.0 and math.isinf(radius) and problem.size > _LARGE:
-        found = hessian_free(problem, gram, max_iterations=max_iterations)
+        found = hessian_free(problem, gram, gradient.T / n, max_iterations=max_iterations)
         done = found.suboptimality <= TOLERANCE * problem.objective_scale or found.iterations == max_iterations
         if done or inner.size > _DENSE:
             return as_fit(problem, found, rank, None, max_iterations=max_iterations)
