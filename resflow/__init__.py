@@ -5,6 +5,7 @@ of a model of this library; what is known of a point is a function of it. The ma
 ResNets Provably Better than Linear Predictors?, NeurIPS 2018, arXiv:1804.06739.
 """
 
+from resflow.certificates.augmented import fit_augmented
 from resflow.certificates.certify import certify
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.catalog import load_dataset
@@ -48,6 +49,7 @@ __all__ = [
     "escape",
     "feature_map",
     "find_stationary_points",
+    "fit_augmented",
     "fit_linear_predictor",
     "flax_feature_map",
     "held_out_gap",

@@ -8,6 +8,7 @@ from resflow.notebook.findings import (
     gap_title,
     held_out_table,
     held_out_title,
+    split_table,
 )
 from resflow.notebook.opening import start_run
 from resflow.notebook.population import last_gaps_title, population_points, train_members
@@ -30,6 +31,7 @@ __all__ = [
     "prepare",
     "prepare_split",
     "record",
+    "split_table",
     "start_run",
     "tell_steps",
     "train_members",

@@ -11,7 +11,15 @@ import pandas as pd
 from resflow.notebook.record import ROUNDING
 from resflow.plots.labels import curve_name, number_text
 
-__all__ = ["below_title", "first_and_last", "fits_sentence", "gap_title", "held_out_table", "held_out_title"]
+__all__ = [
+    "below_title",
+    "first_and_last",
+    "fits_sentence",
+    "gap_title",
+    "held_out_table",
+    "held_out_title",
+    "split_table",
+]
 
 
 def gap_title(history: pd.DataFrame, *bounds: str) -> str:
@@ -96,3 +104,15 @@ def held_out_title(gap: Any) -> str:
     outcome = "better" if gap.gap < 0 else "worse"
     doubt = "" if abs(gap.gap) > 2 * gap.standard_error else ", by less than two standard errors"
     return f"On test samples the residual unit is {outcome}{doubt}"
+
+
+def split_table(split: Any) -> pd.DataFrame:
+    """The gap and the two parts that it is the difference of, in units of the loss; of what `fit_augmented` found."""
+    rows = {
+        "what training left undone": split.training_slack,
+        "which is certified to be at most": split.slack_certificate,
+        "what the features offer": split.feature_gain,
+        "gap: the first minus the last": split.linear_predictor_gap,
+    }
+    note = "" if split.converged else f", but the fit did not converge. {split.status.sentence}"
+    return pd.DataFrame({f"mean loss per sample{note}": {name: number_text(value) for name, value in rows.items()}})

@@ -27,6 +27,7 @@ _SECTIONS = {
         "lambda_min", "lambda_min_lower", "lambda_min_upper", "lambda_min_residual", "lambda_min_converged",
         "curvature_tolerance", "smallest_representation_curvature", "flattest_lambda_min", "spectrum_deviation",
     ),
+    "split": ("training_slack", "feature_gain"),
     "norms": ("partial_grad_norm", "w_norm", "V_norm"),
     "ranks": ("W_rank", "smallest_singular_value", "kernel_dimension", "kernel_share_of_w"),
     "counts": (
