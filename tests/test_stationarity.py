@@ -310,15 +310,18 @@ def test_verdicts_are_exhaustive_and_mutually_exclusive():
     with np.errstate(invalid="ignore"):
         stationary = grad <= epsilon + grad_error
         below = upper + error < -tolerance
-        up_to_rounding, beyond_rounding = lower + error >= -tolerance, lower - error >= -tolerance
+        beyond_rounding = lower - error >= -tolerance
+        at_zero = beyond_rounding | ((epsilon == 0) & (lower + error >= 0))
         holds = np.stack(
             [
                 grad > epsilon + grad_error,
                 stationary & below,
-                stationary & ~below & up_to_rounding & converged & (gap <= gap_error),
+                stationary & ~below & beyond_rounding & converged & (gap <= gap_error),
                 stationary & beyond_rounding & converged & (gap > gap_error),
             ]
         )
+        by_theory = holds.copy()
+        by_theory[2] = stationary & ~below & at_zero & converged & (gap <= gap_error)
         surely = grad + grad_error <= epsilon
         strictly = np.stack(
             [
@@ -329,11 +332,14 @@ def test_verdicts_are_exhaustive_and_mutually_exclusive():
             ]
         )
     assert np.all(holds.sum(axis=0) <= 1)
+    assert np.all(by_theory.sum(axis=0) <= 1)
     evidence = (gap, gap_error, grad, grad_error, lower, upper, error, epsilon, tolerance, converged)
-    for true, strict in ((holds, False), (strictly, True)):
+    cases = [(holds, {}), (by_theory, {"semidefinite": True})]
+    cases += [(strictly, {"strict": True}), (strictly, {"strict": True, "semidefinite": True})]
+    for true, options in cases:
         expected = np.where(true.any(axis=0), true.argmax(axis=0), VERDICTS.index("inconclusive"))
         expected = np.where(finite, expected, VERDICTS.index("not_finite"))
-        np.testing.assert_array_equal(verdict_codes(*evidence, strict=strict), expected)
+        np.testing.assert_array_equal(verdict_codes(*evidence, **options), expected)
         assert np.all(np.bincount(expected, minlength=6) > 1000)
 
 
@@ -476,13 +482,41 @@ def test_general_verdict_serves_models_without_exact_spectrum():
 
 
 def test_rounding_alone_never_makes_a_counterexample():
-    """Above linear with λ_min between −rounding and +rounding of the threshold: open; at or below: settled."""
+    """λ_min between −rounding and +rounding of the threshold: open, on either side of the linear predictor."""
     evidence = {"objective": 1.0, "grad_norm": 0.0, "epsilon": 0.0, "lambda_min_error": 1e-12}
     interval = {"lambda_interval": (-1e-13, -1e-14)}
     above = stationarity_verdict(**evidence, **interval, linear_predictor_gap=0.1)
     assert above.verdict == "inconclusive"
     assert "within rounding" in str(above)
-    assert stationarity_verdict(**evidence, **interval, linear_predictor_gap=-0.1).verdict == "sopsp_at_or_below_linear"
+    assert stationarity_verdict(**evidence, **interval, linear_predictor_gap=-0.1).verdict == "inconclusive"
+
+
+def test_curvature_that_rounding_hides_makes_no_minimum_of_residual_units():
+    """w = 0 is the best linear predictor, V = 0, and g of any size: λ_min = −2g²/(h + sqrt(h² + 4g²)), gap = 0."""
+    n, d, k = SHAPE
+    at = point(0, n, d, k, "squared", w_norm=0.0)
+    y = at.y - at.X @ np.linalg.lstsq(at.X, at.y)[0]
+    y = y - at.X @ np.linalg.lstsq(at.X, y)[0]
+    h = np.linalg.eigvalsh(at.X.T @ at.X / n)[0]
+    rng = np.random.default_rng(0)
+    g, epsilon = 10.0 ** rng.uniform(-10, -4, 200), 10.0 ** rng.uniform(-36, -10, 200)
+    epsilon[::10] = 0.0
+    features = -np.outer(y, np.eye(k)[0]) * n / (y @ y)  # of which g = mean −y f is the first unit vector
+    fit = FitEvidence(np.zeros(d), 0.5 * np.mean(y**2), 0.0, True)
+
+    @jax.jit
+    @jax.vmap
+    def judge(g, epsilon):
+        here = at.at(at.W, 0 * at.V).part(g * features, at.X, y)
+        return stationarity_terms(here, fit, epsilon, mu2=1.0)
+
+    terms = judge(g, epsilon)
+    saddles = -2 * g**2 / (h + np.hypot(h, 2 * g)) < -np.sqrt(epsilon)
+    found = np.array(VERDICTS)[terms.verdict]
+    assert set(found[saddles]) <= {"strict_saddle", "inconclusive"}
+    assert set(found[~saddles]) <= {"sopsp_at_or_below_linear", "inconclusive"}
+    assert 40 < saddles.sum() < 160
+    assert np.all(np.unique(found, return_counts=True)[1] > 20)
 
 
 def test_impossible_verdict_is_said_to_be_impossible(monkeypatch):

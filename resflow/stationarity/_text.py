@@ -21,13 +21,15 @@ def explain(of: dict[str, Any], ridge: bool) -> str:
     }
     threshold = f"{_number(-of['curvature_tolerance'] or 0.0)} = −sqrt(μ₂ε), μ₂ = {_number(of['mu2'])}"
     lower, upper = _number(of["lambda_min_lower"]), _number(of["lambda_min_upper"])
-    bracket = f"[{lower}, {upper}] ± {_error(of['lambda_min_error'])}"
+    bracket = f"λ_min in [{lower}, {upper}] ± {_error(of['lambda_min_error'])}"
+    if of["lambda_min_lower"] == -math.inf and of["lambda_min_upper"] == math.inf:
+        bracket = "λ_min not computed"
     gradient_size = f"{_number(of['grad_norm'])} ± {_error(of['grad_error'])}"
     certified = "" if math.isnan(of["gap_certificate"]) else f", certified ≤ {_number(of['gap_certificate'])}"
     lines = [
         f"{meaning[of['verdict']]}.",
         f"  gradient   ‖∇{gradient}‖ = {gradient_size}, ε = {_number(of['epsilon'])}",
-        f"  curvature  λ_min in {bracket}, threshold {threshold}",
+        f"  curvature  {bracket}, threshold {threshold}",
         f"  gap        {_number(of['linear_predictor_gap'])} ± {_error(of['gap_error'])} to the linear predictor, "
         f"objective {_number(of['objective'])}{certified}",
     ]
@@ -45,7 +47,7 @@ def _undecided(of: dict[str, Any]) -> str:
         return "stationary, but the bracket of λ_min straddles the threshold"
     if not of["linear_converged"]:
         return "second-order stationary, but the linear fit to compare with did not converge"
-    return "stationary and above the linear predictor, but λ_min is within rounding of the threshold"
+    return "stationary, but λ_min is within rounding of the threshold, which a larger ε moves away"
 
 
 def _theory(of: dict[str, Any], ridge: bool) -> str:

@@ -29,10 +29,14 @@ def analyze(
         not_finite                the point, its objective or a derivative is not finite: nothing can be said.
 
     All comparisons allow for errors. ‖∇F‖ ≤ ε and gap ≤ 0 count as true up to grad_error and gap_error. λ_min is
-    known by a bracket: a strict saddle has all of it, and lambda_min_error, below the threshold. For an SOPSP the lower
-    end is at or above the threshold: up to lambda_min_error if the gap is at or below 0, as the theory predicts, but
-    beyond it if the gap is above, against the theory; so that rounding alone never makes a counterexample. A linear fit
-    that did not converge decides nothing about above or below.
+    known by a bracket: a strict saddle has all of it below the threshold, an SOPSP all of it at or above, and either by
+    more than lambda_min_error. Curvature that rounding may hide is `inconclusive`, and a larger ε decides. Only at
+    ε = 0, of a residual unit without ridge whose W has full row rank, which by theory has no negative curvature where
+    ∇F = 0, does an SOPSP with gap ≤ 0 hold up to lambda_min_error. A linear fit that did not converge decides nothing
+    about above or below.
+
+    Of a model that is no residual unit the gradient is looked at first. Where ‖∇F‖ > ε by more than rounding can do,
+    the verdict is `not_stationary` for the cost of two gradients, and λ_min is not computed: its bracket is (−∞, ∞).
 
     All arrays are analysed in float64: rounding in float32 would decide many a verdict. For many points under jit and
     vmap use `resflow.stationarity.terms.stationarity_terms`.
@@ -46,7 +50,7 @@ def analyze(
             ball of the point's own radius max{‖W‖, ‖V‖}; for other models 1, which makes the threshold −sqrt(ε), in the
             units of the Hessian.
         options: For a residual unit `ridge_W` and `ridge_V`, as in `certify`; for other models those of
-            `smallest_eigenvalue`: `block`, `key`, `steps`, `max_restarts`, `tolerance`.
+            `smallest_eigenvalue`: `block`, `key`, `steps`, `max_restarts`, `tolerance`, `progress`.
 
     Raises:
         InvalidInputError: If epsilon, mu2 or an option is out of range, the fit is of other data, another loss or

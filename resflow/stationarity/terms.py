@@ -99,11 +99,14 @@ def stationarity_terms(
     errors = [total / point.X.shape[0] for total in errors]
     # of one output alone: with several, W may lose rank without being 0
     covered = point.W.ndim == 1
-    return _decide(gap, smallest, constants, errors, point.V, fit, epsilon, ridge, mu2, covered=covered)
+    full_rank = gap.W_rank == point.outputs
+    return _decide(gap, smallest, constants, errors, point.V, fit, epsilon, ridge, mu2, full_rank, covered=covered)
 
 
 @partial(jax.jit, static_argnames="covered")
-def _decide(gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, *, covered: bool) -> StationarityTerms:
+def _decide(
+    gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, full_rank, *, covered: bool
+) -> StationarityTerms:
     dtype, linear_norm, W_norm = V.dtype, norm(fit.W), gap.w_norm
     unit = ROUNDINGS * jnp.finfo(dtype).eps
     grad_error = unit * (errors[0] + ridge.W * W_norm + ridge.V * jnp.linalg.norm(V))
@@ -134,6 +137,8 @@ def _decide(gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, *, co
         "curvature_tolerance": tolerance,
         "linear_converged": jnp.asarray(fit.converged).astype(bool),
     }
+    # What is stationary at full row rank of W, and not regularised, has R = 0, which leaves no negative eigenvalue.
+    semidefinite = full_rank & (jnp.maximum(ridge.W, ridge.V) == 0)
     return StationarityTerms(
         **evidence,
         objective=gap.regularized_objective,
@@ -144,7 +149,7 @@ def _decide(gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, *, co
         w_norm=W_norm,
         V_norm=gap.V_norm,
         gap_allowed=gap_allowed,
-        verdict=verdict_codes(**evidence, strict=dtype != jnp.float64),
+        verdict=verdict_codes(**evidence, semidefinite=semidefinite, strict=dtype != jnp.float64),
     )
 
 
@@ -181,13 +186,16 @@ def verdict_codes(
     curvature_tolerance: Any,
     linear_converged: Any,
     *,
+    semidefinite: Any = False,
     strict: bool = False,
 ) -> Int[Array, "..."]:
     """The verdicts as indices into VERDICTS, elementwise.
 
     `not_finite` are points whose gap or gradient is not finite, or whose bracket is not a number. Else a comparison
-    with NaN decides nothing. `strict` says that errors are too large to be taken for zero: then ‖∇F‖ ≤ ε, gap ≤ 0 and
-    an eigenvalue's being above the threshold have to hold by more than the errors.
+    with NaN decides nothing. An eigenvalue is above the threshold, or below it, only by more than its error; but at
+    ε = 0, which is to working precision, up to its error where `semidefinite` says that by theory a stationary point
+    has no negative one. `strict` says that errors are too large to be taken for zero: then ‖∇F‖ ≤ ε
+    and gap ≤ 0, too, have to hold by more than theirs.
     """
     linear_converged = jnp.asarray(linear_converged).astype(bool)
     finite = jnp.isfinite(linear_predictor_gap) & jnp.isfinite(grad_norm)
@@ -197,7 +205,7 @@ def verdict_codes(
     not_stationary = grad_norm > epsilon + grad_error
     below_threshold = lambda_min_upper + lambda_min_error < -curvature_tolerance
     above_threshold = lambda_min_lower - lambda_min_error >= -curvature_tolerance
-    above_to_rounding = lambda_min_lower + allowed * lambda_min_error >= -curvature_tolerance
+    to_working_precision = (epsilon == 0) & semidefinite & (not strict) & (lambda_min_lower + lambda_min_error >= 0)
     above_linear = linear_converged & (linear_predictor_gap > gap_error)
     at_or_below_linear = linear_converged & (linear_predictor_gap <= allowed * gap_error)
     return jnp.select(
@@ -205,7 +213,7 @@ def verdict_codes(
             ~finite,
             not_stationary,
             stationary & below_threshold,
-            stationary & ~below_threshold & above_to_rounding & at_or_below_linear,
+            stationary & ~below_threshold & (above_threshold | to_working_precision) & at_or_below_linear,
             stationary & above_threshold & above_linear,
         ],
         [_NOT_FINITE, _NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE],
