@@ -1,4 +1,4 @@
-"""How far training is, told by the compiled program while it runs: a few times a second, by a call to the host."""
+"""How far a compiled program is, told by it while it runs: a few times a second, by a call to the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import io_callback
 from tqdm import tqdm
 
-__all__ = ["Progress", "next_report", "reported"]
+__all__ = ["Progress", "count_step", "next_report", "reported"]
 
 Progress = Callable[[int, int], None]
 """Called with how many steps are done, and how many there are."""
@@ -31,7 +31,9 @@ _numbers = count()
 
 
 @contextmanager
-def reported(progress: bool | Progress, steps: int, members: int = 1, chunk: int = 1) -> Iterator[jax.Array | None]:
+def reported(
+    progress: bool | Progress, steps: int, members: int = 1, chunk: int = 1, unit: str = "step"
+) -> Iterator[jax.Array | None]:
     """Within, the program that is given the number yielded tells how far it is; None if nobody wants to know.
 
     Where all goes well, the last report is that all steps are done, those that a diverging model did not take included.
@@ -41,12 +43,13 @@ def reported(progress: bool | Progress, steps: int, members: int = 1, chunk: int
         steps: Steps of each member.
         members: How many are trained, each of whose steps counts.
         chunk: Members side by side.
+        unit: What a step is called in the bar.
     """
     if not progress:
         yield None
         return
     number, total = next(_numbers), steps * members
-    with tqdm(total=total, unit="step", disable=progress is not True) as bar:
+    with tqdm(total=total, unit=unit, disable=progress is not True) as bar:
         tell = (lambda done, total: bar.update(done - bar.n)) if progress is True else progress
         _reporters[number] = _Reporter(tell, steps, total, chunk)
         try:
@@ -65,6 +68,19 @@ def next_report(number: jax.Array, place: Any, step: jax.Array) -> jax.Array:
         step: The steps done; 0 begins a chunk.
     """
     return io_callback(_report, jax.ShapeDtypeStruct((), jnp.int32), number, place, step)
+
+
+def count_step(number: jax.Array) -> None:
+    """Within a compiled program: tell that one more step is done, each of which takes far longer than this call.
+
+    Args:
+        number: Of `reported`.
+    """
+    io_callback(_count, None, number)
+
+
+def _count(number: Any) -> None:
+    _reporters[int(number)].count()
 
 
 def _report(number: Any, place: Any, step: Any) -> np.ndarray:
@@ -95,14 +111,22 @@ class _Reporter:
     def __init__(self, tell: Progress, steps: int, total: int, chunk: int) -> None:
         self._tell, self._steps, self._total, self._chunk = tell, steps, total, chunk
         self._places: dict[int, _Place] = {}
-        self._lock, self._told = Lock(), -SECONDS
+        self._lock, self._told, self._counted = Lock(), -SECONDS, 0
 
     def report(self, place: int, step: int) -> int:
         with self._lock:
             following = self._places.setdefault(place, _Place(1 + self._steps // 100)).advance(step)
-            now = time.monotonic()
-            if now - self._told >= SECONDS / 2:  # one chunk may begin soon after another
-                self._told = now
-                done = sum(((each.chunks - 1) * self._steps + each.step) for each in self._places.values())
-                self._tell(min(done * self._chunk, self._total), self._total)
+            done = sum(((each.chunks - 1) * self._steps + each.step) for each in self._places.values())
+            self._say(done * self._chunk)
             return following
+
+    def count(self) -> None:
+        with self._lock:
+            self._counted += 1
+            self._say(self._counted)
+
+    def _say(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= SECONDS / 2:  # one chunk may begin soon after another
+            self._told = now
+            self._tell(min(done, self._total), self._total)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,12 @@ import pytest
 
 import resflow
 from resflow import InvalidInputError, MeanLoss, Point
+from resflow.hessian.lanczos import smallest_operator_eigenvalue
 from resflow.losses import as_loss
 from resflow.models.residual_unit import NoSkipNetwork
 from resflow.point import ModelPoint
 from resflow.stationarity.any_model import analyze_model
+from resflow.stationarity.terms import VERDICTS, verdict_codes
 from tests.problems import saddle
 from tests.test_lanczos import data, unit
 
@@ -94,6 +98,108 @@ def test_a_direction_down_far_flatter_than_the_steepest_up_is_a_saddle(seed):
     assert found.lambda_min_lower - found.lambda_min_error <= -1e-4 <= found.lambda_min_upper + found.lambda_min_error
     short = analyze_model(quadratic_form, point, H, fit=FIT, epsilon=2.5e-9, steps=96, key=jax.random.key(seed))
     assert short.verdict in ("inconclusive", "strict_saddle")
+
+
+def has_an_eigenvalue_below(H, threshold: float) -> bool:
+    """By the signs of the pivots of H − threshold, in 50 digits."""
+    with localcontext() as context:
+        context.prec = 50
+        rows = [[Decimal(x) for x in row] for row in H.tolist()]
+        for i, row in enumerate(rows):
+            row[i] -= Decimal(threshold)
+        for i, pivot in enumerate(rows):
+            if pivot[i] < 0:
+                return True
+            for row in rows[i + 1 :]:
+                share = row[i] / pivot[i]
+                row[i + 1 :] = [x - share * p for x, p in zip(row[i + 1 :], pivot[i + 1 :], strict=True)]
+    return False
+
+
+@pytest.mark.parametrize("steps", [None, 8])
+def test_curvature_that_rounding_hides_makes_no_minimum(steps):
+    """200 matrices by four random starts: λ_min and threshold from a thousandth of the rounding to a thousand times."""
+    rng, size = np.random.default_rng(0), 12
+    rounding = 10.0 ** rng.uniform(-16, -9, 200)
+    hidden, tolerance = rounding * 10.0 ** rng.uniform(-3, 3, (2, 200))
+    tolerance[::10] = 0.0
+    matrices = []
+    for largest, least in zip(rounding / np.finfo(float).eps, hidden, strict=True):
+        Q = np.linalg.qr(rng.standard_normal((size, size)))[0]
+        eigenvalues = np.r_[-least, least * 10.0 ** rng.uniform(0, 3, 4), largest * 10.0 ** rng.uniform(-6, 0, 7)]
+        H = (Q * eigenvalues) @ Q.T
+        matrices.append(0.5 * (H + H.T))
+
+    @jax.jit
+    @jax.vmap
+    def bracket(H, seed):
+        key = jax.random.key(seed)
+        return smallest_operator_eigenvalue(lambda x: H @ x, H[0], key=key, steps=steps, max_restarts=4)
+
+    verdicts = []
+    for seed in range(4):
+        found = bracket(jnp.asarray(np.array(matrices)), jnp.full(200, seed))
+        ends = found.lambda_min_lower, found.lambda_min_upper, found.rounding
+        verdicts.append(verdict_codes(-1.0, 0.0, 0.0, 0.0, *ends, tolerance**2, tolerance, True))
+    verdicts = np.array(VERDICTS)[np.array(verdicts)]
+    saddle = np.array([has_an_eigenvalue_below(H, -least) for H, least in zip(matrices, tolerance, strict=True)])
+    assert 40 < saddle.sum() < 160
+    assert set(verdicts[:, saddle].ravel()) == {"strict_saddle", "inconclusive"}
+    assert set(verdicts[:, ~saddle].ravel()) <= {"sopsp_at_or_below_linear", "inconclusive"}
+    assert (verdicts == "sopsp_at_or_below_linear").any() == (steps is None)
+    for i in range(4):  # and as models
+        report = analyze_model(
+            quadratic_form, jnp.zeros(size), jnp.asarray(matrices[i]), fit=FIT, epsilon=tolerance[i] ** 2, steps=steps
+        )
+        assert report.verdict in (("strict_saddle" if saddle[i] else "sopsp_at_or_below_linear"), "inconclusive")
+
+
+def test_a_gradient_that_exceeds_epsilon_settles_it_without_the_hessian(monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("products with the Hessian")
+
+    monkeypatch.setattr("resflow.stationarity.any_model.smallest_hessian_eigenvalue", never)
+    found = judged(unit(0, 3, 5), epsilon=1e-3)
+    assert found.verdict == "not_stationary"
+    assert (found.lambda_min_lower, found.lambda_min_upper) == (-np.inf, np.inf)
+    assert np.isnan(found.lambda_min)
+    assert "λ_min not computed" in str(found)
+    with pytest.raises(AssertionError):
+        judged(unit(0, 3, 5), epsilon=found.grad_norm)
+    with pytest.raises(TypeError, match="max_restart"):
+        judged(unit(0, 3, 5), epsilon=1e-3, max_restart=3)
+    with pytest.raises(InvalidInputError, match="steps=0 must be at least 1"):
+        judged(unit(0, 3, 5), epsilon=1e-3, steps=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_rounding_of_a_gradient_is_no_slope_even_where_all_parameters_are_zero(scale):
+    """Labels that no input explains: at 0 the gradient is a sum that cancels, and what rounding leaves of it."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        y = scale * rng.standard_normal(30)
+        y = y - np.asarray(X) @ np.linalg.lstsq(np.asarray(X), y)[0]
+        y = jnp.asarray(y - np.asarray(X) @ np.linalg.lstsq(np.asarray(X), y)[0])
+        fit = resflow.fit_linear_predictor(np.asarray(X), np.asarray(y), loss="squared")
+        found = analyze_model(half_mean_square, jnp.zeros(3), X, y, fit=fit, epsilon=0.0)
+        assert 0.0 < found.grad_norm <= found.grad_error <= 1e-12 * scale, seed
+        assert found.verdict != "not_stationary"
+
+
+def half_mean_square(w, X, y):
+    return 0.5 * jnp.mean((X @ w - y) ** 2)
+
+
+def test_progress_counts_products_and_changes_no_bit():
+    told = []
+    options = {"fit": FIT, "epsilon": 1e-4, "steps": 5, "max_restarts": 3}
+    quadratic = jnp.diag(jnp.linspace(1.0, 2.0, 50))
+    silent = analyze_model(quadratic_form, jnp.zeros(50), quadratic, **options)
+    heard = analyze_model(quadratic_form, jnp.zeros(50), quadratic, progress=lambda *done: told.append(done), **options)
+    assert str(heard) == str(silent)
+    assert told[-1] == (24, 24)
+    assert len(told) >= 2
+    assert told == sorted(told)
 
 
 def test_single_precision_models_are_judged_in_double_precision():

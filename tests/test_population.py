@@ -287,7 +287,7 @@ def test_what_does_not_fit_together_gets_one_clear_line(changes, message):
 
 @pytest.mark.parametrize(("chunk", "chunks"), [(1, 7), (1, 2), (3, 1), (2, 4), (7, 1)])
 def test_steps_of_all_members_are_told_of_on_the_way(chunk, chunks, monkeypatch):
-    monkeypatch.setattr("resflow.training._progress.SECONDS", 0.0)
+    monkeypatch.setattr("resflow.progress.SECONDS", 0.0)
     models, keys = population()
     options = {"loss": "logistic", "options": TrainingOptions(steps=20, log_every=5), "keys": keys}
     told = []
@@ -309,7 +309,7 @@ def test_several_devices_tell_of_one_training():
     program = """
         import equinox as eqx, jax, jax.numpy as jnp, numpy as np
         jax.config.update("jax_num_cpu_devices", 2)
-        import resflow, resflow.training._progress as _progress
+        import resflow, resflow.progress as _progress
         _progress.SECONDS = 0.0
         X = np.random.default_rng(0).standard_normal((60, 4))
         y = np.sign(X[:, 0])

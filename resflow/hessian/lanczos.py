@@ -11,15 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-from matfree import decomp
 
-from resflow.arrays import as_number, in_full_precision
+from resflow.arrays import as_number, in_full_precision, is_traced
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
+from resflow.hessian.krylov import lowest_ritz_vector
 from resflow.models.residual_unit import trainable
+from resflow.progress import Progress, count_step, reported
 
 __all__ = [
     "HessianEigenvalue",
+    "check_options",
     "hessian_eigenvalues",
     "smallest_hessian_eigenvalue",
     "smallest_operator_eigenvalue",
@@ -28,10 +30,11 @@ __all__ = [
 
 _ROUNDINGS = 8.0  # that add up in a product, in units of machine precision times the largest eigenvalue
 _STEPS = 96
+_VECTORS = 2**30  # bytes of vectors that an iteration keeps by default, but never fewer than
+_FEWEST_STEPS = 8
 _WHOLE = 1024  # parameters up to which the whole matrix is formed, of 8 MiB in float64
 _PRODUCTS = 16  # that are made at once for it
 _MOST_EIGENVALUES = 8_192
-_DOUBT = 1e-6
 
 
 class HessianEigenvalue(NamedTuple):
@@ -78,6 +81,7 @@ def smallest_hessian_eigenvalue(
     max_restarts: int = 20,
     tolerance: float | None = None,
     block: Callable[[Any], Any] | None = None,
+    progress: bool | Progress = False,
 ) -> HessianEigenvalue:
     """λ_min(∇²F) in all trainable parameters of a model, or in some, with its bracket, residual and direction.
 
@@ -96,12 +100,16 @@ def smallest_hessian_eigenvalue(
         data: What the objective takes besides the model, e.g. X and y.
         key: Random key of the first vector; by default one and the same.
         steps: Length of the Lanczos iteration between restarts: as many vectors of length D are kept; from D on the
-            whole Hessian is formed. By default D for up to 1,024 parameters, and 96 for more.
+            whole Hessian is formed. By default D for up to 1,024 parameters, and for more 96, or as many as 1 GiB
+            holds, but at least 8.
         max_restarts: How often it may start again from the best vector so far.
         tolerance: Largest residual relative to the largest modulus of an eigenvalue; by default 1e-8 in float64 and
             1e-5 in float32.
         block: Which parameters to take the Hessian in, all others held fixed: a function of a model to a pytree of its
             arrays, e.g. `lambda model: (model.w, model.V)`; by default all that are trainable.
+        progress: Called with how many products with H are done and how many there may be, at most: a few times a second
+            and at the end, on whatever thread; True for a progress bar. Not within a jit of one's own, where nobody is
+            told.
 
     Returns:
         The eigenvalue with its interval, residual and direction: a pytree like the model, None where nothing moves.
@@ -115,12 +123,18 @@ def smallest_hessian_eigenvalue(
         Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start, SIAM J. Matrix Anal.
         Appl. 13, 1992, for what a random start is worth.
     """
-    _check_options(steps, max_restarts, tolerance)
+    check_options(steps=steps, max_restarts=max_restarts, tolerance=tolerance)
     moving, fixed = split_parameters(model, block)
-    if not jax.tree.leaves(moving):
-        raise InvalidInputError("the model has no trainable floating-point arrays to take a Hessian in")
     key = jax.random.key(0) if key is None else key
-    return _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolerance)
+    arguments = (objective, moving, fixed, data, key, steps, max_restarts, tolerance)
+    leaves = jax.tree.leaves((model, data))
+    if is_traced(*leaves) or not progress:
+        return _of_hessian(*arguments, None)
+    D, precision = sum(leaf.size for leaf in jax.tree.leaves(moving)), jnp.result_type(*jax.tree.leaves(moving))
+    length = _length(D, precision, steps)
+    most = -(-D // _PRODUCTS) if length == D else (max_restarts + 1) * (length + 1)
+    with reported(progress, most, unit="product") as reporter:
+        return jax.block_until_ready(_of_hessian(*arguments, reporter))
 
 
 @in_full_precision
@@ -166,14 +180,13 @@ def smallest_operator_eigenvalue(
     Raises:
         InvalidInputError: If steps, max_restarts or tolerance is out of range, or the vector has no entries.
     """
-    _check_options(steps, max_restarts, tolerance)
+    check_options(steps=steps, max_restarts=max_restarts, tolerance=tolerance)
     if like.size == 0:
         raise InvalidInputError("an operator on vectors of length 0 has no eigenvalues")
     eps = jnp.finfo(like.dtype).eps
     if tolerance is None:
         tolerance = 1e-8 if eps < 1e-10 else 1e-5
-    steps = (like.size if like.size <= _WHOLE else _STEPS) if steps is None else min(steps, like.size)
-
+    steps = _length(like.size, like.dtype, steps)
     start = jax.random.normal(key, like.shape, like.dtype)
     # Squares are taken of products: with entries of order 1 they neither underflow nor overflow.
     scale = jnp.max(jnp.abs(product(start)))
@@ -226,6 +239,15 @@ def _quotient(product, x) -> tuple[jax.Array, jax.Array]:
     return value, jnp.linalg.norm(image - value * x)
 
 
+def _length(D: int, precision: Any, steps: int | None) -> int:
+    """Of an iteration between two restarts."""
+    if steps is not None:
+        return min(steps, D)
+    if D <= _WHOLE:
+        return D
+    return min(_STEPS, max(_FEWEST_STEPS, _VECTORS // (D * jnp.dtype(precision).itemsize)))
+
+
 def _whole_matrix(product, like) -> jax.Array:
     rows = jax.lax.map(product, jnp.eye(like.size, dtype=like.dtype), batch_size=min(like.size, _PRODUCTS))
     return 0.5 * (rows + rows.T)
@@ -249,7 +271,7 @@ def _iterate(product, start, steps: int, max_restarts: int, tolerance, candidate
     def restart(state: tuple[_Found, Any]) -> tuple[_Found, Any]:
         before, _ = state
         first = before.products == 0
-        x, largest, lower = _lowest_ritz_vector(product, before.x, steps)
+        x, largest, lower = lowest_ritz_vector(product, before.x, steps)
         value, residual = _quotient(product, x)
         if candidate is not None:
             known, its_residual = _quotient(product, candidate)
@@ -274,7 +296,7 @@ def _iterate(product, start, steps: int, max_restarts: int, tolerance, candidate
 
 
 @eqx.filter_jit
-def _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolerance) -> HessianEigenvalue:
+def _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolerance, reporter) -> HessianEigenvalue:
     flat, unravel = ravel_pytree(moving)
 
     def slope(x):
@@ -282,7 +304,13 @@ def _of_hessian(objective, moving, fixed, data, key, steps, max_restarts, tolera
         return gradient, value
 
     # Linearised once: every product then has the point's own quantities at hand.
-    gradient, product, value = jax.linearize(slope, flat, has_aux=True)
+    gradient, linear, value = jax.linearize(slope, flat, has_aux=True)
+
+    def product(v):
+        if reporter is not None:
+            count_step(reporter)
+        return linear(v)
+
     options = {"steps": steps, "max_restarts": max_restarts, "tolerance": tolerance}
     found = smallest_operator_eigenvalue(product, flat, key=key, **options)
     # A loss that is flat far out has derivatives of 0 at infinity, which look like any others.
@@ -301,63 +329,36 @@ def _all_of_hessian(objective, moving, fixed, data) -> jax.Array:
     return nan_unless(finite, jnp.linalg.eigvalsh(jnp.where(finite, matrix, 0.0)))
 
 
-def _lowest_ritz_vector(product, start, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The unit vector of the smallest Ritz value in the start's Krylov space, and the largest modulus of a Ritz value.
-
-    And how low an eigenvalue may be that it has not seen, if the start is random: with probability 1 − 1e-6 none lies
-    below. With Ritz values θ_i and the couplings β_i of the k steps, the last one's to what the space leaves out among
-    them, an eigenvector's part c of the start obeys |c| Π|λ − θ_i| ≤ Πβ_i exactly: the right side is the norm of the
-    Lanczos polynomial of degree k, the left its part along the eigenvector. |c| < c₀ has a probability of at most
-    c₀ sqrt(2D/π), so that below θ_1 − Δ with c₀ Π(θ_i − θ_1 + Δ) = Πβ_i there is no eigenvalue.
-
-    Once the Krylov space is invariant, what matfree goes on with is rounding amplified to norm 1, or not a number, and
-    the Ritz values are silently wrong: everything from there on is left out.
-    """
-    lanczos = decomp.tridiag_sym(steps, materialize=False, reortho="full", custom_vjp=False)
-    basis, (diagonal, off_diagonal), remainder, *_ = lanczos(product, start)
-    eps = jnp.finfo(start.dtype).eps
-    size = jnp.abs(diagonal).at[1:].max(jnp.abs(off_diagonal))
-    size = jax.lax.cummax(jnp.where(jnp.isfinite(size), size, 0.0))
-    # Not `<=`, for after an exact breakdown it is not a number.
-    broken = ~(jnp.abs(off_diagonal) > 32.0 * eps * size[:-1])
-    dimension = jnp.where(jnp.any(broken), jnp.argmax(broken) + 1, steps) if steps > 1 else 1
-    inside = jnp.arange(steps) < dimension
-    above_all = jnp.where(size[-1] > 0, 4.0 * size[-1], 1.0)  # for the rows left out, so that their values come last
-    coupling = jnp.where(inside[1:], off_diagonal, 0.0)
-    T = jnp.diag(jnp.where(inside, diagonal, above_all)) + jnp.diag(coupling, 1) + jnp.diag(coupling, -1)
-    values, vectors = jnp.linalg.eigh(jnp.where(jnp.isfinite(T), T, 0.0))
-    x = jnp.where(inside, vectors[:, 0], 0.0) @ jnp.where(inside[:, None], basis, 0.0)
-    largest = jnp.maximum(jnp.abs(values[0]), jnp.abs(values[dimension - 1]))
-
-    # Beyond the dimension couplings and Ritz values do not count; what rounding leaves of the last is no less than it.
-    couplings = jnp.append(off_diagonal, jnp.linalg.norm(remainder))
-    couplings = jnp.maximum(jnp.where(jnp.isfinite(couplings), couplings, 0.0), 32.0 * eps * size[-1])
-    share = math.log(_DOUBT) + 0.5 * math.log(math.pi / (2.0 * start.size))
-    room = jnp.sum(jnp.where(inside, jnp.log(couplings), 0.0)) - share
-    above = jnp.maximum(values - values[0], 0.0)
-
-    def halve(_, ends):
-        low, high = ends
-        middle = 0.5 * (low + high)
-        fits = jnp.sum(jnp.where(inside, jnp.log(above + jnp.exp(middle)), 0.0)) <= room
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
-
-    tiny = jnp.finfo(start.dtype).tiny
-    ends = jnp.full((), math.log(tiny), start.dtype), jnp.log(jnp.maximum(size[-1], tiny)) - share + 1.0
-    _, gap = jax.lax.fori_loop(0, 60, halve, ends)
-    return x / jnp.linalg.norm(x), largest, values[0] - jnp.where(size[-1] > 0, jnp.exp(gap), 0.0)
-
-
 def split_parameters(model: Any, block: Callable[[Any], Any] | None) -> tuple[Any, Any]:
-    """The parameters of a model, or those of its trainable arrays that `block` names, and the rest of it."""
-    if block is None:
-        return eqx.partition(model, trainable(model))
-    nothing = jax.tree.map(lambda _: False, model)
-    chosen = eqx.tree_at(block, nothing, replace_fn=lambda node: jax.tree.map(lambda _: True, node))
-    return eqx.partition(model, jax.tree.map(lambda move, free: move and free, chosen, trainable(model)))
+    """The parameters of a model, or those of its trainable arrays that `block` names, and the rest of it.
+
+    Raises:
+        InvalidInputError: If there are no parameters.
+    """
+    free = trainable(model)
+    if block is not None:
+        nothing = jax.tree.map(lambda _: False, model)
+        chosen = eqx.tree_at(block, nothing, replace_fn=lambda node: jax.tree.map(lambda _: True, node))
+        free = jax.tree.map(lambda move, free: move and free, chosen, free)
+    moving, fixed = eqx.partition(model, free)
+    if not jax.tree.leaves(moving):
+        raise InvalidInputError("the model has no trainable floating-point arrays to take a gradient or Hessian in")
+    return moving, fixed
 
 
-def _check_options(steps: int | None, max_restarts: int, tolerance: float | None) -> None:
+def check_options(
+    *,
+    key: Any = None,
+    steps: int | None = None,
+    max_restarts: int = 20,
+    tolerance: float | None = None,
+    progress: bool | Progress = False,
+) -> None:
+    """Check the options of `smallest_hessian_eigenvalue`, all but `block`, before anything is computed.
+
+    Raises:
+        InvalidInputError: If steps, max_restarts or tolerance is out of range.
+    """
     if steps is not None:
         allowed = "must be at least 1: the length of the Lanczos iteration"
         as_number("steps", steps, allowed, lambda steps: 1 <= steps < math.inf, whole=True)

@@ -16,10 +16,12 @@ def smallest_eigenvalue(point: Point | ModelPoint, **options: Any) -> SmallestEi
     """λ_min(∇²F) between two bounds, with its direction.
 
         point               Hessian in                      how                            options
-        residual unit's     (W, V), θ held fixed            a bracket as tight as asked    ridge_W, ridge_V, rtol
-                                                            for, by factorisations
+        residual unit's     (W, V), θ held fixed            a bracket as tight as asked    ridge_W, ridge_V, rtol,
+                                                            for, by factorisations up to   max_order
+                                                            an order of `max_order`
         any other model's   all parameters, or a `block`    the whole matrix, or Lanczos   block, key, steps,
-                            of them                                                        max_restarts, tolerance
+                            of them                                                        max_restarts, tolerance,
+                                                                                           progress
 
     See `resflow.hessian.partial_eigenvalue` and `resflow.hessian.lanczos`.
 

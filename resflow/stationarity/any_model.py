@@ -11,19 +11,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
-from resflow.hessian.lanczos import smallest_hessian_eigenvalue, split_parameters
+from resflow.hessian.lanczos import (
+    HessianEigenvalue,
+    check_options,
+    smallest_hessian_eigenvalue,
+    split_parameters,
+)
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss
 from resflow.point import checked_samples
-from resflow.stationarity.report import StationarityReport, stationarity_verdict
+from resflow.stationarity._slope import slope
+from resflow.stationarity.report import StationarityReport, check_tolerances, stationarity_verdict
 from resflow.stationarity.terms import ROUNDINGS
 
 __all__ = ["analyze_model"]
+
+_DOUBT = 10.0
+"""How many times a random change may by chance move the gradient less than it can."""
 
 
 def analyze_model(
@@ -38,10 +46,11 @@ def analyze_model(
 ) -> StationarityReport:
     """Whether ‖∇F‖ ≤ ε and λ_min(∇²F) ≥ −sqrt(μ₂ε) in all parameters of a model, and whether F exceeds F_lin.
 
-    The verdicts are those of `analyze`. They rest on the bracket of `smallest_hessian_eigenvalue`, which of up to 1,024
-    parameters, or `steps`, is as tight as rounding allows. Of more its lower end is what an iteration from a random
-    start can claim, and may leave a minimum `inconclusive`; that a point is a saddle it can always show. The
-    explanation says which. Always in float64: model and data are cast.
+    The verdicts are those of `analyze`. The gradient is looked at first: where it exceeds ε by more than rounding can
+    do, that is the verdict, for two gradients and a few vectors of D parameters. Else it rests on the bracket of
+    `smallest_hessian_eigenvalue`, which of up to 1,024 parameters, or `steps`, is as tight as rounding allows. Of more
+    its lower end is what an iteration from a random start can claim, and may leave a minimum `inconclusive`; that a
+    point is a saddle it can always show. The explanation says which. Always in float64: model and data are cast.
 
     Args:
         objective: F(model, *data) → scalar, twice differentiable by JAX; hashable.
@@ -51,7 +60,7 @@ def analyze_model(
         epsilon: ε ≥ 0, in the units of the gradient; 0 means to working precision.
         mu2: Lipschitz constant μ₂ of the Hessian, as in `analyze`.
         block: Which parameters to take gradient and Hessian in, all others held fixed; by default all.
-        options: Of `smallest_hessian_eigenvalue`: `key`, `steps`, `max_restarts`, `tolerance`.
+        options: Of `smallest_hessian_eigenvalue`: `key`, `steps`, `max_restarts`, `tolerance`, `progress`.
 
     Raises:
         InvalidInputError: If epsilon, mu2 or an option of the iteration is out of range, or there are no parameters.
@@ -68,29 +77,36 @@ def analyze_model(
             as_number(f"fit.{name}", getattr(fit, name, None), "must be a finite number")
         if not isinstance(getattr(fit, "converged", None), bool | np.bool_):
             raise InvalidInputError("fit.converged must be True or False, as fit_linear_predictor has it")
+    check_tolerances(epsilon, mu2)
+    check_options(**options)
     with jax.enable_x64(True):
         double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf  # noqa: E731
         model, data = jax.tree.map(double, (model, data))
-        smallest = smallest_hessian_eigenvalue(objective, model, *data, block=block, **options)
-        moving, fixed = split_parameters(model, block)
-        value, gradient, size = (float(number) for number in _value_and_gradient(objective, moving, fixed, data))
-    unit = ROUNDINGS * float(jnp.finfo(smallest.lambda_min.dtype).eps)
-    if math.isnan(smallest.lambda_min):  # of the derivatives some may be finite all the same
-        value = gradient = math.nan
+        at = slope(objective, *split_parameters(model, block), data)
+        unit = ROUNDINGS * float(jnp.finfo(float).eps)
+        grad_error = _DOUBT * math.sqrt(at.parameters) * unit * at.sensitivity
+        smallest = None
+        if math.isfinite(at.grad_norm) and not at.grad_norm > epsilon + grad_error:  # which may not be a number
+            smallest = smallest_hessian_eigenvalue(objective, model, *data, block=block, **options)
+            # what a change of every parameter by rounding does to the gradient
+            grad_error = unit * max(at.sensitivity, float(smallest.largest) * at.norm)
+            if math.isnan(smallest.lambda_min):  # of the derivatives some may be finite all the same
+                at = at._replace(objective=math.nan, grad_norm=math.nan)
     report = stationarity_verdict(
-        objective=value,
-        linear_predictor_gap=value - fit.objective,
-        gap_error=fit.suboptimality + unit * (abs(value) + abs(fit.objective)),
-        grad_norm=gradient,
-        # what a change of every parameter by rounding does to the gradient
-        grad_error=unit * float(smallest.largest) * size,
-        lambda_interval=(float(smallest.lambda_min_lower), float(smallest.lambda_min_upper)),
-        lambda_min_error=float(smallest.rounding),
+        objective=at.objective,
+        linear_predictor_gap=at.objective - fit.objective,
+        gap_error=fit.suboptimality + unit * (abs(at.objective) + abs(fit.objective)),
+        grad_norm=at.grad_norm,
+        grad_error=grad_error,
+        lambda_interval=_interval(smallest),
+        lambda_min_error=0.0 if smallest is None else float(smallest.rounding),
         epsilon=epsilon,
         mu2=mu2,
         linear_converged=fit.converged,
     )
     text = report.explanation
+    if smallest is None:
+        return dataclasses.replace(report, lambda_min=math.nan, lambda_min_residual=math.nan)
     if not smallest.certain and report.verdict != "not_finite":
         text += "\n  evidence   the lower end holds with probability 1 − 1e-6 over the random start of an iteration"
     return dataclasses.replace(
@@ -101,7 +117,7 @@ def analyze_model(
     )
 
 
-@eqx.filter_jit
-def _value_and_gradient(objective, moving, fixed, data):
-    value, gradient = eqx.filter_value_and_grad(lambda moving: objective(eqx.combine(moving, fixed), *data))(moving)
-    return value, jnp.linalg.norm(ravel_pytree(gradient)[0]), jnp.linalg.norm(ravel_pytree(moving)[0])
+def _interval(smallest: HessianEigenvalue | None) -> tuple[float, float]:
+    if smallest is None:
+        return -math.inf, math.inf  # not computed
+    return float(smallest.lambda_min_lower), float(smallest.lambda_min_upper)

@@ -18,7 +18,7 @@ from resflow.point import Point
 from resflow.stationarity._text import explain
 from resflow.stationarity.terms import VERDICTS, FitEvidence, StationarityTerms, stationarity_terms, verdict_codes
 
-__all__ = ["StationarityReport", "analyze_point", "stationarity_verdict"]
+__all__ = ["StationarityReport", "analyze_point", "check_tolerances", "stationarity_verdict"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def analyze_point(
 ) -> StationarityReport:
     """`resflow.analyze` of a residual unit, in (W, V), θ held fixed; arguments and errors are as there."""
     check_ridge(ridge_W, ridge_V)
-    _check_tolerances(epsilon, mu2)
+    check_tolerances(epsilon, mu2)
     if mu2 is None:
         check_curvature_constants(point.loss)
     check_baseline(fit, point.X, point.y, point.loss, finished=False)  # the verdict says what an unfinished one decides
@@ -144,7 +144,7 @@ def stationarity_verdict(
     Raises:
         InvalidInputError: If epsilon or mu2 is negative or not a number.
     """
-    _check_tolerances(epsilon, mu2)
+    check_tolerances(epsilon, mu2)
     lower, upper = lambda_interval
     evidence = {
         "linear_predictor_gap": linear_predictor_gap,
@@ -180,7 +180,7 @@ def _report(terms: dict[str, Any], *, ridge: bool) -> StationarityReport:
     return StationarityReport(**numbers, explanation=explain(numbers, ridge))
 
 
-def _check_tolerances(epsilon: float, mu2: float | None) -> None:
+def check_tolerances(epsilon: float, mu2: float | None) -> None:
     """Check the ε and μ₂ of a verdict."""
     for name, value in (("epsilon", epsilon), ("mu2", mu2)):
         if value is not None:

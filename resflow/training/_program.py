@@ -11,7 +11,7 @@ import optax
 
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss
-from resflow.training._progress import next_report
+from resflow.progress import next_report
 from resflow.training._shuffle import random_order
 
 __all__ = ["ObjectiveMeasure", "Setting", "training_program"]
@@ -81,8 +81,8 @@ def training_program(
         axes: For a chunk of models, the axis of each field of the setting: 0, or None where it is shared.
         one_by_one: For a chunk of models, measure one after another rather than side by side: on several CPU devices
             batched LAPACK calls, each of which waits for threads that the others hold, may wait for ever.
-        reporter: The number by which it reports how far it is, as `_progress.reported` yields it; None for a program
-            without a trace of that.
+        reporter: The number by which it reports how far it is, as `resflow.progress.reported` yields it; None for a
+            program without a trace of that.
         place: Which device this is, for the reports of several.
 
     Returns:

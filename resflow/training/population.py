@@ -20,9 +20,9 @@ from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions
+from resflow.progress import Progress, reported
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
-from resflow.training._progress import Progress, reported
 from resflow.training.train import Measure, TrainingOptions, TrainResult, precision_of, recorded
 
 __all__ = ["PopulationLayout", "PopulationResult", "one_device_per_core", "train_population"]

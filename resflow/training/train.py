@@ -19,8 +19,8 @@ from resflow.errors import InvalidInputError, check_known
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
+from resflow.progress import Progress, reported
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
-from resflow.training._progress import Progress, reported
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
 
