@@ -168,7 +168,13 @@ def largest(array: Array) -> float:
         return float(array.any())
     # not of the moduli: no array of its size is made, and the least integer has none
     with np.errstate(invalid="ignore"):
-        return max(abs(float(array.max())), abs(float(array.min())))
+        ends = jax.device_get(_ends(array)) if isinstance(array, jax.Array) else (array.max(), array.min())
+        return max(abs(float(end)) for end in ends)
+
+
+@jax.jit
+def _ends(array: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return array.max(), array.min()
 
 
 def check_samples(X: Any, name: str = "X") -> Array:

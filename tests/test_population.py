@@ -288,6 +288,7 @@ def test_what_does_not_fit_together_gets_one_clear_line(changes, message):
 @pytest.mark.parametrize(("chunk", "chunks"), [(1, 7), (1, 2), (3, 1), (2, 4), (7, 1)])
 def test_steps_of_all_members_are_told_of_on_the_way(chunk, chunks, monkeypatch):
     monkeypatch.setattr("resflow.progress.SECONDS", 0.0)
+    monkeypatch.setattr("resflow.training._blocks.MOST_STEPS", 1)
     models, keys = population()
     options = {"loss": "logistic", "options": TrainingOptions(steps=20, log_every=5), "keys": keys}
     told = []

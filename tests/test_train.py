@@ -158,7 +158,8 @@ def test_progress_bar_reaches_the_end_and_leaves_results_alone(capsys):
 @pytest.mark.parametrize("batch_size", [None, 8])
 @pytest.mark.parametrize("log_every", [1, 7, 1000])
 def test_steps_are_told_of_on_the_way_whatever_is_measured(log_every, batch_size, monkeypatch):
-    monkeypatch.setattr("resflow.progress.SECONDS", 0.0)  # every step, and every report is passed on
+    monkeypatch.setattr("resflow.progress.SECONDS", 0.0)  # every block, and every report is passed on
+    monkeypatch.setattr("resflow.training._blocks.MOST_STEPS", 5)
     told = []
     options = {"steps": 1000, "log_every": log_every, "batch_size": batch_size}
     watched, plain = run(progress=lambda *steps: told.append(steps), **options), run(**options)

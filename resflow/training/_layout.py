@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import equinox as eqx
@@ -102,26 +103,35 @@ def _footprint(dynamic, frozen, static, X, y, loss, batch_size) -> tuple[int, in
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
 
     rows, d = X.shape[-2:]
-    dynamic, frozen = jax.tree.map(one, (dynamic, frozen))
+    leaves, structure = jax.tree.flatten((jax.tree.map(one, (dynamic, frozen)), static))
+    of_label = jax.ShapeDtypeStruct(y.shape[X.ndim - 1 :], y.dtype)
 
     def kept(rows: int) -> int:
-        sample = jax.ShapeDtypeStruct((rows, d), X.dtype), jax.ShapeDtypeStruct((rows, *y.shape[X.ndim - 1 :]), y.dtype)
+        return _kept(tuple(leaves), structure, jax.ShapeDtypeStruct((rows, d), X.dtype), of_label, loss)
 
-        def backward(dynamic, frozen, X, y):
-            def objective(dynamic):
-                return jnp.mean(loss.value(eqx.combine(dynamic, frozen, static)(X), y))
-
-            return jax.vjp(objective, dynamic)[1]
-
-        leaves = jax.tree.leaves(jax.eval_shape(backward, dynamic, frozen, *sample))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((dynamic, frozen)))
+    parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct))
     samples = rows * (d + 2) * X.dtype.itemsize
+    orders = 2 * 4 * rows if batch_size else 0
     activations = kept(batch_size or rows)
     # Twice the activations: forward and backward; a whole data set is measured as well.
-    memory = 8 * parameters + samples + 2 * activations + 2 * kept(rows)
+    memory = 8 * parameters + samples + orders + 2 * activations + 2 * kept(rows)
     return max(1, activations), memory
+
+
+@cache
+def _kept(leaves: tuple[Any, ...], structure: Any, X: Any, of_label: Any, loss: Loss) -> int:
+    """Bytes that a model of these shapes keeps for its gradient: traced once, as tracing takes some milliseconds."""
+    (dynamic, frozen), static = jax.tree.unflatten(structure, leaves)
+
+    def backward(dynamic, frozen, X, y):
+        def objective(dynamic):
+            return jnp.mean(loss.value(eqx.combine(dynamic, frozen, static)(X), y))
+
+        return jax.vjp(objective, dynamic)[1]
+
+    y = jax.ShapeDtypeStruct((X.shape[0], *of_label.shape), of_label.dtype)
+    residuals = jax.tree.leaves(jax.eval_shape(backward, dynamic, frozen, X, y))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
 
 
 def _free_memory(devices: tuple[jax.Device, ...]) -> int:

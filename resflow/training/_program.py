@@ -12,7 +12,7 @@ import optax
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss
 from resflow.progress import next_report
-from resflow.training._shuffle import random_order
+from resflow.training._orders import Orders, Schedule
 
 __all__ = ["ObjectiveMeasure", "Setting", "training_program"]
 
@@ -42,7 +42,6 @@ class Setting(NamedTuple):
 class _State(NamedTuple):
     dynamic: Any
     optimizer: Any
-    order: jax.Array  # of the samples in this epoch
     diverged_at: jax.Array  # −1 while all is well
 
 
@@ -64,12 +63,16 @@ def training_program(
     measure: Any,
     loss: Loss,
     options: Any,
+    block: int,
     axes: Setting | None = None,
     one_by_one: bool = False,
     reporter: Any = None,
     place: Any = 0,
 ) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Train and measure: a scan over measurements; inside, a loop over the steps up to the next one.
+    """Train and measure: a scan over measurements; inside, over blocks of steps, and over the steps of a block.
+
+    In a block nothing is looked at but whether each objective is finite. One in which a model turned out to diverge is
+    taken again for that model from where it began, with every step looked at. What is not finite remains so: steps add.
 
     Args:
         dynamic: The trainable arrays of the model, or of a chunk of models with a leading axis.
@@ -78,6 +81,7 @@ def training_program(
         measure: What of the measure is no array.
         loss: The loss.
         options: `TrainingOptions`; its learning rate is not used, the setting's is.
+        block: Steps in a block, of `steps_in_block`.
         axes: For a chunk of models, the axis of each field of the setting: 0, or None where it is shared.
         one_by_one: For a chunk of models, measure one after another rather than side by side: on several CPU devices
             batched LAPACK calls, each of which waits for threads that the others hold, may wait for ever.
@@ -92,99 +96,121 @@ def training_program(
         finite it diverged at 0, and NaN is what was measured.
     """
     n, size = setting.X.shape[-2], options.batch_size
-    per_epoch = n // size if size else 1
+    schedule = Schedule(n, size, block) if size else None
 
-    def each(function):
-        """The function of one model's state and setting and of the step, for a chunk where there is one."""
-        return function if axes is None else jax.vmap(function, in_axes=(0, axes, None))
+    def each(function, in_axes=(0, axes)):
+        """The function of one model, for a chunk where there is one."""
+        return function if axes is None else jax.vmap(function, in_axes=in_axes)
 
     def model_of(dynamic, setting):
         return eqx.combine(dynamic, setting.frozen, static)
 
-    def start(dynamic, setting, _):
-        order = jnp.arange(n if size else 0, dtype=jnp.int32)
+    def begin(dynamic, setting):
         begun = options.transformation(setting.learning_rate).init(dynamic)
         # What is not finite need not show in the objective: where a loss or a feature map is flat far out, say.
         sound = setting.active & all_finite(dynamic, setting.frozen, setting.X, setting.y)
-        return _State(dynamic, begun, order, jnp.where(sound, -1, 0).astype(jnp.int32))
+        return _State(dynamic, begun, jnp.where(sound, -1, 0).astype(jnp.int32))
 
-    def shuffle(order, setting, step):
-        return random_order(jax.random.fold_in(setting.key, step // per_epoch), n)
-
-    def batch(order, setting, step):
-        if size is None:
-            return setting.X, setting.y
-        rows = jax.lax.dynamic_slice_in_dim(order, (step % per_epoch) * size, size)
-        return setting.X[rows], setting.y[rows]
-
-    def update(state, setting, step):
-        X, y = batch(state.order, setting, step)
+    def update(dynamic, optimizer, setting, orders, step):
+        """The objective before a step, and what is trained and the optimizer's state after it."""
+        X, y = setting.X, setting.y
+        if schedule is not None:
+            rows = schedule.rows_at(orders, step)
+            X, y = X[rows], y[rows]
 
         def objective(dynamic):
             return jnp.mean(loss.value(model_of(dynamic, setting)(X), y))
 
-        value, gradient = jax.value_and_grad(objective)(state.dynamic)
+        value, gradient = jax.value_and_grad(objective)(dynamic)
         rule = options.transformation(setting.learning_rate)
-        change, optimizer = rule.update(gradient, state.optimizer, state.dynamic)
-        new = optax.apply_updates(state.dynamic, change)
-        finite, going = all_finite(value, new), state.diverged_at < 0
-        dynamic, optimizer = jax.tree.map(
-            lambda a, b: jnp.where(going & finite, a, b), (new, optimizer), (state.dynamic, state.optimizer)
-        )
-        return _State(dynamic, optimizer, state.order, jnp.where(going & ~finite, step, state.diverged_at))
+        change, optimizer = rule.update(gradient, optimizer, dynamic)
+        return value, optax.apply_updates(dynamic, change), optimizer
 
-    def advance(carry):
-        step, state = carry
-        if size is not None:
-            # Outside the chunk, whose members are all at the same step: else every step would pay for a permutation.
-            order = jax.lax.cond(
-                step % per_epoch == 0, each(shuffle), lambda order, setting, step: order, state.order, setting, step
-            )
-            state = state._replace(order=order)
-        return step + 1, each(update)(state, setting, step)
+    def whole_block(state, setting, orders, first):
+        """A block's steps, none looked at; whether all went well."""
+
+        def advance(carry, i):
+            dynamic, optimizer, fine = carry
+            value, dynamic, optimizer = update(dynamic, optimizer, setting, orders, first + i)
+            return (dynamic, optimizer, fine & jnp.isfinite(value)), None
+
+        carry = state.dynamic, state.optimizer, state.diverged_at < 0
+        (dynamic, optimizer, fine), _ = jax.lax.scan(advance, carry, jnp.arange(block, dtype=jnp.int32))
+        fine &= all_finite(dynamic)
+        return chosen(fine, dynamic, optimizer, state), ~fine & (state.diverged_at < 0)
+
+    def not_begun(state, setting, orders, first):
+        return state, state.diverged_at < 0
+
+    def single_step(state, pending, setting, orders, step):
+        """A step of a model that is behind, left out if it leads to what is not finite."""
+        value, dynamic, optimizer = update(state.dynamic, state.optimizer, setting, orders, step)
+        finite, going = all_finite(value, dynamic), pending & (state.diverged_at < 0)
+        state = chosen(going & finite, dynamic, optimizer, state)
+        return state._replace(diverged_at=jnp.where(going & ~finite, step, state.diverged_at))
+
+    def advance(state, orders, first, end):
+        """From one step to another, at most a block."""
+        in_axes = 0, axes, Orders(0, None), None
+        whole = (end - first == block) & jnp.any(state.diverged_at < 0)
+        state, pending = jax.lax.cond(
+            whole, each(whole_block, in_axes), each(not_begun, in_axes), state, setting, orders, first
+        )
+
+        def behind(carry):
+            step, state = carry
+            return (step < end) & jnp.any(pending & (state.diverged_at < 0))
+
+        def catch_up(carry):
+            step, state = carry
+            return step + 1, each(single_step, (0, *in_axes))(state, pending, setting, orders, step)
+
+        return jax.lax.while_loop(behind, catch_up, (first, state))[1]
 
     def record(state, setting):
         measured = eqx.combine(setting.measure, measure)(model_of(state.dynamic, setting), setting.X, setting.y)
         return nan_unless(all_finite(state.dynamic, setting.frozen, setting.X, setting.y), measured)
 
     def recorded(state):
-        if axes is None:
-            return record(state, setting)
-        if not one_by_one:
-            return jax.vmap(record, in_axes=(0, axes))(state, setting)
+        if axes is None or not one_by_one:
+            return each(record)(state, setting)
         shared = {name: getattr(setting, name) for name, axis in axes._asdict().items() if axis is None}
         own = setting._replace(**dict.fromkeys(shared))
         return jax.lax.map(lambda member: record(member[0], member[1]._replace(**shared)), (state, own))
 
     def interval(carry, index):
-        state, report_at = carry
-        step, end = (jnp.minimum(i * options.log_every, options.steps) for i in (index, index + 1))
+        start, last = (jnp.minimum(i * options.log_every, options.steps) for i in (index, index + 1))
+        state = carry[0]
         measured = recorded(state)
-        reached = jnp.where(state.diverged_at < 0, step, state.diverged_at)
-        if reporter is None:
-            _, state = until(end, (step, state))
-        else:
-            _, state, report_at = jax.lax.while_loop(going_before(end), reporting(end), (step, state, report_at))
-        return (state, report_at), (reached, measured)
+        reached = jnp.where(state.diverged_at < 0, start, state.diverged_at)
 
-    def until(end, carry):
-        return jax.lax.while_loop(going_before(end), advance, carry)
+        def one_block(i, carry):
+            state, orders, report_at = carry
+            first, end = (jnp.minimum(start + j * block, last) for j in (i, i + 1))
+            if reporter is not None:
+                report_at = jax.lax.cond(
+                    (first >= report_at) & (first < end),
+                    lambda: next_report(reporter, place, first),
+                    lambda: report_at,
+                )
+            if schedule is not None:
+                orders = schedule.ahead(orders, setting.key, end, lambda draw: each(draw, 0))
+            return advance(state, orders, first, end), orders, report_at
 
-    def going_before(end):
-        return lambda carry: (carry[0] < end) & jnp.any(carry[1].diverged_at < 0)
+        blocks = -(-min(options.log_every, options.steps) // block)
+        return jax.lax.fori_loop(0, blocks, one_block, carry), (reached, measured)
 
-    def reporting(end):
-        """On to the next report, or to the end if that comes first: the steps themselves know nothing of reports."""
-
-        def stretch(carry):
-            step, state, report_at = carry
-            report_at = jax.lax.cond(step >= report_at, lambda: next_report(reporter, place, step), lambda: report_at)
-            return *until(jnp.minimum(end, report_at), (step, state)), report_at
-
-        return stretch
-
-    begin = each(start)(dynamic, setting, None)
+    rows = None if schedule is None else each(lambda key: schedule.none_yet(), 0)(setting.key)
+    orders = Orders(rows, jnp.int32(-1))
     intervals = -(-options.steps // options.log_every) + 1
-    carry = begin, None if reporter is None else jnp.int32(0)
-    (state, _), (reached, history) = jax.lax.scan(interval, carry, jnp.arange(intervals, dtype=jnp.int32))
+    carry = each(begin)(dynamic, setting), orders, None if reporter is None else jnp.int32(0)
+    (state, *_), (reached, history) = jax.lax.scan(interval, carry, jnp.arange(intervals, dtype=jnp.int32))
     return state.dynamic, state.diverged_at, reached, history
+
+
+def chosen(new: jax.Array, dynamic: Any, optimizer: Any, state: _State) -> _State:
+    """The state, or what is new in its place."""
+    dynamic, optimizer = jax.tree.map(
+        lambda a, b: jnp.where(new, a, b), (dynamic, optimizer), (state.dynamic, state.optimizer)
+    )
+    return state._replace(dynamic=dynamic, optimizer=optimizer)

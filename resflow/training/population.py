@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions
 from resflow.progress import Progress, reported
+from resflow.training._blocks import steps_in_block
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
 from resflow.training.train import Measure, TrainingOptions, TrainResult, precision_of, recorded
@@ -122,8 +124,8 @@ def train_population(
             f"X has shape {X.shape}, and data_sets is {'not ' if data_sets is None else ''}given: several data sets "
             "need the index of each member's, and a single one needs none"
         )
-    one = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, models)
-    check_predictions(one, X.reshape(-1, X.shape[-1]), y.reshape(-1, *y.shape[X.ndim - 1 :]), loss)
+    # Under a trace, where taking the first member computes nothing.
+    jax.eval_shape(lambda: _check_predictions(dynamic, frozen, static, X, y, loss))
     options.check_batch(X.shape[-2])
     measured, measure, measure_axis = _stacked_measure(ObjectiveMeasure(loss) if measure is None else measure, m)
     alike = measure_axis is None
@@ -132,34 +134,40 @@ def train_population(
         X=None,
         y=None,
         key=keys,
-        learning_rate=jnp.asarray(rates, precision_of(dynamic)),
+        learning_rate=np.asarray(rates, precision_of(dynamic)),
         measure=None if alike else measured,
-        active=jnp.ones(m, bool),
+        active=None,
     )
-    members = _Members(dynamic, own, None if data_sets is None else jnp.asarray(data_sets))
+    members = _Members(dynamic, own, None if data_sets is None else np.asarray(data_sets))
     shared = X, y, measured if alike else None
     if layout is None:
         layout = population_layout(dynamic, frozen, static, X, y, loss=loss, batch_size=options.batch_size, exact=exact)
-    # The program is given the learning rates as values: one compilation serves all.
-    run = partial(
-        _program, static=static, measure=measure, loss=loss, options=replace(options, learning_rate=1.0), layout=layout
+    block = steps_in_block(
+        options,
+        sum(leaf.size for leaf in jax.tree.leaves((dynamic, frozen))) // m,
+        members=layout.chunk,
+        rows=options.batch_size or X.shape[-2],
+        on_cpu=layout.devices[0].platform == "cpu",
     )
+    # The program is given the learning rates as values: one compilation serves all.
+    options = replace(options, learning_rate=1.0)
+    run = partial(_program, static=static, measure=measure, loss=loss, options=options, layout=layout, block=block)
 
     def result(part: Any, rows: range) -> PopulationResult:
-        # without those that fill up the last block
-        final, diverged_at, reached, history = jax.tree.map(lambda leaf: leaf[: len(rows)], part)
-        model = eqx.combine(final, jax.tree.map(lambda leaf: leaf[rows.start : rows.stop], frozen), static)
-        return PopulationResult(model, reached, history, diverged_at, layout)
+        final, diverged_at, reached, history = part
+        fixed = frozen if len(rows) == m else jax.tree.map(lambda leaf: leaf[rows.start : rows.stop], frozen)
+        return PopulationResult(eqx.combine(final, fixed, static), reached, history, diverged_at, layout)
 
     parts = []
     with reported(progress, options.steps, m, layout.chunk) as reporter:
         for start in range(0, m, layout.block):
             rows = range(start, min(start + layout.block, m))
-            trained = run(_block(members, start, layout), shared, reporter=reporter)
-            parts.append(jax.tree.map(np.asarray, trained))
+            trained = jax.device_get(run(members, shared, np.int32(start), reporter=reporter))
+            parts.append(jax.tree.map(itemgetter(slice(len(rows))), trained))  # without what fills up the last block
             if on_block is not None:
                 on_block(rows, result(parts[-1], rows))
-    return result(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), range(m))
+    whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return result(whole, range(m))
 
 
 class _Members(NamedTuple):
@@ -172,15 +180,23 @@ class _Members(NamedTuple):
 
 def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
     """The samples and labels of one data set, or of several of one shape along a leading axis."""
-    X, y = as_array("X", X, finite=True), as_array("y", y)
+    X, y = as_array("X", X), as_array("y", y)
     if X.ndim not in (2, 3):
         raise InvalidInputError(f"X has shape {X.shape}, but must be (n, d), or (sets, n, d)")
     if y.shape[: X.ndim - 1] != X.shape[:-1]:
         expected = X.shape[:-1] if loss.outputs == "one" else f"{X.shape[:-1]}, or one row each"
         raise InvalidInputError(f"y has shape {y.shape}, but must be {expected} to fit X {X.shape}")
+    if X.ndim == 3:
+        as_array("X", X, finite=True)  # which says in which set
     rows = check_samples(X.reshape(-1, X.shape[-1]))
     labels = as_labels(y.reshape(len(rows), *y.shape[X.ndim - 1 :]), loss)
     return jnp.asarray(X), jnp.asarray(labels.reshape(*X.shape[:-1], *labels.shape[1:]))
+
+
+def _check_predictions(dynamic: Any, frozen: Any, static: Any, X: jax.Array, y: jax.Array, loss: Loss) -> None:
+    dynamic, frozen = jax.tree.map(lambda leaf: leaf[0], (dynamic, frozen))
+    labels = np.asarray(y).reshape(-1, *y.shape[X.ndim - 1 :])
+    check_predictions(eqx.combine(dynamic, frozen, static), X.reshape(-1, X.shape[-1]), labels, loss)
 
 
 def _learning_rates(given: Any, options: TrainingOptions, m: int) -> np.ndarray:
@@ -218,20 +234,17 @@ def _stacked_measure(measure: Any, m: int) -> tuple[Any, Any, int | None]:
     if len(measure) != m:
         raise InvalidInputError(f"measure has {len(measure)} entries, but must be one for all, or one for each of {m}")
     arrays, static = zip(*(eqx.partition(each, eqx.is_array) for each in measure), strict=True)
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *arrays), static[0], 0
-
-
-def _block(members: _Members, start: int, layout: PopulationLayout) -> _Members:
-    """The members of one call; at the end of the population it is filled up with some that are not trained."""
-    m = len(members.setting.active)
-    rows = np.arange(start, start + layout.block)
-    block = jax.tree.map(lambda leaf: leaf[np.minimum(rows, m - 1)], members)
-    return block._replace(setting=block.setting._replace(active=jnp.asarray(rows < m)))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(arrays)), static[0], 0
 
 
 @eqx.filter_jit
-def _program(members, shared, reporter, static, measure, loss, options, layout):
-    """A block of members: its share on each device, there chunk after chunk."""
+def _program(members, shared, start, reporter, static, measure, loss, options, layout, block):
+    """A block of members, that from `start` on: its share on each device, there chunk after chunk."""
+    m = len(members.setting.key)
+    rows = start + jnp.arange(layout.block)
+    if layout.block != m:  # at the end of the population a block is filled up with some that are not trained
+        members = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, m - 1)], members)
+    members = members._replace(setting=members.setting._replace(active=rows < m))
     data_axis = None if members.data_sets is None else 0
     measure_axis = None if members.setting.measure is None else 0
 
@@ -252,6 +265,7 @@ def _program(members, shared, reporter, static, measure, loss, options, layout):
             measure=measure,
             loss=loss,
             options=options,
+            block=block,
             axes=axes,
             one_by_one=layout.devices[0].platform == "cpu",
             reporter=reporter,

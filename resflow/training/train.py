@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,6 +21,7 @@ from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
 from resflow.progress import Progress, reported
+from resflow.training._blocks import steps_in_block
 from resflow.training._program import ObjectiveMeasure, Setting, training_program
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
@@ -167,12 +169,14 @@ def train(
     measured, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
     rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
     setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, measured, jnp.asarray(True))
+    on_cpu, rows = jax.default_backend() == "cpu", options.batch_size or len(y)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves((dynamic, frozen)))
+    block = steps_in_block(options, parameters, members=1, rows=rows, on_cpu=on_cpu)
     # The program is given the learning rate as a value: one compilation serves all.
     options = replace(options, learning_rate=1.0)
+    program = partial(_program, static=static, measure=measure, loss=loss, options=options, block=block)
     with reported(progress, options.steps) as reporter:
-        final, diverged_at, reached, history = jax.block_until_ready(
-            _program(dynamic, setting, static=static, measure=measure, loss=loss, options=options, reporter=reporter)
-        )
+        final, diverged_at, reached, history = jax.block_until_ready(program(dynamic, setting, reporter=reporter))
     return TrainResult(
         eqx.combine(final, frozen, static), recorded(reached, history), None if diverged_at < 0 else int(diverged_at)
     )
