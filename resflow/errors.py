@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
-__all__ = ["InvalidInputError", "check_known", "nearest", "shown"]
+__all__ = ["InvalidInputError", "check_known", "nearest", "nearest_file", "shown"]
 
 
 class InvalidInputError(ValueError):
@@ -27,6 +29,20 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     lowered = {entry[:100].lower(): entry for entry in reversed(known)}  # comparing takes the square of the length
     close = difflib.get_close_matches(str(name)[:100].lower(), lowered, n=count, cutoff=0.4)
     return [lowered[entry] for entry in close] or known[:count]
+
+
+def nearest_file(path: Path, *suffixes: str) -> str:
+    """What to say behind a path at which nothing is: the file beside it that may have been meant; "" if none is alike.
+
+    Args:
+        path: The path.
+        suffixes: Of the files that could be meant, as ".csv".
+    """
+    stems: dict[str, Path] = {}
+    with suppress(OSError):
+        stems = {entry.stem: entry for entry in sorted(path.parent.iterdir()) if entry.suffix in suffixes}
+    close = difflib.get_close_matches(path.stem[:100], stems, n=1)
+    return f": nearest is {stems[close[0]]}" if close else ""
 
 
 def check_known(name: str, value: object, known: Iterable[str]) -> None:

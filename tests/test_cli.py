@@ -114,6 +114,7 @@ def test_stopped_run_is_killed_with_its_kernel_and_says_so_in_one_line(project, 
     ("arguments", "message"),
     [
         (["run", "absent.ipynb"], "there is no such notebook"),
+        (["run", "tinny"], "): nearest is tiny.ipynb"),
         (["run", "text.ipynb"], "not a Jupyter notebook"),
         (["run", "tiny.ipynb", "nowhere/out.ipynb"], "there is no folder nowhere"),
         (["run", "tiny.ipynb", "-p", "size", "big"], "size='big' is not of the declared type int"),

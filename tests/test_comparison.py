@@ -152,9 +152,10 @@ def test_best_is_the_largest_where_the_sweep_says_so(tmp_path):
     (axes,) = drawn[0].axes
     crosses = [dots for dots in axes.collections if dots.get_label() == "diverged: not finite"]
     assert crosses
-    worst, best = overview.attach_overview(client, parent)
-    assert worst.startswith("worst   C 100, b: not a number (run ")
-    assert best.startswith("best    C 100, a: 0.9 (run ")
+    worst, _, best, run = overview.attach_overview(client, parent)
+    assert worst == "worst   C 100, b: not a number"
+    assert best == "best    C 100, a: 0.9"
+    assert re.fullmatch(r" {8}run [0-9a-f]{32}", run)
     drawn = {artifact.path for artifact in client.list_artifacts(parent, "figures") if artifact.path.endswith("pdf")}
     names = ("accuracy_against_C", "accuracy_against_kind", "curves", "two_axes")
     assert drawn == {f"figures/{name}.pdf" for name in names}
@@ -320,15 +321,15 @@ def test_headline_names_ten_of_many_and_leads_to_all_of_them(skip):
     condition = unquote(re.search(r"searchFilter=(.*)\)", above)[1])
     assert condition == "metrics.linear_predictor_gap > 0.000000001 and tags.`resflow.sweep` = 'skip'"
     rows = table.splitlines()[2:]
-    assert [row.split(" | ")[1:3] for row in rows] == [[str(gap), "0.25 ± 0.02"] for gap in range(32, 22, -1)]
-    assert "(32, held out 0.25 ± 0.02)" in ends
+    assert [row.split(" | ")[1:3] for row in rows] == [[str(gap), "0.250 ± 0.020"] for gap in range(32, 22, -1)]
+    assert "(32, held out 0.250 ± 0.020)" in ends
     lines = headline_lines(many)
     assert lines[0] == "4 of 36 at or below the best linear predictor: residual unit 4/18, no skip 0/18"
     assert lines[1].startswith(
-        "above   no_skip, learning_rate 0.1, seed 5: 32, held out 0.25 ± 0.02, stationary, at or"
+        "above   no_skip, learning_rate 0.1, seed 5: 32, held out 0.250 ± 0.020, stationary, at or"
     )
-    assert lines[11:12] == ["        and 22 more"]
-    assert [line[:8] for line in lines[12:]] == ["worst   ", "best    "]
+    assert lines[21:22] == ["        and 22 more"]
+    assert [line[:8] for line in lines[22:]] == ["worst   ", "        ", "best    ", "        "]
 
 
 def test_runs_of_version_0_1_0_are_compared_by_the_names_that_metrics_have_now(client, skip, width):

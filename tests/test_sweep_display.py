@@ -61,7 +61,7 @@ def test_a_line_that_nothing_bounds_tells_everything(late):
     late.steps_told("1", Steps(630, 1000))
     assert late.line() == (
         "135/144 finished, about 1 min 30 s left, 9 finished before, 2 running at 63% of their steps, "
-        "best linear_predictor_gap -0.1434 (features=relu, width=16, seed=3)"
+        "best linear_predictor_gap −0.1434 (features=relu, width=16, seed=3)"
     )
 
 

@@ -10,7 +10,7 @@ from resflow.data.dataset import Dataset
 from resflow.data.delimited import check_delimited, load_delimited
 from resflow.data.names import is_one_line, plain
 from resflow.data.parquet import check_parquet, load_parquet
-from resflow.errors import InvalidInputError, shown
+from resflow.errors import InvalidInputError, nearest_file, shown
 
 __all__ = ["FILE_SUFFIXES", "check_file", "load_file"]
 
@@ -36,7 +36,8 @@ def _existing(name: str) -> Path:
         found = "this is a folder" if path.is_dir() else "there is no such file"
     except (OSError, RuntimeError) as error:  # a name too long, a folder that may not be read, an unknown user's home
         found = f"there is no such file that can be read ({getattr(error, 'strerror', None) or error})"
-    raise InvalidInputError(f"dataset={shown(name)}: {found} (looked for {plain(str(path.absolute()))})")
+    near = plain(nearest_file(path, *FILE_SUFFIXES))
+    raise InvalidInputError(f"dataset={shown(name)}: {found} (looked for {plain(str(path.absolute()))}){near}")
 
 
 def check_file(name: str) -> None:

@@ -82,7 +82,8 @@ def _with_help(error: click.UsageError) -> str:
     """What is wrong with a command line, and the command that says what is allowed."""
     message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
-    return f"{message}: {error.ctx.command_path} -h says what is allowed" if error.ctx else message
+    mark = "" if message.endswith("?") else ":"
+    return f"{message}{mark} {error.ctx.command_path} -h says what is allowed" if error.ctx else message
 
 
 def _told(error: Exception, log: deque[str]) -> int:

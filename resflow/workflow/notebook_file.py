@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from resflow.errors import InvalidInputError, shown
+from resflow.errors import InvalidInputError, nearest_file, shown
 
 __all__ = ["metadata_of", "read_notebook"]
 
@@ -51,7 +51,7 @@ def _json(path: Path) -> dict[str, Any]:
         if not path.is_file():
             kind = "a folder" if path.is_dir() else "no ordinary file" if path.exists() else ""
             there = f"it is {kind}" if kind else f"looked for {path.absolute()}"
-            raise InvalidInputError(f"{path}: there is no such notebook ({there})")
+            raise InvalidInputError(f"{path}: there is no such notebook ({there}){nearest_file(path, '.ipynb')}")
         data = path.read_bytes()
     except OSError as error:
         raise InvalidInputError(f"{shown(str(path))}: cannot be read: {error.strerror}") from None

@@ -129,7 +129,7 @@ def _report(run_id: str, stem: str) -> None:
 
     recorded = Run(open_client(), run_id)
     run = recorded.stored
-    click.echo(f"run     {run.info.run_name}\nstatus  {status_of(run)}   id {run_id}")
+    click.echo(f"name    {run.info.run_name}\nstatus  {status_of(run)}")
     facts = facts_of(run)
     width = max((len(fact.about) for fact in facts), default=0)
     for fact in facts:

@@ -61,6 +61,6 @@ def report(
         write_pdf(text, output)
     elif output is not None:
         output.write_text(text, encoding="utf-8")
-    counts = ", ".join(f"{count} {status}" for status, count in comparison.statuses.items())
+    counts = ", ".join(f"{count} {status.lower()}" for status, count in comparison.statuses.items())
     click.echo(f"{comparison.kind:<7} {comparison.name}: {counts}")
     click.echo(f"report  {output or Run(client, comparison.parent_id or '').artifact_folder + '/' + REPORT}")

@@ -32,7 +32,7 @@ def facts_from(values: Mapping[str, Any], verdict: str = "", about: str = "") ->
     >>> for fact in facts_from({"objective": 0.5, "best_linear_objective": 0.75}, "strict_saddle"):
     ...     print(fact.about, "–", fact.outcome)
     verdict on the last point – strict saddle
-    training objective – 0.5, of the best linear predictor 0.75
+    training objective – 0.5 (best linear predictor: 0.75)
 
     Args:
         values: The run's metrics, those along training by their last values.
@@ -43,11 +43,11 @@ def facts_from(values: Mapping[str, Any], verdict: str = "", about: str = "") ->
     facts = [Fact(f"verdict on the {about or 'last point'}", verdict_name(verdict))] if verdict else []
     if "objective" in values and "best_linear_objective" in values:
         mine, linear = (number_text(values[name]) for name in ("objective", "best_linear_objective"))
-        facts.append(Fact(f"{its}training objective", f"{mine}, of the best linear predictor {linear}"))
+        facts.append(Fact(f"{its}training objective", f"{mine} (best linear predictor: {linear})"))
     if (gap := values.get("linear_predictor_gap")) is not None:
         text = number_text(gap)
         if (certificate := values.get("gap_certificate")) is not None and certificate == certificate:
-            text += f", certified to be at most {number_text(certificate)}"
+            text += f", certified at most {number_text(certificate)}"
         facts.append(Fact(f"{its}gap to the {'' if about else 'best '}linear predictor", text))
     if (gap := values.get("test_linear_predictor_gap")) is not None:
         error = values.get("test_linear_predictor_gap_error")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from resflow.plots.labels import label_of, number_text, point_name, value_name, verdict_name
+from resflow.plots.labels import label_of, number_text, point_name, value_name, verdict_name, with_error
 from resflow.workflow import names
 from resflow.workflow.records import tagged
 from resflow.workflow.reports.comparison import Comparison
@@ -56,9 +56,9 @@ def headline_lines(comparison: Comparison) -> list[str]:
     """The same in plain lines, for a terminal."""
     lines = list(filter(None, [_shares(comparison)]))
     above = _above(comparison)
-    lines += [f"above   {_plain(line)}" for line in above[:LISTED]]
+    lines += [said for line in above[:LISTED] for said in _plain("above", line)]
     lines += [f"        and {len(above) - LISTED} more"] * (len(above) > LISTED)
-    return lines + [f"{which:<7} {_plain(line)}" for which, _, line in _ends(comparison)]
+    return lines + [said for which, _, line in _ends(comparison) for said in _plain(which, line)]
 
 
 def run_address(run: pd.Series, address: str = "") -> str:
@@ -104,8 +104,7 @@ def _ends(comparison: Comparison) -> Iterator[tuple[str, str, _Line]]:
 
 def _line(run: pd.Series, comparison: Comparison, metric: str) -> _Line:
     held_out, error = (run.get(name, float("nan")) for name in (HELD_OUT, as_recorded(f"{HELD_OUT}_error")))
-    text = "" if pd.isna(held_out) else number_text(held_out, 3)
-    text += "" if not text or pd.isna(error) else f" ± {number_text(error, 2)}"
+    text = "" if pd.isna(held_out) else number_text(held_out, 3) if pd.isna(error) else with_error(held_out, error)
     verdict = "" if run["verdict"] is None or pd.isna(run["verdict"]) else verdict_name(run["verdict"])
     return _Line(run, run_name(run, comparison), number_text(run[metric]), text, verdict)
 
@@ -132,9 +131,9 @@ def _values(line: _Line) -> str:
     return line.value + (f", held out {line.held_out}" if line.held_out else "")
 
 
-def _plain(line: _Line) -> str:
+def _plain(which: str, line: _Line) -> tuple[str, str]:
     verdict = f", {line.verdict}" if line.verdict else ""
-    return f"{line.name}: {_values(line)}{verdict} (run {line.run['run_id']})"
+    return f"{which:<7} {line.name}: {_values(line)}{verdict}", f"        run {line.run['run_id']}"
 
 
 def _filter_address(comparison: Comparison, address: str) -> str:

@@ -74,7 +74,7 @@ class LiveDisplay(Display):
         super().__init__(tally)
         console = Console(highlight=False)
         bar = BarColumn(bar_width=min(24, console.width // 5))
-        self._progress = Progress(bar, TextColumn("{task.description}", markup=False), console=console)
+        self._progress = Progress(bar, TextColumn("{task.description}", markup=False), console=console, transient=True)
         self._task = self._progress.add_task("", total=1)
 
     def __enter__(self) -> Display:

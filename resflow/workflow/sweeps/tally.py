@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from resflow.plots.labels import with_minus_signs
 from resflow.workflow.goal import Goal
 from resflow.workflow.limits import duration
 from resflow.workflow.logged_values import finite
@@ -139,8 +140,9 @@ class Tally:
         if self.cached:
             parts.append(f"{self.cached} finished before")
         shares = [share for running in self.running.values() if (share := running.pace.share) is not None]
-        parts.append(f"{len(self.running)} running" + (f" at {fmean(shares):.0%} of their steps" if shares else ""))
+        at = f" at {fmean(shares):.0%} of their steps" if shares else ""
+        parts += [f"{len(self.running)} running{at}"] * bool(self.running)
         parts += [f"{self.failed} failed"] * bool(self.failed)
         if self.best is not None:
-            parts.append(self.best_words(".4g") + f" ({self.best_label})" * bool(self.best_label))
+            parts.append(with_minus_signs(self.best_words(".4g")) + f" ({self.best_label})" * bool(self.best_label))
         return ", ".join(parts)

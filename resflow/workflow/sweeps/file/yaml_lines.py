@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import yaml
 from yaml.reader import ReaderError
 
-from resflow.errors import InvalidInputError, nearest
+from resflow.errors import InvalidInputError, nearest, nearest_file
 from resflow.workflow.limits import one_line
 from resflow.workflow.sweeps.file.yaml_words import MERGE, STR, UNCLEAR, plain_tag, shown_tag, word_value
 
@@ -222,7 +222,8 @@ def _text_of(path: Path) -> str:
         if path.is_dir():
             raise InvalidInputError(f"{path}: a folder, not a sweep file: name the file in it")
         if not path.exists():
-            raise InvalidInputError(f"{path}: there is no such sweep file (looked for {path.absolute()})")
+            near = nearest_file(path, ".yaml", ".yml")
+            raise InvalidInputError(f"{path}: there is no such sweep file (looked for {path.absolute()}){near}")
         if not path.is_file():
             raise InvalidInputError(f"{path}: not a file with content of its own: write the sweep into one")
         if (size := path.stat().st_size) > MOST_BYTES:
