@@ -182,11 +182,24 @@ def test_links_lead_to_experiments_to_runs_above_linear_and_to_sweeps(tmp_path):
     assert line.endswith("?workflowType=machine_learning")
 
 
+def test_server_that_ends_by_itself_is_one_line_with_what_it_said_last(project, monkeypatch):
+    ending = "import sys; sys.exit('no server today')"
+    monkeypatch.setattr("resflow.workflow.ui.guarded.__file__", str(project / "guarded.py"))
+    (project / "guarded.py").write_text(f"import os; print(os.getpgid(0), flush=True); {ending}")
+    done = resflow_here(project, "ui")
+    assert done.returncode == 1
+    starting, line = done.stderr.splitlines()
+    assert starting.startswith("MLflow's server is starting")
+    assert line.startswith("resflow: error: MLflow's server ended with exit code 1: no server today (traceback in ")
+    assert done.stdout == ""
+
+
 def hang_up(process, terminal):
     os.close(terminal)
 
 
 ENDS = {
+    "Ctrl-C": lambda process, terminal: os.write(terminal, b"\x03"),
     "SIGTERM": lambda process, terminal: process.terminate(),
     "SIGKILL": lambda process, terminal: process.kill(),
     "its terminal": hang_up,
@@ -229,7 +242,10 @@ def test_ui_serves_the_store_and_ends_with_everything_it_started(project, end):
         ENDS[end](process, terminal)
         if end != "its terminal":
             os.close(terminal)
-    process.communicate(timeout=30)
+    _, said = process.communicate(timeout=30)
+    if end == "Ctrl-C":  # which is how it is ended: no fault, and nothing that the server has to say
+        assert process.returncode == 0
+        assert said.decode() == "MLflow's server is starting; its addresses follow once it answers.\n"
     assert len(family) >= 2
     assert not psutil.wait_procs(family, timeout=10)[1]
     with socket.socket() as probe:

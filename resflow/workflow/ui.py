@@ -9,15 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import guarded
 from resflow.workflow.interruption import Interruptions
+from resflow.workflow.limits import one_line
 from resflow.workflow.records import every_run, open_client, parents_of_sweeps
+from resflow.workflow.store_errors import StoreError
 from resflow.workflow.ui_pages import ABOVE_LINEAR, FIRST_PORT, HOST, run_page, runs_page, server_address, ui_address
 
 if TYPE_CHECKING:
@@ -37,7 +40,11 @@ def serve(port: int | None = None) -> int:
     Where to look is said as soon as the server answers. A store behind a server has a UI there already, and only where
     that is is said.
 
-    Returns the exit code.
+    Returns:
+        The exit code: 0 after Ctrl-C, which is how a UI is ended.
+
+    Raises:
+        StoreError: If the server ends by itself.
     """
     client = open_client()
     if address := server_address(client.tracking_uri):
@@ -45,12 +52,14 @@ def serve(port: int | None = None) -> int:
         return 0
     port = free_port(port)
     command = [sys.executable, "-P", guarded.__file__, sys.executable, "-m", "mlflow", "server"]
-    command += ["--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--host", HOST, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     environment["MLFLOW_BACKEND_STORE_URI"] = client.tracking_uri  # a command line is for everybody to see
-    with Interruptions() as interruptions:
+    print("MLflow's server is starting; its addresses follow once it answers.", file=sys.stderr, flush=True)
+    with Interruptions() as interruptions, tempfile.TemporaryFile() as said:
         server = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, start_new_session=True
         )
         try:
             with interruptions.raised():
@@ -60,7 +69,9 @@ def serve(port: int | None = None) -> int:
                         where = "\n".join(links(client, ui_address(client.tracking_uri, port)))
                         print(where, "Ctrl-C ends the server.", sep="\n", flush=True)
                     time.sleep(POLL_SECONDS)  # waiting in one call, a signal that came just before it would be missed
-                return server.returncode
+                raise StoreError(f"MLflow's server ended with exit code {server.returncode}{_last_line(said)}")
+        except KeyboardInterrupt:
+            return 0
         finally:
             _end(server)
 
@@ -76,6 +87,14 @@ def links(client: MlflowClient, address: str) -> Iterator[str]:
             yield f"  above linear: {runs_page(place, address, condition=ABOVE_LINEAR, charts=True)}"
     for name, parent in parents_of_sweeps(client, [experiment.experiment_id for experiment in experiments]).items():
         yield f"sweep {name}: {run_page(parent.info.experiment_id, parent.info.run_id, address)}"
+
+
+def _last_line(said: IO[bytes]) -> str:
+    """What the server said last, behind a colon; "" if it said nothing."""
+    said.seek(0)
+    lines = said.read().decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f": {one_line(last)}" if last else ""
 
 
 def _answers(port: int) -> bool:
