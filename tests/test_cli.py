@@ -240,10 +240,11 @@ def test_ui_serves_the_store_and_ends_with_everything_it_started(project, end):
         assert all("sqlite" not in " ".join(member.cmdline()) for member in family)
     finally:
         ENDS[end](process, terminal)
-        if end != "its terminal":
+        if end in ("SIGTERM", "SIGKILL"):
             os.close(terminal)
     _, said = process.communicate(timeout=30)
     if end == "Ctrl-C":  # which is how it is ended: no fault, and nothing that the server has to say
+        os.close(terminal)
         assert process.returncode == 0
         assert said.decode() == "MLflow's server is starting; its addresses follow once it answers.\n"
     assert len(family) >= 2
