@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 from urllib.request import urlopen
 
 import click
@@ -180,6 +181,12 @@ def test_links_lead_to_experiments_to_runs_above_linear_and_to_sweeps(tmp_path):
     assert above.startswith(f"  above linear: http://a/#/experiments/1/runs?{CHARTS}&searchFilter=metrics.linear_pred")
     (line,) = (line for line in lines if line.startswith("sweep skip: http://a/#/experiments/1/runs/"))
     assert line.endswith("?workflowType=machine_learning")
+    assert "&orderByKey=metrics.%60linear_predictor_gap%60&orderByAsc=false" in above
+    runs = unquote(lines[lines.index(line) + 1])
+    assert runs.startswith("  its runs, best first: http://a/#/experiments/1/runs?")
+    condition = re.search("searchFilter=(.*)&orderByKey=metrics.`linear_predictor_gap`&orderByAsc=true$", runs)[1]
+    points = client.search_runs(["1"], condition)
+    assert {run.data.tags["resflow.role"] for run in points} == {"member"}
 
 
 def test_server_that_ends_by_itself_is_one_line_with_what_it_said_last(project, monkeypatch):

@@ -17,11 +17,23 @@ from typing import IO, TYPE_CHECKING
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import guarded
+from resflow.workflow.goal import Goal
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.limits import one_line
-from resflow.workflow.records import every_run, open_client, parents_of_sweeps
+from resflow.workflow.names import ROLE, SWEEP, Role
+from resflow.workflow.records import every_run, open_client, parents_of_sweeps, tagged
 from resflow.workflow.store_errors import StoreError
-from resflow.workflow.ui_pages import ABOVE_LINEAR, FIRST_PORT, HOST, run_page, runs_page, server_address, ui_address
+from resflow.workflow.ui_pages import (
+    ABOVE_LINEAR,
+    FIRST_PORT,
+    HOST,
+    LOWEST_GAP,
+    WORST_GAP,
+    run_page,
+    runs_page,
+    server_address,
+    ui_address,
+)
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -30,6 +42,9 @@ __all__ = ["free_port", "links", "serve"]
 
 PORTS = range(FIRST_PORT, FIRST_PORT + 100)
 """Which are tried where none is asked for."""
+
+ABOVE_POINTS = (Role.SWEEP, Role.POPULATION)
+"""The runs of a sweep that are no points of it."""
 
 POLL_SECONDS = 0.2
 
@@ -84,9 +99,13 @@ def links(client: MlflowClient, address: str) -> Iterator[str]:
         place = experiment.experiment_id
         yield f"{experiment.name}: {runs_page(place, address, charts=True)}"
         if list(islice(every_run(client, [place], ABOVE_LINEAR), 1)):
-            yield f"  above linear: {runs_page(place, address, condition=ABOVE_LINEAR, charts=True)}"
+            yield f"  above linear: {runs_page(place, address, condition=ABOVE_LINEAR, by=WORST_GAP, charts=True)}"
     for name, parent in parents_of_sweeps(client, [experiment.experiment_id for experiment in experiments]).items():
-        yield f"sweep {name}: {run_page(parent.info.experiment_id, parent.info.run_id, address)}"
+        place = parent.info.experiment_id
+        yield f"sweep {name}: {run_page(place, parent.info.run_id, address)}"
+        condition = " and ".join([tagged(SWEEP, name), *(f"tags.`{ROLE}` != '{role}'" for role in ABOVE_POINTS)])
+        goal = Goal.in_tags(parent.data.tags) or LOWEST_GAP
+        yield f"  its runs, best first: {runs_page(place, address, condition=condition, by=goal, charts=True)}"
 
 
 def _last_line(said: IO[bytes]) -> str:

@@ -5,14 +5,28 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from resflow.workflow.addresses import without_credentials
+from resflow.workflow.goal import Goal
 
-__all__ = ["ABOVE_LINEAR", "FIRST_PORT", "HOST", "run_page", "runs_page", "server_address", "ui_address"]
+__all__ = [
+    "ABOVE_LINEAR",
+    "FIRST_PORT",
+    "HOST",
+    "LOWEST_GAP",
+    "WORST_GAP",
+    "run_page",
+    "runs_page",
+    "server_address",
+    "ui_address",
+]
 
 HOST, FIRST_PORT = "127.0.0.1", 5000
 """Where `resflow ui` serves, or at the first free port behind it."""
 
 ABOVE_LINEAR = "metrics.linear_predictor_gap > 0.000000001"
 """MLflow's condition for runs above their best linear predictor, rounding apart."""
+
+LOWEST_GAP, WORST_GAP = Goal("linear_predictor_gap"), Goal("linear_predictor_gap", maximize=True)
+"""By which runs are sorted where nothing else is said, and runs above linear."""
 
 _MACHINE_LEARNING = "workflowType=machine_learning"
 """Without this MLflow opens its pages for generative AI, where runs are called evaluations."""
@@ -43,17 +57,24 @@ def run_page(experiment_id: str, run_id: str, address: str = "") -> str:
     return _at(address, f"#/experiments/{experiment_id}/runs/{run_id}?{_MACHINE_LEARNING}")
 
 
-def runs_page(experiment_id: str, address: str = "", *, condition: str = "", charts: bool = False) -> str:
+def runs_page(
+    experiment_id: str, address: str = "", *, condition: str = "", by: Goal | None = None, charts: bool = False
+) -> str:
     """The page of an experiment's runs.
+
+    MLflow folds runs into their parents unless they are sorted by a metric: a sweep's page would show but one run.
 
     Args:
         experiment_id: MLflow's id of the experiment.
         address: As for `run_page`.
         condition: Which of them; all without.
+        by: By what metric they are sorted, the best first, sweeps and their runs side by side.
         charts: Whether they are shown as charts; the list is one click away.
     """
     options = [*["compareRunsMode=CHART"] * charts, _MACHINE_LEARNING]
     options += [f"searchFilter={quote(condition)}"] * bool(condition)
+    if by is not None:
+        options += [f"orderByKey={quote(f'metrics.`{by.metric}`')}", f"orderByAsc={str(not by.maximize).lower()}"]
     return _at(address, f"#/experiments/{experiment_id}/runs?{'&'.join(options)}")
 
 

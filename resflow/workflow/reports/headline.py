@@ -13,7 +13,7 @@ from resflow.workflow.records import tagged
 from resflow.workflow.reports.comparison import Comparison
 from resflow.workflow.reports.metrics import GAP, HELD_OUT, as_recorded
 from resflow.workflow.reports.statistics import above_linear, best_runs, is_above_linear, second_axis
-from resflow.workflow.ui_pages import ABOVE_LINEAR, run_page, runs_page
+from resflow.workflow.ui_pages import ABOVE_LINEAR, WORST_GAP, run_page, runs_page
 
 __all__ = ["headline", "headline_lines", "run_address", "run_name"]
 
@@ -140,4 +140,4 @@ def _filter_address(comparison: Comparison, address: str) -> str:
     """Where MLflow's UI lists the runs above their linear predictor."""
     of_sweep = [tagged(names.SWEEP, comparison.name)] if comparison.kind == "sweep" else []
     condition = " and ".join([ABOVE_LINEAR, *of_sweep])
-    return runs_page(comparison.experiment_id, address, condition=condition)
+    return runs_page(comparison.experiment_id, address, condition=condition, by=WORST_GAP)
