@@ -205,7 +205,11 @@ def test_separable_classes_are_refused_unless_bounded(kind):
         (np.zeros(6), {"ridge": -1.0}, "ridge=-1.0"),
         (np.zeros(6), {"max_norm": -1.0}, "max_norm=-1.0"),
         (np.zeros(6), {}, r"y has one class alone: all 6 labels are 0"),
-        (np.full((6, 2), 0.5), {}, r"y has the row \[0.5, 0.5\] at 0"),
+        (
+            np.full((6, 2), 0.6),
+            {},
+            r"y has the row \[0.6, 0.6\] at 0, but for the softmax loss a row must hold",
+        ),
         (np.zeros((6, 2)), {"loss": "logistic"}, r"y has shape \(6, 2\), but the logistic loss takes one label"),
         (np.zeros(6), {"loss": "softmin"}, "nearest is 'softmax'"),
         (np.full(6, np.nan), {}, "6 labels that are not finite"),

@@ -21,20 +21,39 @@ class Rows:
     """The rows of X, or of X B for a basis B of shape (d, r), as float64 in chunks that fit the cache.
 
     X may be a np.memmap of any real dtype: no more than one chunk of it is copied at a time. Only X B is kept
-    whole where it is small (256 MiB).
+    whole where it is small (256 MiB). `places` says which rows of X they are, None for all.
     """
 
-    def __init__(self, X: np.ndarray, basis: np.ndarray | None = None) -> None:
-        self.n, self.d = X.shape
-        self.basis = basis
+    def __init__(self, X: np.ndarray, basis: np.ndarray | None = None, places: np.ndarray | None = None) -> None:
+        self.n, self.d = len(X) if places is None else len(places), X.shape[1]
+        self.basis, self.places = basis, places
         self.width = self.d if basis is None else basis.shape[1]
         self._X, self._factor = X, basis
         if basis is not None and self.n * self.width <= KEEP_VALUES:
             self._X, self._factor = np.concatenate([block for _, block in self.blocks()]), None
+            self.places = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of X as it was given."""
+        return self._X.dtype
+
+    def within(self, basis: np.ndarray) -> Rows:
+        """The rows in coordinates of a basis."""
+        return Rows(self._X, basis, self.places)
 
     def every(self, stride: int) -> Rows:
         """Every stride-th row, in the same coordinates."""
-        part = Rows(self._X[::stride])
+        if self.places is not None:
+            return self._of(self._X, self.places[::stride])
+        return self._of(self._X[::stride], None)
+
+    def take(self, chosen: np.ndarray) -> Rows:
+        """The rows of these numbers, which may recur, in the same coordinates."""
+        return self._of(self._X, chosen if self.places is None else self.places[chosen])
+
+    def _of(self, X: np.ndarray, places: np.ndarray | None) -> Rows:
+        part = Rows(X, None, places)
         part.d, part.basis, part.width, part._factor = self.d, self.basis, self.width, self._factor
         return part
 
@@ -43,7 +62,7 @@ class Rows:
         size = chunk or max(_CHUNK_VALUES // self.d, 2 * self.d)
         for start in range(0, self.n, size):
             rows = slice(start, min(start + size, self.n))
-            block = np.ascontiguousarray(self._X[rows], dtype=np.float64)
+            block = np.ascontiguousarray(self._X[rows if self.places is None else self.places[rows]], dtype=np.float64)
             yield rows, block if self._factor is None else block @ self._factor
 
     def times(self, z: np.ndarray) -> np.ndarray:

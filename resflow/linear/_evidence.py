@@ -93,6 +93,7 @@ def as_fit(
         max_norm=None if math.isinf(problem.radius) else problem.radius,
         ridge=problem.ridge,
         loss=problem.loss.name,
+        weighted=problem.weights is not None,
     )
 
 
@@ -108,9 +109,9 @@ def _left_by_rounding(problem: Problem, best: Iterate) -> tuple[float, float]:
         bent = error
         if not problem.quadratic:
             bent = curvatures * error if W.ndim == 1 else (np.abs(curvatures) @ error[..., None])[..., 0]
-        lengths = np.sqrt(np.einsum("ij,ij->i", block, block))
+        lengths = problem.weighed(np.sqrt(np.einsum("ij,ij->i", block, block)), part)
         left += float(np.sum(np.linalg.norm(np.c_[bent + EPS * np.abs(slopes)], axis=1) * lengths)) / rows.n
-        hidden += float(np.vdot(bent, error)) / rows.n
+        hidden += float(np.vdot(problem.weighed(bent, part), error)) / rows.n
     return left + unit * _shift(problem, best) * float(np.linalg.norm(best.z)), 0.5 * hidden
 
 
@@ -126,10 +127,11 @@ def _hidden_gain(problem: Problem, best: Iterate, cut: np.ndarray) -> float:
         along = block @ cut
         _, slopes, curvatures = loss_terms(problem.loss, block @ W, problem.y[part])
         each = curvatures if W.ndim == 1 else np.diagonal(curvatures, axis1=1, axis2=2)  # output by output
-        slope = slope + slopes.T @ along / rows.n
-        curvature = curvature + each.T @ along**2 / rows.n
+        slope = slope + problem.weighed(slopes, part).T @ along / rows.n
+        curvature = curvature + problem.weighed(each, part).T @ along**2 / rows.n
     gains = 0.5 * slope**2 / np.where(curvature > 0.0, curvature, np.inf)
-    return float(np.sum(gains[gains > 32.0 * best.objective / rows.n]))
+    samples = rows.n if problem.weights is None else rows.n / float(np.mean(problem.weights**2))
+    return float(np.sum(gains[gains > 32.0 * best.objective / samples]))
 
 
 def _shift(problem: Problem, best: Iterate) -> float:

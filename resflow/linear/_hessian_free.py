@@ -11,7 +11,8 @@ import numpy as np
 
 from resflow.linear._algebra import EPS, KEEP_VALUES, add_gram, cholesky_solver
 from resflow.linear._newton import TOLERANCE, Iterate
-from resflow.linear._problem import Problem
+from resflow.linear._problem import Problem, loss_terms
+from resflow.losses import Softmax
 
 __all__ = ["hessian_free"]
 
@@ -123,13 +124,14 @@ def _look(problem: Problem, W: np.ndarray) -> _Look:
     for part, block in problem.rows.blocks():
         y = problem.y[part]
         value, slope = _softmax_terms(W @ block.T, y)
-        totals.append(float(np.sum(value)))
-        gradient += slope @ block
-        slope[y, np.arange(len(y))] += 1.0
-        curvature -= slope @ slope.T
-        curvature.flat[:: m + 1] += slope.sum(axis=1)
+        totals.append(float(np.sum(problem.weighed(value, part))))
+        gradient += problem.weighed(slope.T, part).T @ block
+        sigma = _back_to_sigma(slope, y)
+        weighted = problem.weighed(sigma.T, part).T
+        curvature -= weighted @ sigma.T
+        curvature.flat[:: m + 1] += weighted.sum(axis=1)
         if probabilities is not None:
-            probabilities[:, part] = slope
+            probabilities[:, part] = sigma
     objective = math.fsum(totals) / n
     total = objective + 0.5 * problem.ridge * float(np.vdot(W, W))
     return _Look(objective, total, gradient / n + problem.ridge * W, curvature / n, probabilities)
@@ -140,9 +142,16 @@ def _sigma(problem: Problem, W: np.ndarray, here: _Look, part: slice, block: np.
     if here.probabilities is not None:
         return here.probabilities[:, part]
     y = problem.y[part]
-    sigma = _softmax_terms(W @ block.T, y)[1]
-    sigma[y, np.arange(len(y))] += 1.0
-    return sigma
+    return _back_to_sigma(_softmax_terms(W @ block.T, y)[1], y)
+
+
+def _back_to_sigma(slope: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The probabilities from ℓ', which is overwritten."""
+    if y.ndim == 2:
+        slope += y.T
+    else:
+        slope[y, np.arange(len(y))] += 1.0
+    return slope
 
 
 def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,6 +159,9 @@ def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
     Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits.
     """
+    if y.ndim == 2:
+        value, slope, _ = loss_terms(Softmax(), p.T, y, curved=False)
+        return value, slope.T
     own = y, np.arange(len(y))
     p -= p[own]
     p[own] = -np.inf
@@ -201,7 +213,8 @@ def _activity_metric(problem: Problem, W: np.ndarray, here: _Look) -> _Metric:
     gram = np.zeros((W.shape[1],) * 2)
     for part, block in problem.rows.blocks():
         sigma = _sigma(problem, W, here, part, block)
-        add_gram(gram, block * np.sqrt(np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0))[:, None])
+        activity = problem.weighed(np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0), part)
+        add_gram(gram, block * np.sqrt(activity)[:, None])
     return _Metric(gram / problem.rows.n, problem.ridge)
 
 
@@ -212,7 +225,7 @@ def _product(problem: Problem, W: np.ndarray, here: _Look, V: np.ndarray) -> np.
         sigma, change = _sigma(problem, W, here, part, block), V @ block.T
         change -= (sigma * change).sum(axis=0)
         change *= sigma
-        image += change @ block
+        image += problem.weighed(change.T, part).T @ block
     return image / problem.rows.n + problem.ridge * V
 
 

@@ -158,9 +158,10 @@ def model_holds(problem: Problem, decrease: float, curvatures: np.ndarray) -> bo
     """Whether the second-order model's decrease bounds what the objective can still fall by, up to a factor of 2.
 
     For a loss with |ℓ'''| ≤ c ℓ'' it does if c max_i |uᵀx_i| ≤ ½ for all u with ½ uᵀHu ≤ decrease, H being at least
-    mean ℓ''_i x_i x_iᵀ: then |uᵀx_i|² ≤ 2 decrease n / ℓ''_i (Bach 2010). Of other losses nothing is known.
+    mean c_i ℓ''_i x_i x_iᵀ: then |uᵀx_i|² ≤ 2 decrease n / (c_i ℓ''_i) (Bach 2010). Of other losses nothing is known.
     """
-    c, least = _relative_change(problem.loss), float(np.min(curvatures)) if curvatures.size else 0.0
+    c = _relative_change(problem.loss)
+    least = float(np.min(problem.weighed(curvatures))) if curvatures.size else 0.0
     return c == 0.0 or (least > 0.0 and c * math.sqrt(2.0 * decrease / least * problem.rows.n) <= 0.5)
 
 
@@ -208,8 +209,8 @@ def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: np.n
 
     def phi(t: float) -> tuple[float, float]:
         value, slope, _ = loss_terms(loss, p + t * change, y, curved=False)
-        total = float(np.mean(value)) + 0.5 * ridge * (zz + t * (2.0 * zs + t * ss))
-        return total, float(np.vdot(slope, change)) / len(y) + ridge * (zs + t * ss)
+        total = float(np.mean(problem.weighed(value))) + 0.5 * ridge * (zz + t * (2.0 * zs + t * ss))
+        return total, float(np.vdot(problem.weighed(slope), change)) / len(y) + ridge * (zs + t * ss)
 
     start, slope = here.objective + 0.5 * ridge * zz, model.slope
     slack = 64.0 * EPS * abs(start)

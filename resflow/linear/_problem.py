@@ -10,15 +10,15 @@ import numpy as np
 from resflow.linear._algebra import Rows, add_gram
 from resflow.losses import Logistic, Loss, Softmax, Squared
 
-__all__ = ["Evaluation", "Problem", "evaluate", "loss_terms"]
+__all__ = ["Evaluation", "Problem", "add_weighted_gram", "evaluate", "loss_terms"]
 
 
 class Problem(NamedTuple):
-    """mean_i ℓ(p_i; y_i) + ½ ridge |z|² over |z| ≤ radius, where p_i = zᵀx_i or, for several outputs, A Z x_i.
+    """mean_i c_i ℓ(p_i; y_i) + ½ ridge |z|² over |z| ≤ radius, where p_i = zᵀx_i or, for several outputs, A Z x_i.
 
     Attributes:
         rows: The x_i, shape (r,) each, in their coordinates.
-        y: Labels, shape (n,), or (n, m) for the squared loss of m outputs.
+        y: Labels, shape (n,), or (n, m) for the squared loss of m outputs and for probabilities of m classes.
         loss: ℓ.
         ridge: At least 0.
         radius: Positive, np.inf for none.
@@ -26,6 +26,7 @@ class Problem(NamedTuple):
         gradient_scale: sqrt(mean |x|² · mean |ℓ'(0; y)|²), which the KKT residual is judged by.
         outputs: A, orthonormal, shape (m, c), where z has the rows of Z, shape (c, r), one after another; None for one
             output, where z has shape (r,).
+        weights: c, shape (n,), positive and 1 in the mean; None if all are 1.
     """
 
     rows: Rows
@@ -36,6 +37,7 @@ class Problem(NamedTuple):
     objective_scale: float
     gradient_scale: float
     outputs: np.ndarray | None
+    weights: np.ndarray | None = None
 
     @property
     def quadratic(self) -> bool:
@@ -51,6 +53,10 @@ class Problem(NamedTuple):
     def free(self) -> bool:
         """Whether neither ridge nor bound makes sure that there is a minimiser."""
         return self.ridge == 0.0 and math.isinf(self.radius)
+
+    def weighed(self, values: np.ndarray, part: slice = slice(None)) -> np.ndarray:
+        """Values of some samples, each times its weight."""
+        return values if self.weights is None else (values.T * self.weights[part]).T
 
     def matrix(self, z: np.ndarray) -> np.ndarray:
         """What multiplies the rows from the right to give predictions: shape (r,), or (r, m) for several outputs."""
@@ -82,16 +88,21 @@ def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
     for part, block in rows.blocks():
         p = np.matmul(block, matrix, out=predictions[part])
         value, slope, curvature = loss_terms(problem.loss, p, y[part], curved=one or hessian)
-        totals.append(float(np.sum(value)))
-        gradient += block.T @ slope
+        totals.append(float(np.sum(problem.weighed(value, part))))
+        gradient += block.T @ problem.weighed(slope, part)
         if one:
             curvatures[part] = curvature
         if H is not None and problem.quadratic:
-            add_gram(H, block)
+            add_weighted_gram(H, block, problem, part)
         elif H is not None:
-            _add_hessian(H, problem, block, curvature)
+            _add_hessian(H, problem, block, problem.weighed(curvature, part))
     H = None if H is None else H / n
     return Evaluation(math.fsum(totals) / n, problem.flat(gradient) / n, H, predictions, curvatures)
+
+
+def add_weighted_gram(H: np.ndarray, block: np.ndarray, problem: Problem, part: slice) -> None:
+    """H += Σ_i c_i x_i x_iᵀ over the samples of a block, in place."""
+    add_gram(H, block if problem.weights is None else block * np.sqrt(problem.weights[part])[:, None])
 
 
 def _add_hessian(H: np.ndarray, problem: Problem, block: np.ndarray, curvature: np.ndarray) -> None:
@@ -109,16 +120,23 @@ def loss_terms(
     loss: Loss, p: np.ndarray, y: np.ndarray, *, curved: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ℓ, ℓ' and, if it is asked for, ℓ'' at once; the logistic and softmax losses share one exponential among
-    them."""
-    if type(loss) is Softmax and not curved:
-        return *_softmax_terms(p, y), np.empty(0)
+    them.
+
+    These two take probabilities for labels, too: ℓ is then the mean over the labels. Two classes as −1 and +1 have the
+    mean label y, and several a row of probabilities.
+    """
+    if type(loss) is Softmax and (y.ndim == 2 or not curved):
+        terms = _mean_softmax_terms if y.ndim == 2 else _softmax_terms
+        return *terms(p, y), loss.second_derivative(p, y) if curved else np.empty(0)
     if type(loss) is not Logistic:
         return loss.value(p, y), loss.derivative(p, y), loss.second_derivative(p, y) if curved else np.empty(0)
-    margin = y * p
-    tail = np.exp(-np.abs(margin))
+    size, sign = np.abs(p), np.where(p >= 0.0, 1.0, -1.0)
+    tail = np.exp(-size)
     sigmoid = 1.0 / (1.0 + tail)
-    value = np.maximum(-margin, 0.0) + np.log1p(tail)
-    return value, -y * np.where(margin >= 0, tail, 1.0) * sigmoid, tail * sigmoid * sigmoid
+    # how much of the label is on the side where p is not, and where it is
+    against, along = 0.5 * (1.0 - sign * y), 0.5 * (1.0 + sign * y)
+    slope = sign * (against - along * tail) * sigmoid
+    return against * size + np.log1p(tail), slope, tail * sigmoid * sigmoid
 
 
 def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,3 +151,12 @@ def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray
     others[own] = -sums
     others /= (sums + one)[:, None]
     return value, others
+
+
+def _mean_softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of ℓ over classes of probabilities y, and of ℓ'."""
+    others = p - p.max(axis=1)[:, None]
+    sigma = np.exp(others)
+    sums = sigma.sum(axis=1)
+    value = np.einsum("ij,ij->i", y, np.log(sums)[:, None] - others)
+    return value, sigma / sums[:, None] - y

@@ -39,17 +39,25 @@ class Separation:
     direction and the margins that are to be 0, to which it is then made orthogonal exactly; if its signs are not right
     even so, nothing is known.
 
+    A sample whose label is a row of probabilities stands for one of each class that occurs in it.
+
     Directions here are of (W_1 − W_m, ..., W_{m−1} − W_m), for nothing else matters; of two classes with one output
     that is w, and the first class is +1.
 
     Args:
         problem: The fit, in coordinates in which its Hessian is regular.
-        X: The samples themselves.
+        rows: The samples themselves.
     """
 
-    def __init__(self, problem: Problem, X: np.ndarray) -> None:
-        self.problem, self.X, self.needed = problem, X, problem.free
+    def __init__(self, problem: Problem, rows: Rows) -> None:
+        self.needed, self._n = problem.free, rows.n
         self.verdict: bool | None = None
+        self._places, labels = _occurring(problem)
+        if self._places is not None:
+            if len(self._places) == rows.n * (2 if problem.outputs is None else len(problem.outputs)):
+                self.verdict = False  # every sample may be of every class
+            problem, rows = problem._replace(y=labels, rows=problem.rows.take(self._places)), rows.take(self._places)
+        self.problem, self.rows = problem, rows
         self.separated: int | None = None
         self._asked = False  # of the linear programme, which would say the same again
         self._one_output = problem.outputs is None
@@ -79,6 +87,8 @@ class Separation:
         return self.needed and self.verdict is None
 
     def __call__(self, seen: Newton) -> None:
+        if self._places is not None:
+            seen = seen._replace(change=seen.change[self._places], predictions=seen.predictions[self._places])
         if self.verdict is None:
             self._look(seen)
             if self.unknown and seen.iterate.iterations == _UNDECIDED_AFTER:
@@ -91,6 +101,8 @@ class Separation:
 
         Where XᵀX u = n∇F_lin(z), the β_i = σ_i + y_i uᵀx_i have Σ β_i y_i x_i = 0.
         """
+        if self._places is not None:
+            predictions, multiples = predictions[self._places], multiples[self._places]
         if (np.abs(multiples) <= 0.5 / (1.0 + np.exp(self._margins(predictions)))).all():
             self.verdict = False
 
@@ -125,7 +137,7 @@ class Separation:
             return
         direction = self._direction(matrix)
         if on_plane.any():
-            rows = self._gradients(Rows(self.X), on_plane)
+            rows = self._gradients(self.rows, on_plane)
             self._judge(None if rows is None else beside(rows, direction))
         if self.verdict is None:
             self._judge(direction)
@@ -170,11 +182,11 @@ class Separation:
     def _count(self, direction: list[int]) -> int | None:
         """How many margins are above 0 by exact arithmetic; None if one is below 0, or it is not known."""
         whole = np.array(direction, dtype=object)
-        weights, positive = [*whole.reshape(self._m - 1, -1), 0 * whole[: self.X.shape[1]]], 0
+        weights, positive = [*whole.reshape(self._m - 1, -1), 0 * whole[: self.rows.d]], 0
         for label in self._present:
             for other in range(self._m):
                 if other != label:
-                    samples = (block[self._classes[part] == label] for part, block in Rows(self.X).blocks())
+                    samples = (block[self._classes[part] == label] for part, block in self.rows.blocks())
                     count = off_plane(samples, (weights[label] - weights[other]).tolist())
                     if count is None:
                         return None
@@ -184,10 +196,10 @@ class Separation:
     def _refuse(self) -> None:
         if not (self.verdict and self.needed):
             return
-        (n, d), one, instead, how = self.X.shape, self._one_output, "", ""
+        n, d, one, instead, how = self._n, self.rows.d, self._one_output, "", ""
         if len(self._present) == self._m:
             if one:
-                nonzero = sum(int(np.count_nonzero(block.any(axis=1))) for _, block in Rows(self.X).blocks())
+                nonzero = sum(int(np.count_nonzero(block.any(axis=1))) for _, block in self.rows.blocks())
                 touched = f" up to samples on the plane itself ({self.separated} are off it)"
                 how = "" if self.separated == nonzero else touched
             what = f"the data (n={n}, {'' if one else f'{self._m} classes, '}d={d}) is linearly separable{how}"
@@ -203,6 +215,18 @@ class Separation:
             f"{what}, so the {self.problem.loss.name} objective has no minimiser: {instead}pass max_norm=..., a bound "
             f"on the norm of {'w' if one else 'W'}, or ridge=..., the coefficient of half its square"
         )
+
+
+def _occurring(problem: Problem) -> tuple[np.ndarray | None, np.ndarray]:
+    """Of probabilities for labels, which sample has which class, one after another; else no samples, and the labels."""
+    y = problem.y
+    if y.ndim == 2:
+        places, classes = np.nonzero(y)
+        return places, classes
+    if problem.outputs is not None or (np.abs(y) == 1.0).all():
+        return None, y
+    places, sides = np.nonzero(np.column_stack([y < 1.0, y > -1.0]))
+    return places, np.where(sides == 1, 1.0, -1.0)
 
 
 def _separating_plane(A: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, bool]:

@@ -35,6 +35,11 @@ def check_kind(fit: Any, loss: Loss) -> None:
         raise InvalidInputError(
             f"fit is of the loss {fit.loss!r}, but loss={loss.name!r}: fit the linear predictor with that loss"
         )
+    if fit.weighted:
+        raise InvalidInputError(
+            "fit is of weighted samples, but a point's mean loss is over all of them alike: fit the linear predictor "
+            "without sample_weight and class_weight"
+        )
     if not is_traced(fit.W, fit.objective) and not (np.isfinite(fit.W).all() and math.isfinite(fit.objective)):
         raise InvalidInputError("fit has weights or a mean loss that are not finite: fit the linear predictor again")
 

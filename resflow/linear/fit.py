@@ -50,6 +50,8 @@ class LinearFit(NamedTuple):
         max_norm: The bound on ‖W‖ that was asked for, or None.
         ridge: The coefficient of ½‖W‖² that was asked for.
         loss: Name of the loss.
+        weighted: Whether samples count differently, by sample_weight or class_weight, so that means over the samples
+            are weighted ones.
     """
 
     W: Float[np.ndarray, "*m d"]
@@ -64,6 +66,7 @@ class LinearFit(NamedTuple):
     max_norm: float | None
     ridge: float
     loss: str
+    weighted: bool = False
 
     @property
     def converged(self) -> bool:
@@ -95,4 +98,5 @@ class LinearFit(NamedTuple):
         ]
         if self.max_norm is not None:
             rows += [("max_norm", f"{self.max_norm:g}"), ("multiplier", f"{self.multiplier:.6g}")]
-        return [*rows, ("ridge", f"{self.ridge:g}")] if self.ridge else rows
+        rows += [("ridge", f"{self.ridge:g}")] if self.ridge else []
+        return [*rows, ("samples", "weighted")] if self.weighted else rows

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Real, Shaped
 
-from resflow.arrays import LARGEST, SMALLEST, Array, as_array, as_number, check_size
-from resflow.errors import InvalidInputError
-from resflow.labels import as_labels, count_outputs
+from resflow.arrays import LARGEST, SMALLEST, Array, as_number
 from resflow.linear._algebra import (
     WELL_CONDITIONED,
-    Rows,
     RowSpace,
-    add_gram,
     reciprocal_condition,
     row_space,
     triangular_factor,
@@ -24,8 +21,9 @@ from resflow.linear._algebra import (
 from resflow.linear._evidence import as_fit, fit_of_zero, in_weights
 from resflow.linear._hessian_free import hessian_free
 from resflow.linear._newton import TOLERANCE, newton
-from resflow.linear._problem import Evaluation, Problem, evaluate, loss_terms
+from resflow.linear._problem import Evaluation, Problem, add_weighted_gram, evaluate, loss_terms
 from resflow.linear._quasi_newton import quasi_newton
+from resflow.linear._samples import as_samples, check_columns
 from resflow.linear._separation import Separation
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax, as_loss
@@ -44,6 +42,9 @@ def fit_linear_predictor(
     loss: str | Loss = "logistic",
     max_norm: float | None = None,
     ridge: float = 0.0,
+    sample_weight: Real[Array, "n"] | None = None,
+    class_weight: Mapping[Any, Any] | str | None = None,
+    classes: int | None = None,
     max_iterations: int = 200,
 ) -> LinearFit:
     """The W that minimises mean_i ℓ(Wx_i; y_i) + ½ ridge ‖W‖² over ‖W‖ ≤ max_norm, of one output or several.
@@ -71,19 +72,27 @@ def fit_linear_predictor(
     Args:
         X: Samples as rows, shape (n, d).
         y: Labels, as `as_labels` takes them: numbers, two classes as −1 and +1, 0 and 1 or truth values, several as
-            0, ..., m − 1 or one-hot, shape (n,) or (n, m).
+            0, ..., m − 1 or one-hot, shape (n,) or (n, m). For classes also their probabilities (soft targets, as of
+            label smoothing): of the second of two, shape (n,), or of each of several, shape (n, m).
         loss: A loss or its name.
         max_norm: Bound on ‖W‖, for several outputs the Frobenius norm; None for none.
         ridge: Coefficient of ½‖W‖², at least 0; per mean loss, not per sum.
+        sample_weight: How much each sample counts, shape (n,), at least 0; the mean is the weighted one, so that only
+            ratios matter. A weight of 2 equals the sample twice, one of 0 leaves it out. None for all alike.
+        class_weight: How much the samples of each class count, besides sample_weight: {class: number}, in which a class
+            left out counts 1, or "balanced" for the inverse of how often it occurs. As in scikit-learn, whose C is
+            1 / (ridge · sum of the weights).
+        classes: The number m of classes of the softmax loss, where the last ones may not occur in y; None for as many
+            as its labels, or its rows, have.
         max_iterations: Newton steps at most. If they do not suffice, the fit has not converged, and says so.
 
     Returns:
         The weights with their mean loss and the evidence of optimality.
 
     Raises:
-        InvalidInputError: If shapes disagree, a value is not finite, the labels do not suit the loss, max_norm or
-            ridge is out of range, or if the logistic or softmax loss has no minimiser because the data is linearly
-            separable and neither max_norm nor ridge is given.
+        InvalidInputError: If shapes disagree, a value is not finite, the labels do not suit the loss, max_norm, ridge
+            or a weight is out of range, or if the logistic or softmax loss has no minimiser because the data is
+            linearly separable and neither max_norm nor ridge is given.
 
     References:
         Shamir 2018 (arXiv:1804.06739), section 2: the objective F_lin and its minimum over a ball.
@@ -96,32 +105,36 @@ def fit_linear_predictor(
     (array([1., 2.]), True)
     """
     loss = as_loss(loss)
-    X, y, m = _checked_data(X, y, loss)
+    samples = as_samples(X, y, loss, sample_weight=sample_weight, class_weight=class_weight, classes=classes)
     radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
-    n, d = X.shape
-    rows, zero = Rows(X), np.broadcast_to(0.0, n if m is None else (n, m))
+    rows, y, m, weights = samples
+    n, d = rows.n, rows.d
+    zero = np.broadcast_to(0.0, n if m is None else (n, m))
+    outputs = None if m is None else np.eye(m)
+    problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
     gram, gradient = np.zeros((d, d), order="F"), np.zeros((d, *zero.shape[1:]))
     values, curvatures, steepness = np.empty(n), np.empty(n if m is None else 0), 0.0
     for part, block in rows.blocks():
         values[part], slopes, curvature = loss_terms(loss, zero[part], y[part], curved=m is None)
-        add_gram(gram, block)
-        gradient += block.T @ slopes
-        steepness += float(np.vdot(slopes, slopes))
+        weighted = problem.weighed(slopes, part)
+        add_weighted_gram(gram, block, problem, part)
+        gradient += block.T @ weighted
+        steepness += float(np.vdot(weighted, slopes))
         if m is None:
             curvatures[part] = curvature
     squares = np.diag(gram)
-    _check_columns(X, squares)
+    check_columns(rows, squares)
 
     scale = math.sqrt(squares.sum() / n * steepness / n)
-    problem = Problem(rows, y, loss, ridge, radius, float(np.mean(values)), scale, None if m is None else np.eye(m))
+    problem = problem._replace(objective_scale=float(np.mean(problem.weighed(values))), gradient_scale=scale)
     inner = problem._replace(outputs=_outputs(m, loss))
     rank = int(np.count_nonzero(squares))
     hessian, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
-    below = undetermined_below(X.dtype, d)
+    below = undetermined_below(rows.dtype, d)
     if rank and reciprocal_condition(gram) < max(WELL_CONDITIONED, below**2):
         space = row_space(triangular_factor(rows), n, below=below)
         rank, cut = space.basis.shape[1], space.cut
-        inner = inner._replace(rows=Rows(X, _coordinates(problem, space, squares)))
+        inner = inner._replace(rows=rows.within(_coordinates(problem, space, squares)))
     elif problem.quadratic or (m is None and np.ptp(curvatures) == 0.0):
         hessian = gram * ((1.0 if problem.quadratic else curvatures[0]) / n)
     if rank == 0 or radius == 0.0:
@@ -133,7 +146,7 @@ def fit_linear_predictor(
         if done or inner.size > _DENSE:
             return as_fit(problem, found, rank, None, max_iterations=max_iterations)
 
-    separation = Separation(inner, X) if of_classes else None
+    separation = Separation(inner, rows) if of_classes else None
     basis, best = inner.rows.basis, None
     at_zero = Evaluation(problem.objective_scale, problem.flat(gradient) / n, hessian, zero, curvatures)
     if m is None and basis is None and problem.free and n >= _MANY * d and not problem.quadratic:
@@ -166,41 +179,6 @@ def _checked_options(max_norm: Any, ridge: Any, max_iterations: Any) -> tuple[fl
     return radius, coefficient, steps
 
 
-def _checked_data(X: Any, y: Any, loss: Loss) -> tuple[np.ndarray, np.ndarray, int | None]:
-    """Samples, labels as the loss takes them, and the number of outputs, None for one without an axis."""
-    X = np.asarray(as_array("X", X, 2))
-    if 0 in X.shape:
-        raise InvalidInputError(f"X has shape {X.shape}, but there must be at least one sample and one feature")
-    labels, m = np.asarray(as_labels(y, loss, n=len(X))), count_outputs(as_array("y", y), loss)
-    return X, labels.astype(int if loss.labels == "classes" else np.float64), m
-
-
-def _check_columns(X: np.ndarray, squares: np.ndarray) -> None:
-    """Check that the columns of X, whose sums of squares are given, are finite and of sizes that can be squared.
-
-    The sums are finite if X is, up to overflow, so that X itself is read only where something is wrong.
-    """
-    with np.errstate(invalid="ignore"):
-        sizes = np.sqrt(squares / len(X))
-        fine = (squares == 0.0) | ((sizes >= SMALLEST) & (sizes <= LARGEST))
-    if fine.all() and (squares > 0.0).all():
-        return
-    for part, block in Rows(X).blocks():
-        bad = ~np.isfinite(block)
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise InvalidInputError(
-                f"X has a value that is not finite, the first in column {column}, row {part.start + row} (counted "
-                "from 0): fill it in or drop that row"
-            )
-    # a column whose squares all underflow is not 0 either
-    largest = np.max([np.abs(block).max(axis=0) for _, block in Rows(X).blocks()], axis=0)
-    for column in np.flatnonzero(~fine | (squares == 0.0)):
-        check_size(f"X's column {column}", float(largest[column]))
-    for column in np.flatnonzero(~fine):
-        check_size(f"X's column {column}", float(sizes[column]), "its values' root mean square is")
-
-
 def _outputs(m: int | None, loss: Loss) -> np.ndarray | None:
     """An orthonormal basis of the outputs, orthogonal to 1 where the loss does not see what is added to all of them."""
     if m is None or not loss.shift_invariant:
@@ -231,7 +209,8 @@ def _start(problem: Problem, at_zero: Evaluation) -> tuple[np.ndarray, Evaluatio
         if size > _FAR * problem.loss.delta:
             return _from_larger_deltas(problem, size, problem.loss.delta)
     if rows.n >= _MANY * max(rows.d, problem.size) and not problem.quadratic:
-        part = problem._replace(rows=rows.every(_STRIDE), y=problem.y[::_STRIDE])
+        some = None if problem.weights is None else problem.weights[::_STRIDE] / np.mean(problem.weights[::_STRIDE])
+        part = problem._replace(rows=rows.every(_STRIDE), y=problem.y[::_STRIDE], weights=some)
         first = evaluate(part, zero, hessian=True)
         guess = newton(part, zero, first, max_iterations=8, enough=0.01 * rows.d / part.rows.n)
         there = evaluate(problem, guess.z, hessian=True)
