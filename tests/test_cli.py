@@ -178,13 +178,13 @@ def test_links_lead_to_experiments_to_runs_above_linear_and_to_sweeps(tmp_path):
     lines = list(links(client, "http://a"))
     assert f"train_population: http://a/#/experiments/1/runs?{CHARTS}" in lines
     above = lines[lines.index(f"train_population: http://a/#/experiments/1/runs?{CHARTS}") + 1]
-    assert above.startswith(f"  above linear: http://a/#/experiments/1/runs?{CHARTS}&searchFilter=metrics.linear_pred")
+    assert above.startswith(f"  above linear: http://a/#/experiments/1/runs?{CHARTS}&orderByKey=metrics.%60linear")
+    assert "&orderByAsc=false&searchFilter=metrics.linear_predictor_gap" in above
     (line,) = (line for line in lines if line.startswith("sweep skip: http://a/#/experiments/1/runs/"))
     assert line.endswith("?workflowType=machine_learning")
-    assert "&orderByKey=metrics.%60linear_predictor_gap%60&orderByAsc=false" in above
     runs = unquote(lines[lines.index(line) + 1])
     assert runs.startswith("  its runs, best first: http://a/#/experiments/1/runs?")
-    condition = re.search("searchFilter=(.*)&orderByKey=metrics.`linear_predictor_gap`&orderByAsc=true$", runs)[1]
+    condition = re.search("&orderByKey=metrics.`linear_predictor_gap`&orderByAsc=true&searchFilter=(.*)", runs)[1]
     points = client.search_runs(["1"], condition)
     assert {run.data.tags["resflow.role"] for run in points} == {"member"}
 

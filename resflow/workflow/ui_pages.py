@@ -72,9 +72,9 @@ def runs_page(
         charts: Whether they are shown as charts; the list is one click away.
     """
     options = [*["compareRunsMode=CHART"] * charts, _MACHINE_LEARNING]
-    options += [f"searchFilter={quote(condition)}"] * bool(condition)
     if by is not None:
         options += [f"orderByKey={quote(f'metrics.`{by.metric}`')}", f"orderByAsc={str(not by.maximize).lower()}"]
+    options += [f"searchFilter={quote(condition)}"] * bool(condition)
     return _at(address, f"#/experiments/{experiment_id}/runs?{'&'.join(options)}")
 
 
