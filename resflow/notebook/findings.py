@@ -10,8 +10,10 @@ import pandas as pd
 
 from resflow.notebook.record import ROUNDING
 from resflow.plots.labels import curve_name, number_text
+from resflow.workflow.reports.statistics import above_linear
 
 __all__ = [
+    "above_linear",
     "below_title",
     "first_and_last",
     "fits_sentence",

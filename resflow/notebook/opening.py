@@ -8,9 +8,11 @@ import jax
 
 from resflow.plots.svg import show_well
 from resflow.workflow import session
+from resflow.workflow.compiled import tell_hit
+from resflow.workflow.progress import tell_steps
 from resflow.workflow.records import Run
 
-__all__ = ["start_run"]
+__all__ = ["start_run", "tell_steps"]
 
 
 def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
@@ -26,5 +28,11 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
         InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
     """
     jax.config.update("jax_enable_x64", True)
+    jax.monitoring.register_event_listener(_tell)
     show_well()
     return session.start_run(namespace, notebook=notebook)
+
+
+def _tell(event: str, **_: object) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        tell_hit()

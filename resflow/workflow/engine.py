@@ -70,7 +70,8 @@ class ResflowEngine:
             parameters = RunParameters(nb)
             begun, shown = options.pop("begun", None), options.pop("progress_bar", True)
             run = _new_run(nb, source, notebook, parameters)
-            conclude = partial(_conclude, run, nb, notebook, parameters)
+            about: dict[str, str] = {}
+            conclude = partial(_conclude, run, nb, notebook, parameters, about)
             place = {"run_id": run.id, "tracking_uri": without_credentials(run.tracking_uri)}
             nb.metadata["resflow"] = metadata_of(nb, "resflow") | place
             kernels.complete_kernelspec(nb, kernel_name)
@@ -79,7 +80,7 @@ class ResflowEngine:
                     if begun is not None:
                         begun(run)
                     options |= {"run": run, "parameters": parameters, "interruptions": interruptions}
-                    options |= {"shown": bool(shown), "progress_bar": False}
+                    options |= {"shown": bool(shown), "about": about, "progress_bar": False}
                     RunExecution.execute_notebook(nb, kernel_name, output_path=output_path, **options)
             except BaseException as error:
                 outcome = outcome_of(nb, error)
@@ -133,7 +134,9 @@ def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> 
     )
 
 
-def _conclude(run: Run, nb: Any, notebook: str, parameters: RunParameters, outcome: Outcome) -> str:
+def _conclude(
+    run: Run, nb: Any, notebook: str, parameters: RunParameters, about: dict[str, str], outcome: Outcome
+) -> str:
     """Attach the executed notebook and its HTML and say how the run ended; returns what went wrong, in one line.
 
     A run whose notebook or HTML could not be attached is not FINISHED but FAILED. If not even that can be written,
@@ -155,6 +158,8 @@ def _conclude(run: Run, nb: Any, notebook: str, parameters: RunParameters, outco
         import nbformat
 
         tried("logging the parameters", parameters.complete, run)
+        if about:
+            tried("saying which kernel it had", run.set_tags, about)
         tried("taking over what runs below it measured", adopt_metrics, run.client, run.id)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
         tried("attaching its HTML", _attach_html, run, nb, notebook, outcome)

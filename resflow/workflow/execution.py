@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,9 +19,13 @@ from papermill.log import logger
 from traitlets.config import Config
 
 from resflow.workflow import names
+from resflow.workflow.compiled import compilation_cache, programs_of
+from resflow.workflow.forking.modules import modules_of
+from resflow.workflow.forking.provisioner import ForkingProvisioner
 from resflow.workflow.interruption import Interruptions
+from resflow.workflow.kernel_environment import environment_for
 from resflow.workflow.kernels import speaks_ipc
-from resflow.workflow.provenance import owner_tag
+from resflow.workflow.project import project_root
 from resflow.workflow.scratch import temporary_folder
 
 if TYPE_CHECKING:
@@ -53,13 +56,21 @@ class RunExecution(NBClientEngine):
         parameters: RunParameters,
         interruptions: Interruptions,
         shown: bool,
+        about: dict[str, str],
         **options: Any,
     ) -> None:
-        """Execute the notebook in a kernel that knows the run; as papermill's own, but for environment and display."""
+        """Execute the notebook in a kernel that knows the run; as papermill's own, but for environment and display.
+
+        `about` gets tags that say which kernel it was.
+        """
         options = {
             key: value for key, value in options.items() if key not in ("input_path", "timeout", "startup_timeout")
         }
-        with private_transport(kernel_name) as transport, _displayed(nb_man.nb, shown) as (display, told):
+        with (
+            private_transport(kernel_name) as transport,
+            _displayed(nb_man.nb, shown) as (display, told),
+            compilation_cache(project_root()) as compiled,
+        ):
             client = _Client(
                 nb_man,
                 timeout=execution_timeout,
@@ -72,12 +83,13 @@ class RunExecution(NBClientEngine):
                 kernel_manager_class=_PromptKernelManager,
                 **({"config": transport} | options),
             )
+            client.about = about
             client.on_cell_start = display
             client.on_cell_executed = parameters.asking(client, run, nb_man.nb)
             # A kernel that is asked politely has five seconds; whoever sends signals waits less.
             interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
             try:
-                client.execute(env=_kernel_environment(run) | told)
+                client.execute(env=environment_for(run) | compiled | told)
             except DeadKernelError as error:
                 code = client.manager.exit_code if client.manager is not None else None
                 if code is None:
@@ -89,23 +101,38 @@ class RunExecution(NBClientEngine):
                 if client.km is not None and client.km.has_kernel:
                     client.shutdown_kernel = "immediate"
                     client._cleanup_kernel()
+                if compiled:
+                    found, added = programs_of(compiled)
+                    about |= {names.PROGRAMS_FOUND: str(found), names.PROGRAMS_COMPILED: str(added)}
 
 
 class _Client(PapermillNotebookClient):
     """papermill's own client, to which a kernel that dies as it starts is as dead as one that dies later."""
 
     manager: _PromptKernelManager | None = None
+    about: dict[str, str]
 
     def create_kernel_manager(self) -> Any:
-        """As nbclient's own, but kept where nbclient does not forget it."""
-        self.manager = super().create_kernel_manager()
-        return self.manager
+        """As nbclient's own, but kept where nbclient does not forget it, and with a kernel that is forked if it can."""
+        self.manager = manager = super().create_kernel_manager()
+        if speaks_ipc(self.kernel_name):
+            manager.provisioner = ForkingProvisioner(
+                kernel_id=manager.kernel_id,
+                kernel_spec=manager.kernel_spec,
+                parent=manager,
+                modules=list(modules_of(self.nb)),
+            )
+        return manager
 
     async def async_start_new_kernel_client(self) -> Any:
         try:
-            return await super().async_start_new_kernel_client()
+            started = await super().async_start_new_kernel_client()
         except RuntimeError as error:  # what jupyter_client raises if it died, or did not answer in time
             raise DeadKernelError(f"the kernel {self.kernel_name} did not start: {error}") from error
+        if isinstance(provisioner := self.km.provisioner, ForkingProvisioner):
+            reason = provisioner.not_forked
+            self.about[names.KERNEL] = f"ordinary: {reason}" if reason else "forked"
+        return started
 
     start_new_kernel_client = run_sync(async_start_new_kernel_client)
 
@@ -152,34 +179,6 @@ def _displayed(nb: Any, shown: bool) -> Iterator[tuple[Callable[..., None] | Non
 
     with displayed(nb.cells) as display:
         yield display
-
-
-def _kernel_environment(run: Run) -> dict[str, str]:
-    """The environment that hands the run to the kernel, by the names that MLflow itself reads as well."""
-    # The first two are of this run, not of runs that the notebook may start; with the third set, matplotlib would not
-    # show figures in the notebook; of the last, which is for this process, MLflow would speak in the notebook.
-    left_out = ("MLFLOW_EXPERIMENT_NAME", names.RUN_TAGS, "MPLBACKEND", "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW")
-    environment = {key: value for key, value in os.environ.items() if key not in left_out}
-    # The tags that MLflow gives to every run that is made in the kernel: all but the first start_run() make one.
-    context = _json_object(environment.get("MLFLOW_RUN_CONTEXT", ""))
-    context |= {names.PARENT: run.id, names.OWNER: owner_tag()}
-    # What tqdm says at its import by MLflow, of widgets that a notebook which nobody watches cannot show.
-    quiet = filter(None, [environment.get("PYTHONWARNINGS"), "ignore:IProgress not found"])
-    return environment | {
-        "PYTHONWARNINGS": ",".join(quiet),
-        "MLFLOW_RUN_CONTEXT": json.dumps(context),
-        "MLFLOW_RUN_ID": run.id,
-        "MLFLOW_EXPERIMENT_ID": run.experiment_id,
-        "MLFLOW_TRACKING_URI": run.tracking_uri,
-    }
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:  # which MLflow would warn of, and leave out too
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 @contextmanager

@@ -60,6 +60,13 @@ def run(
 def _execute(
     node: Any, notebook: Path, output: Path, values: dict[str, Any], kernel: str | None, *, kept: bool = True
 ) -> None:
+    from resflow.workflow.kernel_environment import start_server
+    from resflow.workflow.kernels import check_kernel, kernel_name
+
+    kernel = kernel or kernel_name(node)
+    check_kernel(kernel)
+    start_server(node, kernel)  # which imports while this does
+
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError

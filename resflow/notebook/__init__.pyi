@@ -1,0 +1,35 @@
+from .data import labelled_data, prepare, prepare_split
+from .findings import (
+    above_linear,
+    below_title,
+    first_and_last,
+    fits_sentence,
+    gap_title,
+    held_out_table,
+    held_out_title,
+    split_table,
+)
+from .opening import start_run, tell_steps
+from .population import last_gaps_title, population_points, train_members
+from .record import Claim, record
+
+__all__ = [
+    "Claim",
+    "above_linear",
+    "below_title",
+    "first_and_last",
+    "fits_sentence",
+    "gap_title",
+    "held_out_table",
+    "held_out_title",
+    "labelled_data",
+    "last_gaps_title",
+    "population_points",
+    "prepare",
+    "prepare_split",
+    "record",
+    "split_table",
+    "start_run",
+    "tell_steps",
+    "train_members",
+]
