@@ -10,11 +10,11 @@ READY  := $(VENV)/.ready
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE = copy
 
-.PHONY: help install demo notebooks test fuzz chaos disk bench docs lint wheel format ui lab lock clean
+.PHONY: help install demo notebooks test test-device fuzz chaos disk bench bench-device docs lint wheel format ui lab lock clean
 .DEFAULT_GOAL := help
 
 help:            ## say what can be made
-	@sed -n 's/^\([a-z]*\): .*## \(.*\)/make \1\t\2/p; s/^\([a-z]*\):  *## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/make \1\t\2/p; s/^\([a-z-]*\):  *## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # The environment: uv, at the version of the lock, installs the lock with its hashes and compiles the bytecode.
 $(READY): requirements.lock pyproject.toml
@@ -38,6 +38,11 @@ notebooks: $(READY)  ## run every notebook at its default parameters, the compar
 test: $(READY)  ## run the whole suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# In whatever environment has the library's dependencies, pytest and beartype, and JAX for the device; as compiled by
+# default, and memory taken as it is needed.
+test-device:     ## run the library's tests alone, by PYTHON with its own packages, on the device that its JAX finds
+	XLA_FLAGS= XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTHON) -m pytest --library $(DEVICE_ARGS) tests
+
 fuzz: $(READY)  ## try a thousand seeded mutants of each kind of input
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --mutants 1000 tests/fuzz
 
@@ -49,6 +54,9 @@ disk: $(READY)   ## fill the disk at twenty moments of a run and of a sweep (as 
 
 bench: $(READY)  ## time the library against its peers, side by side
 	$(BIN)/python -m pytest --numprocesses 0 --benchmark-columns=median,rounds tests/benchmarks/bench_*.py
+
+bench-device:    ## time the library by PYTHON with its own packages on the device that its JAX finds, in ten minutes
+	$(PYTHON) -m tests.benchmarks.on_device $(DEVICE_ARGS)
 
 docs: $(READY)   ## build the reference of all functions from their docstrings into build/docs
 	$(BIN)/python -W error -m pdoc --docformat google --no-show-source --output-directory build/docs resflow resflow.notebook

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["blas_on_one_thread", "cores", "in_threads"]
+__all__ = ["blas_on_one_thread", "cores", "free_memory", "in_threads"]
 
 _SHARES = 16
 _SMALLEST_SHARE = 32
@@ -77,3 +80,36 @@ def _blas_controller() -> ThreadpoolController:
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: jax.Device, *, root: Path = Path("/")) -> int:
+    """Bytes that a computation on a device can still take.
+
+    On an accelerator what JAX may take and has not; on a CPU what Linux counts as available, the files that it would
+    drop from memory included, within the limit of a container. Elsewhere half of the machine's memory.
+
+    Args:
+        device: The device.
+        root: Where Linux tells of itself.
+    """
+    if statistics := device.memory_stats():
+        return max(0, int(statistics["bytes_limit"]) - int(statistics["bytes_in_use"]))
+    try:
+        told = re.search(r"^MemAvailable:\s*(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        told = None
+    if told is None:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 2**30
+    return int(min(int(told[1]) * 1024, _free_in_container(root / "sys/fs/cgroup")))
+
+
+def _free_in_container(group: Path) -> float:
+    """What a container's limit leaves, where there is one: its pages of files not used lately can be dropped."""
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+        dropped = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+    except OSError:
+        return math.inf
+    if not limit.isdigit():
+        return math.inf
+    return max(0.0, float(limit) - used + (int(dropped[1]) if dropped else 0))

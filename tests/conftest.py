@@ -25,6 +25,8 @@ import jax
 import jaxtyping
 import pytest
 
+from tests.library_files import is_of_library
+
 jax.config.update("jax_enable_x64", True)
 
 # The library's modules, one by one: the workflow below it has no arrays to check.
@@ -43,7 +45,15 @@ def pytest_addoption(parser):
     parser.addoption(
         "--moments", type=int, default=0, metavar="N", help="at how many moments tests/test_full_disk.py fills the disk"
     )
+    parser.addoption(
+        "--library", action="store_true", help="only the library's tests, which need no package of the workflow's"
+    )
     parser.addoption("--strikes", type=int, default=1, metavar="N", help="how many runs and sweeps tests/chaos strikes")
+
+
+def pytest_ignore_collect(collection_path, config):
+    is_left_out = collection_path.suffix == ".py" and config.getoption("--library")
+    return True if is_left_out and not is_of_library(collection_path) else None
 
 
 def pytest_configure(config):
@@ -115,6 +125,7 @@ LONGEST = (
 """Files from the longest on: a worker that began one of them last would keep all others waiting."""
 
 
+@pytest.hookimpl(optionalhook=True)  # where xdist is
 def pytest_xdist_auto_num_workers(config):
     """One more than there are cores, as the tests of sweeps and of the engine mostly wait for other processes."""
     return (os.cpu_count() or 1) + 1

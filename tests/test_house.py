@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.library_files import is_of_library
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "resflow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -130,6 +132,15 @@ def test_every_module_says_what_it_is_for(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring
     assert docstring.splitlines()[0].endswith((".", "?"))
+
+
+def test_the_librarys_tests_need_no_package_of_the_workflows():
+    """`make test-device` runs them where there are none."""
+    of_library = {path.stem for path in (ROOT / "tests").rglob("test_*.py") if is_of_library(path)}
+    assert {"test_population", "test_spectrum", "test_certificate", "test_linear", "test_point"} <= of_library
+    assert not {"test_engine", "test_sweep", "test_report", "test_plots", "test_chaos", "test_house"} & of_library
+    fixtures = ROOT / "tests" / "conftest.py"
+    assert [name for name in imports(fixtures) if name.split(".")[0] in ("mlflow", "papermill", "resflow")] == []
 
 
 def project():

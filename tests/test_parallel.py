@@ -1,3 +1,4 @@
+import os
 import threading
 
 import jax
@@ -7,7 +8,7 @@ import pytest
 import scipy.linalg  # noqa: F401, whose threads are counted
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from resflow.parallel import blas_on_one_thread, in_threads
+from resflow.parallel import blas_on_one_thread, free_memory, in_threads
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 200, 517])
@@ -63,3 +64,25 @@ def test_blas_keeps_to_one_thread_within_and_is_back_on_its_own_after_an_error()
         with pytest.raises(ZeroDivisionError), blas_on_one_thread():
             _ = 1 / 0
         assert threads() == {2}
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(None, 8 << 30), ("max", 8 << 30), (str(4 << 30), 2 << 30), (str(1 << 30), 0), (str(64 << 30), 8 << 30)],
+    ids=["no container", "no limit", "less than the machine", "overdrawn", "more than the machine"],
+)
+def test_memory_is_what_linux_would_give_within_a_containers_limit(limit, expected, tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: {16 << 20} kB\nMemFree: 1024 kB\nMemAvailable: {8 << 20} kB\n")
+    if limit is not None:
+        group = tmp_path / "sys/fs/cgroup"
+        group.mkdir(parents=True)
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{3 << 30}\n")
+        (group / "memory.stat").write_text(f"anon 17\ninactive_file {1 << 30}\nactive_file 5\n")
+    assert free_memory(jax.devices("cpu")[0], root=tmp_path) == expected
+
+
+def test_memory_of_this_machine_is_some_of_what_it_has():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_memory(jax.devices("cpu")[0]) < total

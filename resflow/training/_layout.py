@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from resflow.losses import Loss
-from resflow.parallel import cores
+from resflow.parallel import cores, free_memory
 
 __all__ = ["PopulationLayout", "one_device_per_core", "population_layout"]
 
@@ -86,7 +86,9 @@ def population_layout(
     activations, memory = _footprint(dynamic, frozen, static, X, y, loss, batch_size)
     on_cpu = 1 if exact else min(_CPU_CHUNK, _CPU_BYTES // activations)
     widest = on_cpu if devices[0].platform == "cpu" else _GPU_CHUNK
-    widest = max(1, min(widest, _free_memory(devices) // memory))
+    # The other half of an accelerator's, and the other three quarters of a CPU's, whose devices share it, stay free.
+    free = free_memory(devices[0]) // (4 * len(devices) if devices[0].platform == "cpu" else 2)
+    widest = max(1, min(widest, free // memory))
     share = -(-m // len(devices))
     # The widest of those that leave the fewest places of the last chunk empty, which takes as long as a full one.
     widths = range(min(widest, share), max(widest // 2, 0), -1)
@@ -132,11 +134,3 @@ def _kept(leaves: tuple[Any, ...], structure: Any, X: Any, of_label: Any, loss: 
     y = jax.ShapeDtypeStruct((X.shape[0], *of_label.shape), of_label.dtype)
     residuals = jax.tree.leaves(jax.eval_shape(backward, dynamic, frozen, X, y))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in residuals)
-
-
-def _free_memory(devices: tuple[jax.Device, ...]) -> int:
-    """Bytes on each device that a population may use."""
-    if statistics := devices[0].memory_stats():
-        return int(0.5 * (statistics["bytes_limit"] - statistics["bytes_in_use"]))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**30
-    return int(0.25 * free) // len(devices)

@@ -137,7 +137,7 @@ def training_program(
         carry = state.dynamic, state.optimizer, state.diverged_at < 0
         (dynamic, optimizer, fine), _ = jax.lax.scan(advance, carry, jnp.arange(block, dtype=jnp.int32))
         fine &= all_finite(dynamic)
-        return chosen(fine, dynamic, optimizer, state), ~fine & (state.diverged_at < 0)
+        return _chosen(fine, dynamic, optimizer, state), ~fine & (state.diverged_at < 0)
 
     def not_begun(state, setting, orders, first):
         return state, state.diverged_at < 0
@@ -146,7 +146,7 @@ def training_program(
         """A step of a model that is behind, left out if it leads to what is not finite."""
         value, dynamic, optimizer = update(state.dynamic, state.optimizer, setting, orders, step)
         finite, going = all_finite(value, dynamic), pending & (state.diverged_at < 0)
-        state = chosen(going & finite, dynamic, optimizer, state)
+        state = _chosen(going & finite, dynamic, optimizer, state)
         return state._replace(diverged_at=jnp.where(going & ~finite, step, state.diverged_at))
 
     def advance(state, orders, first, end):
@@ -208,7 +208,7 @@ def training_program(
     return state.dynamic, state.diverged_at, reached, history
 
 
-def chosen(new: jax.Array, dynamic: Any, optimizer: Any, state: _State) -> _State:
+def _chosen(new: jax.Array, dynamic: Any, optimizer: Any, state: _State) -> _State:
     """The state, or what is new in its place."""
     dynamic, optimizer = jax.tree.map(
         lambda a, b: jnp.where(new, a, b), (dynamic, optimizer), (state.dynamic, state.optimizer)
