@@ -290,6 +290,11 @@ def test_run_says_which_kernel_it_had(project, monkeypatch):
         assert run.data.tags["resflow.kernel"] == said
 
 
+def test_kernel_by_the_name_of_resflow_is_installed():
+    spec = KernelSpecManager().get_kernel_spec("resflow")
+    assert spec.metadata["kernel_provisioner"] == {"provisioner_name": NAME}
+
+
 def test_plain_papermill_and_nbclient_can_ask_for_one_by_its_name(tmp_path, monkeypatch):
     spec = KernelSpecManager().get_kernel_spec("python3").to_dict()
     spec["metadata"] = {"kernel_provisioner": {"provisioner_name": NAME, "config": {"modules": list(LIGHT)}}}

@@ -73,7 +73,8 @@ def test_wheel_has_the_package_and_its_project_of_notebooks_and_nothing_else(whe
         pytest.skip("which files are tracked is known in a repository only")
     package = {name for name in tracked() if name.startswith("resflow/")}
     shipped = {f"resflow/examples/{name}" for name in tracked() if re.match(r"notebooks/|mlruns/", name)}
-    assert names == package | shipped
+    kernel = f"resflow-{PROJECT['version']}.data/data/share/jupyter/kernels/resflow/kernel.json"
+    assert names == package | shipped | {kernel}
 
 
 def test_metadata_say_what_the_package_needs_and_how_it_is_called(wheel):
@@ -86,6 +87,8 @@ def test_metadata_say_what_the_package_needs_and_how_it_is_called(wheel):
     assert set(said.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
     assert entries.split("\n\n") == [
         f"[console_scripts]\nresflow = {PROJECT['scripts']['resflow']}",
+        "[jupyter_client.kernel_provisioners]\n"
+        "resflow-forking = resflow.workflow.forking.provisioner:ForkingProvisioner",
         "[papermill.engine]\nresflow = resflow.workflow.engine:ResflowEngine\n",
     ]
 
