@@ -70,8 +70,10 @@ def start_server(nb: Any, kernel: str, environment: Mapping[str, str] = os.envir
 def _for_any_run(environment: Mapping[str, str]) -> dict[str, str]:
     """What kernels of all runs that a process with this environment executes have in theirs."""
     known = {name: value for name, value in environment.items() if name not in _LEFT_OUT}
-    # What tqdm says at its import by MLflow, of widgets that a notebook which nobody watches cannot show.
-    quiet = filter(None, [known.get("PYTHONWARNINGS"), "ignore:IProgress not found"])
+    # What tqdm says at its import by MLflow, of widgets that a notebook which nobody watches cannot show; and what JAX
+    # says if the disk is full where it would keep what it compiled, which it then does without.
+    ignored = ("IProgress not found", "Error writing persistent compilation", "Error reading persistent compilation")
+    quiet = filter(None, [known.get("PYTHONWARNINGS"), *(f"ignore:{message}" for message in ignored)])
     return SETTINGS | known | {"PYTHONWARNINGS": ",".join(quiet)}
 
 
