@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
-from resflow.linear import _hessian_free as _linear_hessian_free
+from resflow.linear import _passes as _linear_passes
 from resflow.linear import predictor as _linear_predictor
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Softmax
@@ -73,7 +73,7 @@ def test_suboptimality_is_proven_and_the_weights_are_those_of_the_dense_method(c
 def test_nearly_separable_digits_are_fitted_as_by_scikit_learn(keep, monkeypatch):
     """Whether the probabilities are kept or computed again for every product."""
     if not keep:
-        monkeypatch.setattr(_linear_hessian_free, "KEEP_VALUES", 0)
+        monkeypatch.setattr(_linear_passes, "KEEP_VALUES", 0)
     X, y = digits()
     fit = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE)
     peer = LogisticRegression(
@@ -158,3 +158,43 @@ def test_float32_features_of_condition_1e4_keep_all_their_directions():
     assert [fit.rank for fit in fits] == [30, 30]
     assert fits[1].converged
     assert fits[1].objective == pytest.approx(fits[0].objective, abs=1e-5)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+@pytest.mark.parametrize("radius", [0.1, 1.0, 10.0, 1e3])
+def test_in_a_ball_the_weights_are_those_of_the_dense_method(condition, ridge, radius, monkeypatch):
+    """The bound binds or not; where its proof fails for rounding, the dense method is what is asked."""
+    X, y = sample(condition)
+    options = {"ridge": ridge, "max_norm": radius}
+    fit, reference = fit_linear_predictor(X, y, loss="softmax", **options), dense(X, y, monkeypatch, **options)
+    assert fit.converged
+    assert np.linalg.norm(fit.W) <= radius * (1.0 + 4e-16)
+    above = objective(fit.W, X, y, ridge) - objective(reference.W, X, y, ridge)
+    assert -1e-15 <= above <= fit.suboptimality + 1e-15
+    assert fit.multiplier == pytest.approx(reference.multiplier, rel=1e-5)
+    slope = gradient(fit, X, y)
+    assert np.linalg.norm(slope + fit.multiplier * fit.W) == pytest.approx(fit.grad_norm, rel=1e-6, abs=1e-15)
+    assert np.vdot(slope, fit.W) + radius * np.linalg.norm(slope) <= 1e-12 * np.log(10.0) or ridge or not fit.multiplier
+
+
+@pytest.mark.parametrize("radius", [0.3, 3.0])
+def test_under_a_bound_that_binds_no_hessian_is_formed_whatever_the_size(radius, monkeypatch):
+    monkeypatch.setattr(_linear_predictor, "newton", None)
+    rng = np.random.default_rng(3)
+    X = features(rng, 1200, 160, 100.0)
+    y = classes(rng, X, 40)
+    fit = fit_linear_predictor(X, y, loss="softmax", max_norm=radius)
+    assert fit.converged
+    slope = gradient(fit, X, y)
+    assert np.linalg.norm(fit.W) == pytest.approx(radius, rel=1e-14)
+    assert np.vdot(slope, fit.W) + radius * np.linalg.norm(slope) <= fit.suboptimality
+    assert fit.suboptimality <= 1e-12 * np.log(40.0)
+
+
+def test_in_a_ball_a_limit_of_steps_is_said(monkeypatch):
+    X, y = sample(1e4)
+    fit = fit_linear_predictor(X, y, loss="softmax", max_norm=3.0, max_iterations=3)
+    assert fit.status is Status.ITERATION_LIMIT
+    least = dense(X, y, monkeypatch, max_norm=3.0).objective
+    assert 1e-12 < fit.objective - least <= fit.suboptimality

@@ -20,6 +20,7 @@ from resflow.linear._algebra import (
 )
 from resflow.linear._evidence import as_fit, fit_of_zero, in_weights
 from resflow.linear._hessian_free import hessian_free
+from resflow.linear._in_ball import in_ball
 from resflow.linear._newton import TOLERANCE, newton
 from resflow.linear._problem import Evaluation, Problem, add_weighted_gram, evaluate, loss_terms
 from resflow.linear._quasi_newton import quasi_newton
@@ -54,17 +55,17 @@ def fit_linear_predictor(
     column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
     By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
-    BFGS in the metric of XᵀX where samples are many. The softmax loss with a ridge term needs no Hessian where
-    m d > 256: limited-memory BFGS in a metric from XᵀX, and Newton's method by conjugate gradients, until the
-    suboptimality is proven. Otherwise, where columns nearly depend on each other, in coordinates of the row space, from
-    a QR factorisation accumulated over the chunks. The norm bound is met exactly, by its multiplier. Where the loss
-    does not change when one number is added to all outputs, W is the one whose columns sum to 0, which has the least
-    norm.
+    BFGS in the metric of XᵀX where samples are many. The softmax loss with a ridge term or a bound that binds needs no
+    Hessian where m d > 256: limited-memory BFGS in a metric from XᵀX, and Newton's method by conjugate gradients, until
+    the suboptimality is proven. Otherwise, where columns nearly depend on each other, in coordinates of the row space,
+    from a QR factorisation accumulated over the chunks. The norm bound is met exactly, by its multiplier. Where the
+    loss does not change when one number is added to all outputs, W is the one whose columns sum to 0, which has the
+    least norm.
 
-    For one output the largest arrays made are of shape (d, d) and (n,). For m classes with a ridge term they are of
-    shape (d, d), a few dozen of (m, d), and (n, m) where that is at most 256 MiB; a step costs about 4 n d m. For m
-    outputs otherwise, but for the squared loss, they are of shape (m d, m d) and (n, m), and a step costs about
-    n d² m² / 2 + (m d)³ / 3: meant for m d up to a few thousand.
+    For one output the largest arrays made are of shape (d, d) and (n,). For m classes with a ridge term or a bound that
+    binds they are of shape (d, d), a few dozen of (m, d), and (n, m) where that is at most 256 MiB; a step costs about
+    4 n d m. For m outputs otherwise, but for the squared loss, they are of shape (m d, m d) and (n, m), and a step
+    costs about n d² m² / 2 + (m d)³ / 3: meant for m d up to a few thousand.
 
     Features of float32 are computed with in float64, but directions along which they vary by their rounding only do
     not count: see `LinearFit.rank`.
@@ -140,8 +141,9 @@ def fit_linear_predictor(
     if rank == 0 or radius == 0.0:
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
-    if type(loss) is Softmax and ridge > 0.0 and math.isinf(radius) and problem.size > _LARGE:
-        found = hessian_free(problem, gram, gradient.T / n, max_iterations=max_iterations)
+    if type(loss) is Softmax and not problem.free and problem.size > _LARGE:
+        method = hessian_free if math.isinf(radius) else in_ball
+        found = method(problem, gram, gradient.T / n, max_iterations=max_iterations)
         done = found.suboptimality <= TOLERANCE * problem.objective_scale or found.iterations == max_iterations
         if done or inner.size > _DENSE:
             return as_fit(problem, found, rank, None, max_iterations=max_iterations)
