@@ -1,6 +1,7 @@
 from .certificates.augmented import fit_augmented
 from .certificates.certify import certify
 from .certificates.held_out import held_out_gap
+from .certificates.tangent import tangent_certificate
 from .data.catalog import load_dataset
 from .data.dataset import Dataset, Standardization
 from .errors import InvalidInputError
@@ -52,6 +53,7 @@ __all__ = [
     "smallest_eigenvalue",
     "solve",
     "spectrum",
+    "tangent_certificate",
     "train",
     "train_population",
 ]

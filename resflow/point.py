@@ -24,6 +24,7 @@ __all__ = [
     "Point",
     "analyse_point",
     "check_point",
+    "check_prediction_shape",
     "check_predictions",
     "checked_samples",
     "in_default_precision",
@@ -249,10 +250,18 @@ def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:
     inputs = getattr(model, "inputs", None)
     if isinstance(inputs, int):
         _check_inputs(X, inputs)
-    found = getattr(jax.eval_shape(model, X), "shape", None)
+    check_prediction_shape(getattr(jax.eval_shape(model, X), "shape", None), len(X), y, loss)
+
+
+def check_prediction_shape(found: tuple[int, ...] | None, n: int, y: Array, loss: Loss) -> None:
+    """Check that predictions of n samples have the shape that goes with these labels.
+
+    Raises:
+        InvalidInputError: If they have another shape, or fewer columns than there are classes.
+    """
     classes = loss.labels == "classes"
-    if not (found is not None and len(found) == 2 and found[0] == len(X) if classes else found == y.shape):
-        needed = f"({len(X)}, m), one column a class" if classes else f"{y.shape}, that of y"
+    if not (found is not None and len(found) == 2 and found[0] == n if classes else found == y.shape):
+        needed = f"({n}, m), one column a class" if classes else f"{y.shape}, that of y"
         raise InvalidInputError(
             f"the model's predictions have shape {found}, but for the {loss.name} loss must have {needed}: "
             "a model takes its number of outputs when it is built"
