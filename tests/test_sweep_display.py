@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
+import subprocess
+import time
 
+import psutil
 import pytest
-from small_notebooks import make_project, resflow_here, write_notebook
+from small_notebooks import BIN, make_project, resflow_here, write_notebook
 
 from resflow.workflow.goal import Goal
 from resflow.workflow.progress import Steps
@@ -126,10 +132,41 @@ def test_lines_where_it_is_no_terminal_come_at_growing_intervals(late, clock, ca
     assert len(capsys.readouterr().out.splitlines()) == 3  # after 10, 20 and 40 seconds more
 
 
+@pytest.mark.parametrize("strokes", [1, 2])
+def test_ctrl_c_while_workers_start_is_one_line_and_the_end_of_all_processes(tmp_path, strokes):
+    project = make_project(tmp_path / "project")
+    write_notebook(project / "short.ipynb", "pass")
+    (project / "short.yaml").write_text("notebook: short.ipynb\naxes:\n  width: [1, 2, 3, 4]\n")
+    terminal, inside = pty.openpty()
+    command = ["setsid", "--ctty", "--wait", BIN / "resflow", "sweep", "short.yaml", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=project, stdin=inside, stdout=inside, stderr=inside)
+    os.close(inside)
+    said = b""
+    try:
+        while b"points to do" not in said:
+            said += os.read(terminal, 4096)
+        deadline = time.monotonic() + 60
+        while len(family := psutil.Process(process.pid).children(recursive=True)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the driver, and workers of which nobody knows how far they are
+        for _ in range(strokes):
+            os.write(terminal, b"\x03")
+            time.sleep(0.2)
+        with contextlib.suppress(OSError):  # the other side is closed
+            while more := os.read(terminal, 4096):
+                said += more
+        assert process.wait(timeout=60) == 130, said.decode()
+    finally:
+        os.close(terminal)
+    assert b"Traceback" not in said, said.decode()
+    assert said.decode().rstrip().endswith("resflow: stopped: the same command goes on from here")
+    assert not psutil.wait_procs(family, timeout=10)[1]
+
+
 def test_a_sweep_tells_of_the_steps_of_points_at_work(tmp_path, monkeypatch):
     project = make_project(tmp_path / "project")
     loop = "import time\nfor done in range(41):\n    tell_steps(done, 40)\n    time.sleep(0.15)"
-    write_notebook(project / "long.ipynb", "from resflow.workflow.progress import tell_steps", loop)
+    mask = "import signal\nassert not signal.pthread_sigmask(signal.SIG_BLOCK, [])"  # not what workers have blocked
+    write_notebook(project / "long.ipynb", "from resflow.workflow.progress import tell_steps", loop, mask)
     (project / "long.yaml").write_text("notebook: long.ipynb\naxes:\n  width: [1, 2]\n")
     monkeypatch.setattr(progress, "FIRST_LINE", 1.0)
     monkeypatch.setattr(progress, "LONGEST_WAIT", 1.0)

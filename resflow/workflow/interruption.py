@@ -64,6 +64,17 @@ class Interruptions:
         finally:
             self._open = False
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Where signals wait, within `raised`: for what can be left in order only once it is whole."""
+        was, self._open = self._open, False
+        try:
+            yield
+        finally:
+            self._open = was
+        if was:
+            self._deliver()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._pending is None:
             self._pending = number

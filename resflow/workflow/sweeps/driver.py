@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +79,7 @@ def run_sweep(sweep: Sweep, options: Options, display: Display) -> Conclusion:
         InvalidInputError: If another process drives the sweep, or no cluster answers.
     """
     with Interruptions() as interruptions, held(sweep.client, sweep.file):
-        driver = _Driver(sweep, options, display, open_parent(sweep.client, sweep.file))
+        driver = _Driver(sweep, options, display, open_parent(sweep.client, sweep.file), interruptions)
         try:
             with interruptions.raised():
                 driver.prepare()
@@ -94,8 +94,11 @@ def run_sweep(sweep: Sweep, options: Options, display: Display) -> Conclusion:
 class _Driver:
     """One start of a sweep, from what is finished to what was reached."""
 
-    def __init__(self, sweep: Sweep, options: Options, display: Display, parent: Run) -> None:
+    def __init__(
+        self, sweep: Sweep, options: Options, display: Display, parent: Run, interruptions: Interruptions
+    ) -> None:
         self.sweep, self.options, self.display, self.parent = sweep, options, display, parent
+        self.interruptions = interruptions
         self.tally = sweep.tally
         self.place = Place(sweep.client.tracking_uri, parent.experiment_id, parent.id, uuid.uuid4().hex)
         self.topic = f"resflow-{self.place.session}"
@@ -124,7 +127,9 @@ class _Driver:
         if not missing:
             return
         cluster, threads = self._cluster(missing)
-        with cluster as dask:
+        with ExitStack() as stack:
+            with self.interruptions.waiting():  # workers that are half started cannot be ended in order
+                dask = stack.enter_context(cluster)
             dask.subscribe_topic(self.topic, lambda event: self.events.append(received(event[1])))
             try:
                 self._run_on(dask, source, replace(self.options.limits, threads=threads))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 from typing import TYPE_CHECKING
 
 from resflow.errors import InvalidInputError
@@ -52,18 +54,33 @@ def local_cluster(workers: int, retries: int) -> Iterator[Client]:
         "distributed.admin.tick.limit": "1h",  # it would report a busy machine as a fault of ours
     }
     with temporary_folder() as folder, dask.config.set(settings | {"temporary-directory": str(folder)}):
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # 8787 may be another sweep's
-            security=True,
-            memory_limit=0,  # what takes memory are processes below the workers
-        )
+        with _started_without_interrupts():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # 8787 may be another sweep's
+                security=True,
+                memory_limit=0,  # what takes memory are processes below the workers
+            )
         with cluster, Client(cluster) as client:
             yield client
+
+
+@contextmanager
+def _started_without_interrupts() -> Iterator[None]:
+    """Within, processes are started that Ctrl-C in a terminal does not reach; it is for the driver, which ends them.
+
+    Threads and processes inherit the mask. What a worker starts takes it off again.
+    """
+    ensure_running()  # multiprocessing's tracker, as Python 3.11 takes the mask off where that is started
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class Task(NamedTuple):
 
 def main() -> None:
     """Execute tasks until standard input is closed."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked in workers; kernels must not inherit that
     # jsonschema would parse a grammar of internationalised addresses, which takes a second and no notebook has.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     _import_all()
