@@ -326,6 +326,7 @@ def become_kernel(wanted: dict, streams: list[int]) -> None:
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a sweep's workers, which may have started the server, have one
     for own, given in enumerate(streams):
         os.dup2(given, own)
         os.close(given)
