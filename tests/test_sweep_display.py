@@ -177,7 +177,6 @@ def test_a_sweep_tells_of_the_steps_of_points_at_work(tmp_path, monkeypatch):
     at_work = [line for line in lines if line.startswith("0/2 finished, about ")]
     shares = [int(found[1]) for line in at_work if (found := re.search(r" running at (\d+)% of their steps$", line))]
     assert len(shares) >= 3
-    assert shares == sorted(shares)
-    assert len(set(shares)) >= 3
+    assert len(set(shares)) >= 3  # not in order, where one begins later than the other
     again = resflow_here(project, "sweep", "long.yaml")
     assert again.stdout.splitlines()[0] == "long: all 2 points are finished"
