@@ -20,12 +20,13 @@ import os, signal, sys, warnings
 warnings.simplefilter("error")
 import jax, jax.numpy as jnp
 if sys.argv[1] == "killed":
-    from pathlib import Path
-    write = Path.write_bytes
+    from jax._src import lru_cache
+    path_class = type(lru_cache.pathlib.Path("entry"))
+    write = path_class.write_bytes
     def half(path, data):
         write(path, data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    Path.write_bytes = half
+    path_class.write_bytes = half
 from resflow.workflow.compiled import tell_hit
 jax.monitoring.register_event_listener(lambda event, **_: tell_hit() if event.endswith("/cache_hits") else None)
 more = 2.0 if sys.argv[1] == "killed" else 1.0  # another program, which nobody has compiled before
