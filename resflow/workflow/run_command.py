@@ -84,6 +84,8 @@ def _execute(
                 re.sub("[{}]", r"\g<0>\g<0>", str(output)),  # papermill would put parameters in place of braces
                 engine_name="resflow",
                 kernel_name=kernel,
+                request_save_on_cell_execute=kept,  # else nobody sees the file before the end
+                autosave_cell_every=30 if kept else 0,
                 begun=_say_begun,
                 source=str(notebook),
             )

@@ -142,8 +142,9 @@ def _execute(task: Task) -> int:
     options = kernel_of(nbformat.reads(task.notebook, as_version=4))
     try:
         papermill.execute_notebook(
-            str(notebook), executed, task.parameters, engine_name="resflow", progress_bar=False, **options
-        )
+            str(notebook), executed, task.parameters, engine_name="resflow", progress_bar=False,
+            request_save_on_cell_execute=False, autosave_cell_every=0, **options,
+        )  # fmt: skip
     except PapermillExecutionError as error:
         print(f"{error.ename}: {error.evalue}", file=sys.stderr)
         return 1
