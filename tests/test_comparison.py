@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote
 
+import chromium
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,7 +105,7 @@ def test_parameters_may_be_called_as_what_is_computed_of_them(tmp_path):
     figures = (overview.curves_figure(client, comparison), overview.grid_figure(comparison))
     for figure in figures:
         figure.canvas.draw()
-    assert "<th>median (parameter)</th>" in overview.best_table(comparison)
+    assert "median (parameter) 0, runs (parameter) 1" in overview.best_table(comparison)
 
 
 def foreign(root, tags=None, names=("accuracy",)):
@@ -139,7 +140,7 @@ def test_best_is_the_largest_where_the_sweep_says_so(tmp_path):
     assert comparison.goal == Goal("accuracy", maximize=True)
     assert "The best of them has `accuracy` 0.9, the largest." in overview.summary(comparison)
     rows = BeautifulSoup(overview.best_table(comparison), "html.parser").select("tbody tr")
-    assert [row.find_all("td")[3].get_text() for row in rows] == ["0.9", "0.8", "0.7", "0.6", "0.5", "none"]
+    assert [row.find_all("td")[0].get_text() for row in rows] == ["0.9", "0.8", "0.7", "0.6", "0.5", "none"]
     drawn = [*overview.spread_figures(comparison).values(), overview.curves_figure(client, comparison)]
     drawn.append(overview.grid_figure(comparison))
     for figure in drawn:
@@ -279,12 +280,23 @@ def test_table_of_the_best_leads_to_their_pages(skip):
     ]
     relative = BeautifulSoup(overview.best_table(skip, count=1), "html.parser").a["href"]
     assert relative.startswith("#/experiments/1/runs/")
-    cells = [cell.get_text() for cell in soup.find_all("td")]
-    assert set(best["architecture"]) <= set(cells)  # as they are to be searched for
+    named = [link.get_text() for link in soup.find_all("a")]
+    assert named[0] == "residual_unit, learning_rate 0.1, seed 5"  # as they are to be searched for
+
+
+def test_runs_are_called_by_what_varies_and_nothing_else(skip):
+    fixed = dataclasses.replace(skip, axes=("width", *skip.axes))
+    assert fixed.run_names.tolist() == skip.run_names.tolist()
+    assert skip.run_names[0] == "residual_unit, learning_rate 0.001, seed 0"
+    one = skip.runs.index[skip.runs["seed"] == 0]
+    alone = dataclasses.replace(skip, runs=skip.runs.loc[one], metrics=skip.metrics.loc[one])
+    assert alone.run_names[0] == "residual_unit, learning_rate 0.001"
+    single = dataclasses.replace(skip, runs=skip.runs.iloc[:1], metrics=skip.metrics.iloc[:1])
+    assert single.run_names.tolist() == single.points["run_name"].tolist()
 
 
 def test_table_escapes_what_runs_say_of_themselves(skip):
-    hostile = skip.runs.assign(architecture="<script>alert(1)</script>")
+    hostile = skip.runs.assign(architecture=[f"<script>alert({place % 2})</script>" for place in range(36)])
     table = overview.best_table(dataclasses.replace(skip, runs=hostile))
     assert "&lt;script&gt;" in table
     assert "<script>" not in table
@@ -352,10 +364,12 @@ def test_metrics_of_others_keep_their_names(tmp_path):
 
 
 def test_headline_escapes_what_runs_say_of_themselves(skip):
-    hostile = skip.runs.assign(architecture="](javascript:alert(1)) <b>*x*|\n# y")
+    hostile = skip.runs.assign(
+        architecture=[f"](javascript:alert(1)) <b>*x*|\n# {'yz'[place % 2]}" for place in range(36)]
+    )
     text = headline(dataclasses.replace(skip, runs=hostile), address="http://a")
     assert "\\]" in text
-    assert "\\<b>\\*x\\*\\| # y" in text
+    assert re.search(r"\\<b>\\\*x\\\*\\\| # [yz]", text)
 
 
 def test_overview_is_attached_to_the_sweeps_parent(client, skip):
@@ -370,15 +384,23 @@ def test_overview_is_attached_to_the_sweeps_parent(client, skip):
     assert {"figures/curves", "figures/verdicts", "figures/two_axes"} < names
 
 
-def test_report_is_one_file_with_every_figure_and_attached(client, project, skip):
+def test_report_is_one_file_with_every_figure_and_attached(client, project, skip, tmp_path):
     before = len(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
     done = subprocess.run(
         [RESFLOW, "report", "skip", "skip.html"], cwd=project, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert_sound((project / "skip.html").read_text())
+    if chromium.PROGRAM is not None:
+        assert chromium.heard([project / "skip.html"], tmp_path) == {"skip.html": []}
     soup = BeautifulSoup((project / "skip.html").read_text(), "html.parser")
     assert len(soup.select("figure svg")) == 5
+    titles = [title.get_text() for title in soup.select("figure svg use title")]
+    assert (
+        "residual_unit, learning_rate 0.1, seed 5\nlearning rate: 0.1\nobjective minus best linear objective: −0.115"
+        in (titles)
+    )
+    assert len(titles) == 2 * 36 + 2 * 6  # every run in two figures, and the medians in them
     assert len(soup.select(".html table a[href*='/runs/']")) == 10
     assert len(soup.select(".outcome table a[href*='/runs/']")) == 6
     assert len(soup.select(".outcome p a[href*='/runs/']")) == 2
@@ -394,6 +416,7 @@ def test_report_is_one_file_with_every_figure_and_attached(client, project, skip
     ("arguments", "message"),
     [
         (["report", "skipp"], "no sweep or experiment is called 'skipp': nearest are skip"),
+        (["report", "0" * 32], f"no run, sweep or experiment has the id or the name '{'0' * 32}': nearest are"),
         (["report", "skip", "nowhere/out.html"], "there is no folder nowhere"),
         (["report", "skip", "-p", "metrik", "objective"], "nearest is metric"),
     ],

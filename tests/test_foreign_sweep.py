@@ -67,6 +67,9 @@ def test_best_run_of_an_autologged_sweep_is_the_one_of_largest_accuracy(project,
     assert parent.info.run_name.endswith(f": 6 of 6, best accuracy {accuracy[best]:.4f}")
     assert Goal.in_tags(parent.data.tags) == Goal("accuracy", maximize=True)
     points = [run for run in runs_of(records.open_client(), "foreign") if run.data.tags.get("resflow.role") == "run"]
+    assert {run.info.run_name for run in points} == {
+        f"foreign C {strength}, max_iter {count}" for strength in ("0.001", "1") for count in (3, 5, 200)
+    }
     assert {Goal.in_tags(run.data.tags) for run in points} == {Goal("accuracy", maximize=True)}
     figures = {entry.path for entry in records.open_client().list_artifacts(parent.info.run_id, "figures")}
     assert {"figures/accuracy_against_C.png", "figures/accuracy_against_max_iter.png"} <= figures
@@ -80,7 +83,7 @@ def test_report_has_the_most_accurate_run_first(project, sweep):
     soup = BeautifulSoup((project / "grid.html").read_text(), "html.parser")
     assert f"The best of them has accuracy {most}, the largest." in soup.get_text()
     rows = [row.get_text(" ").split() for row in soup.select("tr:has(a[href*='/runs/'])")]
-    assert rows[0][1:] == ["1", "200", most]
+    assert rows[0] == ["C", "1,", "max_iter", "200", most]
     assert [row[-1] for row in rows] == [f"{value:.5g}" for value in sorted(accuracy.values(), reverse=True)]
     assert not any(word in soup.get_text() for word in ("best linear predictor:", "arXiv", "local minimum", "theorem"))
 

@@ -207,11 +207,18 @@ def run(tmp_path, monkeypatch):
     return create_run(open_client(), notebook="room", name="room", parameters={}, tags={})
 
 
+def test_run_of_a_sweep_is_called_by_what_varies_there(run, capsys):
+    run.set_tags({"resflow.point": "learning_rate 0.01"})
+    record(run, name="gap -0.1", of="width 4, seed 3", summary="Done.")
+    assert run.name == "gap -0.1, learning_rate 0.01"
+
+
 def test_everything_is_recorded_in_one_call(run, capsys):
     figure = plot_objective(history(objective=1.0), 0.5, title="A title")
     record(
         run,
         name="a good run",
+        of="seed 3",
         summary="\nIt went **well**: strict_saddle, -1.5.\n",
         claim=Claim("it_goes_well", True, 0.5),
         history=[history(), pd.DataFrame({"step": [5], "lambda_min": [-1.0]})],
@@ -221,7 +228,7 @@ def test_everything_is_recorded_in_one_call(run, capsys):
         figures={"gap": figure},
     )
     stored = run.client.get_run(run.id)
-    assert stored.info.run_name == "a good run"
+    assert stored.info.run_name == "a good run, seed 3"
     assert stored.data.metrics == {
         "linear_predictor_gap": -0.25,
         "curvature/lambda_min": -1.0,

@@ -273,6 +273,7 @@ def test_norm_and_regularization_finds_the_minima_of_shamirs_figure_and_bounds_e
     done = resflow_run(project, "notebooks/norm_and_regularization.ipynb", **SMALL["norm_and_regularization"])
     assert done.returncode == 0, done.stderr
     (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("ridge_certificate"))
+    assert_sound(read_artifact(client_of(project), run, "norm_and_regularization.html"))
     assert run.data.tags["claim_holds"] == "true"
     np.testing.assert_allclose(run.data.metrics["spurious/ridge_value"], 0.52491385, atol=1e-8)
     np.testing.assert_allclose(run.data.metrics["spurious/circle_value"], 0.0343174257, atol=1e-9)
@@ -283,6 +284,7 @@ def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_som
     done = resflow_run(project, "notebooks/stationary_points.ipynb", **SMALL["stationary_points"])
     assert done.returncode == 0, done.stderr
     (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("no_stationary_point"))
+    assert_sound(read_artifact(client_of(project), run, "stationary_points.html"))
     assert run.data.tags["claim_holds"] == run.data.tags["newton_converged"].lower() == "true"
     assert run.data.metrics["counterexamples"] == 0 < run.data.metrics["counts/stuck_with_ridge"]
     assert run.data.metrics["norms/newton_grad_norm"] <= 1e-10
@@ -307,6 +309,39 @@ def test_every_metric_and_tag_that_a_notebook_records_is_described_and_nothing_e
         (shown,) = (shown for shown in rows if matches(shown, name))
         logged[shown] |= notebooks
     assert logged == rows
+
+
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="no Chromium on this machine")
+def test_no_report_asks_for_anything_or_has_a_browser_complain(project, two_equal_runs, tmp_path):
+    loud = tmp_path / "loud.html"
+    loud.write_text("<!doctype html><title>x</title><img src='far.png'><script>console.log('hello')</script>")
+    pages = sorted((project / "mlruns" / "artifacts").glob("*/*/artifacts/*.html"))
+    found = chromium.heard([*pages, loud], tmp_path)
+    assert len(found.pop("loud.html")) >= 2
+    assert set(found) >= {"train_residual_unit.html"}
+    assert [text for texts in found.values() for text in texts] == []
+
+
+REPORTED = "<p>not the report</p>"
+
+
+def test_report_of_a_run_is_written_again_from_its_notebook(project, two_equal_runs):
+    run = two_equal_runs[0].info.run_id
+    page = project / "mlruns" / "artifacts" / "train_residual_unit" / run / "artifacts" / "train_residual_unit.html"
+    written = page.read_text()
+    page.write_text(REPORTED)
+    done = resflow_here(project, "report", run, "own.html")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"run     {two_equal_runs[0].info.run_name}" in done.stdout
+    assert page.read_text() == written == (project / "own.html").read_text()
+    for arguments, message in (
+        ([run, "--metric", "objective"], "is one run: -p, --metric and --maximize are for comparisons: leave them out"),
+        ([run, "-p", "best", "3"], "is one run: -p"),
+    ):
+        done = resflow_here(project, "report", *arguments)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert message in done.stderr
 
 
 def finished_runs(project, notebook):

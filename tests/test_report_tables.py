@@ -59,6 +59,13 @@ def test_table_goes_with_what_it_says_as_csv_or_with_what_the_notebook_gave():
     assert [link["download"] for link in (shown, given)] == ["table-1.csv", "table-2.csv"]
 
 
+def test_infinite_numbers_are_shown_as_such_and_kept_as_numbers_are_written():
+    frame = pd.DataFrame({"value": [np.inf, -np.inf], "word": ["inform", "b"]})
+    soup = page({"text/html": frame._repr_html_()})
+    assert [cell.get_text() for cell in soup.select(".html td")] == ["∞", "inform", "−∞", "b"]
+    assert linked(soup.select_one("a.data")) == ",value,word\n0,inf,inform\n1,-inf,b\n"
+
+
 def test_heads_of_several_levels_are_left_as_they_are():
     frame = FRAME.set_index("word", append=True)
     soup = page({"text/html": pd.concat({"one": frame, "two": frame}, axis=1)._repr_html_()})

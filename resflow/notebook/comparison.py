@@ -10,11 +10,12 @@ from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import Comparison, load_comparison
 from resflow.workflow.reports.effects import about_effects, axis_effects, seeds_table
 from resflow.workflow.reports.statistics import above_linear, second_axis
+from resflow.workflow.ui_pages import ui_address
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_linear", "what_axes_did"]
+__all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_linear", "ui_address", "what_axes_did"]
 
 
 def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tuple[MlflowClient, Comparison]:

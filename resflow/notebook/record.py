@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from resflow.plots.labels import verdict_name, with_minus_signs
+from resflow.plots.labels import verdict_name, with_signs
 from resflow.workflow import names
 from resflow.workflow.records import Run
 from resflow.workflow.reports.facts import Fact, facts_from, facts_tag
@@ -65,6 +65,7 @@ def record(
     run: Run,
     *,
     name: str,
+    of: str = "",
     summary: str,
     claim: Claim | None = None,
     about: str = "",
@@ -79,7 +80,8 @@ def record(
 
     Args:
         run: The notebook's run.
-        name: What the run is called from now on.
+        name: What the run is called from now on: what came out.
+        of: Behind it, what that is of. Of a sweep's run, which these have in common, what varies takes its place.
         summary: What came out, in Markdown: the run's description. Its verdict is put in words for people, and its
             numbers get true minus signs.
         claim: What was put to the test.
@@ -109,8 +111,8 @@ def record(
         run.log_table(table, key)
     for key, figure in (figures or {}).items():
         run.log_figure(figure, key)
-    summary = with_minus_signs(summary.replace(verdict, verdict_name(verdict)))
+    summary = with_signs(summary.replace(verdict, verdict_name(verdict)))
     run.describe(summary)
-    run.rename(name)
+    run.rename(", ".join(filter(None, [name, run.stored.data.tags.get(names.POINT, of)])))
     display(Markdown(summary))
     run.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["LINEAR", "LINESTYLES", "MARKERS", "PALETTE", "one_axes", "several_axes"]
+__all__ = ["LINEAR", "LINESTYLES", "MARKERS", "PALETTE", "one_axes", "several_axes", "wrapped"]
 
 PALETTE = sns.color_palette("colorblind")
 LINEAR: dict[str, Any] = {"color": "black", "linestyle": (0, (5, 2)), "linewidth": 1.4}
@@ -37,3 +38,8 @@ def several_axes(
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     plt.close(figure)
     return figure, list(grid[0])
+
+
+def wrapped(title: str, width: float) -> str:
+    """A title broken into lines that fit a figure of so many inches."""
+    return "\n".join(textwrap.fill(line, int(12.5 * width)) for line in title.splitlines())

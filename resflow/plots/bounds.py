@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from resflow.plots._style import LINEAR, PALETTE, several_axes
+from resflow.plots._style import LINEAR, PALETTE, several_axes, wrapped
 from resflow.plots.labels import curve_name
 
 __all__ = ["plot_gap", "plot_lines"]
@@ -88,7 +87,7 @@ def plot_lines(
         log_x: Whether the horizontal axis is logarithmic.
     """
     figure, (axes,) = several_axes(1, title="", width=6.8, height=4.2)
-    axes.set_title(textwrap.fill(title, 84), loc="left", fontsize=11)
+    axes.set_title(wrapped(title, 6.8), loc="left", fontsize=11)
     # Scales first: limits are chosen as curves are drawn, with a margin that depends on the scale.
     if linear_within is not None:
         axes.set_yscale("symlog", linthresh=linear_within)

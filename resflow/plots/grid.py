@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection
 
 import matplotlib as mpl
@@ -11,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from resflow.plots._style import several_axes
+from resflow.plots._style import several_axes, wrapped
 from resflow.plots.drawn import tell
 from resflow.plots.labels import label_of, number_text, value_name
 
@@ -72,5 +71,5 @@ def plot_grid(
     axes.set(xlabel=label_of(medians.columns.name), ylabel=label_of(medians.index.name))
     bar = figure.colorbar(image, ax=axes, fraction=0.06, pad=0.02)
     bar.set_label(f"median {label_of(metric).replace('linear predictor ', '')}", fontsize=9.5)
-    axes.set_title(textwrap.fill(title, int(12.5 * width)), loc="left", fontsize=11)
+    axes.set_title(wrapped(title, width), loc="left", fontsize=11)
     return figure

@@ -18,7 +18,7 @@ __all__ = [
     "value_name",
     "verdict_name",
     "with_error",
-    "with_minus_signs",
+    "with_signs",
 ]
 
 
@@ -61,16 +61,17 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{places}f} ± {error:.{places}f}".replace("-", "−")
 
 
-_MINUS = re.compile(r"(?<![\w.-])-(?=[\d.∞]|inf\b)|(?<=\de)-(?=\d)")
+_MINUS = re.compile(r"(?<![\w.-])-(?=[\d.∞])|(?<=\de)-(?=\d)")
+_INFINITY = re.compile(r"(?<![\w.-])([-−+]?)inf(?=[,;:.)\]*_]*(?:\s|$))")
 
 
-def with_minus_signs(text: str) -> str:
-    """A text whose numbers have true minus signs; hyphens, ranges and options are left as they are.
+def with_signs(text: str) -> str:
+    """A text whose numbers have true minus signs, and ∞ for inf; hyphens, ranges and options are left as they are.
 
-    >>> with_minus_signs("gap -0.1 ± 2e-05, well-known, 1-3, --width")
-    'gap −0.1 ± 2e−05, well-known, 1-3, --width'
+    >>> with_signs("gap -0.1 ± 2e-05, well-known, 1-3, --width; -inf, not inflated")
+    'gap −0.1 ± 2e−05, well-known, 1-3, --width; −∞, not inflated'
     """
-    return _MINUS.sub("−", text)
+    return _MINUS.sub("−", _INFINITY.sub(r"\1∞", text))
 
 
 def curve_name(name: str) -> str:

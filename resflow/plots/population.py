@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes
+from resflow.plots.drawn import tell
 from resflow.plots.labels import label_of, number_text, value_name
 
 __all__ = ["plot_final_gaps", "plot_gap_trajectories"]
@@ -52,7 +53,7 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
     """The last gap of every member against a parameter, with medians; members that diverged are marked.
 
     Args:
-        final: One row a member: linear_predictor_gap, diverged (truth values) and `by`.
+        final: One row a member: linear_predictor_gap, diverged (truth values), `by`, and seed if members have one.
         by: The parameter.
         title: What the figure shows.
         smallest: Where gaps span decades the scale is linear within ± this value and logarithmic outside.
@@ -68,7 +69,9 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
         if rows.any():
             color = PALETTE[3] if diverged else PALETTE[0]
             style = {"color": color, "markersize": 4, "alpha": 0.6, "label": label}
-            axes.plot((place + shift)[rows], final["linear_predictor_gap"][rows], marker, **style)
+            (drawn,) = axes.plot((place + shift)[rows], final["linear_predictor_gap"][rows], marker, **style)
+            if "seed" in final:
+                tell(drawn, [f"seed {seed}" for seed in final["seed"][rows]])
     medians = final.groupby(by)["linear_predictor_gap"].median()
     for at, value in enumerate(values):
         axes.hlines(medians[value], at - 0.38, at + 0.38, color=PALETTE[1], linewidth=2.2, label="" if at else "median")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from resflow.workflow import kernels
 from resflow.workflow.addresses import without_credentials, without_secrets
 from resflow.workflow.interruption import Interruptions
-from resflow.workflow.limits import first_line
-from resflow.workflow.names import ATTACHMENT_ERROR, RUN_TAGS
+from resflow.workflow.limits import RUN_NAME, first_line, shortened
+from resflow.workflow.names import ATTACHMENT_ERROR, POINT, RUN_TAGS
 from resflow.workflow.notebook_file import metadata_of
-from resflow.workflow.outcome import Outcome, failed_cell, outcome_of, say
+from resflow.workflow.outcome import Outcome, outcome_of, say
 from resflow.workflow.parameters import declared_in_notebook
 from resflow.workflow.run_parameters import RunParameters
 from resflow.workflow.store_errors import StoreError
@@ -119,17 +119,21 @@ def _source(nb: Any, options: dict[str, Any]) -> str:
 
 
 def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> Run:
+    from resflow.plots.labels import point_name
     from resflow.workflow.provenance import provenance_tags
     from resflow.workflow.question import question_of
     from resflow.workflow.records import create_run, open_client, run_name
 
+    of_sweep = json.loads(os.environ.get(RUN_TAGS, "{}"))  # a sweep says in the environment to what the run belongs
+    if POINT in of_sweep:
+        of_sweep[POINT] = point_name({name: parameters.values[name] for name in json.loads(of_sweep[POINT])})
+    named = shortened(f"{notebook} {of_sweep[POINT]}", RUN_NAME) if POINT in of_sweep else ""
     return create_run(
         open_client(),
         notebook=notebook,
-        name=run_name(notebook, parameters.values, declared_in_notebook(nb)),
+        name=named or run_name(notebook, parameters.values, declared_in_notebook(nb)),
         parameters=parameters.certain,
-        # A sweep says in the environment to what the run belongs.
-        tags=provenance_tags(source or notebook, nb) | json.loads(os.environ.get(RUN_TAGS, "{}")),
+        tags=provenance_tags(source or notebook, nb) | of_sweep,
         question=question_of(nb),
     )
 
@@ -143,6 +147,7 @@ def _conclude(
     nothing was said of it, and it becomes KILLED when the store is opened next.
     """
     from resflow.workflow.records import adopt_metrics, end_children
+    from resflow.workflow.reports.run_report import attach_report
 
     scrub_errors(nb)
     problems: list[str] = []
@@ -162,7 +167,7 @@ def _conclude(
             tried("saying which kernel it had", run.set_tags, about)
         tried("taking over what runs below it measured", adopt_metrics, run.client, run.id)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
-        tried("attaching its HTML", _attach_html, run, nb, notebook, outcome)
+        tried("attaching its HTML", attach_report, run, nb, notebook, outcome.error)
 
     def end(status: str, error: str) -> None:
         tags = {"error": error, "failed_cell": outcome.cell, "attachment_error": "; ".join(problems)}
@@ -187,16 +192,3 @@ def scrub_errors(nb: Any) -> None:
     for output in (each for cell in nb.cells for each in cell.get("outputs", []) if each.output_type == "error"):
         output.evalue = without_secrets(output.evalue)
         output.traceback = [without_secrets(line) for line in output.traceback]
-
-
-def _attach_html(run: Run, nb: Any, notebook: str, outcome: Outcome) -> None:
-    from resflow.workflow.reports.excerpts import whole_outputs
-    from resflow.workflow.reports.notebook_html import notebook_to_html
-    from resflow.workflow.reports.result import result_of
-
-    for name, whole in whole_outputs(nb):
-        run.log_text(whole, name)
-    failure = outcome.error if failed_cell(nb) is None else ""
-    result = result_of(run.stored, nb)
-    html = notebook_to_html(nb, title=notebook, failure=failure, result=result, attached=True)
-    run.log_text(html, f"{notebook}.html")

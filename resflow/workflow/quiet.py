@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-__all__ = ["collected_log", "import_mlflow"]
+__all__ = ["collected_log", "import_mlflow", "without_progress_bars"]
 
 LINES = 200
 """Records that are kept, the last ones."""
@@ -55,6 +55,20 @@ def import_mlflow() -> None:
     os.environ[name] = "false"
     try:
         import_module("mlflow")
+    finally:
+        del os.environ[name]
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """While entered, MLflow shows no progress of what it copies, where nobody asked for that."""
+    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
     finally:
         del os.environ[name]
 

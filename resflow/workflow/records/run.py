@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import names
@@ -15,6 +17,7 @@ from resflow.workflow.limits import RUN_NAME, TAG, shortened
 from resflow.workflow.logged_values import as_metrics, as_params, dataset_input
 from resflow.workflow.names import FAILED, FINISHED
 from resflow.workflow.parameters import Parameter, brief
+from resflow.workflow.quiet import without_progress_bars
 from resflow.workflow.records.client import experiment_id_of, patiently
 from resflow.workflow.run_parameters import changed_values
 
@@ -169,6 +172,15 @@ class Run:
     def log_text(self, text: str, path: str) -> None:
         """Attach text under an artifact path."""
         self.client.log_text(self.id, text, path)
+
+    def files(self, folder: str = "") -> list[str]:
+        """The artifact paths of the files that are attached in a folder, those of folders in it left out."""
+        return [entry.path for entry in self.client.list_artifacts(self.id, folder or None) if not entry.is_dir]
+
+    def read_text(self, path: str) -> str:
+        """The text of an attached file."""
+        with TemporaryDirectory() as folder, without_progress_bars():
+            return Path(self.client.download_artifacts(self.id, path, folder)).read_text(encoding="utf-8")
 
     def log_dataset(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from resflow.errors import InvalidInputError, nearest
+from resflow.plots.labels import point_name
 from resflow.workflow import names, records
 from resflow.workflow.goal import Goal
 from resflow.workflow.last_word import status_of
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["Comparison", "load_comparison", "load_sweep", "read_histories"]
+__all__ = ["RUN_ID", "Comparison", "load_comparison", "load_sweep", "read_histories"]
 
+RUN_ID = re.compile("[0-9a-f]{32}")
+"""What MLflow calls runs by."""
 NOTEBOOK = "compare_runs"
 """The notebook that compares; where it ran as a run itself, that is not one of the runs to compare."""
 
@@ -66,6 +70,18 @@ class Comparison:
         columns = ["run_name", "experiment_id", "verdict", *self.axes]
         metrics = self.metrics.loc[runs.index, [name for name in self.metrics if name not in columns]]
         return runs[columns].join(metrics).reset_index()
+
+    @property
+    def run_names(self) -> pd.Series:
+        """What tells every finished run from the others, in the order of `points`: the values of what varies.
+
+        A run that nothing tells from the others has its own name.
+        """
+        points = self.points
+        varying = [axis for axis in self.axes if points[axis].nunique(dropna=False) > 1]
+        named = [point_name(dict(zip(varying, row, strict=True))) for row in points[varying].itertuples(index=False)]
+        return pd.Series([name or str(own) for name, own in zip(named, points["run_name"], strict=True)], points.index,
+                         dtype=object)  # fmt: skip
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -138,12 +154,15 @@ def _choose(client: MlflowClient, name: str, sweeps: dict[str, Any], experiments
             return "sweep", name
         if name in experiments.values():
             return "experiment", name
+        what = (
+            "run, sweep or experiment has the id or the name"
+            if RUN_ID.fullmatch(name)
+            else "sweep or experiment is called"
+        )
         known = [*sweeps, *(each for each in experiments.values() if each not in ("Default", NOTEBOOK))]
         if not known:
-            raise InvalidInputError(f"no sweep or experiment is called {name!r}: {client.tracking_uri} holds none yet")
-        raise InvalidInputError(
-            f"no sweep or experiment is called {name!r}: nearest are {', '.join(nearest(name, known))}"
-        )
+            raise InvalidInputError(f"no {what} {name!r}: {client.tracking_uri} holds none yet")
+        raise InvalidInputError(f"no {what} {name!r}: nearest are {', '.join(nearest(name, known))}")
     for run in records.every_run(client, list(experiments), newest_first=True):
         if not _compares(run):
             sweep = run.data.tags.get(names.SWEEP)

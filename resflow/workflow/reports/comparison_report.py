@@ -13,6 +13,7 @@ from resflow.workflow.examples import own_or_shipped
 from resflow.workflow.reports.comparison import NOTEBOOK, Comparison, load_comparison
 from resflow.workflow.reports.headline import headline
 from resflow.workflow.reports.overview import towards
+from resflow.workflow.ui_pages import ui_address
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -54,7 +55,7 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
     comparison = load_comparison(client, name)
     comparison = towards(comparison, values.get("metric", ""), values.get("direction", ""))
     executed = _execute(comparing_notebook(), {**values, "source": comparison.name})
-    address = effective_values(executed).get("address", "")
+    address = effective_values(executed).get("address") or ui_address(client.tracking_uri)
     title = f"{comparison.kind} {comparison.name}"
     result = RunResult(title, summary=headline(comparison, address=str(address)))
     text = notebook_to_html(executed, title=title, result=result)

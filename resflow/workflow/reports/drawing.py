@@ -11,7 +11,7 @@ from markupsafe import Markup
 from nbformat import NotebookNode
 
 from resflow.plots.groups import FINDING, group_of
-from resflow.plots.labels import with_minus_signs
+from resflow.plots.labels import with_signs
 from resflow.workflow.reports.inline_svg import inline_svg
 from resflow.workflow.reports.markdown import markdown
 
@@ -50,7 +50,7 @@ def drawing(output: NotebookNode, mime: str, *, number: int, described: str) -> 
         root = re.search(r"<svg\b[^>]*?\bwidth=\"([0-9.]+)(pt|px)?\"", data)
         width = float(root[1]) * (4 / 3 if root[2] == "pt" else 1) if root else None
         found = re.search(r"<(?:dc:)?title>([^<]*)</", data)
-        title = with_minus_signs(str(markdown(unescape(found[1])).striptags())) if found else ""
+        title = with_signs(str(markdown(unescape(found[1])).striptags())) if found else ""
         data = _without_title(data)
         encoded = base64.b64encode(data.encode()).decode()
     else:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from resflow.plots.labels import label_of, number_text, value_name, with_error
 from resflow.workflow.reports.comparison import Comparison
-from resflow.workflow.reports.metrics import GAP
-from resflow.workflow.reports.statistics import ROUNDING, binned, is_above_linear, is_replicate, moments
+from resflow.workflow.reports.metrics import GAP, short_label
+from resflow.workflow.reports.statistics import ROUNDING, binned, coded, is_above_linear, is_replicate, moments
 
 __all__ = [
     "Difference",
@@ -70,7 +70,7 @@ def cells_of(points: pd.DataFrame, axis: str, axes: Sequence[str], metric: str) 
     seeds = [each for each in axes if each != axis and is_replicate(each)]
     others = [each for each in axes if each != axis and not is_replicate(each)]
     values = points[metric].astype(float)
-    codes, names = pd.factorize(points[axis], use_na_sentinel=False, sort=pd.api.types.is_numeric_dtype(points[axis]))
+    codes, names = coded(points[axis])
     frame = pd.DataFrame(
         {
             "seed": _numbered(points, seeds),
@@ -80,7 +80,7 @@ def cells_of(points: pd.DataFrame, axis: str, axes: Sequence[str], metric: str) 
         }
     )
     cells = frame.groupby(["seed", "other", "value"])["metric"].mean().unstack("value")
-    return cells.set_axis(pd.Index(list(names), dtype=object), axis="columns")
+    return cells.set_axis(pd.Index(names, dtype=object), axis="columns")
 
 
 def difference(
@@ -202,8 +202,8 @@ def effect_title(found: Difference, axis: str, metric: str, *, maximize: bool = 
     if not found.is_told:
         return f"{label_of(axis)}: no difference that can be told from the spread of seeds"
     size, better, worse = with_error(found.mean, found.error), value_name(found.better), value_name(found.worse)
-    what = "gap" if metric == GAP else label_of(metric)
-    return f"{what} {'higher' if maximize else 'lower'} by {size} with {label_of(axis)} {better} than with {worse}"
+    side = "higher" if maximize else "lower"
+    return f"{short_label(metric)} {side} by {size} with {label_of(axis)} {better} than with {worse}"
 
 
 def _said(found: Difference | None, metric: str, *, maximize: bool) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from resflow.plots.labels import label_of, value_name, verdict_name
-from resflow.workflow.reports.metrics import GAP
+from resflow.workflow.reports.metrics import GAP, short_label
 from resflow.workflow.reports.statistics import above_linear
 
 __all__ = ["curves_finding", "share_finding", "spread_finding", "verdicts_finding"]
@@ -34,7 +34,7 @@ def spread_finding(summary: pd.DataFrame, axis: str, metric: str) -> str:
         axis: The axis.
         metric: What was summarised.
     """
-    what = "median gap" if metric == GAP else f"median {label_of(metric)}"
+    what = f"median {short_label(metric)}"
     shown = _signed if metric.endswith("gap") else _unsigned
     if len(summary) == 1:
         row = summary.iloc[0]

@@ -11,8 +11,8 @@ import pandas as pd
 
 from resflow.plots.labels import label_of, number_text, value_name
 from resflow.workflow.reports.effects import cells_of, difference
-from resflow.workflow.reports.metrics import GAP
-from resflow.workflow.reports.statistics import binned, moments
+from resflow.workflow.reports.metrics import short_label
+from resflow.workflow.reports.statistics import binned, coded, moments
 
 __all__ = ["Grid", "grid_title", "strongest_grid"]
 
@@ -57,7 +57,7 @@ def strongest_grid(
     )
     if places[one].nunique(dropna=False) > places[other].nunique(dropna=False):
         one, other = other, one
-    (rows, indices), (columns, names) = (_ordered(places[axis]) for axis in (one, other))
+    (rows, indices), (columns, names) = (coded(places[axis]) for axis in (one, other))
     table = {place: moments(group, maximize=maximize).median for place, group in values.groupby([rows, columns])}
     medians = pd.DataFrame(np.nan, pd.Index(indices, name=one), pd.Index(names, name=other))
     for (row, column), median in table.items():
@@ -81,20 +81,13 @@ def strongest_grid(
 def grid_title(grid: Grid, metric: str, *, maximize: bool = False) -> str:
     """Which cell is best, and from how many others the spread of seeds does not tell it."""
     row, column = grid.best
-    what = "gap" if metric == GAP else label_of(metric)
     at = ", ".join(
         f"{label_of(str(axis.name))} {value_name(axis[place])}"
         for axis, place in ((grid.medians.index, row), (grid.medians.columns, column))
     )
     value = number_text(grid.medians.iloc[row, column], 3)
-    best = f"median {what} {'highest' if maximize else 'lowest'} at {at} ({value})"
+    best = f"median {short_label(metric)} {'highest' if maximize else 'lowest'} at {at} ({value})"
     others = int(np.isfinite(grid.medians).to_numpy().sum()) - 1
     if not grid.alike:
         return best if not others else f"{best}, told from all {others} others by the spread of seeds"
     return f"{best}, not told from {len(grid.alike)} of {others} others by the spread of seeds"
-
-
-def _ordered(values: pd.Series) -> tuple[np.ndarray, list[object]]:
-    """The place of each value among the distinct ones, numbers ascending, and these."""
-    codes, names = pd.factorize(values, use_na_sentinel=False, sort=pd.api.types.is_numeric_dtype(values))
-    return codes, list(names)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from resflow.plots.labels import label_of, number_text, point_name, value_name, verdict_name, with_error
+from resflow.plots.labels import label_of, number_text, value_name, verdict_name, with_error
 from resflow.workflow import names
 from resflow.workflow.records import tagged
 from resflow.workflow.reports.comparison import Comparison
@@ -15,7 +15,7 @@ from resflow.workflow.reports.metrics import GAP, HELD_OUT, as_recorded
 from resflow.workflow.reports.statistics import above_linear, best_runs, is_above_linear, second_axis
 from resflow.workflow.ui_pages import ABOVE_LINEAR, WORST_GAP, run_page, runs_page
 
-__all__ = ["headline", "headline_lines", "run_address", "run_name"]
+__all__ = ["headline", "headline_lines"]
 
 LISTED = 10
 """Runs above the linear predictor that are named one by one."""
@@ -61,16 +61,6 @@ def headline_lines(comparison: Comparison) -> list[str]:
     return lines + [said for which, _, line in _ends(comparison) for said in _plain(which, line)]
 
 
-def run_address(run: pd.Series, address: str = "") -> str:
-    """Where MLflow's UI shows a run; without the UI's address relative to it."""
-    return run_page(run["experiment_id"], run["run_id"], address)
-
-
-def run_name(run: pd.Series, comparison: Comparison) -> str:
-    """What tells a run from the others: the values of the axes; its own name where there are none."""
-    return point_name({axis: run[axis] for axis in comparison.axes}) or str(run["run_name"])
-
-
 def _shares(comparison: Comparison) -> str:
     """How many runs are at or below the best linear predictor, in all and apart; "" where none recorded its gap."""
     points = comparison.points
@@ -86,27 +76,34 @@ def _shares(comparison: Comparison) -> str:
 
 def _above(comparison: Comparison) -> list[_Line]:
     """The runs above the best linear predictor, the worst first."""
-    points = comparison.points
+    points = _named(comparison)
     if GAP not in points or not points[GAP].notna().any():
         return []
     above = points[is_above_linear(points[GAP])]
-    return [_line(run, comparison, GAP) for _, run in best_runs(above, GAP, len(above)).iloc[::-1].iterrows()]
+    return [_line(run, GAP) for _, run in best_runs(above, GAP, len(above)).iloc[::-1].iterrows()]
 
 
 def _ends(comparison: Comparison) -> Iterator[tuple[str, str, _Line]]:
     """The worst and the best run by what is compared."""
-    points, goal = comparison.points, comparison.goal
+    points, goal = _named(comparison), comparison.goal
     if goal is not None and len(points) > 1:
         ranked = best_runs(points, goal.metric, len(points), maximize=goal.maximize)
         for which, place in (("worst", -1), ("best", 0)):
-            yield which, goal.metric, _line(ranked.iloc[place], comparison, goal.metric)
+            yield which, goal.metric, _line(ranked.iloc[place], goal.metric)
 
 
-def _line(run: pd.Series, comparison: Comparison, metric: str) -> _Line:
+_NAME = "the run's name"  # no parameter has a space in its name
+
+
+def _named(comparison: Comparison) -> pd.DataFrame:
+    return comparison.points.assign(**{_NAME: comparison.run_names})
+
+
+def _line(run: pd.Series, metric: str) -> _Line:
     held_out, error = (run.get(name, float("nan")) for name in (HELD_OUT, as_recorded(f"{HELD_OUT}_error")))
     text = "" if pd.isna(held_out) else number_text(held_out, 3) if pd.isna(error) else with_error(held_out, error)
     verdict = "" if run["verdict"] is None or pd.isna(run["verdict"]) else verdict_name(run["verdict"])
-    return _Line(run, run_name(run, comparison), number_text(run[metric]), text, verdict)
+    return _Line(run, run[_NAME], number_text(run[metric]), text, verdict)
 
 
 def _table(lines: list[_Line], address: str) -> str:
@@ -124,7 +121,7 @@ def _table(lines: list[_Line], address: str) -> str:
 
 def _linked(line: _Line, address: str) -> str:
     name = line.name.translate({ord(mark): f"\\{mark}" for mark in "\\[]*`$<|_"})
-    return f"[{' '.join(name.split())}]({run_address(line.run, address)})"
+    return f"[{' '.join(name.split())}]({run_page(line.run['experiment_id'], line.run['run_id'], address)})"
 
 
 def _values(line: _Line) -> str:

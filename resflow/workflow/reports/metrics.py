@@ -7,9 +7,11 @@ one. Docs/metrics.md says what each of them is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
-__all__ = ["GAP", "HELD_OUT", "LEVEL", "METRICS", "as_recorded", "spellings"]
+from resflow.plots.labels import label_of
+
+__all__ = ["GAP", "HELD_OUT", "LEVEL", "METRICS", "as_recorded", "named_now", "short_label", "spellings"]
 
 GAP = "linear_predictor_gap"
 """What a run calls the distance of its objective from the best linear predictor's: where it recorded that, more can be
@@ -74,6 +76,25 @@ def as_recorded(name: str) -> str:
     ('curvature/lambda_min', 'objective')
     """
     return METRICS.get(name, name)
+
+
+def named_now(recorded: Container[str], metric: str) -> str:
+    """A metric, also where it is called by the name that it had in version 0.1.0, and recorded by its present one.
+
+    >>> named_now(["norms/w_norm"], "w_norm"), named_now(["w_norm"], "w_norm")
+    ('norms/w_norm', 'w_norm')
+    """
+    now = as_recorded(metric)
+    return now if metric not in recorded and now in recorded else metric
+
+
+def short_label(metric: str) -> str:
+    """A metric as titles of figures have it.
+
+    >>> short_label("linear_predictor_gap"), short_label("norms/w_norm")
+    ('gap', 'norms/w norm')
+    """
+    return "gap" if metric == GAP else label_of(metric)
 
 
 def spellings(metric: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ than any other, so that no average hides it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ __all__ = [
     "above_linear",
     "best_runs",
     "binned",
+    "coded",
     "is_above_linear",
     "is_replicate",
     "level_axis",
@@ -79,6 +80,16 @@ def binned(values: pd.Series) -> pd.Series:
     if not pd.api.types.is_numeric_dtype(values) or values.nunique() <= MANY_VALUES:
         return values
     return values.groupby(pd.qcut(values, BINS, duplicates="drop"), observed=True).transform("median")
+
+
+def coded(values: pd.Series) -> tuple[np.ndarray, list[Any]]:
+    """The place of each value among the distinct ones, numbers ascending and texts as they come, and these.
+
+    >>> coded(pd.Series([4, 2, 4])), coded(pd.Series(["b", "a"]))
+    ((array([1, 0, 1]), [2, 4]), (array([0, 1]), ['b', 'a']))
+    """
+    codes, names = pd.factorize(values, use_na_sentinel=False, sort=pd.api.types.is_numeric_dtype(values))
+    return codes, list(names)
 
 
 def spread(

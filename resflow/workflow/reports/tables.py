@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 def tidied(html: str) -> Table:
-    """The HTML of one table of pandas with its numbers aligned, true minus signs, and a dash for what is missing."""
+    """The HTML of one table of pandas with its numbers aligned, true minus signs, ∞, and a dash for what is missing."""
     if html.count("<table") != 1 or 'class="dataframe' not in html:
         return Table(html, "")
     page = BeautifulSoup(html, "html.parser")
@@ -47,7 +47,7 @@ def tidied(html: str) -> Table:
             cell.string, missing = "–", True
             _mark(cell, "missing")
         elif _NUMBER.fullmatch(words) and not cell.find(True):
-            cell.string = words.replace("-", "−")
+            cell.string = words.replace("-", "−").replace("inf", "∞")
     note = '<p class="note">–: no value</p>' if missing else ""
     return Table(str(page) + note, text.getvalue())
 
@@ -68,4 +68,6 @@ def _mark(cell: Tag, name: str) -> None:
 
 def _plain(cell: Tag) -> str:
     words = " ".join(cell.get_text().split())
-    return "" if words in _MISSING else words.replace("−", "-") if _NUMBER.fullmatch(words) else words
+    return (
+        "" if words in _MISSING else words.replace("−", "-").replace("∞", "inf") if _NUMBER.fullmatch(words) else words
+    )

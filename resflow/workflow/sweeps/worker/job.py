@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,6 +85,9 @@ class Job:
         tags = sweep.tags | {key: source[key] for key in _FROM_DRIVER if key in source}
         tags |= sweep.goal.tags if sweep.goal else {}
         tags |= {names.SWEEP: sweep.name, names.PARENT: place.parent_id, names.ROLE: role}
+        several = {axis.name for axis in sweep.axes if axis.values is None or len(axis.values) > 1}
+        if varying := [name for name in execution.values if name in several]:
+            tags[names.POINT] = json.dumps(varying)
         if not execution.is_population:
             tags[names.FINGERPRINT] = execution.id
         return Job(
