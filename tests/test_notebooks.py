@@ -1,5 +1,6 @@
 """The notebooks as runs: what they record, that it can be repeated, and what bad input leaves behind."""
 
+import base64
 import shutil
 from pathlib import Path
 
@@ -284,7 +285,13 @@ def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_som
     done = resflow_run(project, "notebooks/stationary_points.ipynb", **SMALL["stationary_points"])
     assert done.returncode == 0, done.stderr
     (run,) = (run for run in runs_of(project) if run.data.tags.get("claim", "").startswith("no_stationary_point"))
-    assert_sound(read_artifact(client_of(project), run, "stationary_points.html"))
+    text = read_artifact(client_of(project), run, "stationary_points.html")
+    assert_sound(text)
+    tables = {link.get_text(): link["href"] for link in BeautifulSoup(text, "html.parser").select("footer a")}
+    assert set(tables) == {"newton_path.csv", "atlas_counts.csv"}
+    for name, address in tables.items():
+        csv = base64.b64decode(address.partition("base64,")[2]).decode()
+        assert csv == read_artifact(client_of(project), run, f"tables/{name}")
     assert run.data.tags["claim_holds"] == run.data.tags["newton_converged"].lower() == "true"
     assert run.data.metrics["counterexamples"] == 0 < run.data.metrics["counts/stuck_with_ridge"]
     assert run.data.metrics["norms/newton_grad_norm"] <= 1e-10
@@ -336,7 +343,10 @@ def test_report_of_a_run_is_written_again_from_its_notebook(project, two_equal_r
     assert f"run     {two_equal_runs[0].info.run_name}" in done.stdout
     assert page.read_text() == written == (project / "own.html").read_text()
     for arguments, message in (
-        ([run, "--metric", "objective"], "is one run: -p, --metric and --maximize are for comparisons: leave them out"),
+        (
+            [run, "--metric", "objective", "--minimize"],
+            "is one run: -p, --metric and --maximize are for comparisons: leave them out",
+        ),
         ([run, "-p", "best", "3"], "is one run: -p"),
     ):
         done = resflow_here(project, "report", *arguments)

@@ -123,3 +123,11 @@ def test_foot_says_that_the_commit_is_unknown_outside_a_repository():
 def test_command_that_nobody_types_is_left_out():
     nb = notebook(f"name = {'x' * 3000!r}")
     assert "again" not in dict(result_of(stored(OURS), nb).provenance)
+
+
+def test_foot_brings_along_short_tables_and_leads_to_long_ones_beside_the_page():
+    run, nb = stored(OURS), notebook()
+    result = result_of(run, nb)._replace(tables=(("tables/a.csv", "x\n1\n"), ("tables/b.csv", "")))
+    links = BeautifulSoup(notebook_to_html(nb, title="t", result=result), "html.parser").select("footer a")
+    assert [(link.get_text(), link["download"]) for link in links] == [("a.csv", "a.csv"), ("b.csv", "b.csv")]
+    assert [link["href"] for link in links] == ["data:text/csv;charset=utf-8;base64,eAoxCg==", "tables/b.csv"]

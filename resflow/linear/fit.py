@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from resflow.arrays import is_traced
+from resflow.numerals import number_text
 from resflow.status import Status
 
 __all__ = ["LinearFit"]
@@ -89,14 +90,14 @@ class LinearFit(NamedTuple):
         outputs = f"{len(self.W)} outputs, " if self.W.ndim == 2 else ""
         rows = [
             ("best linear predictor", f"{self.loss} loss, {outputs}{self.W.shape[-1]} features"),
-            ("mean training loss", f"{self.objective:.8g}"),
-            ("at most above the minimum by", f"{self.suboptimality:.1e}"),
-            ("gradient norm left", f"{self.grad_norm:.1e}"),
+            ("mean training loss", number_text(self.objective, 8)),
+            ("at most above the minimum by", number_text(self.suboptimality, 2)),
+            ("gradient norm left", number_text(self.grad_norm, 2)),
             ("converged", "yes" if self.converged else f"no. {self.status.sentence}"),
-            ("‖W*‖", f"{np.linalg.norm(self.W):.6g}"),
+            ("‖W*‖", number_text(float(np.linalg.norm(self.W)), 6)),
             ("iterations", f"{self.iterations}"),
         ]
         if self.max_norm is not None:
-            rows += [("max_norm", f"{self.max_norm:g}"), ("multiplier", f"{self.multiplier:.6g}")]
-        rows += [("ridge", f"{self.ridge:g}")] if self.ridge else []
+            rows += [("max_norm", number_text(self.max_norm, 6)), ("multiplier", number_text(self.multiplier, 6))]
+        rows += [("ridge", number_text(self.ridge, 6))] if self.ridge else []
         return [*rows, ("samples", "weighted")] if self.weighted else rows

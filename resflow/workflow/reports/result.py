@@ -31,6 +31,8 @@ class RunResult(NamedTuple):
         claim_holds: Whether it held.
         summary: The result in sentences, in Markdown; "" without.
         provenance: Where the run comes from.
+        tables: The tables that were recorded with it: their artifact paths, each with the CSV text where that is short
+            enough for a page, or else "".
     """
 
     name: str
@@ -39,6 +41,7 @@ class RunResult(NamedTuple):
     claim_holds: bool = True
     summary: str = ""
     provenance: tuple[Fact, ...] = ()
+    tables: tuple[tuple[str, str], ...] = ()
 
 
 def result_of(run: Run, notebook: Any) -> RunResult:

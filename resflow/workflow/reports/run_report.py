@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
     from resflow.workflow.records import Run
 
-__all__ = ["attach_report", "find_run", "report_again"]
+__all__ = ["LONGEST_TABLE", "attach_report", "find_run", "report_again"]
+
+LONGEST_TABLE = 100_000
+"""Characters of a recorded table that a page brings along; longer ones lie beside it."""
 
 
 def attach_report(run: Run, nb: Any, notebook: str, error: str = "") -> str:
@@ -38,7 +42,8 @@ def attach_report(run: Run, nb: Any, notebook: str, error: str = "") -> str:
     for name, whole in whole_outputs(nb):
         run.log_text(whole, name)
     failure = error if failed_cell(nb) is None else ""
-    html = notebook_to_html(nb, title=notebook, failure=failure, result=result_of(run.stored, nb), attached=True)
+    result = result_of(run.stored, nb)._replace(tables=tuple(_tables(run)))
+    html = notebook_to_html(nb, title=notebook, failure=failure, result=result, attached=True)
     run.log_text(html, f"{notebook}.html")
     return html
 
@@ -95,3 +100,9 @@ def report_again(run: Run) -> tuple[str, str]:
     error = "" if status_of(stored) == FINISHED else stored.data.tags.get(names.ERROR, "")
     notebook = PurePosixPath(path).stem
     return notebook, attach_report(run, nbformat.reads(run.read_text(path), as_version=4), notebook, error)
+
+
+def _tables(run: Run) -> Iterator[tuple[str, str]]:
+    for path in run.files("tables"):
+        text = run.read_text(path)
+        yield path, text if len(text) <= LONGEST_TABLE else ""
