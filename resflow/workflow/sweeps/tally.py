@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from resflow.plots.labels import with_minus_signs
+from resflow.plots.labels import with_signs
 from resflow.workflow.goal import Goal
 from resflow.workflow.limits import duration
 from resflow.workflow.logged_values import finite
@@ -144,5 +144,5 @@ class Tally:
         parts += [f"{len(self.running)} running{at}"] * bool(self.running)
         parts += [f"{self.failed} failed"] * bool(self.failed)
         if self.best is not None:
-            parts.append(with_minus_signs(self.best_words(".4g")) + f" ({self.best_label})" * bool(self.best_label))
+            parts.append(with_signs(self.best_words(".4g")) + f" ({self.best_label})" * bool(self.best_label))
         return ", ".join(parts)
