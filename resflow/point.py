@@ -279,8 +279,9 @@ def _check_inputs(X: Array, inputs: int) -> None:
 def analyse_point(function: Callable[..., Any], point: Point, *trees: Any, **options: Any) -> Any:
     """`analyse(function, point, *trees, **options)` for samples that may be many, or on many devices.
 
-    NumPy samples for more than one chunk are passed on as they are, so that `sum_over_samples` can read chunks. Under
-    a mesh of explicit axes, where JAX wants to be told the sharding of every product, its compiler finds them.
+    NumPy samples for more than one chunk are passed on as they are, so that `sum_over_samples` can read chunks; all
+    others are for one compiled program, as several take longer to compile. Under a mesh of explicit axes, where JAX
+    wants to be told the sharding of every product, its compiler finds them.
     """
     leaves, in_chunks = jax.tree.leaves((point, trees)), point.X.shape[0] > _rows_in_chunk(point)
     if in_chunks and not any(isinstance(array, jax.Array) for array in (point.features, point.X, point.y)):
@@ -292,8 +293,7 @@ def analyse_point(function: Callable[..., Any], point: Point, *trees: Any, **opt
             result = function(point.at(*weights), *trees, **options)
             return result if chosen else as_numpy(result)
     mesh = _explicit_mesh(leaves)
-    if not in_chunks:
-        function = _compiled(function, inside=is_traced(*leaves) or mesh is not None)
+    function = _compiled(function, inside=is_traced(*leaves) or mesh is not None)
     if mesh is not None:
         replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         function = jax.sharding.auto_axes(partial(function, **options), out_sharding=replicated)
