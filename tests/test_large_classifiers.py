@@ -70,6 +70,14 @@ def test_what_is_not_finite_has_no_interval_and_orders_out_of_range_are_named():
         resflow.smallest_eigenvalue(at, max_order=-1)
 
 
+def test_matrices_too_large_to_decompose_are_refused_before_anything_is_computed():
+    at = classifier(0, 90, 100, 4)
+    with pytest.raises(InvalidInputError, match=r"m=90 outputs, d=100 inputs and k=4 .* order 9400, .* at most 8192"):
+        resflow.spectrum(at)
+    with pytest.raises(InvalidInputError, match="at most 8192 can be decomposed: train the model"):
+        resflow.solve(at)
+
+
 def test_under_vmap_as_alone():
     points = [classifier(seed, 3, 5, 4) for seed in range(3)]
     together = jax.vmap(lambda at: resflow.smallest_eigenvalue(at, max_order=0))(

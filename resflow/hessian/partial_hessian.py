@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, norm, singular_vectors, spectral_norm
 from resflow.point import Point, sum_over_samples
 
-__all__ = ["PartialHessian", "hessian_vector_product", "partial_hessian", "reduced_matrix"]
+__all__ = ["PartialHessian", "hessian_vector_product", "partial_hessian", "reduced_matrix", "reduced_order"]
+
+_LARGEST_DECOMPOSED = 8_192  # of 512 MiB in float64, and a minute for its eigenvalues on two cores
 
 
 class PartialHessian(NamedTuple):
@@ -77,6 +80,27 @@ def hessian_vector_product(
     sums = sum_over_samples(_product_sums, point, A, A @ V + W @ B)
     along_X, along_features, R = (total / point.X.shape[0] for total in sums)
     return along_X + along_features @ V.T + R @ B.T, W.T @ along_features + A.T @ R
+
+
+def reduced_order(point: Point, instead: str) -> int:
+    """md + qk + (d − q) min(m, k), the order of `reduced_matrix`, if all of its eigenvalues can be found.
+
+    Args:
+        point: The point.
+        instead: What to do where they cannot.
+
+    Raises:
+        InvalidInputError: If the order is above 8,192.
+    """
+    (d, k), m = point.V.shape, point.outputs
+    q = min(m, d)
+    order = m * d + q * k + (d - q) * min(m, k)
+    if order > _LARGEST_DECOMPOSED:
+        raise InvalidInputError(
+            f"the point has m={m} outputs, d={d} inputs and k={k} features, which make a matrix of order {order}, but "
+            f"at most {_LARGEST_DECOMPOSED} can be decomposed: {instead}"
+        )
+    return order
 
 
 def reduced_matrix(hessian: PartialHessian, shift: Any = 0.0) -> tuple[jax.Array, jax.Array]:

@@ -13,7 +13,7 @@ from resflow.arrays import Array
 from resflow.certificates.gap import check_ridge
 from resflow.floating import all_finite, lower_root, nan_unless
 from resflow.hessian.lanczos import hessian_eigenvalues
-from resflow.hessian.partial_hessian import PartialHessian, partial_hessian, reduced_matrix
+from resflow.hessian.partial_hessian import PartialHessian, partial_hessian, reduced_matrix, reduced_order
 from resflow.objectives import MeanLoss
 from resflow.point import ModelPoint, Point, analyse_point, check_point
 
@@ -46,7 +46,7 @@ def spectrum(point: Point | ModelPoint, **options: Any) -> Spectrum:
             in a block of them.
 
     Raises:
-        InvalidInputError: If an option is out of range, or the model has too many parameters for a whole matrix.
+        InvalidInputError: If an option is out of range, or there are too many parameters for a whole matrix.
     """
     check_point(point)
     if isinstance(point, Point):
@@ -74,17 +74,18 @@ def partial_spectrum(point: Point, *, ridge_W: float = 0.0, ridge_V: float = 0.0
         The eigenvalues, in the units of the mean loss per sample, and how many are there by structure.
 
     Raises:
-        InvalidInputError: If a ridge coefficient is out of range.
+        InvalidInputError: If a ridge coefficient is out of range, or the matrix has an order above 8,192.
 
     References:
         The setting is that of Shamir 2018 (arXiv:1804.06739), section 3; the case w = 0 is in the proof of Theorem 2.
     """
     check_ridge(ridge_W, ridge_V)
+    order = reduced_order(point, "ask for the smallest eigenvalue alone, for which smallest_eigenvalue needs no matrix")
     (d, k), m = point.V.shape, point.outputs
     q, r = min(m, d), min(m, k)
     return Spectrum(
         eigenvalues=analyse_point(_all_eigenvalues, point, ridge_W, ridge_V),
-        reduced_order=m * d + q * k + (d - q) * r,
+        reduced_order=order,
         kernel_dimension=(d - q) * (k - r),
     )
 

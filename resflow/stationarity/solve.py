@@ -17,7 +17,7 @@ from resflow.arrays import Array, as_number, as_numpy
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
-from resflow.hessian.partial_hessian import partial_hessian
+from resflow.hessian.partial_hessian import partial_hessian, reduced_order
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss
@@ -152,7 +152,8 @@ def solve(
         radius: First radius of the trust region, relative to the size of W and V.
 
     Raises:
-        InvalidInputError: If an option is out of range, or the fit is of other data or another loss.
+        InvalidInputError: If an option is out of range, the fit is of other data or another loss, or md + qk +
+            (d − q) min(m, k) is above 8,192.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 3 and Corollary 1; Conn, Gould and Toint, Trust-Region Methods,
@@ -201,6 +202,7 @@ def _solve(
     point: Point, fit: LinearFit | None, options: _Options, theta: Any = None, fixed: Any = None
 ) -> NewtonResult:
     """`solve`, with θ and the rest of the feature map where θ moves."""
+    reduced_order(point, "train the model, or use fewer features")
     if fit is not None:
         check_baseline(fit, point.X, point.y, point.loss)
     with jax.enable_x64(True):
