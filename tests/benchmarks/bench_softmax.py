@@ -6,6 +6,7 @@ Off by default: `make bench`. The last writes what there is into docs/benchmarks
 from __future__ import annotations
 
 import json
+import os
 import statistics
 
 import numpy as np
@@ -72,6 +73,7 @@ def test_softmax_fit(n, d, m, condition, benchmark):
     for row, value in zip(rows, values, strict=True):
         row["excess"] = float(value - min(values))
     numbers = {"size": [n, d, m], "condition": condition, "rows": rows, "proven": fit.suboptimality}
+    numbers |= {"threads": os.environ.get("OPENBLAS_NUM_THREADS", str(os.cpu_count())), "load": os.getloadavg()[0]}
     keep(f"{n} {d} {m} {condition:g}", numbers, subject="softmax")
     assert fit.converged
     assert rows[0]["excess"] <= fit.suboptimality
@@ -89,14 +91,17 @@ F − F* is the distance from the least objective that any of the solvers found,
 {ACCURATE:g} of that are shown, or to the first that takes {HOPELESS:g} times as long as `fit_linear_predictor`.
 newton-cholesky is left out where m d > {DENSE:,}. All in one process on the same arrays. Ratios are to
 `fit_linear_predictor`: it and the peer take turns, and the median of 3 pairs is shown, or the one pair where the peer
-takes {CLOSE:g} times as long. Written by `make bench`.
+takes {CLOSE:g} times as long. Under a load of more processes than cores times are longer and ratios less sure. Written
+by `make bench`.
 """
 
 
 def write_section() -> None:
     """Render what numbers there are."""
     kept = [json.loads(path.read_text()) for path in (RESULTS / "softmax").glob("*.json")]
-    lines = [HEAD, "; ".join(sorted({numbers["machine"] for numbers in kept})) + ".", ""]
+    threads, loads = sorted({each["threads"] for each in kept}), [each["load"] for each in kept]
+    how = f"{' or '.join(threads)} BLAS threads, under a load of {min(loads):.0f} to {max(loads):.0f} processes"
+    lines = [HEAD, f"{'; '.join(sorted({numbers['machine'] for numbers in kept}))}; {how}.", ""]
     lines += ["| (n, d, m) | Condition | Solver | tol | Steps | Time | Ratio | F − F* |"]
     lines += ["| --- | --: | --- | --: | --: | --: | --: | --: |"]
     for numbers in sorted(kept, key=lambda each: (each["size"], each["condition"])):
