@@ -70,9 +70,9 @@ def test_only_records_write_to_mlflow_and_read_from_it(path):
 
 
 @pytest.mark.parametrize("path", [path for path in ROOMS if {"records", "sweeps"}.intersection(path.parts)], ids=label)
-def test_records_and_sweeps_know_nothing_of_the_library_but_its_exception(path):
+def test_records_and_sweeps_know_nothing_of_the_library_but_its_exception_and_how_numbers_are_worded(path):
     modules = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
-    known = ("resflow.workflow", "resflow.errors")
+    known = ("resflow.workflow", "resflow.errors", "resflow.numerals")
     assert [name for name in modules if name and name.startswith("resflow") and not name.startswith(known)] == []
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from resflow.numerals import number_text
+from resflow.numerals import number_text, with_signs
 
 __all__ = [
     "curve_name",
@@ -59,19 +58,6 @@ def with_error(value: float, error: float) -> str:
     if not 0 <= places <= 6:
         return f"{number_text(value)} ± {number_text(error, 2)}"
     return f"{value:.{places}f} ± {error:.{places}f}".replace("-", "−")
-
-
-_MINUS = re.compile(r"(?<![\w.-])-(?=[\d.∞])|(?<=\de)-(?=\d)")
-_INFINITY = re.compile(r"(?<![\w.-])([-−+]?)inf(?=[,;:.)\]*_]*(?:\s|$))")
-
-
-def with_signs(text: str) -> str:
-    """A text whose numbers have true minus signs, and ∞ for inf; hyphens, ranges and options are left as they are.
-
-    >>> with_signs("gap -0.1 ± 2e-05, well-known, 1-3, --width; -inf, not inflated")
-    'gap −0.1 ± 2e−05, well-known, 1-3, --width; −∞, not inflated'
-    """
-    return _MINUS.sub("−", _INFINITY.sub(r"\1∞", text))
 
 
 def curve_name(name: str) -> str:

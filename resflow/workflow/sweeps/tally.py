@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from resflow.plots.labels import with_signs
+from resflow.numerals import with_signs
 from resflow.workflow.goal import Goal
 from resflow.workflow.limits import duration
 from resflow.workflow.logged_values import finite
