@@ -14,6 +14,7 @@ from .models.architectures import build_model
 from .models.feature_maps import ParametricFeatureMap, feature_map, flax_feature_map
 from .objectives import MeanLoss
 from .point import Point
+from .probing.probe import probe
 from .stationarity.analyze import analyze
 from .stationarity.escape import escape
 from .stationarity.find import find_stationary_points
@@ -49,6 +50,7 @@ __all__ = [
     "held_out_gap",
     "load_dataset",
     "one_device_per_core",
+    "probe",
     "random_keys",
     "smallest_eigenvalue",
     "solve",

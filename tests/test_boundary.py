@@ -252,6 +252,25 @@ CASES = [
         {},
         {name: NO_NUMBER for name in ("steps", "learning_rate", "batch_size", "log_every")} | {"optimizer": NO_NAME},
     ),
+    (
+        resflow.probe,
+        {"representations": [X, X], "head": (W[:, :D], None), "y": CLASSES, "ridge": 0.1},
+        {
+            "representations": {f"layer {what}": [X, h] for what, h in no_data(X).items()}
+            | {"None": None, "array": X, "one": [X], "another width at the head": [X, X[:, :2]]},
+            "head": {f"W {what}": (W, None) for what, W in no_array(W).items()}
+            | {"None": None, "nan": (W * np.nan, None), "of two classes": (W[:2], None), "bias": (W, np.ones(2))},
+            "y": NO_CLASSES,
+            "loss": NO_LOSS | {"for one output": "logistic"},
+            "held_out": {
+                "no pair": [X],
+                "other layers": ([X], CLASSES),
+                "other widths": ([X[:, :2], X], CLASSES),
+                "other labels": ([X, X], CLASSES - 1),
+            },
+            "ridge": {what: value for what, value in NO_SIZE.items()},
+        },
+    ),
     (resflow.random_keys, {}, {"seed": NO_NUMBER | {"None": None, "half": 0.5}}),
     (one_hot, {"y": CLASSES, "m": 3}, {"y": NO_LABELS, "m": NO_NUMBER | {"zero": 0, "too many": 10**9}}),
     (resflow.PseudoHuber, {}, {"delta": NO_NUMBER | {"inf": np.inf, "zero": 0}}),

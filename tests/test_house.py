@@ -26,7 +26,7 @@ FLOORS = [
     ["data", "labels", "models", "objectives"],
     ["point"],
     ["linear"],
-    ["certificates"],
+    ["certificates", "probing"],
     ["hessian"],
     ["stationarity"],
     ["training"],

@@ -1,0 +1,190 @@
+"""What the numbers of a report advise, one sentence a finding; nothing rests on a difference that may be noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from resflow.numerals import number_text
+from resflow.probing.comparison import Difference
+from resflow.probing.report import Advice, Baseline
+
+__all__ = ["advise"]
+
+_MEANT = "± one standard error of the differences sample by sample"
+
+
+def advise(layers: Sequence[Baseline], *, held_out: int) -> tuple[Advice, ...]:
+    """The findings on fits, network, head and blocks, in this order.
+
+    Args:
+        layers: The probes of h_0, ..., h_L, each with its verdict.
+        held_out: How many held-out samples there are.
+    """
+    found = [*_of_fits(layers)]
+    if not held_out:
+        found += _without_held_out(layers)
+        return tuple(found)
+    first, last = layers[0], layers[-1]
+    network = _of_network(first, held_out) if first.probe.finished else None
+    head = _of_head(last) if last.probe.finished else None
+    blocks = [*_of_blocks(layers)]
+    sound = network is not None and network.finding == "below" and head is not None and head.finding == "finished"
+    if sound and not blocks:
+        blocks = [Advice("blocks", "healthy", "Healthy: every block adds, and the head is finished.")]
+    return (*found, *filter(None, [network, head]), *blocks)
+
+
+def _of_fits(layers: Sequence[Baseline]) -> list[Advice]:
+    found = []
+    separable = [layer.name for layer in layers if layer.probe.separable]
+    if separable:
+        found.append(
+            Advice(
+                "samples",
+                "separable",
+                f"The training samples are linearly separable on {_listed(separable)}: no best linear predictor exists "
+                "there without a ridge term, and every level is that of a ridge fit.",
+            )
+        )
+    unfinished = [layer.name for layer in layers if not layer.probe.finished]
+    if unfinished:
+        found.append(
+            Advice("fits", "unfinished", f"The fit on {_listed(unfinished)} did not converge: nothing rests on it.")
+        )
+    return found
+
+
+def _without_held_out(layers: Sequence[Baseline]) -> list[Advice]:
+    first, last, found = layers[0], layers[-1], []
+    if first.gap.sign > 0:
+        found.append(
+            Advice(
+                "network",
+                "above",
+                f"On its training samples the network is above the linear probe on its input h_0, by {first.gap}: "
+                "its training is stuck or unfinished, train it on.",
+            )
+        )
+    if last.gap.sign > 0:
+        found.append(_unfinished_head(last.gap, "on the training samples", last))
+    found.append(
+        Advice(
+            "blocks",
+            "not judged",
+            "What a block adds is not judged without held-out samples: on those that the network was trained on a "
+            "difference may be what it has learned by heart. Pass held_out=([h_0, ..., h_L], y).",
+        )
+    )
+    return found
+
+
+def _of_network(first: Baseline, held_out: int) -> Advice:
+    gap, training = first.held_out_gap, f"on the training samples {number_text(first.gap.value, 3)}"
+    if gap.sign > 0:
+        why = (
+            "training is stuck or unfinished, train it on"
+            if first.gap.sign > 0
+            else "it has learned its training samples by heart, regularize it or stop earlier"
+        )
+        return Advice(
+            "network",
+            "above",
+            f"The network is above the linear probe on its input h_0: by {gap} on held-out samples, {_MEANT} "
+            f"({training}): {why}.",
+        )
+    if gap.sign < 0:
+        return Advice(
+            "network",
+            "below",
+            f"The network is better than the linear probe on its input h_0: its loss is lower by {_size(gap)} on "
+            f"held-out samples, {_MEANT}.",
+        )
+    return Advice(
+        "network",
+        "not told apart",
+        f"The network cannot be told from the linear probe on its input h_0 on {held_out} held-out samples: the "
+        f"difference is {gap} ({training}). Measure on more samples, or use the linear probe.",
+    )
+
+
+def _of_head(last: Baseline) -> Advice:
+    gap = last.held_out_gap
+    if gap.sign > 0 and last.gap.value > 0:
+        return _unfinished_head(gap, "on held-out samples", last)
+    if gap.sign > 0:
+        return Advice(
+            "head",
+            "overfitted",
+            f"The head is fitted too closely to its training samples: a ridge fit on h_L is lower by {gap} on held-out "
+            "samples. Refit it with a ridge term.",
+        )
+    if gap.sign == 0 and last.gap.sign > 0:
+        return Advice(
+            "head",
+            "not told apart",
+            f"The head is above the ridge fit on h_L by {last.gap} on the training samples (certified: at most "
+            f"{number_text(last.certificate, 3)}), but on held-out samples by no more than can be noise, {gap}.",
+        )
+    return Advice(
+        "head",
+        "finished",
+        f"The head is finished: on held-out samples no ridge fit on h_L is better by what can be told from 0, {gap}.",
+    )
+
+
+def _unfinished_head(gap: Difference, where: str, last: Baseline) -> Advice:
+    return Advice(
+        "head",
+        "unfinished",
+        f"The head is unfinished: {where} it is above a ridge fit on the same h_L by {gap} (certified on the training "
+        f"samples: F − F_lin(h_L) ≤ {number_text(last.certificate, 3)}). Train it on.",
+    )
+
+
+def _of_blocks(layers: Sequence[Baseline]) -> list[Advice]:
+    told = {
+        "dead": lambda names, _: f"Dead: {names} leave{_s(names)} every sample as it was. Remove or reinitialize.",
+        "not told from 0": lambda names, worst: (
+            f"{_capital(names)}{_singly(names)} add{_s(names)} nothing that can be told from 0 on held-out samples, "
+            f"at most {number_text(worst, 2)} for a linear probe: try without {'one' if _singly(names) else 'it'}."
+        ),
+        "loses": lambda names, worst: (
+            f"{_capital(names)} lose{_s(names)} what a linear probe could read before, up to "
+            f"{number_text(worst, 2)} on held-out samples, more than can be noise."
+        ),
+    }
+    found = []
+    for verdict, sentence in told.items():
+        places = [place for place, layer in enumerate(layers) if layer.verdict == verdict]
+        if places:
+            gains = [layers[place].held_out_gain for place in places]
+            most = np.max([abs(g.value) + (g.resolution if verdict == "not told from 0" else 0.0) for g in gains])
+            found.append(Advice("blocks", verdict, sentence(_blocks(places), float(most))))
+    return found
+
+
+def _blocks(places: Sequence[int]) -> str:
+    return f"block{'s' if len(places) > 1 else ''} {_listed([str(place) for place in places])}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _s(names: str) -> str:
+    return "" if names.startswith("blocks") else "s"
+
+
+def _singly(names: str) -> str:
+    """What is said of each of several blocks, which together may well add something."""
+    return ", each by itself," if names.startswith("blocks") else ""
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _size(gap: Difference) -> str:
+    return str(gap._replace(value=abs(gap.value)))

@@ -1,0 +1,278 @@
+"""The report on a network by linear probes: networks built to deserve each advice get it, and numbers are right."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+import resflow
+from resflow import InvalidInputError
+from resflow.probing.comparison import compare, resolution_factor
+
+D, M, N = 6, 3, 1200
+
+
+def network(seed, *, blocks=("add", "add"), n=N):
+    """The stream of a network whose blocks do what they are named after, and labels that its last layer tells best."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(99)
+    hs, readable = [rng.standard_normal((n, D))], []
+    for block in blocks:
+        h, U, V = hs[-1], fixed.standard_normal((D, D)), fixed.standard_normal((D, D)) / math.sqrt(D)
+        added = {
+            "add": 1.5 * np.tanh(h @ U) @ V,
+            "dead": 0.0,
+            "noise": 0.05 * rng.standard_normal(h.shape),
+            "destroy": 0.05 * rng.standard_normal(h.shape) - 0.95 * h,
+        }[block]
+        if block == "add":
+            readable.append(h + added)
+        if block == "destroy":
+            added = added - 0.05 * h  # only noise is left
+        hs.append(h + added)
+    p = 2.0 * readable[-1] @ fixed.standard_normal((D, M)) / math.sqrt(D)
+    return hs, np.argmax(p + rng.gumbel(size=p.shape), axis=1)
+
+
+def best_head(hs, y, ridge=1e-4):
+    W = resflow.fit_linear_predictor(np.column_stack([hs[-1], np.ones(len(y))]), y, loss="softmax", ridge=ridge).W
+    return W[:, :-1], W[:, -1]
+
+
+def report_on(blocks, head=best_head, **options):
+    (hs, y), held_out = network(1, blocks=blocks), network(2, blocks=blocks, n=3000)
+    return resflow.probe(hs, head(hs, y), y, held_out=held_out, ridge=1e-3, **options)
+
+
+def sentence(report, about):
+    return " ".join(advice.sentence for advice in report.advice if advice.about == about)
+
+
+def test_healthy_network_is_called_healthy():
+    report = report_on(("add", "add"))
+    assert report.findings == {"network": "below", "head": "finished", "blocks": "healthy"}
+    assert list(report.table()["verdict"]) == ["", "adds", "adds"]
+    assert report.layers[0].held_out_gap.value < -report.layers[0].held_out_gap.resolution
+
+
+@pytest.mark.parametrize(("blocks", "place"), [(("dead", "add"), 1), (("add", "dead", "add"), 2)])
+def test_block_that_changes_nothing_is_called_dead(blocks, place):
+    report = report_on(blocks)
+    assert report.layers[place].verdict == "dead"
+    assert report.layers[place].held_out_gain.value == 0.0
+    assert f"Dead: block {place} leaves every sample as it was" in sentence(report, "blocks")
+    assert report.findings["network"] == "below"
+
+
+def test_block_of_noise_adds_nothing_that_can_be_told_from_0():
+    report = report_on(("add", "noise"))
+    assert report.layers[2].verdict == "not told from 0"
+    assert "Block 2 adds nothing that can be told from 0" in sentence(report, "blocks")
+
+
+def test_head_trained_too_short_is_called_unfinished():
+    report = report_on(("add", "add"), head=lambda hs, y: tuple(0.2 * part for part in best_head(hs, y)))
+    assert report.findings["head"] == "unfinished"
+    assert report.head.certificate >= report.head.gap.value > 0
+    assert "Train it on" in sentence(report, "head")
+
+
+def test_head_that_knows_its_samples_by_heart_is_called_overfitted():
+    (hs, y), held_out = network(1, n=40), network(2, n=3000)
+    report = resflow.probe(hs, best_head(hs, y, ridge=1e-7), y, held_out=held_out)
+    assert report.findings["head"] == "overfitted"
+
+
+def test_network_whose_block_destroys_what_it_read_is_above_its_own_input():
+    report = report_on(("add", "destroy"))
+    assert report.findings["network"] == "above"
+    assert report.layers[2].verdict == "loses"
+    assert "above the linear probe on its input h_0" in sentence(report, "network")
+
+
+def test_network_that_is_a_linear_predictor_cannot_be_told_from_one():
+    (hs, y), held_out = network(1, blocks=("add",)), network(2, blocks=("add",))
+    report = resflow.probe([hs[1], hs[1]], best_head(hs, y), y, held_out=([held_out[0][1]] * 2, held_out[1]))
+    assert report.findings["network"] == "not told apart"
+
+
+def test_without_held_out_samples_only_what_training_left_is_judged():
+    hs, y = network(1)
+    report = resflow.probe(hs, (np.zeros((M, D)), None), y, ridge=1e-3)
+    assert report.findings == {"network": "above", "head": "unfinished", "blocks": "not judged"}
+    assert set(report.table()["verdict"]) == {"", "not judged"}
+    assert not any(name.startswith("held_out") for name in report.metrics())
+
+
+def test_noise_alone_is_called_something_in_few_of_many_reports():
+    """200 comparisons of two predictors that are as good as each other: at most 5 % expected, 12 % allowed."""
+    told = 0
+    for seed in range(200):
+        a, b = np.random.default_rng(seed).exponential(size=(2, 50))
+        told += compare(a, b, at_zero=1.0, factor=resolution_factor(50, 1)).sign != 0
+    assert 0 < told <= 24
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 1.0])
+def test_levels_are_those_of_scikit_learn_at_the_same_ridge(ridge):
+    hs, y = network(3)
+    hs = [1e3 + 40.0 * h for h in hs]  # neither shift nor scale counts
+    held_out = [h[:600] for h in hs]
+    report = resflow.probe(hs, (np.zeros((M, D)), None), y, held_out=(held_out, y[:600]), ridge=ridge)
+    for h, layer in zip(hs, report.layers, strict=True):
+        square = np.mean((h - h.mean(axis=0)) ** 2)
+        peer = LogisticRegression(C=1.0 / (ridge * square * len(y)), tol=1e-10, max_iter=5000).fit(
+            h - h.mean(axis=0), y
+        )
+        expected = log_loss(y, peer.predict_proba(h - h.mean(axis=0)))
+        np.testing.assert_allclose(layer.probe.objective, expected, rtol=2e-6)
+        expected = log_loss(y[:600], peer.predict_proba(h[:600] - h.mean(axis=0)))
+        np.testing.assert_allclose(layer.held_out_objective, expected, rtol=2e-5)
+        np.testing.assert_allclose(layer.gap.value, math.log(M) - layer.probe.objective, rtol=1e-12)
+
+
+def test_differences_are_those_of_the_samples_losses():
+    report = report_on(("add", "add"))
+    (hs, y), (others, z) = network(1), network(2, n=3000)
+    W, b = best_head(hs, y)
+    loss = resflow.losses.as_loss("softmax")
+    own, probe = loss.value(others[-1] @ W.T + b, z), loss.value(report.layers[1].probe.predictions(others[1]), z)
+    gap = report.layers[1].held_out_gap
+    np.testing.assert_allclose(gap.value, np.mean(own - probe), rtol=1e-10)
+    np.testing.assert_allclose(gap.standard_error, np.std(own - probe, ddof=1) / math.sqrt(3000), rtol=1e-10)
+    np.testing.assert_allclose(
+        sum(layer.held_out_gain.value for layer in report.layers[1:]),
+        report.layers[0].held_out_objective - report.head.held_out_objective,
+        rtol=1e-9,
+    )
+    for layer in report.layers:
+        assert layer.certificate >= layer.gap.value
+    split = report.augmented
+    np.testing.assert_allclose(split.gap.value - split.gain.value, report.layers[0].gap.value, rtol=1e-9)
+    assert split.gap.value > -1e-3
+
+
+def test_strength_is_the_best_of_all_in_cross_validation():
+    """A layer of noise wants a strong ridge term, one that labels depend on a weak one."""
+    hs, y = network(4)
+    noise = np.random.default_rng(0).standard_normal(hs[0].shape)
+    report = resflow.probe([noise, hs[-1]], best_head(hs, y), y)
+    assert report.layers[0].probe.ridge >= 0.1 > 0.01 >= report.head.probe.ridge
+    again = resflow.probe([noise, 1e-6 * hs[-1] + 7.0], best_head(hs, y), y)
+    assert [layer.probe.ridge for layer in again.layers] == [layer.probe.ridge for layer in report.layers]
+
+
+def test_separable_representations_are_said_once():
+    y = np.repeat(np.arange(M), 20)
+    h = np.eye(M)[y] + 0.01 * np.random.default_rng(0).standard_normal((60, M))
+    report = resflow.probe([h, h, h], (np.eye(M), None), y)
+    assert str(report).count("linearly separable on h_0, h_1 and h_2") == 1
+    with pytest.raises(InvalidInputError, match=r"^h_0: .*separable"):
+        resflow.probe([h, h, h], (np.eye(M), None), y, ridge=0.0)
+
+
+@pytest.mark.parametrize(("loss", "shape"), [("logistic", (D,)), ("squared", (1, D)), ("squared", (2, D))])
+def test_heads_of_one_output_and_of_several_numbers(loss, shape):
+    hs, _ = network(5)
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal(shape)
+    b = rng.standard_normal(shape[:-1])
+    p = hs[-1] @ W.T + b + rng.standard_normal((N, *shape[:-1]))
+    y = (p[..., 0] if shape == (1, D) else p) if loss == "squared" else p > 0
+    report = resflow.probe(hs, (W, b), y, loss=loss, held_out=(hs, y), ridge=1e-4)
+    assert report.layers[0].gap.sign < 0
+    assert abs(report.head.gap.value) < 0.1
+    assert report.augmented.width == 3 * D
+
+
+def test_layers_of_other_widths_have_no_augmented_baseline():
+    hs, y = network(6)
+    report = resflow.probe([hs[0][:, :4], hs[1], hs[2]], best_head(hs, y), y, ridge=0.01)
+    assert report.augmented is None
+    assert list(report.table()["width"]) == [4, D, D]
+
+
+def test_constant_layer_is_no_better_than_the_frequencies_of_classes():
+    hs, y = network(7)
+    dead = np.full_like(hs[0], 0.1)
+    report = resflow.probe([dead, hs[-1]], best_head(hs, y), y)
+    shares = np.bincount(y) / N
+    np.testing.assert_allclose(report.layers[0].probe.objective, -np.sum(shares * np.log(shares)), rtol=1e-6)
+
+
+def _torch(array, *, dtype=None, grad=False):
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
+    tensor = torch.as_tensor(array)
+    return tensor.to(getattr(torch, dtype)).requires_grad_(grad) if dtype else tensor
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        jnp.asarray,
+        np.ndarray.tolist,
+        lambda a: pd.DataFrame(a) if a.ndim == 2 else a,
+        lambda a: jnp.asarray(a, jnp.bfloat16) if a.dtype.kind == "f" else a,
+        _torch,
+        lambda a: _torch(a, dtype="bfloat16", grad=True) if a.dtype.kind == "f" else _torch(a),
+    ],
+    ids=["jax", "lists", "frames", "jax bfloat16", "torch", "torch bfloat16"],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_whatever_holds_the_same_numbers_gives_the_same_report(given):
+    hs, y = network(8, n=300)
+    hs = [np.round(8 * h) / 8 for h in hs]  # which bfloat16 holds
+    W, b = (np.round(4 * part) / 4 for part in best_head(hs, y))
+    hs = [np.clip(h, -7.875, 7.875) for h in hs]
+    expected = resflow.probe(hs, (W, b), y, held_out=(hs, y), ridge=0.01)
+    layers = [given(h) for h in hs]
+    found = resflow.probe(layers, (given(W), given(b)), given(y), held_out=(layers, given(y)), ridge=0.01)
+    assert found.metrics() == expected.metrics()
+    assert str(found) == str(expected)
+
+
+HS, Y = network(9, n=30)
+HEAD = (np.ones((M, D)), np.zeros(M))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"representations": HS[0]}, r"representations is a ndarray, but must be a list \[h_0, ..., h_L\]"),
+        ({"representations": HS[:1]}, "representations has length 1, but must have at least 2"),
+        ({"representations": [HS[0], HS[1][:9], HS[2]]}, r"representations\[1\] has shape \(9, 6\), but .* 30 samples"),
+        ({"representations": [*HS[:2], HS[2] * np.nan]}, r"representations\[2\] has a value that is not finite"),
+        ({"head": HEAD[0]}, r"head is a ndarray, but must be a pair \(W, b\)"),
+        ({"head": (HEAD[0].T, HEAD[1])}, r"head\[0\] has shape \(6, 3\), .* must have shape \(m, 6\): transpose it"),
+        ({"head": (HEAD[0], np.zeros(2))}, r"head\[1\] has shape \(2,\), but W has \(3, 6\)"),
+        ({"y": Y + 1}, "y has the label 3, but the model has 3 outputs"),
+        ({"y": Y[:-1]}, "y has shape .*30 samples"),
+        ({"held_out": HS}, r"held_out is a list, but must be a pair \(\[h_0, ..., h_L\], y\)"),
+        ({"held_out": (HS[:2], Y)}, r"held_out\[0\] has widths \[6, 6\], but representations have \[6, 6, 6\]"),
+        ({"held_out": (HS, Y - 1)}, r"held_out\[1\]: y has the label -1"),
+        ({"loss": "logistic"}, r"head\[0\] has shape \(3, 6\), but with the logistic loss"),
+        ({"loss": "squared", "y": np.zeros(30)}, "y has shape .*, but the head has 3 outputs"),
+        ({"ridge": -1.0}, "ridge=-1.0 must be 0, or from 1e-12 to 1e12"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_bad_input_gets_one_line_that_names_it(changed, message):
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        resflow.probe(**{"representations": HS, "head": HEAD, "y": Y} | changed)
+    assert "\n" not in str(raised.value)
+
+
+def test_report_prints_levels_and_advice_and_tells_unfinished_fits():
+    report = report_on(("add", "add"))
+    text = str(report)
+    assert repr(report) == text
+    assert "probe on h_0" in text
+    assert "probe on all blocks" in text
+    assert all(advice.sentence in text for advice in report.advice)
+    assert report.metrics()["held_out/head_gap"] == report.head.held_out_gap.value
+    assert all(math.isfinite(value) for value in report.metrics().values())
