@@ -253,6 +253,24 @@ CASES = [
         {name: NO_NUMBER for name in ("steps", "learning_rate", "batch_size", "log_every")} | {"optimizer": NO_NAME},
     ),
     (
+        resflow.fit_augmented,
+        {"point": POINT, "fit": FIT},
+        {"point": NO_UNIT, "fit": NO_FIT_TO_THESE, "max_norm": NO_SIZE, "ridge": NO_SIZE},
+    ),
+    (
+        resflow.tangent_certificate,
+        DATA | {"model": UNIT, "against": FIT},
+        {
+            "model": {"None": None, "dict": {}, "arrays": (W, V)},
+            "X": {what: no_array(X)[what] for what in ("structured", "holes", "400 digits")},
+            "y": NO_DATA["y"],
+            "loss": NO_LOSS,
+            "against": NO_FIT_TO_THESE,
+            "tolerance": NO_NUMBER,
+            "max_iterations": NO_NUMBER,
+        },
+    ),
+    (
         resflow.probe,
         {"representations": [X, X], "head": (W[:, :D], None), "y": CLASSES, "ridge": 0.1},
         {

@@ -4,6 +4,7 @@ import pytest
 
 from resflow.plots.bounds import plot_gap
 from resflow.plots.curves import plot_held_out, plot_objective
+from resflow.plots.depth import plot_probes
 from resflow.plots.sgd import plot_excess, plot_orders, plot_slopes
 
 
@@ -79,3 +80,22 @@ def test_orders_are_drawn_in_a_panel_a_learning_rate():
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["learning rate 0.1", "learning rate 0.2"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "GraB", "best linear predictor"]
+
+
+def test_probes_are_drawn_over_depth_with_the_networks_level_on_training_and_held_out_samples():
+    levels = {"objective": [0.5, 0.1, 0.01], "held_out_objective": [0.6, 0.4, 0.3], "held_out_gap_error": [0.1] * 3}
+    table = pd.DataFrame(levels).rename_axis("block")
+    figure = plot_probes(table, objective=0.02, held_out_objective=0.35, title="Every block adds")
+    training, held_out = figure.axes
+    for axes, name, network in ((training, "objective", 0.02), (held_out, "held_out_objective", 0.35)):
+        probes, (first, own) = axes.containers[0].lines[0], axes.lines[-2:]
+        np.testing.assert_allclose(np.asarray(probes.get_ydata(), dtype=float), table[name])
+        assert set(first.get_ydata()) == {table[name][0]}
+        assert set(own.get_ydata()) == {network}
+    assert (training.get_yscale(), held_out.get_yscale()) == ("log", "linear")
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {
+        "linear probe after the block", "linear probe on the input", "network"
+    }  # fmt: skip
+    (axes,) = plot_probes(table[["objective"]], objective=0.02, title="").axes
+    assert axes.get_xlabel() == "block (0: the network's input)"

@@ -84,7 +84,7 @@ def test_head_trained_too_short_is_called_unfinished():
 
 def test_head_that_knows_its_samples_by_heart_is_called_overfitted():
     (hs, y), held_out = network(1, n=40), network(2, n=3000)
-    report = resflow.probe(hs, best_head(hs, y, ridge=1e-7), y, held_out=held_out)
+    report = resflow.probe(hs, best_head(hs, y, ridge=1e-7), y, held_out=held_out, ridge=0.1)
     assert report.findings["head"] == "overfitted"
 
 
@@ -97,7 +97,9 @@ def test_network_whose_block_destroys_what_it_read_is_above_its_own_input():
 
 def test_network_that_is_a_linear_predictor_cannot_be_told_from_one():
     (hs, y), held_out = network(1, blocks=("add",)), network(2, blocks=("add",))
-    report = resflow.probe([hs[1], hs[1]], best_head(hs, y), y, held_out=([held_out[0][1]] * 2, held_out[1]))
+    report = resflow.probe(
+        [hs[1], hs[1]], best_head(hs, y), y, held_out=([held_out[0][1]] * 2, held_out[1]), ridge=1e-3
+    )
     assert report.findings["network"] == "not told apart"
 
 
@@ -159,18 +161,19 @@ def test_differences_are_those_of_the_samples_losses():
 
 def test_strength_is_the_best_of_all_in_cross_validation():
     """A layer of noise wants a strong ridge term, one that labels depend on a weak one."""
-    hs, y = network(4)
-    noise = np.random.default_rng(0).standard_normal(hs[0].shape)
-    report = resflow.probe([noise, hs[-1]], best_head(hs, y), y)
+    hs, y = network(4, n=300)
+    noise, labels = np.random.default_rng(0).standard_normal((300, 4)), np.where(y > 0, 1.0, -1.0)
+    head = (np.zeros(D), None)
+    report = resflow.probe([noise, hs[-1]], head, labels, loss="logistic")
     assert report.layers[0].probe.ridge >= 0.1 > 0.01 >= report.head.probe.ridge
-    again = resflow.probe([noise, 1e-6 * hs[-1] + 7.0], best_head(hs, y), y)
+    again = resflow.probe([noise, 1e-6 * hs[-1] + 7.0], head, labels, loss="logistic")
     assert [layer.probe.ridge for layer in again.layers] == [layer.probe.ridge for layer in report.layers]
 
 
 def test_separable_representations_are_said_once():
     y = np.repeat(np.arange(M), 20)
     h = np.eye(M)[y] + 0.01 * np.random.default_rng(0).standard_normal((60, M))
-    report = resflow.probe([h, h, h], (np.eye(M), None), y)
+    report = resflow.probe([h, h, h], (np.eye(M), None), y, ridge=0.01)
     assert str(report).count("linearly separable on h_0, h_1 and h_2") == 1
     with pytest.raises(InvalidInputError, match=r"^h_0: .*separable"):
         resflow.probe([h, h, h], (np.eye(M), None), y, ridge=0.0)
@@ -200,7 +203,7 @@ def test_layers_of_other_widths_have_no_augmented_baseline():
 def test_constant_layer_is_no_better_than_the_frequencies_of_classes():
     hs, y = network(7)
     dead = np.full_like(hs[0], 0.1)
-    report = resflow.probe([dead, hs[-1]], best_head(hs, y), y)
+    report = resflow.probe([dead, hs[-1]], best_head(hs, y), y, ridge=1e-3)
     shares = np.bincount(y) / N
     np.testing.assert_allclose(report.layers[0].probe.objective, -np.sum(shares * np.log(shares)), rtol=1e-6)
 
@@ -267,7 +270,19 @@ def test_bad_input_gets_one_line_that_names_it(changed, message):
     assert "\n" not in str(raised.value)
 
 
-def test_report_prints_levels_and_advice_and_tells_unfinished_fits():
+def test_nothing_rests_on_a_fit_that_did_not_converge(monkeypatch):
+    def cut_off(*arguments, **options):
+        return resflow.fit_linear_predictor(*arguments, **options, max_iterations=1)
+
+    monkeypatch.setattr("resflow.probing.linear_probe.fit_linear_predictor", cut_off)
+    report = report_on(("add", "add"))
+    assert report.findings == {"fits": "unfinished"}
+    assert not report.table()["converged"].any()
+    assert set(report.table()["verdict"]) == {"", "not judged"}
+    assert "(unfinished)" in str(report)
+
+
+def test_report_prints_its_levels_and_its_advice():
     report = report_on(("add", "add"))
     text = str(report)
     assert repr(report) == text

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from resflow.arrays import LARGEST, SMALLEST, Array, is_traced, largest
+from resflow.arrays import LARGEST, SMALLEST, Array, as_number, is_traced, largest
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless, norm, product, ratio, singular_vectors
 from resflow.labels import one_hot
@@ -131,6 +131,7 @@ def fit_augmented(
         predictor and the coupling of blocks. The pointwise form is this project's.
     """
     check_point(point)
+    ridge = as_number("ridge", ridge, "must be a finite number, at least 0", lambda ridge: 0 <= ridge < math.inf)
     at, widths = _side_by_side(point)
     if is_traced(at.W, at.V, at.features, at.X, at.y):
         raise InvalidInputError("point is traced: the augmented predictor is fitted outside of jit and vmap")

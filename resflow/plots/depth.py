@@ -1,0 +1,60 @@
+"""The residual stream of a network: how low linear probes come at every depth, beside the network's own level."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from resflow.plots._style import LINEAR, PALETTE, several_axes, wrapped
+
+__all__ = ["plot_probes"]
+
+_DECADES = 30.0
+"""Levels further apart than by this factor are drawn on a logarithmic scale."""
+
+
+def plot_probes(table: pd.DataFrame, *, objective: float, held_out_objective: float = math.nan, title: str) -> Figure:
+    """The mean loss of the linear probe after every block, on training and held-out samples, a panel each.
+
+    Args:
+        table: One row a representation, indexed by block, 0 for the network's input; columns objective and, for a
+            second panel, held_out_objective and held_out_gap_error, the standard error of the difference to the
+            network. That of `ProbeReport.table`.
+        objective: The network's mean training loss.
+        held_out_objective: Its mean loss on held-out samples; NaN for no second panel.
+        title: What the figure shows.
+    """
+    panels = [("training samples", table["objective"], None, objective)]
+    if not math.isnan(held_out_objective):
+        errors = table["held_out_gap_error"]
+        panels.append(("held-out samples", table["held_out_objective"], errors, held_out_objective))
+    width = 5.4 * len(panels)
+    figure, grid = several_axes(len(panels), title=wrapped(title, width), width=width, height=4.2)
+    for axes, (samples, levels, errors, network) in zip(grid, panels, strict=True):
+        _draw(axes, levels, errors, network)
+        axes.set_title(samples, loc="left", fontsize=10)
+    grid[0].set_ylabel("mean loss per sample")
+    if len(panels) == 2:
+        grid[1].set_ylabel("mean loss per sample\n(bars: one standard error of\nthe difference to the network)")
+    handles, labels = grid[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _draw(axes: Axes, levels: pd.Series, errors: pd.Series | None, network: float) -> None:
+    style: dict[str, Any] = {"color": PALETTE[0], "marker": "o", "linewidth": 2.0, "capsize": 4}
+    axes.errorbar(levels.index, levels, yerr=errors, label="linear probe after the block", **style)
+    axes.axhline(levels.iloc[0], label="linear probe on the input", **LINEAR)
+    axes.axhline(network, color=PALETTE[1], linewidth=2.0, linestyle=":", label="network")
+    shown = np.array([*levels, network])
+    shown = shown[np.isfinite(shown)]
+    if shown.size and shown.min() > 0 and shown.max() > _DECADES * shown.min():
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("block (0: the network's input)")
