@@ -292,7 +292,7 @@ def test_run_says_which_kernel_it_had(project, monkeypatch):
 
 def test_kernel_by_the_name_of_resflow_is_installed():
     spec = KernelSpecManager().get_kernel_spec("resflow")
-    assert spec.metadata["kernel_provisioner"] == {"provisioner_name": NAME}
+    assert spec.metadata["kernel_provisioner"]["provisioner_name"] == NAME
 
 
 def test_plain_papermill_and_nbclient_can_ask_for_one_by_its_name(tmp_path, monkeypatch):

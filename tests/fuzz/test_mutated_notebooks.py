@@ -18,7 +18,7 @@ from nbformat import v4
 from small_notebooks import in_project, write_notebook
 from warm_kernels import warm_kernels
 
-from resflow.workflow import cli
+from resflow.workflow import cli, run_command
 from resflow.workflow.records import open_client
 
 RUN_FOR_REAL = 10
@@ -134,7 +134,7 @@ def papermill_runs(path, parameters: dict[str, int]) -> bool:
 
 def test_what_papermill_runs_is_run_and_all_else_refused_in_one_line(project, seeds, monkeypatch):
     path = project / "mutant.ipynb"
-    execute = cli._execute
+    execute = run_command._execute
 
     def stop_before_the_kernel(node, notebook, output, values, kernel, **options):
         prepared = cli._prepared(node, values, kernel)
@@ -144,7 +144,7 @@ def test_what_papermill_runs_is_run_and_all_else_refused_in_one_line(project, se
     for seed in seeds:
         path.write_bytes(mutant(seed))
         for_real = seed % RUN_FOR_REAL == 0
-        monkeypatch.setattr(cli, "_execute", execute if for_real else stop_before_the_kernel)
+        monkeypatch.setattr(run_command, "_execute", execute if for_real else stop_before_the_kernel)
         ended = resflow("run", "mutant.ipynb", *["-p", "a", "2"] * (seed % 2))
         check(ended, seed)
         assert ended.code in ((0, 1, 2) if for_real else (0, 2)), (seed, ended)

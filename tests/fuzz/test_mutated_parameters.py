@@ -11,7 +11,7 @@ from command import check, resflow
 from small_notebooks import in_project, runs_of, write_notebook
 from warm_kernels import warm_kernels
 
-from resflow.workflow import cli
+from resflow.workflow import cli, run_command
 from resflow.workflow.records import open_client
 
 TYPES = {
@@ -191,7 +191,7 @@ def injected(monkeypatch):
         found.update(given=values, got=space)
         return 0
 
-    monkeypatch.setattr(cli, "_execute", stop_before_the_kernel)
+    monkeypatch.setattr(run_command, "_execute", stop_before_the_kernel)
     return found
 
 

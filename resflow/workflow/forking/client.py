@@ -20,7 +20,7 @@ from typing import Any
 from resflow.workflow.forking import server as program
 from resflow.workflow.scratch import temporary_folder
 
-__all__ = ["KERNELS", "ForkedProcess", "KernelServer", "NotForkedError", "Wanted", "address_of", "forked"]
+__all__ = ["KERNELS", "ORDINARY", "ForkedProcess", "KernelServer", "NotForkedError", "Wanted", "address_of", "forked"]
 
 KERNELS = "RESFLOW_KERNELS"
 """The environment variable that names a server's socket; `ordinary` in it says that no kernel is to be forked."""

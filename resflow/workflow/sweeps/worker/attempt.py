@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import moved_to_environment
-from resflow.workflow.forking.client import KERNELS
-from resflow.workflow.kernel_environment import start_server
-from resflow.workflow.kernels import kernel_name
+from resflow.workflow.forking.client import KERNELS, ORDINARY
 from resflow.workflow.last_word import last_word
 from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTEMPT, ERROR, EXECUTION, FAILED, FINISHED, KILLED, LOST, RUN_TAGS, SESSION
@@ -155,8 +153,8 @@ class _Attempts:
 
         with temporary_folder() as folder:
             file = folder / "progress"
-            environment = self._environment(attempt) | {PROGRESS: str(file)}
-            environment |= _where_kernels_are_forked(self.job.notebook, environment)
+            # A server of kernels would have to end with its worker, and its runs to be KILLED with it and not FAILED.
+            environment = self._environment(attempt) | {PROGRESS: str(file), KERNELS: ORDINARY}
             task = Task(
                 str(folder), self.job.notebook, self.job.notebook_name, self.job.injected(todo), environment,
             )  # fmt: skip
@@ -204,15 +202,6 @@ class _Attempts:
             threads = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
             environment |= dict.fromkeys(threads, str(job.limits.threads))
         return environment
-
-
-def _where_kernels_are_forked(notebook: str, environment: dict[str, str]) -> dict[str, str]:
-    """How an execution of a notebook comes to the server that forks kernels for all executions of this worker."""
-    import nbformat
-
-    nb = nbformat.reads(notebook, as_version=4)
-    address = start_server(nb, kernel_name(nb), environment)
-    return {KERNELS: address} if address else {}
 
 
 def _last_line(log: str) -> str:
