@@ -18,7 +18,7 @@ from nbformat import v4
 from small_notebooks import in_project, write_notebook
 from warm_kernels import warm_kernels
 
-from resflow.workflow import cli, run_command
+from resflow.workflow import run_command
 from resflow.workflow.records import open_client
 
 RUN_FOR_REAL = 10
@@ -137,7 +137,7 @@ def test_what_papermill_runs_is_run_and_all_else_refused_in_one_line(project, se
     execute = run_command._execute
 
     def stop_before_the_kernel(node, notebook, output, values, kernel, **options):
-        prepared = cli._prepared(node, values, kernel)
+        prepared = run_command._prepared(node, values, kernel)
         nbformat.writes(prepared[0]).encode()
         return 0
 

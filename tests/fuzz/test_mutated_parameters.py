@@ -11,7 +11,7 @@ from command import check, resflow
 from small_notebooks import in_project, runs_of, write_notebook
 from warm_kernels import warm_kernels
 
-from resflow.workflow import cli, run_command
+from resflow.workflow import run_command
 from resflow.workflow.records import open_client
 
 TYPES = {
@@ -182,7 +182,7 @@ def injected(monkeypatch):
 
     def stop_before_the_kernel(node, notebook, output, values, kernel, **options):
         found.clear()
-        written, _ = cli._prepared(node, values, kernel)
+        written, _ = run_command._prepared(node, values, kernel)
         nbformat.writes(written).encode()
         cells = [cell for cell in written.cells if "injected-parameters" in cell.metadata.tags]
         space = {}
