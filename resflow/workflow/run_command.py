@@ -61,10 +61,8 @@ def _execute(
     node: Any, notebook: Path, output: Path, values: dict[str, Any], kernel: str | None, *, kept: bool = True
 ) -> None:
     from resflow.workflow.kernel_environment import start_server
-    from resflow.workflow.kernels import check_kernel, kernel_name
 
-    kernel = kernel or kernel_name(node)
-    check_kernel(kernel)
+    kernel = _chosen_kernel(node, kernel)
     start_server(node, kernel)  # which imports while this does
 
     import nbformat
@@ -72,7 +70,7 @@ def _execute(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    prepared, kernel = _prepared(node, values, kernel)
+    prepared = _prepared(node, values, kernel)
     # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     place = f"in {output}" if kept else "attached to the run"
@@ -111,22 +109,26 @@ def _say_begun(run: Run) -> None:
     sys.stdout.flush()
 
 
-def _prepared(node: Any, values: dict[str, Any], kernel: str | None) -> tuple[Any, str]:
-    """The notebook with a cell that sets these values, as papermill writes it, and the kernel that it is to get."""
+def _chosen_kernel(node: Any, kernel: str | None) -> str:
+    """The kernel that is named, or else the notebook's, which can be started."""
+    from resflow.workflow.kernels import check_kernel, kernel_name
+
+    kernel = kernel or kernel_name(node)
+    check_kernel(kernel)
+    return kernel
+
+
+def _prepared(node: Any, values: dict[str, Any], kernel: str) -> Any:
+    """The notebook with a cell that sets these values, as papermill writes it for that kernel."""
     from papermill.exceptions import PapermillException
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    from resflow.workflow.engine import ResflowEngine
-    from resflow.workflow.kernels import check_kernel
-
-    kernel = ResflowEngine.nb_kernel_name(node, kernel)
-    check_kernel(kernel)
     node = load_notebook_node(node)
     if not values:
-        return node, kernel
+        return node
     try:
-        return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow"), kernel
+        return parameterize_notebook(node, values, kernel_name=kernel, engine_name="resflow")
     except PapermillException as error:  # papermill knows the kernel's language not
         raise InvalidInputError(f"parameters cannot be set in this notebook: {one_line(error, 300)}") from None
 

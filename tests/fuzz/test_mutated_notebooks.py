@@ -137,8 +137,8 @@ def test_what_papermill_runs_is_run_and_all_else_refused_in_one_line(project, se
     execute = run_command._execute
 
     def stop_before_the_kernel(node, notebook, output, values, kernel, **options):
-        prepared = run_command._prepared(node, values, kernel)
-        nbformat.writes(prepared[0]).encode()
+        prepared = run_command._prepared(node, values, run_command._chosen_kernel(node, kernel))
+        nbformat.writes(prepared).encode()
         return 0
 
     for seed in seeds:

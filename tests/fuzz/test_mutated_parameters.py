@@ -182,7 +182,7 @@ def injected(monkeypatch):
 
     def stop_before_the_kernel(node, notebook, output, values, kernel, **options):
         found.clear()
-        written, _ = run_command._prepared(node, values, kernel)
+        written = run_command._prepared(node, values, run_command._chosen_kernel(node, kernel))
         nbformat.writes(written).encode()
         cells = [cell for cell in written.cells if "injected-parameters" in cell.metadata.tags]
         space = {}
