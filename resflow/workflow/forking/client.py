@@ -20,7 +20,7 @@ from typing import Any
 from resflow.workflow.forking import server as program
 from resflow.workflow.scratch import temporary_folder
 
-__all__ = ["KERNELS", "ORDINARY", "ForkedProcess", "KernelServer", "NotForkedError", "Wanted", "address_of", "forked"]
+__all__ = ["KERNELS", "ORDINARY", "ForkedProcess", "KernelServer", "NotForkedError", "Wanted", "forked", "prepare"]
 
 KERNELS = "RESFLOW_KERNELS"
 """The environment variable that names a server's socket; `ordinary` in it says that no kernel is to be forked."""
@@ -40,7 +40,7 @@ class Wanted:
 
     Attributes:
         interpreter: The interpreter that is to run it, with its own options.
-        options: What follows the name of the kernel's program.
+        command: What it is called by there: its program's name, and that one's options.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: str) -> None:
@@ -51,19 +51,18 @@ class Wanted:
         """
         for module in ("ipykernel_launcher", "ipykernel"):
             if module in command[2:] and command[(place := list(command).index(module)) - 1] == "-m":
-                self.interpreter, self.options = list(command[: place - 1]), list(command[place + 1 :])
+                self.interpreter, self.command = list(command[: place - 1]), list(command[place:])
                 break
         else:
             raise NotForkedError("it is not ipykernel's")
-        self.module, self.environment, self.folder = module, dict(environment), folder
+        self.environment, self.folder = dict(environment), folder
 
     def described(self) -> bytes:
         """The kernel as the server is told of it."""
         names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
         return json.dumps(
             {
-                "options": self.options,
-                "command": [self.module, *self.options],
+                "command": self.command,
                 "environment": self.environment,
                 "folder": self.folder,
                 "limits": {name: resource.getrlimit(getattr(resource, name)) for name in names},
@@ -224,12 +223,10 @@ class _Servers:
 _servers = _Servers()
 
 
-def address_of(wanted: Wanted, modules: Sequence[str]) -> str:
-    """The address of a server for such kernels, started if there is none; "" where none is to be forked."""
-    named = wanted.environment.get(KERNELS, "")
-    if sys.platform != "linux" or named == ORDINARY:
-        return ""
-    return named or _servers.get(wanted, modules, anew=False)[0].address
+def prepare(wanted: Wanted, modules: Sequence[str]) -> None:
+    """Start the server of this process for such kernels, where its own are forked and there is none."""
+    if sys.platform == "linux" and not wanted.environment.get(KERNELS):
+        _servers.get(wanted, modules, anew=False)
 
 
 def forked(wanted: Wanted, modules: Sequence[str]) -> ForkedProcess:

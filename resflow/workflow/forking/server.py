@@ -326,7 +326,7 @@ def become_kernel(wanted: dict, streams: list[int]) -> None:
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a sweep's workers, which may have started the server, have one
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # who started the server may have blocked some
     for own, given in enumerate(streams):
         os.dup2(given, own)
         os.close(given)
@@ -345,7 +345,7 @@ def become_kernel(wanted: dict, streams: list[int]) -> None:
 
     from ipykernel import kernelapp
 
-    kernelapp.launch_new_instance(argv=[*wanted["options"], f"--IPKernelApp.parent_handle={server}"])
+    kernelapp.launch_new_instance(argv=[*wanted["command"][1:], f"--IPKernelApp.parent_handle={server}"])
 
 
 def _settle() -> None:
