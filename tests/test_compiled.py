@@ -46,7 +46,7 @@ def compute(root, what="", inside=lambda folder: None):
         given = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
         command = [sys.executable, "-c", COMPUTE, what]
         said = subprocess.run(
-            command, env=given | compiled.SETTINGS | environment, capture_output=True, text=True, timeout=120
+            command, env=given | compiled.settings() | environment, capture_output=True, text=True, timeout=120
         )
         counts = programs_of(environment)
     assert said.returncode == (-signal.SIGKILL if what == "killed" else 0), said.stderr
@@ -108,6 +108,7 @@ def test_users_own_choice_counts(tmp_path, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     with compilation_cache(tmp_path) as environment:
         assert environment == {}
+    assert compiled.settings() == {}
     tell_hit()
     assert list(tmp_path.iterdir()) == []
 

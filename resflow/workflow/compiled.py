@@ -20,7 +20,7 @@ from pathlib import Path
 
 from resflow.workflow.scratch import temporary_folder
 
-__all__ = ["CACHE", "SETTINGS", "compilation_cache", "programs_of", "tell_hit"]
+__all__ = ["CACHE", "compilation_cache", "programs_of", "settings", "tell_hit"]
 
 CACHE = ".resflow_cache"
 """The folder's name; nothing in it is needed, and git ignores it."""
@@ -28,16 +28,21 @@ CACHE = ".resflow_cache"
 LARGEST = 1 << 30
 """Bytes of entries that are kept, the latest made."""
 
-SETTINGS = {
+_SETTINGS = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # their paths would be part of what entries are found by
 }
-"""What kernels are told of that cache in any case, unless their environment says otherwise."""
 
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _HITS = "hits"
 _ENTRY = "-cache"
+
+
+def settings() -> dict[str, str]:
+    """What kernels are told of that cache; nothing where the environment names another, or says that there is none."""
+    wanted = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("1", "true", "yes")
+    return _SETTINGS if wanted and _FOLDER not in os.environ else {}
 
 
 @contextmanager
@@ -47,8 +52,7 @@ def compilation_cache(root: Path) -> Iterator[dict[str, str]]:
     Nothing where the environment already says where JAX is to keep it, where it says that it is not to, without JAX,
     and where the project's folder cannot be written to.
     """
-    wanted = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("1", "true", "yes")
-    kept = _kept(root) if wanted and _FOLDER not in os.environ and util.find_spec("jaxlib") else None
+    kept = _kept(root) if settings() and util.find_spec("jaxlib") else None
     if kept is None:
         yield {}
         return
@@ -64,8 +68,7 @@ def compilation_cache(root: Path) -> Iterator[dict[str, str]]:
 def programs_of(environment: dict[str, str]) -> tuple[int, int]:
     """How many programs the execution with this environment found, and how many it added."""
     folder = Path(environment[_FOLDER])
-    added = sum(entry.stat().st_nlink == 1 for entry in folder.glob(f"*{_ENTRY}"))
-    return _hits_told(folder), added
+    return _hits_told(folder), len(_added(folder))
 
 
 def tell_hit() -> None:
@@ -105,10 +108,14 @@ def _processor() -> str:
     return f"{platform.machine()}-{hashlib.sha256(abilities.encode()).hexdigest()[:8]}"
 
 
+def _added(folder: Path) -> list[Path]:
+    """The entries that an execution wrote: those it was given have two names."""
+    return [entry for entry in folder.glob(f"*{_ENTRY}") if entry.stat().st_nlink == 1]
+
+
 def _take_over(folder: Path, kept: Path) -> None:
-    for entry in folder.glob(f"*{_ENTRY}"):
-        if entry.stat().st_nlink == 1 and _is_whole(entry):
-            os.replace(entry, kept / entry.name)
+    for entry in filter(_is_whole, _added(folder)):
+        os.replace(entry, kept / entry.name)
     _prune(kept)
 
 

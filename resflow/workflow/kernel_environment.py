@@ -14,7 +14,7 @@ from resflow.workflow import (
     names,
     store,  # noqa: F401 (sets what MLflow is to find in the environment)
 )
-from resflow.workflow.compiled import SETTINGS
+from resflow.workflow.compiled import settings
 from resflow.workflow.forking.client import NotForkedError, Wanted, prepare
 from resflow.workflow.forking.modules import modules_of
 from resflow.workflow.kernels import speaks_ipc
@@ -67,7 +67,7 @@ def _for_any_run() -> dict[str, str]:
     # says if the disk is full where it would keep what it compiled, which it then does without.
     ignored = ("IProgress not found", "Error writing persistent compilation", "Error reading persistent compilation")
     quiet = filter(None, [known.get("PYTHONWARNINGS"), *(f"ignore:{message}" for message in ignored)])
-    return SETTINGS | known | {"PYTHONWARNINGS": ",".join(quiet)}
+    return settings() | known | {"PYTHONWARNINGS": ",".join(quiet)}
 
 
 def _json_object(text: str) -> dict[str, Any]:
