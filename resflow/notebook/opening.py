@@ -28,7 +28,6 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
         InvalidInputError: If MLFLOW_RUN_ID names no run of the store.
     """
     jax.config.update("jax_enable_x64", True)
-    jax.monitoring.register_event_listener(_tell)
     show_well()
     return session.start_run(namespace, notebook=notebook)
 
@@ -36,3 +35,6 @@ def start_run(namespace: dict[str, Any], *, notebook: str) -> Run:
 def _tell(event: str, **_: object) -> None:
     if event == "/jax/compilation_cache/cache_hits":
         tell_hit()
+
+
+jax.monitoring.register_event_listener(_tell)  # here and not where a run is opened, as a notebook may open several
