@@ -11,6 +11,7 @@ from sklearn.model_selection import KFold
 from resflow.errors import InvalidInputError
 from resflow.linear.predictor import LinearFit, fit_linear_predictor
 from resflow.losses import Loss
+from resflow.probing.stream import Head
 
 __all__ = ["LinearProbe", "fit_linear_probe"]
 
@@ -45,7 +46,7 @@ class LinearProbe(NamedTuple):
     fit: LinearFit
 
     def predictions(self, h: np.ndarray) -> np.ndarray:
-        return np.asarray(h, dtype=np.float64) @ self.W.T + self.b
+        return Head(self.W, self.b).predictions(h)
 
 
 def fit_linear_probe(
