@@ -139,7 +139,7 @@ def test_run_that_is_ended_leaves_nothing_or_the_next_does_not(place, tmp_path_f
     write_notebook(root / "slow.ipynb", "open('pid', 'w').write('x')\nimport time\ntime.sleep(60)", parameters=None)
     process = start(root, "resflow", "run", "slow.ipynb")
     wait_for(root / "pid", process)
-    assert len(ours(place)) == 4  # the notebook's copy, the sockets of its kernel, and where that tells of its steps
+    assert len(ours(place)) == 4  # the notebook's copy, the sockets of kernel and server, and where steps are told
     process.send_signal(number)
     process.communicate(timeout=30)
     if number == signal.SIGKILL:
