@@ -129,7 +129,7 @@ def test_run_says_where_it_comes_from(good, project):
 
 def test_executed_notebook_and_html_are_attached_under_the_project(good, client, project):
     run, _ = good
-    assert artifacts_of(client, run) == {"good.ipynb", "good.html"}
+    assert artifacts_of(client, run) == {"good.ipynb", "good.html", "environment"}
     attached = nbformat.reads(read_artifact(client, run, "good.ipynb"), as_version=4)
     assert attached.cells[4].outputs
     assert "<html" in read_artifact(client, run, "good.html")
@@ -180,7 +180,7 @@ def test_signal_makes_the_run_killed_and_leaves_no_kernel(ended, client, name, n
     (run,) = runs_of(client, name)
     assert run.info.status == "KILLED"
     assert run.data.tags["resflow.error"] == f"{number.name} in cell 3: import os, pathlib, time"
-    assert artifacts_of(client, run) == {f"{name}.ipynb", f"{name}.html"}
+    assert artifacts_of(client, run) == {f"{name}.ipynb", f"{name}.html", "environment"}
     assert "Traceback" not in messages[name][1]
     assert "destroyed" not in messages[name][1]
 
@@ -214,7 +214,7 @@ def test_dead_kernel_is_failed_at_the_cell_that_lost_it(project, client):
     assert run.info.status == "FAILED"
     assert run.data.tags["resflow.failed_cell"] == "1: import os"
     assert run.data.tags["resflow.error"] == "DeadKernelError: Kernel died with exit code 7"
-    assert artifacts_of(client, run) == {"dies.ipynb", "dies.html"}
+    assert artifacts_of(client, run) == {"dies.ipynb", "dies.html", "environment"}
 
 
 def test_cell_that_takes_too_long_is_failed_and_its_kernel_ended(project, client):
@@ -267,7 +267,7 @@ def test_failing_attachment_is_said_and_hides_nothing(project, client, monkeypat
     (run,) = runs_of(client, path.stem)
     assert (run.info.status, status_of(run)) == ("FAILED", "FAILED")
     assert "disk full" in run.data.tags["resflow.attachment_error"]
-    assert artifacts_of(client, run) == {f"{path.stem}.ipynb"}
+    assert artifacts_of(client, run) == {f"{path.stem}.ipynb", "environment"}
 
 
 @pytest.mark.parametrize("first", ["resflow.workflow.engine", "resflow.workflow.execution", "papermill"])

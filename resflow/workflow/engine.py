@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import kernels
 from resflow.workflow.addresses import without_credentials, without_secrets
+from resflow.workflow.environment import attach_environment
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.limits import RUN_NAME, first_line, shortened
 from resflow.workflow.names import ATTACHMENT_ERROR, POINT, RUN_TAGS
@@ -166,6 +167,7 @@ def _conclude(
         if about:
             tried("saying which kernel it had", run.set_tags, about)
         tried("taking over what runs below it measured", adopt_metrics, run.client, run.id)
+        tried("attaching the environment", attach_environment, run, once=True)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
         tried("attaching its HTML", attach_report, run, nb, notebook, outcome.error)
 

@@ -125,15 +125,15 @@ def _user() -> str:
 
 def _git_tags(root: Path) -> dict[str, str]:
     """The commit, and whether tracked files differ from it; nothing outside a repository or before its first commit."""
-    commit = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return {}
     # Untracked files don't count: executed notebooks are usually among them.
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changes = git(root, "status", "--porcelain", "--untracked-files=no")
     return {names.COMMIT: commit, names.GIT_DIRTY: str(bool(changes)).lower()}
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str) -> str:
     if not shutil.which("git"):
         return ""
     # optional locks off: asking for the status must not get in the way of a commit being made beside it

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import names
 from resflow.workflow.addresses import local_path, without_secrets
+from resflow.workflow.environment import attach_environment
 from resflow.workflow.last_word import AT_WORK, word
 from resflow.workflow.limits import RUN_NAME, TAG, shortened
 from resflow.workflow.logged_values import as_metrics, as_params, dataset_input
@@ -237,6 +238,7 @@ class Run:
     def finish(self) -> None:
         """Say that the notebook is through. The run is then FINISHED, if the notebook is what answers for it."""
         self.tag_precision()
+        attach_environment(self)
         if self._on_finish is not None:
             self._on_finish()
             print(f"Recorded as {self.name!r}; `resflow ui` shows it.")

@@ -1,0 +1,110 @@
+"""All that a run's numbers may depend on beside its notebook, as artifacts: versions, machine, flags, changed code."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from resflow.workflow.addresses import without_secrets
+from resflow.workflow.project import project_root
+from resflow.workflow.provenance import git
+
+if TYPE_CHECKING:
+    from resflow.workflow.records import Run
+
+__all__ = ["ENVIRONMENT", "attach_environment", "environment"]
+
+ENVIRONMENT = "environment"
+"""The folder among a run's artifacts."""
+
+LONGEST_DIFF = 1 << 20
+"""Characters of the changes since the commit that are kept."""
+
+_FLAGS = re.compile(
+    r"(JAX|XLA|CUDA|ROCM|TPU|OMP|MKL|OPENBLAS|NUMEXPR|VECLIB|NVIDIA|MALLOC)_|LD_PRELOAD$|PYTHONHASHSEED$"
+)
+
+
+def environment() -> dict[str, Any]:
+    """What this process computes with: all installed packages, Python, platform, BLAS, JAX's devices, flags.
+
+    BLAS is that of the libraries loaded by now, and there are devices only where JAX is imported.
+    """
+    return {
+        "python": sys.version,
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "blas": _blas(),
+        "devices": _devices(),
+        "flags": {name: without_secrets(value) for name, value in sorted(os.environ.items()) if _FLAGS.match(name)},
+        "packages": _packages(),
+    }
+
+
+def attach_environment(run: Run, *, once: bool = False) -> None:
+    """Attach environment/environment.json, and environment/changes.diff where tracked files differ from the commit.
+
+    Args:
+        run: The run.
+        once: Leave it at what is attached already, as a kernel does that comes to its notebook's end. Of others, and of
+            kernels without resflow, it is that of the process that ran them.
+    """
+    if once and run.files(ENVIRONMENT):
+        return
+    found, root = environment() | {"process": "that ran the kernel" if once else "kernel"}, project_root()
+    commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+    changes = git(root, "diff", "HEAD", "--no-ext-diff", "--no-color") if commit else ""
+    found["commit"] = commit or None
+    if changes:
+        text = without_secrets(changes)
+        found["changes"] = {"characters": len(text), "kept": min(len(text), LONGEST_DIFF)}
+        cut = f"\n… cut here: {len(text) - LONGEST_DIFF:,} more characters\n" if len(text) > LONGEST_DIFF else "\n"
+        run.log_text(text[:LONGEST_DIFF] + cut, f"{ENVIRONMENT}/changes.diff")
+    run.log_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", f"{ENVIRONMENT}/environment.json")
+
+
+def _packages() -> dict[str, str]:
+    """Every installed package's version, by the names of folders: to parse the metadata takes 30 times as long."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            entries = [entry.name for entry in os.scandir(folder or ".")]
+        except OSError:  # a zip file, or gone
+            continue
+        for entry in entries:
+            name, dash, version = entry.removesuffix(".dist-info").partition("-")
+            if dash and entry.endswith(".dist-info"):
+                found.setdefault(name, version)  # the first is the one that is imported
+    return dict(sorted(found.items(), key=lambda pair: pair[0].lower()))
+
+
+def _blas() -> list[dict[str, Any]]:
+    """The loaded libraries of linear algebra and threads, and how many threads they use."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:  # it comes with scikit-learn, which notebooks of others need not have
+        return []
+    shown = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
+    return [{key: each[key] for key in shown if key in each} for each in threadpool_info()]
+
+
+def _devices() -> list[str]:
+    """JAX's devices."""
+    if (jax := sys.modules.get("jax")) is None:
+        return []
+    return [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]
+
+
+def _processor() -> str:
+    """The processor's name."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "")
+    except OSError:  # no Linux
+        return platform.processor()
