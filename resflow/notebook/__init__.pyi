@@ -1,4 +1,4 @@
-from .data import labelled_data, prepare, prepare_split
+from .data import labelled_data, prepare, prepare_population, prepare_split
 from .findings import (
     above_linear,
     below_title,
@@ -12,9 +12,11 @@ from .findings import (
 from .opening import start_run, tell_steps
 from .population import last_gaps_title, population_points, train_members
 from .record import Claim, record
+from .trained import Trained, load_model, load_point
 
 __all__ = [
     "Claim",
+    "Trained",
     "above_linear",
     "below_title",
     "first_and_last",
@@ -24,8 +26,11 @@ __all__ = [
     "held_out_title",
     "labelled_data",
     "last_gaps_title",
+    "load_model",
+    "load_point",
     "population_points",
     "prepare",
+    "prepare_population",
     "prepare_split",
     "record",
     "split_table",

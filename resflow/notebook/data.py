@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
 from resflow.data.catalog import load_dataset
 from resflow.data.dataset import Dataset, Standardization
+from resflow.studies.population_problem import PopulationProblem, population_problem
+from resflow.workflow import names
 from resflow.workflow.records import Run
 
-__all__ = ["labelled_data", "prepare", "prepare_split"]
+__all__ = ["Preparation", "labelled_data", "prepare", "prepare_population", "prepare_split"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How data is loaded, split and scaled: kept with a run, so that it can be again.
+
+    Attributes:
+        dataset, target, loss, standardize, intercept: As for `prepare`.
+        test_fraction, seed: As for `Dataset.split`; None where nothing is held out.
+    """
+
+    dataset: str
+    target: str | None
+    loss: str
+    standardize: bool
+    intercept: bool
+    test_fraction: float | None = None
+    seed: int | None = None
+
+    def load(self) -> tuple[Dataset, Dataset | None]:
+        """Training data, and what is held out."""
+        train: Dataset = labelled_data(self.dataset, target=self.target, loss=self.loss)
+        test: Dataset | None = None
+        if self.test_fraction is not None and self.seed is not None:
+            train, test = train.split(self.test_fraction, seed=self.seed)
+        scaled = [each and _scaled(each, train, self.standardize, self.intercept) for each in (train, test)]
+        return scaled[0] or train, scaled[1]
+
+    def tag(self) -> dict[str, str]:
+        """The tag that keeps it."""
+        return {names.DATA_PREPARATION: json.dumps(asdict(self))}
 
 
 def labelled_data(dataset: str, *, target: str | None, loss: str) -> Dataset:
@@ -27,9 +65,10 @@ def prepare(
         standardize: Shift and scale features, and a real-valued target, to mean 0 and standard deviation 1.
         intercept: Add a feature that is constantly 1.
     """
-    data = labelled_data(dataset, target=target, loss=loss)
-    data = _scaled(data, data, standardize, intercept)
+    preparation = Preparation(dataset, target, loss, standardize, intercept)
+    data, _ = preparation.load()
     _log(run, data)
+    run.set_tags(preparation.tag())
     return data
 
 
@@ -48,11 +87,34 @@ def prepare_split(
 
     The arguments are those of `prepare` and of `Dataset.split`; what is standardised is so by the training data.
     """
-    train, test = labelled_data(dataset, target=target, loss=loss).split(test_fraction, seed=seed)
-    train, test = (_scaled(part, train, standardize, intercept) for part in (train, test))
+    preparation = Preparation(dataset, target, loss, standardize, intercept, test_fraction, seed)
+    train, test = preparation.load()
+    assert test is not None
     _log(run, train)
     _log(run, test, "test")
+    run.set_tags(preparation.tag())
     return train, test
+
+
+def prepare_population(
+    run: Run,
+    points: Sequence[Mapping[str, Any]],
+    dataset: str,
+    *,
+    target: str | None,
+    loss: str,
+    test_fraction: float,
+    standardize: bool = True,
+    intercept: bool = True,
+) -> PopulationProblem:
+    """What the members of a population are trained on and compared with, each by the seed of its own point.
+
+    The arguments are those of `prepare_split`; `points` has each member's values, of `population_points`.
+    """
+    data = labelled_data(dataset, target=target, loss=loss)
+    run.set_tags(Preparation(dataset, target, loss, standardize, intercept, test_fraction).tag())
+    scaling = {"standardize": standardize, "intercept": intercept}
+    return population_problem(data, points, test_fraction=test_fraction, loss=loss, **scaling)
 
 
 def _log(run: Run, data: Dataset, context: str = "training") -> None:

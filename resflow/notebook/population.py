@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from resflow.notebook.checks import VARYING, check_population
+from resflow.notebook.data import Preparation
+from resflow.notebook.trained import keep_models
 from resflow.plots.labels import label_of, number_text, point_name
 from resflow.studies.population_problem import PopulationProblem, population_outcomes
 from resflow.training.population import PopulationResult, train_population
@@ -102,7 +105,7 @@ def train_members(
         epsilon: Of the verdict on their last points.
         training: Further arguments of `train_population`.
     """
-    runs = _MemberRuns(run, points, problem)
+    runs = _MemberRuns(run, points, problem, loss=loss, epsilon=epsilon)
     outcomes = []
 
     def record(rows: range, block: PopulationResult) -> None:
@@ -148,9 +151,12 @@ class _MemberRuns:
     tag `resflow.owner` lets whoever opens the store next mark it KILLED.
     """
 
-    def __init__(self, run: Run, points: Sequence[Mapping[str, Any]], problem: PopulationProblem) -> None:
+    def __init__(
+        self, run: Run, points: Sequence[Mapping[str, Any]], problem: PopulationProblem, *, loss: str, epsilon: float
+    ) -> None:
         began = time.perf_counter()
         self._run, self._points, self._problem = run, points, problem
+        self._loss, self._epsilon = loss, epsilon
         self._varying = [name for name in VARYING if name == "seed" or len({point[name] for point in points}) > 1]
         run.set_tags({names.ROLE: names.Role.POPULATION})
         parent = run.stored
@@ -161,6 +167,7 @@ class _MemberRuns:
             for key, value in parent.data.tags.items()
             if key not in _OWN and not key.startswith(_OWN_PREFIXES)
         } | {names.PARENT: run.id, names.ROLE: names.Role.MEMBER, names.OWNER: owner_tag()}
+        self._preparation = json.loads(parent.data.tags.get(names.DATA_PREPARATION, "null"))
         self._inputs = [
             [
                 dataset_input(part.name, part.X, part.y, part.digest, part.feature_names, context)
@@ -174,6 +181,7 @@ class _MemberRuns:
     def record(self, members: Sequence[int], result: PopulationResult, outcomes: pd.DataFrame) -> None:
         """Write the runs of some members, with further values of theirs: numbers become metrics, the rest tags."""
         began = time.perf_counter()
+        kept = self._keep(members, result.models)
         for row, (member, outcome) in enumerate(zip(members, outcomes.to_dict("records"), strict=True)):
             point, place = dict(self._points[member]), self._problem.data_sets[member]
             diverged_at, history = result.diverged_at[row], result.history_of(row)
@@ -181,7 +189,12 @@ class _MemberRuns:
                 names.DATA_DIGEST: self._problem.train[place].digest,
                 f"{names.DATA_DIGEST}.test": self._problem.test[place].digest,
                 "diverged_at": str(diverged_at) if diverged_at >= 0 else "never",
+                **kept,
             }
+            if names.STORED_POINT_DIGEST in kept:
+                tags[names.STORED_POINT] += f"#{row}"
+            if self._preparation:
+                tags |= Preparation(**{**self._preparation, "seed": point["seed"]}).tag()
             if (fingerprint := point.pop(names.FINGERPRINT, None)) is not None:
                 tags[names.FINGERPRINT] = str(fingerprint)
             tags |= {key: str(value) for key, value in outcome.items() if _is_tag(value)}
@@ -199,6 +212,17 @@ class _MemberRuns:
             )
         self._since = int(time.time() * 1000)
         self.seconds += time.perf_counter() - began
+
+    def _keep(self, members: Sequence[int], models: Any) -> dict[str, str]:
+        """Attach these members' models to the parent, in one file, before any run says that it is there."""
+        description = {
+            "data": self._preparation,
+            "loss": self._loss,
+            "evidence": ["population"],
+            "epsilon": self._epsilon,
+            "members": [{name: self._points[member][name] for name in VARYING} for member in members],
+        }
+        return keep_models(self._run, f"members_{members[0]:06d}", models, description, stacked=True)
 
 
 def _is_tag(value: Any) -> bool:

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from resflow.certificates.gap import certify_point
+from resflow.data.dataset import Dataset
 from resflow.hessian.lanczos import hessian_eigenvalues
 from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.hessian.spectrum import partial_spectrum
 from resflow.linear.predictor import LinearFit
 from resflow.point import Point
 
-__all__ = ["centred", "spectrum_deviation", "truncated_ranks"]
+__all__ = ["centred", "error_rates", "spectrum_deviation", "truncated_ranks"]
 
 _BOUNDS = ("linear_predictor_gap", "gap_certificate", "gradient_term", "rank_term", "norm_bound")
 _CURVATURE = ("lambda_min", "lambda_min_lower", "lambda_min_upper", "lambda_min_residual")
@@ -81,3 +82,11 @@ def centred(point: Point) -> Point:
 
 def _objective(weights: Any, point: Point) -> Any:
     return point.at(*weights).objective
+
+
+def error_rates(model: Any, fit: LinearFit, test: Dataset) -> dict[str, float]:
+    """The shares of test samples that a classifier and the linear predictor put into another class than theirs."""
+    return {
+        "test_error_rate": float(np.mean(np.argmax(model(test.X), axis=1) != test.y)),
+        "linear_test_error_rate": float(np.mean(np.argmax(test.X @ fit.W.T, axis=1) != test.y)),
+    }

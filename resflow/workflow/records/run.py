@@ -174,14 +174,22 @@ class Run:
         """Attach text under an artifact path."""
         self.client.log_text(self.id, text, path)
 
+    def attach(self, file: Path, folder: str = "") -> None:
+        """Attach a file as FOLDER/NAME."""
+        self.client.log_artifact(self.id, str(file), folder or None)
+
     def files(self, folder: str = "") -> list[str]:
         """The artifact paths of the files that are attached in a folder, those of folders in it left out."""
         return [entry.path for entry in self.client.list_artifacts(self.id, folder or None) if not entry.is_dir]
 
     def read_text(self, path: str) -> str:
         """The text of an attached file."""
+        return self.read_bytes(path).decode("utf-8")
+
+    def read_bytes(self, path: str) -> bytes:
+        """What is in an attached file."""
         with TemporaryDirectory() as folder, without_progress_bars():
-            return Path(self.client.download_artifacts(self.id, path, folder)).read_text(encoding="utf-8")
+            return Path(self.client.download_artifacts(self.id, path, folder)).read_bytes()
 
     def log_dataset(
         self,
