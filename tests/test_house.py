@@ -30,7 +30,7 @@ FLOORS = [
     ["hessian"],
     ["stationarity"],
     ["training"],
-    ["studies"],
+    ["networks", "studies"],
 ]
 SHARED = {"resflow.errors", "resflow.numerals"}  # how faults of the input and numbers are worded
 

@@ -13,7 +13,7 @@ from resflow.errors import InvalidInputError
 from resflow.labels import as_labels
 from resflow.losses import Loss
 
-__all__ = ["Head", "Stream", "as_head", "as_representations", "as_stream"]
+__all__ = ["Head", "Stream", "as_head", "as_representations", "as_stream", "plain_array"]
 
 
 class Head(NamedTuple):

@@ -1,0 +1,154 @@
+"""What one pass through a network shows, of whatever framework, and what there is to say of modules that do not fit."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from resflow.errors import InvalidInputError, check_known, nearest, shown
+
+__all__ = ["HEAD", "Pass", "Recorder", "check_blocks", "imported", "no_part", "pooled"]
+
+HEAD = 0
+"""The head's number among those of blocks."""
+
+
+class Pass(NamedTuple):
+    """What one batch shows on its way through a network, in the arrays of its framework.
+
+    Attributes:
+        stream: h_0, ..., h_L, shape (n, d_l) each: what enters the first block, what leaves each, what the head reads.
+        scores: What the head gives.
+        predictions: What the network gives.
+    """
+
+    stream: tuple[Any, ...]
+    scores: Any
+    predictions: Any
+
+
+class Recorder:
+    """Keeps what enters and what leaves each of L blocks, called by the numbers 1, ..., L, and the head.
+
+    Attributes:
+        entered: The first argument of each, by its number.
+        left: The result of each; of several the first.
+    """
+
+    def __init__(self, blocks: int, entered: dict[int, Any] | None = None, left: dict[int, Any] | None = None) -> None:
+        self._blocks = blocks
+        self.entered = {} if entered is None else entered
+        self.left = {} if left is None else left
+
+    def tell(self, place: int, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
+        """One call of a block or the head.
+
+        Raises:
+            InvalidInputError: If it was called before.
+        """
+        if place in self.left:
+            raise InvalidInputError(
+                f"{_called(place)} is called more than once in a pass, so that what leaves it is no one "
+                "representation: pass modules that are called once"
+            )
+        self.entered[place] = next(iter((*arguments, *named.values())), None)
+        self.left[place] = _first(result)
+
+    def passed(self, predictions: Any, *, pool: Any, channels_first: bool, widened: Callable[[Any], Any]) -> Pass:
+        """All of a pass, representations pooled, in at least float32.
+
+        Raises:
+            InvalidInputError: If a module was not called, or a representation or what the head reads does not fit.
+        """
+        for place in (*range(1, self._blocks + 1), HEAD):
+            if place not in self.left:
+                raise InvalidInputError(
+                    f"{_called(place)} is not called in a pass of the network, or only inside of a transformation of "
+                    "the network's own: pass modules that it calls"
+                )
+        inner = [self.entered[1], *(self.left[place] for place in range(1, self._blocks))]
+        read, scores = self.entered[HEAD], self.left[HEAD]
+        if len(read.shape) != 2:
+            raise InvalidInputError(
+                f"the head reads an array of shape {tuple(read.shape)}, but must read one vector a sample, shape (n, d)"
+            )
+        stream = [pooled(widened(h), pool, f"h_{place}", channels_first) for place, h in enumerate(inner)]
+        predictions = _first(predictions)
+        if math.prod(getattr(predictions, "shape", ())) != math.prod(scores.shape):  # such as an object that holds them
+            predictions = scores
+        return Pass((*stream, widened(read)), widened(scores), widened(predictions))
+
+
+def pooled(h: Any, pool: Any, name: str, channels_first: bool) -> Any:
+    """A representation as one vector a sample, (n, d): as it is, or by its mean over all axes but samples and channels.
+
+    Args:
+        h: Shape (n, ...), of any framework.
+        pool: "mean", or a function from it to (n, d), which is asked where there are more than two axes.
+        name: What to call it in a message.
+        channels_first: Whether channels of images are the second axis; those of sequences (n, t, d) are the last.
+
+    Raises:
+        InvalidInputError: If the result has another number of axes.
+    """
+    if not callable(pool):
+        check_known("pool", pool, ["mean"])
+    shape = tuple(h.shape)
+    if len(shape) > 2:
+        if callable(pool):
+            h = pool(h)
+        else:
+            first = channels_first and len(shape) > 3
+            h = h.mean(tuple(range(2, len(shape)) if first else range(1, len(shape) - 1)))
+    if len(h.shape) != 2:
+        raise InvalidInputError(
+            f"{name} of shape {shape} is pooled to {tuple(h.shape)}, but must become one vector a sample, (n, d): pass "
+            "pool=..., a function that makes it so"
+        )
+    return h
+
+
+def imported(name: str, install: str) -> Any:
+    """A framework.
+
+    Raises:
+        InvalidInputError: If it is not installed, with what installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.split(".")[0]:
+            raise
+        raise InvalidInputError(f"networks of {error.name} need it installed: pip install '{install}'") from None
+
+
+def check_blocks(blocks: Any) -> list[Any]:
+    """The blocks as a list of at least one.
+
+    Raises:
+        InvalidInputError: If they are no sequence, or there are none.
+    """
+    if isinstance(blocks, str) or not isinstance(blocks, Iterable):
+        raise InvalidInputError(f"blocks={shown(blocks)} must be a list of the network's blocks, first to last")
+    found = list(blocks)
+    if not found:
+        raise InvalidInputError("blocks has no block: pass the network's blocks, first to last")
+    return found
+
+
+def no_part(what: Any, known: Iterable[str]) -> InvalidInputError:
+    """What is said of a block or head that is none of the network's modules, called by their names."""
+    names = [name for name in known if name]
+    close = f": nearest is {nearest(what, names, 1)[0]!r}" if isinstance(what, str) and names else ""
+    given = shown(what) if isinstance(what, str) else f"a {type(what).__name__} given"
+    return InvalidInputError(f"{given} is no part of the network{close}; pass modules of it, or their names")
+
+
+def _first(result: Any) -> Any:
+    return result[0] if isinstance(result, tuple | list) else result
+
+
+def _called(place: int) -> str:
+    return "the head" if place == HEAD else f"block {place}"

@@ -1,0 +1,92 @@
+"""Networks of Equinox: probed batch by batch, in inference mode, each pass one compiled program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from resflow.errors import InvalidInputError
+from resflow.losses import Loss
+from resflow.networks._batches import report_on
+from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
+from resflow.networks._tracing import compiled, listening, widened
+from resflow.probing.report import ProbeReport
+
+__all__ = ["probe"]
+
+
+def probe(
+    net: Any,
+    data: Any,
+    y: Any = None,
+    *,
+    blocks: Any,
+    head: Any,
+    state: Any = None,
+    batched: bool = False,
+    pool: Any = "mean",
+    held_out: Any = None,
+    loss: str | Loss = "softmax",
+    ridge: float | None = None,
+    batch_size: int = 256,
+) -> ProbeReport:
+    """What linear probes along its residual stream say of an Equinox network: `resflow.probe`, the arrays collected.
+
+    The representations are those of `resflow.networks.torch.probe`. A copy of the network runs in inference mode.
+
+    Args:
+        net: An Equinox module that maps one sample to scores, shape (m,), as Equinox's layers do; with a state, a pair
+            of sample and state to scores and state.
+        data: Batches (X, y), or samples X, shape (n, ...), with y.
+        y: Labels of the samples, if data is an array.
+        blocks: The residual blocks, first to last: modules of net.
+        head: The last layer, an `equinox.nn.Linear` of net.
+        state: The `equinox.nn.State` of a network with batch normalization and the like.
+        batched: Whether the network maps a batch of samples to a batch of scores instead; its blocks must then be
+            called outside of vmap.
+        pool: How a representation of more than two axes becomes one vector a sample: "mean" over all axes but samples
+            and channels, which are the second axis of images (n, c, ...), the last of sequences (n, t, d); or a
+            function of it.
+        held_out: Batches or a pair (X, y) of samples that the network was not trained on.
+        loss: As of `resflow.probe`; the network's scores are its predictions, not probabilities.
+        ridge: As of `resflow.probe`.
+        batch_size: Samples in a pass, where arrays are given.
+
+    Raises:
+        InvalidInputError: If a block or the head is no module of net or is not called once in a pass, the network gives
+            something else than its head, or what `resflow.probe` is given does not fit.
+    """
+    if not isinstance(net, eqx.Module):
+        raise InvalidInputError(f"net is a {type(net).__name__}, but must be an equinox.Module")
+    if not isinstance(head, eqx.nn.Linear):
+        raise InvalidInputError(f"head is a {type(head).__name__}, but must be an equinox.nn.Linear: the last layer")
+    wanted = {place: each for place, each in enumerate(check_blocks(blocks), 1)} | {HEAD: head}
+    nodes, structure = jax.tree.flatten(net, is_leaf=lambda node: any(node is each for each in wanted.values()))
+    at = {}
+    for place, module in wanted.items():
+        found = [position for position, node in enumerate(nodes) if node is module]
+        if not found:
+            raise no_part(module, ())
+        at[place] = found[0]
+    parameters, rest = eqx.partition(net, eqx.is_array)
+
+    def traced(given: Any, X: jax.Array) -> Pass:
+        parameters, state = given
+        copy = eqx.nn.inference_mode(eqx.combine(parameters, rest))
+        parts = structure.flatten_up_to(copy)  # type: ignore[attr-defined]
+
+        def told(x: Any) -> tuple[Any, dict[int, Any], dict[int, Any]]:
+            recorder = Recorder(len(at) - 1)
+            with listening({place: parts[position] for place, position in at.items()}, recorder):
+                p = copy(x) if state is None else copy(x, state)[0]
+            return p, recorder.entered, recorder.left
+
+        predictions, entered, left = told(X) if batched else jax.vmap(told)(X)
+        recorder = Recorder(len(at) - 1, entered, left)
+        return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
+
+    run = compiled(traced, (parameters, state))
+    weights = (head.weight, head.bias)
+    return report_on(run, weights, data, y, held_out=held_out, loss=loss, ridge=ridge, batch_size=batch_size)

@@ -1,0 +1,117 @@
+"""Networks of torch: probed batch by batch by hooks, in evaluation mode, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from resflow.errors import InvalidInputError
+from resflow.losses import Loss
+from resflow.networks._batches import report_on
+from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, imported, no_part
+from resflow.probing.report import ProbeReport
+
+__all__ = ["probe"]
+
+
+def probe(
+    net: Any,
+    data: Any,
+    y: Any = None,
+    *,
+    blocks: Any,
+    head: Any,
+    pool: Any = "mean",
+    held_out: Any = None,
+    loss: str | Loss = "softmax",
+    ridge: float | None = None,
+    batch_size: int = 256,
+) -> ProbeReport:
+    """What linear probes along its residual stream say of a torch network: `resflow.probe` with the arrays collected.
+
+    h_0 is what enters the first block, h_l what leaves block l, h_L what the head reads: what stands between the last
+    block and the head, such as a normalization and pooling, counts as part of the last block. The network runs on its
+    own device in evaluation mode, whose modes are set back afterwards; nothing of it is changed. Arrays of shape
+    (n, d_l) are kept of all samples.
+
+    Args:
+        net: A `torch.nn.Module` that maps a batch X to scores, shape (n, m).
+        data: Batches (X, y), such as a `DataLoader` gives; or samples X, shape (n, ...), with y.
+        y: Labels of the samples, if data is an array.
+        blocks: The residual blocks, first to last: modules of net, or their names as in `net.named_modules()`.
+        head: The last layer, a `torch.nn.Linear` of net, or its name.
+        pool: How a representation of more than two axes becomes one vector a sample: "mean" over all axes but samples
+            and channels, which are the second axis of images (n, c, ...), the last of sequences (n, t, d); or a
+            function of it.
+        held_out: Batches or a pair (X, y) of samples that the network was not trained on.
+        loss: As of `resflow.probe`; the network's scores are its predictions, not probabilities.
+        ridge: As of `resflow.probe`.
+        batch_size: Samples in a pass, where arrays are given.
+
+    Raises:
+        InvalidInputError: If torch is not installed, a block or the head is no module of net or is not called once in
+            a pass, the network gives something else than its head, or what `resflow.probe` is given does not fit.
+    """
+    torch = imported("torch", "resflow[torch]")
+    if not isinstance(net, torch.nn.Module):
+        raise InvalidInputError(f"net is a {type(net).__name__}, but must be a torch.nn.Module")
+    modules = dict(net.named_modules())
+    found = {place: _module(modules, each) for place, each in enumerate(check_blocks(blocks), 1)}
+    last = _module(modules, head)
+    if not isinstance(last, torch.nn.Linear):
+        raise InvalidInputError(f"head is a {type(last).__name__}, but must be a torch.nn.Linear: the last layer")
+    weight = next((each for each in net.parameters() if each.is_floating_point()), last.weight)
+
+    def widened(h: Any) -> Any:
+        return h.to(torch.promote_types(h.dtype, torch.float32))
+
+    def run(X: Any) -> Pass:
+        X = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
+        X = X.to(weight.device, weight.dtype if X.is_floating_point() else None)
+        recorder = Recorder(len(found))
+        with _hooked({**found, HEAD: last}, recorder):
+            predictions = net(X)
+        return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
+
+    with _evaluating(net), torch.no_grad():
+        return report_on(
+            run, (last.weight, last.bias), data, y, held_out=held_out, loss=loss, ridge=ridge, batch_size=batch_size
+        )
+
+
+def _module(modules: dict[str, Any], each: Any) -> Any:
+    if isinstance(each, str) and each in modules:
+        return modules[each]
+    if isinstance(each, str) or not any(each is module for module in modules.values()):
+        raise no_part(each, modules)
+    return each
+
+
+@contextmanager
+def _hooked(modules: dict[int, Any], recorder: Recorder) -> Iterator[None]:
+    """Tell the recorder of every call of some modules."""
+
+    def hook(place: int) -> Any:
+        return lambda _, arguments, named, result: recorder.tell(place, arguments, named, result)
+
+    handles = [each.register_forward_hook(hook(place), with_kwargs=True) for place, each in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(net: Any) -> Iterator[None]:
+    """Evaluation mode, and every module's own mode again afterwards."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,505 @@
+"""Networks of torch, Flax and Equinox: the same weights give the same report, and nothing of a network is changed."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import resflow
+import resflow.networks.equinox
+import resflow.networks.flax
+import resflow.networks.torch
+from resflow import InvalidInputError
+from tests.new_process import python
+
+C, M, BLOCKS = 6, 10, 3
+FRAMEWORKS = ("equinox", "nnx", "linen", "torch")
+TORCH_MISSING = "torch is not installed: pip install '.[torch]'"
+
+
+def weights(dtype, seed=0):
+    """A pre-activation ResNet on images of one channel: kernels (out, in, 3, 3), BatchNorm with statistics, a head."""
+    rng = np.random.default_rng(seed)
+
+    def kernel(*shape):
+        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(dtype)
+
+    def norm():
+        return [part.astype(dtype) for part in (rng.uniform(0.5, 2, (2, C)), rng.standard_normal((2, C)))]
+
+    blocks = [{"norm": norm(), "kernel": kernel(C, C, 3, 3)} for _ in range(BLOCKS)]
+    return {"stem": kernel(C, 1, 3, 3), "blocks": blocks, "norm": norm(), "W": kernel(M, C), "b": kernel(M)}
+
+
+def samples(dtype=np.float32, n=500):
+    data = resflow.load_dataset("digits:all").labelled_for("softmax")
+    return (data.X[:n].reshape(-1, 1, 8, 8) / 8 - 1).astype(dtype), data.y[:n].astype(int)
+
+
+def torch_network(given):
+    """BatchNorm as torch has it; (scale, variance) and (shift, mean) are the rows of a norm."""
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
+    torch.set_num_threads(1)
+    nn, dtype = torch.nn, torch.as_tensor(given["W"]).dtype
+
+    def norm(values):
+        made = nn.BatchNorm2d(C, dtype=dtype)
+        state = zip(("weight", "running_var", "bias", "running_mean"), np.concatenate(values), strict=True)
+        made.load_state_dict({name: torch.as_tensor(value) for name, value in state}, strict=False)
+        return made
+
+    def convolution(kernel):
+        made = nn.Conv2d(kernel.shape[1], C, 3, padding=1, bias=False)
+        made.weight = nn.Parameter(torch.as_tensor(kernel))
+        return made
+
+    class Block(nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.norm, self.convolution = norm(block["norm"]), convolution(block["kernel"])
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, h):
+            return h + self.dropout(self.convolution(torch.relu(self.norm(h))))
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm = convolution(given["stem"]), norm(given["norm"])
+            self.blocks = nn.ModuleList(Block(block) for block in given["blocks"])
+            self.head = nn.Linear(C, M, dtype=dtype)
+            self.head.load_state_dict({"weight": torch.as_tensor(given["W"]), "bias": torch.as_tensor(given["b"])})
+
+        def forward(self, X):
+            h = self.stem(X)
+            for block in self.blocks:
+                h = block(h)
+            return self.head(torch.relu(self.norm(h)).mean((2, 3)))
+
+    return Network()
+
+
+def torch_report(given, X, y, **options):
+    net = torch_network(given)
+    return resflow.networks.torch.probe(net, X, y, blocks=net.blocks, head=net.head, **options)
+
+
+def nnx_network(given):
+    nnx = pytest.importorskip("flax.nnx", reason="flax is not installed: pip install flax")
+    rngs, dtype = nnx.Rngs(0), given["W"].dtype
+
+    def norm(values):
+        made = nnx.BatchNorm(C, epsilon=1e-5, param_dtype=dtype, rngs=rngs)
+        for name, value in zip(("scale", "var", "bias", "mean"), np.concatenate(values), strict=True):
+            setattr(made, name, type(getattr(made, name))(jnp.asarray(value)))  # statistics are made in float32
+        return made
+
+    def convolution(kernel):
+        made = nnx.Conv(kernel.shape[1], C, (3, 3), use_bias=False, param_dtype=dtype, rngs=rngs)
+        made.kernel[...] = jnp.asarray(kernel.transpose(2, 3, 1, 0))
+        return made
+
+    class Block(nnx.Module):
+        def __init__(self, block):
+            self.norm, self.convolution = norm(block["norm"]), convolution(block["kernel"])
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, h):
+            return h + self.dropout(self.convolution(jax.nn.relu(self.norm(h))))
+
+    class Network(nnx.Module):
+        def __init__(self):
+            self.stem, self.norm = convolution(given["stem"]), norm(given["norm"])
+            self.blocks = nnx.List([Block(block) for block in given["blocks"]])
+            self.head = nnx.Linear(C, M, param_dtype=dtype, rngs=rngs)
+            self.head.kernel[...], self.head.bias[...] = jnp.asarray(given["W"].T), jnp.asarray(given["b"])
+
+        def __call__(self, X):
+            h = self.stem(X)
+            for block in self.blocks:
+                h = block(h)
+            return self.head(jax.nn.relu(self.norm(h)).mean((1, 2)))
+
+    return Network()
+
+
+def nnx_report(given, X, y, held_out, **options):
+    net = nnx_network(given)
+    held_out = (held_out[0].transpose(0, 2, 3, 1), held_out[1])
+    return resflow.networks.flax.probe(
+        net, X.transpose(0, 2, 3, 1), y, blocks=net.blocks, head=net.head, held_out=held_out, **options
+    )
+
+
+def linen_network(given):
+    linen = pytest.importorskip("flax.linen", reason="flax is not installed: pip install flax")
+    dtype = given["W"].dtype
+
+    class Block(linen.Module):
+        @linen.compact
+        def __call__(self, h, train):
+            norm = linen.BatchNorm(use_running_average=not train, epsilon=1e-5, param_dtype=dtype, name="norm")
+            kept = linen.Conv(C, (3, 3), use_bias=False, param_dtype=dtype, name="convolution")(jax.nn.relu(norm(h)))
+            return h + linen.Dropout(0.5)(kept, deterministic=not train)
+
+    class Network(linen.Module):
+        @linen.compact
+        def __call__(self, X, train=True):
+            h = linen.Conv(C, (3, 3), use_bias=False, param_dtype=dtype, name="stem")(X)
+            for place in range(BLOCKS):
+                h = Block(name=f"block_{place}")(h, train)
+            h = linen.BatchNorm(epsilon=1e-5, param_dtype=dtype, name="norm")(h, not train)
+            return linen.Dense(M, param_dtype=dtype, name="head")(jax.nn.relu(h).mean((1, 2)))
+
+    parts = {"stem": {"kernel": given["stem"]}, "head": {"kernel": given["W"].T, "bias": given["b"]}}
+    parts["stem"]["kernel"] = given["stem"].transpose(2, 3, 1, 0)
+    parameters, statistics = {**parts}, {}
+    (scale, variance), (shift, mean) = given["norm"]
+    parameters["norm"], statistics["norm"] = {"scale": scale, "bias": shift}, {"mean": mean, "var": variance}
+    for place, block in enumerate(given["blocks"]):
+        (scale, variance), (shift, mean) = block["norm"]
+        kernel = {"kernel": block["kernel"].transpose(2, 3, 1, 0)}
+        parameters[f"block_{place}"] = {"norm": {"scale": scale, "bias": shift}, "convolution": kernel}
+        statistics[f"block_{place}"] = {"norm": {"mean": mean, "var": variance}}
+    return Network(), jax.tree.map(jnp.asarray, {"params": parameters, "batch_stats": statistics})
+
+
+def linen_report(given, X, y, held_out, **options):
+    net, variables = linen_network(given)
+    held_out = (held_out[0].transpose(0, 2, 3, 1), held_out[1])
+    blocks = [f"block_{place}" for place in range(BLOCKS)]
+    options |= {"held_out": held_out, "variables": variables}
+    return resflow.networks.flax.probe(net, X.transpose(0, 2, 3, 1), y, blocks=blocks, head="head", **options)
+
+
+class Norm(eqx.Module):
+    """Batch normalization with its statistics at hand."""
+
+    values: list
+
+    def __call__(self, h):
+        (scale, variance), (shift, mean) = (part[:, :, None, None] for part in self.values)
+        return scale * (h - mean) / jnp.sqrt(variance + 1e-5) + shift
+
+
+def convolution_of(kernel):
+    made = eqx.nn.Conv2d(kernel.shape[1], C, 3, padding=1, use_bias=False, dtype=kernel.dtype, key=jax.random.key(0))
+    return eqx.tree_at(lambda made: made.weight, made, jnp.asarray(kernel))
+
+
+class Block(eqx.Module):
+    norm: Norm
+    convolution: eqx.nn.Conv2d
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, block):
+        self.norm, self.convolution = Norm([*map(jnp.asarray, block["norm"])]), convolution_of(block["kernel"])
+        self.dropout = eqx.nn.Dropout(0.5)
+
+    def __call__(self, h):
+        return h + self.dropout(self.convolution(jax.nn.relu(self.norm(h))))
+
+
+class Network(eqx.Module):
+    stem: eqx.nn.Conv2d
+    blocks: list
+    norm: Norm
+    head: eqx.nn.Linear
+
+    def __init__(self, given):
+        self.stem, self.norm = convolution_of(given["stem"]), Norm([*map(jnp.asarray, given["norm"])])
+        self.blocks = [Block(block) for block in given["blocks"]]
+        head = eqx.nn.Linear(C, M, dtype=given["W"].dtype, key=jax.random.key(0))
+        self.head = eqx.tree_at(
+            lambda head: (head.weight, head.bias), head, (jnp.asarray(given["W"]), jnp.asarray(given["b"]))
+        )
+
+    def __call__(self, x):
+        h = self.stem(x)
+        for block in self.blocks:
+            h = block(h)
+        return self.head(jax.nn.relu(self.norm(h)).mean((1, 2)))
+
+
+def equinox_report(given, X, y, **options):
+    net = Network(given)
+    return resflow.networks.equinox.probe(net, X, y, blocks=net.blocks, head=net.head, **options)
+
+
+REPORTS = {"equinox": equinox_report, "nnx": nnx_report, "linen": linen_report, "torch": torch_report}
+
+
+def independent(given, X, y, X_there, y_there, ridge):
+    """The report on arrays that NumPy and SciPy made of the same weights, in float64."""
+    from scipy.signal import correlate
+
+    def convolved(h, kernel):
+        padded = np.pad(h, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        kernels = [[correlate(padded[:, c], part[None], "valid", "direct") for c, part in enumerate(k)] for k in kernel]
+        return np.stack([np.sum(each, axis=0) for each in kernels], axis=1)
+
+    def normalized(h, norm):
+        (scale, variance), (shift, mean) = (part[:, :, None, None].astype(float) for part in norm)
+        return np.maximum(scale * (h - mean) / np.sqrt(variance + 1e-5) + shift, 0)
+
+    def stream(X):
+        h = convolved(X.astype(float), given["stem"].astype(float))
+        kept = [h.mean((2, 3))]
+        for block in given["blocks"]:
+            h = h + convolved(normalized(h, block["norm"]), block["kernel"].astype(float))
+            kept.append(h.mean((2, 3)))
+        return [*kept[:-1], normalized(h, given["norm"]).mean((2, 3))]
+
+    head = (given["W"], given["b"])
+    return resflow.probe(stream(X), head, y, held_out=(stream(X_there), y_there), ridge=ridge)
+
+
+def halves(X, y):
+    return (X[:300], y[:300]), (X[300:], y[300:])
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Of weights in float32 and float64, the independent report's numbers."""
+    found = {}
+    for dtype in (np.float32, np.float64):
+        (X, y), (X_there, y_there) = halves(*samples(dtype))
+        found[dtype] = independent(weights(dtype), X, y, X_there, y_there, ridge=0.01).metrics()
+    return found
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-10)])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_same_weights_give_the_same_report_in_every_framework(framework, dtype, tolerance, expected):
+    """Networks are in training mode, with half of their features dropped and statistics of batches, until asked."""
+    (X, y), held_out = halves(*samples(dtype))
+    report = REPORTS[framework](weights(dtype), X, y, held_out=held_out, ridge=0.01, batch_size=150)
+    found = report.metrics()
+    assert found.keys() == expected[dtype].keys()
+    apart = {name: abs(found[name] - value) / max(abs(value), 1.0) for name, value in expected[dtype].items()}
+    assert max(apart.values()) < tolerance, apart
+
+
+def loader(X, y, size=128):
+    return [(X[at : at + size], y[at : at + size]) for at in range(0, len(X), size)]
+
+
+def test_batches_of_a_loader_are_as_good_as_one_array():
+    (X, y), held_out = halves(*samples())
+    at_once = equinox_report(weights(np.float32), X, y, held_out=held_out, ridge=0.01)
+    batches = equinox_report(weights(np.float32), loader(X, y), None, held_out=iter(loader(*held_out)), ridge=0.01)
+    for name, value in at_once.metrics().items():
+        np.testing.assert_allclose(batches.metrics()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_torch_loader_in_any_order_and_tensors_of_any_kind():
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
+    X, y = samples()
+    at_once = torch_report(weights(np.float32), X, y, ridge=0.01)
+    data = torch.utils.data.TensorDataset(torch.as_tensor(X), torch.as_tensor(y))
+    shuffled = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True)
+    assert torch_report(weights(np.float32), shuffled, None, ridge=0.01).objective == pytest.approx(
+        at_once.objective, abs=1e-6
+    )
+    tensor = torch.as_tensor(X, dtype=torch.float64).requires_grad_()
+    assert torch_report(weights(np.float32), tensor, torch.as_tensor(y), ridge=0.01).metrics() == at_once.metrics()
+    net = torch_network(weights(np.float32)).to(torch.bfloat16)
+    coarse = resflow.networks.torch.probe(net, X, y, blocks=net.blocks, head=net.head, ridge=0.01)
+    assert coarse.objective == pytest.approx(at_once.objective, rel=0.05)
+    assert coarse.objective != at_once.objective
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason=TORCH_MISSING)
+def test_torch_network_on_a_device_gives_the_report_of_the_cpu():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    (X, y), held_out = halves(*samples(np.float64))
+    net = torch_network(weights(np.float64))
+    here, there = (
+        resflow.networks.torch.probe(each, X, y, blocks=each.blocks, head=each.head, held_out=held_out, ridge=0.01)
+        for each in (net, net.cuda())
+    )
+    for name, value in here.metrics().items():
+        np.testing.assert_allclose(there.metrics()[name], value, rtol=1e-9, atol=1e-10)
+
+
+def test_torch_network_is_left_as_it_was():
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
+    net = torch_network(weights(np.float32)).train()
+    net.blocks[1].eval()
+    modes = [module.training for module in net.modules()]
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+    for X, good in ((samples()[0], True), (np.zeros((9, 2, 8, 8), np.float32), False)):
+        try:
+            resflow.networks.torch.probe(net, X, samples()[1][: len(X)], blocks=net.blocks, head="head", ridge=0.01)
+        except RuntimeError:  # of two channels
+            assert not good
+        assert [module.training for module in net.modules()] == modes
+        assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
+        assert not any(module._forward_hooks for module in net.modules())
+        assert all(each.requires_grad and each.grad is None for each in net.parameters())
+
+
+def test_classes_of_jax_modules_listen_only_while_they_are_asked():
+    X, y = samples(n=60)
+    calls = {kind: kind.__call__ for kind in (Block, eqx.nn.Linear)}
+    equinox_report(weights(np.float32), X, y, ridge=0.01)
+    with pytest.raises(ValueError, match="needs to have rank 3"):  # the network's own
+        equinox_report(weights(np.float32), X[:, :, 0], y, ridge=0.01)
+    assert {kind: kind.__call__ for kind in calls} == calls
+
+
+class Tanh(eqx.Module):
+    W: jax.Array
+
+    def __call__(self, h):
+        return h + jnp.tanh(h @ self.W)
+
+
+class RowWise(eqx.nn.Linear):
+    """A linear layer of batches."""
+
+    def __call__(self, h):
+        return h @ self.weight.T + self.bias
+
+
+class Vectors(eqx.Module):
+    """A small network of vectors, which may misbehave in ways that are refused."""
+
+    blocks: list
+    head: eqx.nn.Linear
+    way: str = "well"
+
+    def __init__(self, way="well", head=eqx.nn.Linear):
+        rng = np.random.default_rng(0)
+        self.blocks = [Tanh(jnp.asarray(rng.standard_normal((C, C)))) for _ in range(2)]
+        self.head, self.way = head(C, M, key=jax.random.key(0)), way
+
+    def __call__(self, h):
+        for block in self.blocks[: 1 if self.way == "skips" else 2]:
+            h = jax.vmap(block)(h) if self.way == "vmaps" else block(h)
+        h = self.blocks[0](h) if self.way == "twice" else h
+        scores = self.head(h)
+        return {"softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax}.get(self.way, lambda p: p)(scores)
+
+
+def vectors(n=40):
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((n, C)), rng.integers(M, size=n)
+
+
+def on_vectors(net, *, data=None, y=None, **options):
+    X, labels = vectors()
+    options = {"blocks": net.blocks, "head": net.head, "ridge": 0.1} | options
+    if data is None:
+        data, y = X, labels
+    return resflow.networks.equinox.probe(net, data, y, **options)
+
+
+def test_network_of_batches_and_one_that_gives_log_probabilities():
+    net, X = Vectors(), vectors()[0]
+    head = (net.head.weight, net.head.bias)
+    h = [X, net.blocks[0](X)]
+    expected = resflow.probe([*h, net.blocks[1](h[-1])], head, vectors()[1], ridge=0.1)
+    for each in (
+        on_vectors(net),
+        on_vectors(Vectors(head=RowWise), batched=True),
+        on_vectors(Vectors("log_softmax")),
+    ):
+        for name, value in expected.metrics().items():
+            np.testing.assert_allclose(each.metrics()[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_equinox_network_with_a_state_uses_its_running_statistics():
+    class Stateful(eqx.Module):
+        norm: eqx.nn.BatchNorm
+        blocks: list
+        head: eqx.nn.Linear
+
+        def __init__(self):
+            self.norm = eqx.nn.BatchNorm(C, "batch", mode="ema")
+            self.blocks, self.head = Vectors().blocks, Vectors().head
+
+        def __call__(self, x, state):
+            h, state = self.norm(x, state)
+            for block in self.blocks:
+                h = block(h)
+            return self.head(h), state
+
+    net, state = eqx.nn.make_with_state(Stateful)()
+    X, y = vectors()
+    state = state.set(net.norm.ema_state_index, (0.5 * jnp.ones(C), 4.0 * jnp.ones(C)))
+    found = on_vectors(net, state=state)
+    expected = on_vectors(Vectors(), data=(X - 0.5) / np.sqrt(4.0 + 1e-5), y=y)
+    assert found.objective == pytest.approx(expected.objective, rel=1e-12)
+
+
+X, Y = vectors()
+
+
+@pytest.mark.parametrize(
+    ("way", "options", "message"),
+    [
+        ("well", {"blocks": [Tanh(jnp.eye(C))]}, "a Tanh given is no part of the network"),
+        ("well", {"blocks": []}, "blocks has no block"),
+        ("well", {"blocks": "blocks"}, "blocks='blocks' must be a list of the network's blocks"),
+        ("well", {"head": Tanh(jnp.eye(C))}, "head is a Tanh, but must be an equinox.nn.Linear"),
+        ("skips", {}, "block 2 is not called in a pass"),
+        ("twice", {}, "block 1 is called more than once"),
+        ("softmax", {}, r"the network gives other numbers than W h \+ b .* not probabilities"),
+        ("vmaps", {"batched": True}, "inside of a transformation of the network's own"),
+        ("well", {"data": X}, r"batch 0 of data is a ndarray, but must be a pair \(X, y\)"),
+        ("well", {"data": X, "y": Y[:7]}, r"data has samples of shape \(40, 6\) and labels of shape \(7,\)"),
+        ("well", {"data": [(X, Y[:7])]}, r"batch 0 of data has labels of shape \(7,\) for 40 samples"),
+        ("well", {"data": []}, "data has no batch"),
+        ("well", {"data": 3}, "data is a int, but must be batches"),
+        ("well", {"held_out": [(X * np.nan, Y)]}, r"held_out\[0\]\[0\] has a value that is not finite"),
+        ("well", {"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ("well", {"pool": "max"}, "pool='max' is unknown"),
+    ],
+)
+def test_what_does_not_fit_gets_one_line(way, options, message):
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        on_vectors(Vectors(way, RowWise if "batched" in options else eqx.nn.Linear), **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_flax_modules_that_do_not_fit_get_one_line():
+    pytest.importorskip("flax", reason="flax is not installed: pip install flax")
+    net, variables = linen_network(weights(np.float32))
+    images, y = (part[:20] for part in samples())
+    images, probe = images.transpose(0, 2, 3, 1), resflow.networks.flax.probe
+    blocks = [f"block_{place}" for place in range(BLOCKS)]
+    for options, message in (
+        ({"blocks": ["blok_0"], "variables": variables}, "'blok_0' is no part of the network: nearest is 'block_0'"),
+        ({"head": "stem", "variables": variables}, r"head='stem' has no kernel of shape \(d, m\)"),
+        ({}, r"variables=None: pass what net.init\(key, X\) gave"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            probe(net, images, y, **{"blocks": blocks, "head": "head", "ridge": 0.1} | options)
+    nnx = nnx_network(weights(np.float32))
+    with pytest.raises(InvalidInputError, match=r"head is a Conv, but must be an nnx\.Linear"):
+        probe(nnx, images, y, blocks=nnx.blocks, head=nnx.stem)
+    with pytest.raises(InvalidInputError, match="net is a int, but must be a Flax"):
+        probe(3, images, y, blocks=[1], head=2)
+
+
+@pytest.mark.parametrize(("framework", "install"), [("torch", r"resflow\[torch\]"), ("flax", "flax")])
+def test_missing_framework_says_what_installs_it(framework, install, monkeypatch):
+    monkeypatch.setitem(sys.modules, framework, None)
+    module = getattr(resflow.networks, framework)
+    with pytest.raises(InvalidInputError, match=f"networks of {framework} need it installed: pip install '{install}'"):
+        module.probe(None, X, Y, blocks=[1], head=2)
+
+
+def test_frameworks_are_imported_by_networks_of_theirs_only():
+    names = "resflow.networks.torch, resflow.networks.flax"
+    python("-c", f"import {names}, sys; assert not {{'torch', 'flax'}} & set(sys.modules)")
