@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from resflow.linear._algebra import KEEP_VALUES, add_gram
-from resflow.linear._problem import Problem, loss_terms
-from resflow.losses import Softmax
+from resflow.linear._problem import Problem, softmax_columns
 
 __all__ = ["Look", "activity_gram", "at_zero", "look", "product"]
+
+_CHUNK_VALUES = 1 << 19
 
 
 class Look(NamedTuple):
@@ -44,13 +46,13 @@ def at_zero(problem: Problem, gradient: np.ndarray) -> Look:
 
 def look(problem: Problem, W: np.ndarray) -> Look:
     n, m = problem.rows.n, len(W)
-    totals, gradient, curvature = [], np.zeros_like(W), np.zeros((m, m))
+    totals, gradient, curvature = [], np.zeros(W.T.shape), np.zeros((m, m))
     probabilities = np.empty((m, n)) if n * m <= KEEP_VALUES else None
-    for part, block in problem.rows.blocks():
+    for part, block in _blocks(problem, m):
         y = problem.y[part]
-        value, slope = _softmax_terms(W @ block.T, y)
+        value, slope = softmax_columns(_predictions(block, W), y)
         totals.append(float(np.sum(problem.weighed(value, part))))
-        gradient += problem.weighed(slope.T, part).T @ block
+        gradient += block.T @ problem.weighed(np.ascontiguousarray(slope.T), part)
         sigma = _back_to_sigma(slope, y)
         weighted = problem.weighed(sigma.T, part).T
         curvature -= weighted @ sigma.T
@@ -59,19 +61,19 @@ def look(problem: Problem, W: np.ndarray) -> Look:
             probabilities[:, part] = sigma
     objective = math.fsum(totals) / n
     total = objective + 0.5 * problem.ridge * float(np.vdot(W, W))
-    slope = gradient / n
+    slope = np.ascontiguousarray(gradient.T) / n
     return Look(objective, total, slope, slope + problem.ridge * W, curvature / n, probabilities)
 
 
 def product(problem: Problem, W: np.ndarray, here: Look, V: np.ndarray) -> np.ndarray:
     """The Hessian's product with V, shape (m, d)."""
-    image = np.zeros_like(V)
-    for part, block in problem.rows.blocks():
-        sigma, change = _sigma(problem, W, here, part, block), V @ block.T
-        change -= (sigma * change).sum(axis=0)
+    image = np.zeros(V.T.shape)
+    for part, block in _blocks(problem, len(V)):
+        sigma, change = _sigma(problem, W, here, part, block), _predictions(block, V)
+        change -= np.einsum("ij,ij->j", sigma, change)
         change *= sigma
-        image += problem.weighed(change.T, part).T @ block
-    return image / problem.rows.n + problem.ridge * V
+        image += block.T @ problem.weighed(np.ascontiguousarray(change.T), part)
+    return image.T / problem.rows.n + problem.ridge * V
 
 
 def activity_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
@@ -89,7 +91,17 @@ def _sigma(problem: Problem, W: np.ndarray, here: Look, part: slice, block: np.n
     if here.probabilities is not None:
         return here.probabilities[:, part]
     y = problem.y[part]
-    return _back_to_sigma(_softmax_terms(W @ block.T, y)[1], y)
+    return _back_to_sigma(softmax_columns(_predictions(block, W), y)[1], y)
+
+
+def _blocks(problem: Problem, m: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """The rows in chunks that fit the cache together with what is made of m predictions of each."""
+    return problem.rows.blocks(max(_CHUNK_VALUES // (problem.rows.d + 10 * m), 64))
+
+
+def _predictions(block: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """The predictions of some samples as columns, of which few rows are fast to add up, by the faster product."""
+    return np.ascontiguousarray((block @ W.T).T)
 
 
 def _back_to_sigma(slope: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -99,23 +111,3 @@ def _back_to_sigma(slope: np.ndarray, y: np.ndarray) -> np.ndarray:
     else:
         slope[y, np.arange(len(y))] += 1.0
     return slope
-
-
-def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ℓ and ℓ' of the softmax loss of predictions as columns, which are overwritten: few rows are fast to add up.
-
-    Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits.
-    """
-    if y.ndim == 2:
-        value, slope, _ = loss_terms(Softmax(), p.T, y, curved=False)
-        return value, slope.T
-    own = y, np.arange(len(y))
-    p -= p[own]
-    p[own] = -np.inf
-    top = np.maximum(p.max(axis=0), 0.0)
-    np.exp(np.subtract(p, top, out=p), out=p)
-    sums, one = p.sum(axis=0), np.exp(-top)
-    value = np.where(top > 0.0, top + np.log(sums + one), np.log1p(sums))
-    p[own] = -sums
-    p /= sums + one
-    return value, p

@@ -10,7 +10,7 @@ import numpy as np
 from resflow.linear._algebra import Rows, add_gram
 from resflow.losses import Logistic, Loss, Softmax, Squared
 
-__all__ = ["Evaluation", "Problem", "add_weighted_gram", "evaluate", "loss_terms"]
+__all__ = ["Evaluation", "Problem", "add_weighted_gram", "evaluate", "loss_terms", "softmax_columns"]
 
 
 class Problem(NamedTuple):
@@ -126,8 +126,8 @@ def loss_terms(
     mean label y, and several a row of probabilities.
     """
     if type(loss) is Softmax and (y.ndim == 2 or not curved):
-        terms = _mean_softmax_terms if y.ndim == 2 else _softmax_terms
-        return *terms(p, y), loss.second_derivative(p, y) if curved else np.empty(0)
+        value, slope = softmax_columns(p.T.copy(), y)
+        return value, slope.T, loss.second_derivative(p, y) if curved else np.empty(0)
     if type(loss) is not Logistic:
         return loss.value(p, y), loss.derivative(p, y), loss.second_derivative(p, y) if curved else np.empty(0)
     size, sign = np.abs(p), np.where(p >= 0.0, 1.0, -1.0)
@@ -139,24 +139,23 @@ def loss_terms(
     return against * size + np.log1p(tail), slope, tail * sigmoid * sigmoid
 
 
-def _softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ℓ and ℓ' of the softmax loss. Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits."""
-    own = np.arange(len(y)), y
-    others = p - p[own][:, None]
-    others[own] = -np.inf
-    top = np.maximum(others.max(axis=1), 0.0)
-    np.exp(np.subtract(others, top[:, None], out=others), out=others)
-    sums, one = others.sum(axis=1), np.exp(-top)
+def softmax_columns(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ℓ and ℓ' of the softmax loss of predictions as columns, which are overwritten: few rows are fast to add up.
+
+    Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits.
+    """
+    if y.ndim == 2:
+        p -= p.max(axis=0)
+        sigma = np.exp(p)
+        sums = sigma.sum(axis=0)
+        return np.einsum("ij,ji->j", np.log(sums) - p, y), sigma / sums - y.T
+    own = y, np.arange(len(y))
+    p -= p[own]
+    p[own] = -np.inf
+    top = np.maximum(p.max(axis=0), 0.0)
+    np.exp(np.subtract(p, top, out=p), out=p)
+    sums, one = p.sum(axis=0), np.exp(-top)
     value = np.where(top > 0.0, top + np.log(sums + one), np.log1p(sums))
-    others[own] = -sums
-    others /= (sums + one)[:, None]
-    return value, others
-
-
-def _mean_softmax_terms(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of ℓ over classes of probabilities y, and of ℓ'."""
-    others = p - p.max(axis=1)[:, None]
-    sigma = np.exp(others)
-    sums = sigma.sum(axis=1)
-    value = np.einsum("ij,ij->i", y, np.log(sums)[:, None] - others)
-    return value, sigma / sums[:, None] - y
+    p[own] = -sums
+    p /= sums + one
+    return value, p
