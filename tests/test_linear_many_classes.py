@@ -12,6 +12,7 @@ from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
 from resflow.linear import _passes as _linear_passes
 from resflow.linear import predictor as _linear_predictor
+from resflow.linear._hessian_free import hessian_free
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Softmax
 from resflow.status import Status
@@ -198,3 +199,42 @@ def test_in_a_ball_a_limit_of_steps_is_said(monkeypatch):
     assert fit.status is Status.ITERATION_LIMIT
     least = dense(X, y, monkeypatch, max_norm=3.0).objective
     assert 1e-12 < fit.objective - least <= fit.suboptimality
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_metric_from_some_of_many_rows_gives_the_same_weights_and_evidence(weighted, monkeypatch):
+    rng = np.random.default_rng(5)
+    X = features(rng, 4500, 70, 100.0)
+    y = classes(rng, X, 4)
+    options = {"ridge": RIDGE, "sample_weight": rng.uniform(0.5, 2.0, len(X)) if weighted else None}
+    seen = []
+
+    def watched(problem, gram, gradient, *, max_iterations):
+        seen.append(gram)
+        return hessian_free(problem, gram, gradient, max_iterations=max_iterations)
+
+    monkeypatch.setattr(_linear_predictor, "hessian_free", watched)
+    fit = fit_linear_predictor(X, y, loss="softmax", **options)
+    monkeypatch.setattr(_linear_predictor, "gram_of_some", lambda *_: None)
+    reference = fit_linear_predictor(X, y, loss="softmax", **options)
+    some, every = seen
+    assert 0.01 < np.linalg.norm(some - every) / np.linalg.norm(every) < 0.5
+    assert np.trace(some) == pytest.approx(np.trace(every), rel=1e-12)
+    assert fit.converged
+    assert fit.rank == reference.rank == 70
+    assert np.linalg.norm(fit.W - reference.W) <= (fit.grad_norm + reference.grad_norm) / RIDGE
+
+
+def test_rows_that_some_do_not_stand_for_are_all_looked_at():
+    """Every other row lacks a feature, and a column depends on others: the rank is that of all rows."""
+    rng = np.random.default_rng(6)
+    X = features(rng, 4500, 70)
+    y = classes(rng, X, 4)
+    X[::2, 3] = 0.0
+    fit = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE)
+    assert fit.converged
+    assert fit.rank == 70
+    X[:, 5] = X[:, 3] + X[:, 4]
+    fit = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE)
+    assert fit.converged
+    assert fit.rank == 69

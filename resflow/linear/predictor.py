@@ -26,6 +26,7 @@ from resflow.linear._problem import Evaluation, Problem, add_weighted_gram, eval
 from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._samples import as_samples, check_columns
 from resflow.linear._separation import Separation
+from resflow.linear._some_rows import gram_of_some, surely_regular
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax, as_loss
 
@@ -56,11 +57,11 @@ def fit_linear_predictor(
 
     By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
     BFGS in the metric of XᵀX where samples are many. The softmax loss with a ridge term or a bound that binds needs no
-    Hessian where m d > 256: limited-memory BFGS in a metric from XᵀX, and Newton's method by conjugate gradients, until
-    the suboptimality is proven. Otherwise, where columns nearly depend on each other, in coordinates of the row space,
-    from a QR factorisation accumulated over the chunks. The norm bound is met exactly, by its multiplier. Where the
-    loss does not change when one number is added to all outputs, W is the one whose columns sum to 0, which has the
-    least norm.
+    Hessian where m d > 256: limited-memory BFGS in a metric from XᵀX, or from some of the rows where they are many, and
+    Newton's method by conjugate gradients, until the suboptimality is proven. Otherwise, where columns nearly depend on
+    each other, in coordinates of the row space, from a QR factorisation accumulated over the chunks. The norm bound is
+    met exactly, by its multiplier. Where the loss does not change when one number is added to all outputs, W is the one
+    whose columns sum to 0, which has the least norm.
 
     For one output the largest arrays made are of shape (d, d) and (n,). For m classes with a ridge term or a bound that
     binds they are of shape (d, d), a few dozen of (m, d), and (n, m) where that is at most 256 MiB; a step costs about
@@ -113,17 +114,23 @@ def fit_linear_predictor(
     zero = np.broadcast_to(0.0, n if m is None else (n, m))
     outputs = None if m is None else np.eye(m)
     problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
+    large = type(loss) is Softmax and not problem.free and problem.size > _LARGE
+    some = gram_of_some(problem, m or 1) if large else None
     gram, gradient = np.zeros((d, d), order="F"), np.zeros((d, *zero.shape[1:]))
     values, curvatures, steepness = np.empty(n), np.empty(n if m is None else 0), 0.0
+    squares = np.zeros(d)
     for part, block in rows.blocks():
         values[part], slopes, curvature = loss_terms(loss, zero[part], y[part], curved=m is None)
         weighted = problem.weighed(slopes, part)
-        add_weighted_gram(gram, block, problem, part)
+        if some is None:
+            add_weighted_gram(gram, block, problem, part)
+        else:
+            squares += np.einsum("ij,ij->j", problem.weighed(block, part), block)
         gradient += block.T @ weighted
         steepness += float(np.vdot(weighted, slopes))
         if m is None:
             curvatures[part] = curvature
-    squares = np.diag(gram)
+    squares = np.diag(gram) if some is None else squares
     check_columns(rows, squares)
 
     scale = math.sqrt(squares.sum() / n * steepness / n)
@@ -132,7 +139,13 @@ def fit_linear_predictor(
     rank = int(np.count_nonzero(squares))
     hessian, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
     below = undetermined_below(rows.dtype, d)
-    if rank and reciprocal_condition(gram) < max(WELL_CONDITIONED, below**2):
+    least = max(WELL_CONDITIONED, below**2)
+    if some is not None and surely_regular(some, squares, least):
+        gram = some * (squares.sum() / np.trace(some))
+    elif some is not None:
+        for part, block in rows.blocks():
+            add_weighted_gram(gram, block, problem, part)
+    if rank and reciprocal_condition(gram) < least:
         space = row_space(triangular_factor(rows), n, below=below)
         rank, cut = space.basis.shape[1], space.cut
         inner = inner._replace(rows=rows.within(_coordinates(problem, space, squares)))
@@ -141,7 +154,7 @@ def fit_linear_predictor(
     if rank == 0 or radius == 0.0:
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
-    if type(loss) is Softmax and not problem.free and problem.size > _LARGE:
+    if large:
         method = hessian_free if math.isinf(radius) else in_ball
         found = method(problem, gram, gradient.T / n, max_iterations=max_iterations)
         done = found.suboptimality <= TOLERANCE * problem.objective_scale or found.iterations == max_iterations
