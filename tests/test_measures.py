@@ -1,5 +1,6 @@
 """What training records on the way is what the functions of a point say of it, for any number of outputs."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +126,56 @@ def test_checkpoints_are_the_points_that_were_measured():
         there = Checkpoints.restore(unit, weights)
         np.testing.assert_allclose(jnp.mean(0.5 * (there(X) - y) ** 2), objective, rtol=1e-12)
     np.testing.assert_array_equal(there.V, result.model.V)
+
+
+def fitted(loss, *, rows=slice(None), columns=slice(None), sign=1.0, **options):
+    return resflow.fit_linear_predictor(X[rows, columns], sign * LABELS[loss][rows], loss=loss, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "wrong", "message"),
+    [
+        ("logistic", {"rows": slice(30)}, "fit has a mean loss of .* by its own account"),
+        ("huber", {"sign": -1.0}, "fit has a mean loss of .* by its own account"),
+        ("squared", {"columns": slice(3)}, r"fit has 3 weights an output, but X has shape \(60, 4\)"),
+        ("squared", {"ridge": 0.1}, "fit has ridge=0.1, but what it is compared with has no ridge term"),
+        ("huber", {"ridge": 0.1}, "fit has ridge=0.1, but what it is compared with has no ridge term"),
+    ],
+)
+@pytest.mark.parametrize(
+    "measured",
+    [GapMeasure.against, StationarityMeasure.against, lambda *fit: Checkpoints(GapMeasure.against(*fit))],
+    ids=["gap", "stationarity", "checkpoints"],
+)
+def test_fit_to_other_samples_or_with_a_ridge_term_of_its_own_is_refused_before_training(
+    loss, wrong, message, measured
+):
+    fit, start = fitted(loss, **wrong), unit(OUTPUTS.get(loss))
+    how = {"loss": loss, "options": TrainingOptions(steps=2)}
+    how |= {"key": jax.random.key(0)}
+    with pytest.raises(InvalidInputError, match=message):
+        resflow.train(start, X, LABELS[loss], measure=measured(fit, loss), **how)
+
+
+def test_each_member_of_a_population_has_its_fit_checked_with_its_own_samples():
+    sets, labels = np.stack([X, 2.0 * X]), np.stack([Y, Y])
+    right = [GapMeasure.against(resflow.fit_linear_predictor(rows, Y, loss="logistic"), "logistic") for rows in sets]
+    keys = jax.random.split(jax.random.key(0), 2)
+    models = eqx.filter_vmap(lambda key: resflow.build_model("residual_unit", D, jnp.tanh, key=key))(keys)
+    how = {"keys": keys, "loss": "logistic", "options": TrainingOptions(steps=2)}
+    how |= {"data_sets": np.array([0, 1])}
+    resflow.train_population(models, sets, labels, measure=right, **how)
+    with pytest.raises(InvalidInputError, match="by its own account"):
+        resflow.train_population(models, sets, labels, measure=right[::-1], **how)
+
+
+def test_fit_with_a_ridge_term_stands_where_the_objective_has_the_same_one():
+    point = resflow.Point.of(unit(3), X, ROWS, "squared")
+    fit = fitted("squared", ridge=0.1)
+    assert resflow.certify(point, fit, ridge_W=0.1).linear_predictor_gap
+    for ridge in (0.0, 0.2):
+        with pytest.raises(InvalidInputError, match=r"fit has ridge=0\.1, but what it is compared with has"):
+            resflow.certify(point, fit, ridge_W=ridge)
+    with pytest.raises(InvalidInputError, match="with the squared loss that fakes a gain"):
+        resflow.analyze(point, fit, epsilon=0.1)
+    assert resflow.certify(resflow.Point.of(unit(), X, Y, "logistic"), fitted("logistic", ridge=0.1))

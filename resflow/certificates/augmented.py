@@ -136,7 +136,7 @@ def fit_augmented(
     if is_traced(at.W, at.V, at.features, at.X, at.y):
         raise InvalidInputError("point is traced: the augmented predictor is fitted outside of jit and vmap")
     at = jax.tree.map(np.asarray, at)
-    check_baseline(fit, at.X, at.y, at.loss, finished=False)
+    check_baseline(fit, at.X, at.y, at.loss, finished=False, ridge=ridge)
     if fit.W.shape != at.W.shape:
         raise InvalidInputError(
             f"fit has weights of shape {fit.W.shape}, but the point's W has {at.W.shape}: fit the linear predictor to "

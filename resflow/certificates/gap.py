@@ -94,7 +94,7 @@ def certify_point(point: Point, fit: LinearFit, *, ridge_W: float = 0.0, ridge_V
         any rank.
     """
     check_ridge(ridge_W, ridge_V)
-    check_baseline(fit, point.X, point.y, point.loss)
+    check_baseline(fit, point.X, point.y, point.loss, ridge=ridge_W)
     return analyse_point(gap_certificate, point, fit.W, fit.objective, Ridge(ridge_W, ridge_V))
 
 

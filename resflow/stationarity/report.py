@@ -100,7 +100,8 @@ def analyze_point(
     check_tolerances(epsilon, mu2)
     if mu2 is None:
         check_curvature_constants(point.loss)
-    check_baseline(fit, point.X, point.y, point.loss, finished=False)  # the verdict says what an unfinished one decides
+    # the verdict says what an unfinished fit decides
+    check_baseline(fit, point.X, point.y, point.loss, finished=False, ridge=ridge_W)
     if ridge_W > 0 and fit.ridge != ridge_W:
         raise InvalidInputError(
             f"the linear fit has ridge={fit.ridge}, but ridge_W={ridge_W}: fit it with ridge={ridge_W}, or the gap is "

@@ -14,7 +14,7 @@ from resflow.losses import Loss
 from resflow.progress import next_report
 from resflow.training._orders import Orders, Schedule
 
-__all__ = ["ObjectiveMeasure", "Setting", "training_program"]
+__all__ = ["ObjectiveMeasure", "Setting", "check_measure", "training_program"]
 
 
 class Setting(NamedTuple):
@@ -214,3 +214,13 @@ def _chosen(new: jax.Array, dynamic: Any, optimizer: Any, state: _State) -> _Sta
         lambda a, b: jnp.where(new, a, b), (dynamic, optimizer), (state.dynamic, state.optimizer)
     )
     return state._replace(dynamic=dynamic, optimizer=optimizer)
+
+
+def check_measure(measure: Any, X: Any, y: Any) -> None:
+    """Have a measure check the samples that it is to be evaluated on, if it can.
+
+    Raises:
+        InvalidInputError: If it is of other ones.
+    """
+    if hasattr(measure, "check"):
+        measure.check(X, y)

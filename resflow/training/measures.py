@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array
+from resflow.arrays import Array, is_traced
 from resflow.certificates.certify import model_certificate
 from resflow.certificates.deep import deep_gap_certificate
 from resflow.certificates.gap import gap_certificate
@@ -18,12 +18,13 @@ from resflow.certificates.theorems import implied_epsilon, lipschitz_constants_t
 from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
-from resflow.linear.baseline import check_kind
+from resflow.linear.baseline import check_kind, check_mean_loss
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, as_loss
 from resflow.models.deep_network import DeepResidualNetwork
 from resflow.models.residual_unit import ResidualUnit, trainable
 from resflow.point import ModelPoint, in_default_precision, point_of_unit
+from resflow.training._program import check_measure
 
 __all__ = ["Checkpoints", "GapMeasure", "StationarityMeasure"]
 
@@ -67,6 +68,15 @@ class GapMeasure(eqx.Module):
         check_kind(fit, as_loss(loss))
         return cls(jnp.asarray(fit.W), jnp.asarray(fit.objective), as_loss(loss), bounds)
 
+    def check(self, X: Any, y: Any) -> None:
+        """Check that the linear predictor was fitted to these samples; asked before training begins.
+
+        Raises:
+            InvalidInputError: If it has another mean loss on them than that of its fit.
+        """
+        if not is_traced(X, y, self.linear_W, self.linear_objective):
+            check_mean_loss(self.linear_W, self.linear_objective, X, y, self.loss)
+
     def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> dict[str, Float[Array, ""]]:
         terms, columns = self._terms(model, X, y)
         measured = {name: getattr(terms, name) for name in ("objective", "linear_predictor_gap", *columns)}
@@ -105,6 +115,10 @@ class StationarityMeasure(eqx.Module):
         """The measurements against that linear fit."""
         return cls(GapMeasure.against(fit, loss))
 
+    def check(self, X: Any, y: Any) -> None:
+        """As of `GapMeasure`."""
+        self.gap.check(X, y)
+
     def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> dict[str, Float[Array, ""]]:
         if not isinstance(model, ResidualUnit):
             raise InvalidInputError(
@@ -138,6 +152,10 @@ class Checkpoints(eqx.Module):
     """
 
     measure: Callable[[Any, Any, Any], dict[str, Any]]
+
+    def check(self, X: Any, y: Any) -> None:
+        """What the other measure has to check of the samples."""
+        check_measure(self.measure, X, y)
 
     def __call__(self, model: Any, X: Any, y: Any) -> dict[str, Any]:
         flat, _ = ravel_pytree(eqx.filter(model, trainable(model)))

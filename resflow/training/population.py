@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from resflow.point import check_predictions
 from resflow.progress import Progress, reported
 from resflow.training._blocks import steps_in_block
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
-from resflow.training._program import ObjectiveMeasure, Setting, training_program
+from resflow.training._program import ObjectiveMeasure, Setting, check_measure, training_program
 from resflow.training.train import Measure, TrainingOptions, TrainResult, precision_of, recorded
 
 __all__ = ["PopulationLayout", "PopulationResult", "one_device_per_core", "train_population"]
@@ -127,6 +128,7 @@ def train_population(
     # Under a trace, where taking the first member computes nothing.
     jax.eval_shape(lambda: _check_predictions(dynamic, frozen, static, X, y, loss))
     options.check_batch(X.shape[-2])
+    _check_measures(measure, X, y, data_sets)
     measured, measure, measure_axis = _stacked_measure(ObjectiveMeasure(loss) if measure is None else measure, m)
     alike = measure_axis is None
     own = Setting(
@@ -225,6 +227,15 @@ def _check_members(m: int, **arguments: Any) -> None:
             raise InvalidInputError(
                 f"{name} has arrays with {sorted(shapes)} in front, but must have ({m},): one entry for each key"
             )
+
+
+def _check_measures(measure: Any, X: Any, y: Any, data_sets: Any) -> None:
+    """Have each measure check the samples of its members, each pair of both once."""
+    sets = [0] if data_sets is None else np.asarray(data_sets).tolist()
+    measures = measure if isinstance(measure, Sequence) else [measure]
+    pairs = zip(cycle(measures), cycle(sets), range(max(len(sets), len(measures))), strict=False)
+    for each, index in {(id(each), index): (each, index) for each, index, _ in pairs}.values():
+        check_measure(each, *((X, y) if data_sets is None else (X[index], y[index])))
 
 
 def _stacked_measure(measure: Any, m: int) -> tuple[Any, Any, int | None]:

@@ -22,7 +22,7 @@ from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
 from resflow.progress import Progress, reported
 from resflow.training._blocks import steps_in_block
-from resflow.training._program import ObjectiveMeasure, Setting, training_program
+from resflow.training._program import ObjectiveMeasure, Setting, check_measure, training_program
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
 
@@ -158,12 +158,14 @@ def train(
 
     Raises:
         InvalidInputError: If samples or labels are no finite numbers, do not fit together or do not suit the loss, or
-            batch_size exceeds their number, or the model's predictions have another shape than the loss and y need.
+            batch_size exceeds their number, or the model's predictions have another shape than the loss and y need,
+            or measure is against a linear fit to other samples.
     """
     loss = as_loss(loss)
     X, y = checked_samples(X, y, loss)
     check_predictions(model, X, y, loss)
     options.check_batch(len(y))
+    check_measure(measure, X, y)
     dynamic, rest = eqx.partition(model, trainable(model))
     frozen, static = eqx.partition(rest, eqx.is_array)
     measured, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
