@@ -59,12 +59,13 @@ def arrays_of_model(model: Any) -> dict[str, np.ndarray]:
     return {_place(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def rebuilt_model(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
+def rebuilt_model(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, stacked: bool = False) -> Any:
     """The model of `described_model` and `arrays_of_model`, in the precision of its arrays.
 
     Args:
         description: As `described_model` gives it.
         arrays: As `arrays_of_model` gives them; others by further names are passed over.
+        stacked: Whether they are those of several models, with an axis of these in front.
 
     Raises:
         InvalidInputError: If the description is none of a model, or an array is missing or of another shape.
@@ -79,8 +80,9 @@ def rebuilt_model(description: Mapping[str, Any], arrays: Mapping[str, np.ndarra
         found = []
         for path, leaf in leaves:
             array = arrays.get(name := _place(path))
-            if array is None or np.shape(array) != leaf.shape:
-                there = "missing" if array is None else f"of shape {np.shape(array)}"
+            shape = None if array is None else np.shape(array)[stacked:]
+            if shape != leaf.shape:
+                there = "missing" if array is None else f"of shape {shape}"
                 raise InvalidInputError(f"the array {name} is {there}, but the model needs it of shape {leaf.shape}")
             found.append(jnp.asarray(array))
         return eqx.combine(jax.tree_util.tree_unflatten(structure, found), fixed)

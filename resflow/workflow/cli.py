@@ -14,6 +14,7 @@ from resflow.workflow.project import project_root, store_in_use
 from resflow.workflow.reports.command import report
 from resflow.workflow.run_command import run
 from resflow.workflow.sweeps.command import sweep
+from resflow.workflow.verify_command import verify
 
 __all__ = ["cli", "main"]
 
@@ -31,7 +32,7 @@ def cli() -> None:
     """Run notebooks as tracked runs, one or a whole sweep, and look at them."""
 
 
-for command in (run, sweep, report):
+for command in (run, sweep, report, verify):
     cli.add_command(command)
 
 

@@ -47,6 +47,8 @@ DATA_PREPARATION = "resflow.data_preparation"
 STORED_POINT, STORED_POINT_DIGEST = "resflow.stored_point", "resflow.stored_point_digest"
 """Where the trained model is among the artifacts, of a member of a population its row behind a #, and the file's
 SHA-256; or why it is nowhere."""
+VERIFIED = "resflow.verified"
+"""When and where a run's values were computed again from its stored point, and how that came out."""
 CLAIM, CLAIM_HOLDS, CLAIM_MARGIN, VERDICT = "claim", "claim_holds", "claim_margin", "verdict"
 """What a notebook put to the test, and how that came out; the margin is a metric."""
 FACTS = "resflow.facts"

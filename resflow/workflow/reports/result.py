@@ -82,6 +82,8 @@ def _provenance(run: Run, notebook: Any) -> Iterator[Fact]:
         yield Fact(
             "platform", f"{machine}, computed in {tags[names.PRECISION]}" if names.PRECISION in tags else machine
         )
+    if verified := tags.get(names.VERIFIED):
+        yield Fact("verified", verified)
     if (source := tags.get(names.SOURCE)) and len(command := _command(source, notebook)) <= LONGEST_COMMAND:
         yield Fact("again", command)
 

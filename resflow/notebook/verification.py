@@ -1,0 +1,114 @@
+"""What a run recorded of its last point, computed again from the stored model and the data, by the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from resflow.data.dataset import Dataset
+from resflow.errors import InvalidInputError
+from resflow.linear.predictor import fit_linear_predictor
+from resflow.models.stored import rebuilt_model
+from resflow.notebook.data import labelled_data
+from resflow.notebook.evidence import EVIDENCE, LastPoint, one_hot
+from resflow.notebook.trained import preparation_of
+from resflow.studies.population_problem import population_outcomes, population_problem
+from resflow.training.measures import GapMeasure
+from resflow.training.population import train_population
+from resflow.training.train import TrainingOptions
+from resflow.workflow import names
+from resflow.workflow.stored_points import StoredPoints, UnverifiableError
+from resflow.workflow.verification import Recomputed
+
+__all__ = ["recompute"]
+
+
+def recompute(
+    points: StoredPoints, rows: Sequence[int | None], tags: Sequence[Mapping[str, str]]
+) -> list[Recomputed | UnverifiableError]:
+    """What was recorded of stored points, computed again; or why it cannot be.
+
+    Args:
+        points: A file of points.
+        rows: Which of the members in it; None alone for the point of a run of its own.
+        tags: The tags of each of these runs, which say what data it had.
+    """
+    with jax.enable_x64(True):
+        try:
+            if None in rows:
+                return [_of_run(points, tags[0])]
+            return _of_members(points, [row for row in rows if row is not None], tags)
+        except InvalidInputError as error:  # no such file of data, or not as the run found it
+            return [UnverifiableError(str(error)) for _ in rows]
+        except UnverifiableError as error:
+            return [error for _ in rows]
+
+
+def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
+    description = points.description
+    train, test = preparation_of(description).load()
+    _check_data(train, test, tags)
+    model, loss = rebuilt_model(description["model"], points.arrays), description["loss"]
+    fit = fit_linear_predictor(train.X, one_hot(train.y, model), loss=loss, **description["linear"])
+    last = LastPoint(model, train, test, fit, loss, description["epsilon"])
+    values: dict[str, Any] = {"best_linear_objective": fit.objective}
+    for name in description["evidence"]:
+        values |= EVIDENCE[name](last)
+    return _recomputed(values)
+
+
+def _of_members(
+    points: StoredPoints, rows: Sequence[int], tags: Sequence[Mapping[str, str]]
+) -> list[Recomputed | UnverifiableError]:
+    description, kept = points.description, preparation_of(points.description)
+    members, loss = [description["members"][row] for row in rows], description["loss"]
+    data = labelled_data(kept.dataset, target=kept.target, loss=kept.loss)
+    assert kept.test_fraction is not None
+    problem = population_problem(
+        data,
+        members,
+        test_fraction=kept.test_fraction,
+        standardize=kept.standardize,
+        intercept=kept.intercept,
+        loss=loss,
+    )
+    for place, each in zip(problem.data_sets, tags, strict=True):
+        _check_data(problem.train[place], problem.test[place], each)
+    arrays = {name: array[np.asarray(rows)] for name, array in points.arrays.items()}
+    models = rebuilt_model(description["model"], arrays, stacked=True)
+    outcomes = population_outcomes(problem, models, range(len(rows)), loss=loss, epsilon=description["epsilon"])
+    measured = train_population(
+        models,
+        problem.X,
+        problem.y,
+        loss=loss,
+        options=TrainingOptions(steps=0),
+        keys=jax.random.split(jax.random.key(0), len(rows)),
+        data_sets=problem.data_sets,
+        measure=[GapMeasure.against(fit, loss) for fit in problem.linear_fits],
+    )
+    last = {name: column[:, -1] for name, column in measured.history.items()}
+    return [
+        _recomputed({name: column[index] for name, column in last.items()} | row)
+        for index, row in enumerate(outcomes.to_dict("records"))
+    ]
+
+
+def _recomputed(values: Mapping[str, Any]) -> Recomputed:
+    sizes = [abs(float(values[name])) for name in ("objective", "best_linear_objective") if name in values]
+    plain = {str(key): value if isinstance(value, str | bool) else float(value) for key, value in values.items()}
+    return Recomputed(plain, max([size for size in sizes if np.isfinite(size)], default=0.0))
+
+
+def _check_data(train: Dataset, test: Dataset | None, tags: Mapping[str, str]) -> None:
+    """Check that this is the data that the run had."""
+    for part, context in ((train, ""), (test, ".test")):
+        recorded = tags.get(names.DATA_DIGEST + context)
+        if part is not None and recorded and part.digest != recorded:
+            raise UnverifiableError(
+                f"the data changed: what is read from {part.name} now has the digest {part.digest[:12]}…, and "
+                f"{recorded[:12]}… was recorded"
+            )
