@@ -238,3 +238,13 @@ def test_rows_that_some_do_not_stand_for_are_all_looked_at():
     fit = fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE)
     assert fit.converged
     assert fit.rank == 69
+
+
+@pytest.mark.parametrize("radius", [5.0, 50.0])
+def test_separable_digits_in_a_ball_are_fitted_however_long_the_way_to_its_sphere(radius, monkeypatch):
+    X, y = (part[::3] for part in digits())
+    fit = fit_linear_predictor(X, y, loss="softmax", max_norm=radius)
+    assert fit.converged
+    assert np.linalg.norm(fit.W) == pytest.approx(radius)
+    least = dense(X, y, monkeypatch, max_norm=radius)
+    assert fit.objective == pytest.approx(least.objective, abs=fit.suboptimality + least.suboptimality + 1e-14)

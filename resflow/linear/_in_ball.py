@@ -16,6 +16,7 @@ __all__ = ["in_ball"]
 
 _MOST_MULTIPLIERS = 60
 _CLOSE = 1e-2
+_STRIDE = 0.03
 
 
 def in_ball(problem: Problem, gram: np.ndarray, gradient: np.ndarray, *, max_iterations: int) -> Iterate:
@@ -78,7 +79,11 @@ def _next_multiplier(seen: list[tuple[float, float]], radius: float, low: float,
         guess = last / (inverse * radius) if last else 0.1 * high
     if low < guess < high:
         return guess
-    return least if guess <= low == 0.0 else math.sqrt(max(low, least) * high)
+    if guess <= low == 0.0:
+        # Perhaps the bound does not bind; or the classes are nearly separable, and 1/‖W(μ)‖ bends down to 0 late. A
+        # minimiser at next to no multiplier would then be endlessly far: go there by ever longer strides.
+        return max(high * min(_STRIDE, (last / other) ** 2 if last < other else 1.0), least)
+    return math.sqrt(max(low, least) * high)
 
 
 def _with_ridge(here: Look, W: np.ndarray, ridge: float) -> Look:
