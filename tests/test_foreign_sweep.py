@@ -54,7 +54,8 @@ def sweep(project, request):
     assert json.loads(said.stdout.splitlines()[-1])["finished"] == 6
     runs = runs_of(records.open_client(), "foreign")
     (parent,) = [run for run in runs if run.data.tags.get("resflow.axes") and request.param in run.info.run_name]
-    points = [run for run in runs if run.data.tags.get("resflow.role") == "run"]
+    points = [run for run in runs if run.data.tags.get("resflow.role") == "run" and run.info.status == "FINISHED"]
+    assert all("accuracy" in run.data.metrics for run in points), [(run.data.tags, run.data.metrics) for run in points]
     return parent, {(run.data.params["C"], run.data.params["max_iter"]): run.data.metrics["accuracy"] for run in points}
 
 

@@ -217,9 +217,10 @@ def test_output_of_endless_length_is_cut_and_says_so(text):
 
 
 def test_whole_of_an_output_that_is_cut_lies_beside_the_page_that_names_it():
-    lines = "".join(f"line {number}\n" for number in range(300_000))
+    parts = ["".join(f"line {number}\n" for number in range(start, start + 300)) for start in range(0, 300_000, 300)]
+    lines = "".join(parts)
     rows = "".join(f"<tr><td onclick='f()'>{number}</td></tr>" for number in range(60_000))
-    printed = [new_output("stream", text=part) for part in lines.splitlines(keepends=True)]
+    printed = [new_output("stream", text=part) for part in parts]
     wide = [shows({"text/html": f"<table>{rows}</table>"}), shows({"text/html": "<p>short</p>"})]
     nb = new_notebook(cells=[new_markdown_cell("Text"), code("f()", *printed, *wide, raises("E", "m", [lines]))])
     whole = dict(whole_outputs(nb))

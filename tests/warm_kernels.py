@@ -14,9 +14,8 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -58,8 +57,10 @@ def warm_kernels(folder: Path, *modules: str) -> Iterator[dict[str, str]]:
     place.mkdir(parents=True)
     (place / "kernel.json").write_text(json.dumps(spec))
     command = [sys.executable, __file__, "serve", address, *modules]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     try:
+        # a kernel has a time limit to start in, and on a busy machine the imports take longer
+        assert server.stdout.readline() == b"listening\n"
         yield {"JUPYTER_PATH": str(folder / "share")}
     finally:
         server.communicate()  # it ends with its standard input
@@ -68,11 +69,7 @@ def warm_kernels(folder: Path, *modules: str) -> Iterator[dict[str, str]]:
 def ask(address: str, *options: str) -> None:
     """Have a kernel forked with these options, hand on what signals come for it, and end with it."""
     server = socket.socket(socket.AF_UNIX)
-    while True:  # it may still be importing; whoever wants the kernel has a time limit
-        with suppress(FileNotFoundError, ConnectionRefusedError):
-            server.connect(address)
-            break
-        time.sleep(0.05)
+    server.connect(address)
     wanted = {"environment": dict(os.environ), "folder": os.getcwd(), "options": options}
     text = json.dumps(wanted).encode()
     for number in _FORWARDED:
@@ -101,6 +98,7 @@ def serve(address: str, *modules: str) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
+        print("listening", flush=True)
         while sys.stdin not in (ready := select.select([sys.stdin, listening], [], [])[0]):
             assert listening in ready
             connection = listening.accept()[0]
