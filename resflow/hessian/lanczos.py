@@ -17,7 +17,7 @@ from resflow.errors import InvalidInputError
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.krylov import lowest_ritz_vector
 from resflow.models.residual_unit import trainable
-from resflow.progress import Progress, count_step, reported
+from resflow.progress import Progress, count_step, counted
 
 __all__ = [
     "HessianEigenvalue",
@@ -133,7 +133,7 @@ def smallest_hessian_eigenvalue(
     D, precision = sum(leaf.size for leaf in jax.tree.leaves(moving)), jnp.result_type(*jax.tree.leaves(moving))
     length = _length(D, precision, steps)
     most = -(-D // _PRODUCTS) if length == D else (max_restarts + 1) * (length + 1)
-    with reported(progress, most, unit="product") as reporter:
+    with counted(progress, most, "product") as reporter:
         return jax.block_until_ready(_of_hessian(*arguments, reporter))
 
 

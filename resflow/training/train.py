@@ -20,9 +20,9 @@ from resflow.errors import InvalidInputError, check_known
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
-from resflow.progress import Progress, reported
+from resflow.progress import Progress, in_turns, reported
 from resflow.training._blocks import steps_in_block
-from resflow.training._program import ObjectiveMeasure, Setting, check_measure, training_program
+from resflow.training._program import Course, ObjectiveMeasure, Setting, Training, check_measure
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
 
@@ -150,8 +150,8 @@ def train(
         measure: What to record: a function (or Equinox module) of model, X and y to a dict of scalars or arrays,
             evaluated on the whole of X inside the compiled program. The mean loss, as "objective", if None.
         progress: Called with how many steps are done and how many there are: at the beginning, a few times a second
-            and at the end, on whatever thread; True for a progress bar. As JAX compiles by default, it changes no bit
-            of the result; without it the program contains no trace of it.
+            and at the end; True for a progress bar. It changes no bit of the result: the program is the same, and
+            pauses.
 
     Returns:
         The trained model and its history. A run that diverges stops there and says so in `diverged_at`.
@@ -175,10 +175,11 @@ def train(
     parameters = sum(leaf.size for leaf in jax.tree.leaves((dynamic, frozen)))
     block = steps_in_block(options, parameters, members=1, rows=rows, on_cpu=on_cpu)
     # The program is given the learning rate as a value: one compilation serves all.
-    options = replace(options, learning_rate=1.0)
-    program = partial(_program, static=static, measure=measure, loss=loss, options=options, block=block)
-    with reported(progress, options.steps) as reporter:
-        final, diverged_at, reached, history = jax.block_until_ready(program(dynamic, setting, reporter=reporter))
+    training = Training(static, measure, loss, replace(options, learning_rate=1.0), block)
+    course, advance = _begin(dynamic, setting, training), partial(_advance, setting=setting, training=training)
+    with reported(progress, options.steps) as tell:
+        course = in_turns(advance, course, training.ticks, tell, training.steps_before)
+    final, diverged_at, reached, history = course.results
     return TrainResult(
         eqx.combine(final, frozen, static), recorded(reached, history), None if diverged_at < 0 else int(diverged_at)
     )
@@ -201,4 +202,11 @@ def precision_of(dynamic: Any) -> Any:
     return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
 
-_program = eqx.filter_jit(training_program)
+@eqx.filter_jit
+def _begin(dynamic: Any, setting: Setting, training: Training) -> Course:
+    return training.begun(dynamic, setting)
+
+
+@eqx.filter_jit
+def _advance(course: Course, first: Any, last: Any, setting: Setting, training: Training) -> Course:
+    return jax.lax.fori_loop(first, last, lambda tick, course: training.tick(tick, course, setting), course)
