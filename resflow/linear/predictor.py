@@ -157,8 +157,7 @@ def fit_linear_predictor(
     if large:
         method = hessian_free if math.isinf(radius) else in_ball
         found = method(problem, gram, gradient.T / n, max_iterations=max_iterations)
-        done = found.suboptimality <= TOLERANCE * problem.objective_scale or found.iterations == max_iterations
-        if done or inner.size > _DENSE:
+        if found.suboptimality <= TOLERANCE * problem.objective_scale or inner.size > _DENSE:
             return as_fit(problem, found, rank, None, max_iterations=max_iterations)
 
     separation = Separation(inner, rows) if of_classes else None
