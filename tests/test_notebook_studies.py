@@ -64,7 +64,7 @@ def test_deep_network_is_examined_block_by_block():
 
 def test_architectures_are_compared_run_by_run():
     fit = resflow.fit_linear_predictor(X, REAL, loss="squared")
-    ends, along = compare_architectures(
+    ends, along, models = compare_architectures(
         X, REAL, loss="squared", fit=fit, seeds=range(3), widths=[3, 2], epsilon=0.1,
         training={"steps": 40, "log_every": 20}, activation="relu",
     )  # fmt: skip
@@ -80,6 +80,8 @@ def test_architectures_are_compared_run_by_run():
     np.testing.assert_allclose(narrow["linear_predictor_gap"], last.loc[list(COMPARED)], atol=1e-12)
     table = table_of_ends(ends)
     assert table["runs"].tolist() == [3] * 6
+    assert list(models) == [f"{name} {width}" for width in (2, 3) for name in COMPARED]
+    assert models["no_skip 3"].v.shape == (3, 3)
     assert table["above_linear"].sum() == ends["above"].sum()
 
 

@@ -14,8 +14,21 @@ import pytest
 from small_notebooks import in_project, make_project, resflow_here
 
 import resflow
-from resflow.notebook import Trained, population_points, prepare_population, prepare_split, record, train_members
+from resflow.errors import InvalidInputError
+from resflow.notebook import (
+    Trained,
+    TrainedGroups,
+    load_model,
+    load_models,
+    population_points,
+    prepare,
+    prepare_population,
+    prepare_split,
+    record,
+    train_members,
+)
 from resflow.notebook.checks import VARYING
+from resflow.studies.skip_comparison import compare_architectures
 from resflow.workflow import names
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.records import Run, create_run, open_client
@@ -97,7 +110,7 @@ def test_every_value_of_the_last_point_comes_out_with_the_same_bits(project, run
         "of_nothing"
     }
     assert all(line.endswith("same bits") for line in shown.values())
-    assert "left out  of_nothing: not of the last point alone" in done.stdout
+    assert "left out  of_nothing: nothing that computes them from the point was named" in done.stdout
     assert "from the stored point: 25 with the same bits (Linux" in recorded.tags[names.VERIFIED]
 
 
@@ -219,3 +232,38 @@ def test_values_are_compared_in_units_of_rounding(recorded, again, outcome, unit
     (found,) = compared(stored, Recomputed({"lambda_min": again, "objective": 1.0, "verdict": "x"}, scale=0.5))
     assert (found.name, found.outcome) == ("curvature/lambda_min", outcome)
     assert found.units == pytest.approx(units, rel=1e-6)
+
+
+def test_models_in_groups_are_verified_against_the_table_of_their_ends(project):
+    run = new_run()
+    data = prepare(run, "table.csv", target="y", loss="squared")
+    fit = resflow.fit_linear_predictor(data.X, data.y, loss="squared")
+    ends, _, models = compare_architectures(
+        data.X, data.y, loss="squared", fit=fit, seeds=range(3), widths=[2], epsilon=EPSILON, training={"steps": 20}
+    )
+    record(
+        run,
+        name="three of each",
+        trained=TrainedGroups(models, fit, ["ends"], EPSILON),
+        metrics={"best_linear_objective": fit.objective},
+        tables={"ends": ends},
+        summary="They were compared.",
+    )
+    run.end("FINISHED")
+    again = load_models(run.id)
+    assert list(again) == ["residual_unit 2", "output_skip 2", "no_skip 2"]
+    np.testing.assert_array_equal(again["residual_unit 2"].V, models["residual_unit 2"].V)
+    with pytest.raises(InvalidInputError, match="load_models gives them all"):
+        load_model(run.id)
+    done = verify(project, run.id)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"tables/ends.csv: linear_predictor_gap +9 values  same bits", done.stdout)
+    assert re.search(r"tables/ends.csv: verdict +9 values  same bits", done.stdout)
+    ends.loc[4, ["linear_predictor_gap", "verdict"]] = 0.5, "strict_saddle"
+    run.log_table(ends, "ends")
+    done = verify(project, run.id)
+    assert done.returncode == 1
+    assert "2 DIFFER: tables/ends.csv: linear_predictor_gap, tables/ends.csv: verdict" in verdict_of(done)
+    assert "now 1 of them otherwise" in done.stdout
+    shutil.rmtree(Path(run.artifact_folder) / "tables")
+    assert "1 DIFFER: tables/ends.csv" in verdict_of(verify(project, run.id))

@@ -12,11 +12,12 @@ from .findings import (
 from .opening import start_run, tell_steps
 from .population import last_gaps_title, population_points, train_members
 from .record import Claim, record
-from .trained import Trained, load_model, load_point
+from .trained import Trained, TrainedGroups, load_model, load_models, load_point
 
 __all__ = [
     "Claim",
     "Trained",
+    "TrainedGroups",
     "above_linear",
     "below_title",
     "first_and_last",
@@ -27,6 +28,7 @@ __all__ = [
     "labelled_data",
     "last_gaps_title",
     "load_model",
+    "load_models",
     "load_point",
     "population_points",
     "prepare",

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
+import pandas as pd
 
 from resflow.certificates.augmented import fit_augmented
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset
 from resflow.linear.fit import LinearFit
+from resflow.losses import as_loss
 from resflow.models.residual_unit import NoSkipNetwork, OutputSkipNetwork, ResidualUnit
 from resflow.point import ModelPoint, Point
 from resflow.stationarity.analyze import analyze
 from resflow.studies.deep_networks import curvature_along
 from resflow.studies.rank_loss import error_rates
+from resflow.studies.skip_comparison import training_ends
 from resflow.training.measures import GapMeasure, StationarityMeasure
 from resflow.training.train import TrainingOptions, train
 
-__all__ = ["EVIDENCE", "LastPoint", "one_hot"]
+__all__ = ["EVIDENCE", "OF_GROUPS", "LastPoint", "one_hot"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class LastPoint:
     """A trained model with all that is computed from it: data, linear predictor and ε.
 
     Attributes:
-        model: The model.
+        model: The model; None where there are groups of them.
         train, test: What it was trained on, and what was held out, if anything was.
         fit: The best linear predictor of the training data.
         loss: The loss, by its name.
@@ -133,4 +137,32 @@ EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
     held_out      the gap on samples held out, with its standard error
     curvature     λ_min of the Hessian in all parameters, with its residual
     errors        the shares of wrong classes, of the model and the linear predictor
+"""
+
+
+def _ends(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    assert last.epsilon is not None
+    ends = [
+        training_ends(models, last.train.X, last.train.y, loss=last.loss, fit=last.fit, epsilon=last.epsilon)
+        for models in groups.values()
+    ]
+    return {}, {"ends": pd.concat(ends, ignore_index=True)}
+
+
+def _mean_gaps(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    loss, gaps = as_loss(last.loss), {}
+    for name, models in groups.items():
+        values = eqx.filter_vmap(lambda model: loss.value(model(last.train.X), last.train.y).mean())(models)
+        gaps[f"linear_predictor_gap_{name}"] = float(np.mean(np.asarray(values) - last.fit.objective))
+    return gaps, {}
+
+
+OF_GROUPS: dict[str, Callable[[Mapping[str, Any], LastPoint], tuple[dict[str, Any], dict[str, pd.DataFrame]]]] = {
+    "ends": _ends,
+    "mean_gaps": _mean_gaps,
+}
+"""The same of groups of models: metrics, and tables as they were recorded.
+
+    ends       table `ends`: what `training_ends` says of each model, in the order of the groups
+    mean_gaps  linear_predictor_gap_GROUP: the mean gap of each group's models
 """

@@ -14,16 +14,33 @@ from resflow.errors import InvalidInputError, check_known
 from resflow.linear.fit import LinearFit
 from resflow.models.stored import arrays_of_model, described_model, rebuilt_model
 from resflow.notebook.data import Preparation
-from resflow.notebook.evidence import EVIDENCE, one_hot
+from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, one_hot
 from resflow.point import ModelPoint, Point
 from resflow.workflow import names
 from resflow.workflow.records import Run, client_in_use
-from resflow.workflow.stored_points import UnverifiableError, attach_points, none_kept, read_points, row_of
+from resflow.workflow.stored_points import (
+    StoredPoints,
+    UnverifiableError,
+    attach_points,
+    none_kept,
+    read_points,
+    row_of,
+)
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["VERIFIER", "Trained", "keep_models", "load_model", "load_point", "preparation_of"]
+__all__ = [
+    "VERIFIER",
+    "Trained",
+    "TrainedGroups",
+    "keep_models",
+    "load_model",
+    "load_models",
+    "load_point",
+    "preparation_of",
+    "rebuilt_groups",
+]
 
 VERIFIER = f"{__package__}.verification"
 """The module that computes values again from a stored point."""
@@ -54,14 +71,71 @@ class Trained:
         if self.fit.weighted:
             run.set_tags(none_kept("samples count differently in the linear fit, and by which weights is not kept"))
             return
-        description = {
-            "data": json.loads(run.stored.data.tags.get(names.DATA_PREPARATION, "null")),
-            "loss": self.fit.loss,
-            "linear": {"max_norm": self.fit.max_norm, "ridge": self.fit.ridge},
-            "evidence": list(self.evidence),
-            "epsilon": self.epsilon,
+        run.set_tags(keep_models(run, "final", self.model, _described(run, self)))
+
+
+@dataclass(frozen=True)
+class TrainedGroups:
+    """Many models that a run trained, in groups of one shape each, with what was computed from all of them.
+
+    Attributes:
+        groups: The models of each group by its name, stacked: every array with an axis of them in front.
+        fit: The linear predictor that they are compared with.
+        evidence: What was computed, by names of `resflow.notebook.evidence.OF_GROUPS`.
+        epsilon: ε of the verdicts, where there are some.
+    """
+
+    groups: Mapping[str, Any]
+    fit: LinearFit
+    evidence: Sequence[str] = ()
+    epsilon: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.evidence:
+            check_known("evidence", name, OF_GROUPS)
+
+    def keep(self, run: Run) -> None:
+        """Attach the models to the run as points/final.npz and tag where they are; or tag why they are not kept."""
+        try:
+            described = {name: described_model(_first(models)) for name, models in self.groups.items()}
+        except InvalidInputError as error:
+            run.set_tags(none_kept(str(error)))
+            return
+        arrays = {
+            f"{name}/{place}": array
+            for name, models in self.groups.items()
+            for place, array in arrays_of_model(models).items()
         }
-        run.set_tags(keep_models(run, "final", self.model, description))
+        description = {"verifier": VERIFIER, "groups": described, **_described(run, self)}
+        run.set_tags(attach_points(run, "final", arrays, description))
+
+
+def rebuilt_groups(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The groups of models that `TrainedGroups` kept, each stacked."""
+    return {
+        name: rebuilt_model(
+            described,
+            {key.removeprefix(f"{name}/"): each for key, each in arrays.items() if key.startswith(f"{name}/")},
+            stacked=True,
+        )
+        for name, described in description["groups"].items()
+    }
+
+
+def _described(run: Run, trained: Trained | TrainedGroups) -> dict[str, Any]:
+    """What is needed beside the models to compute again what was computed from them."""
+    return {
+        "data": json.loads(run.stored.data.tags.get(names.DATA_PREPARATION, "null")),
+        "loss": trained.fit.loss,
+        "linear": {"max_norm": trained.fit.max_norm, "ridge": trained.fit.ridge},
+        "evidence": list(trained.evidence),
+        "epsilon": trained.epsilon,
+    }
+
+
+def _first(models: Any) -> Any:
+    """The first of several stacked models."""
+    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, models)
 
 
 def keep_models(
@@ -72,9 +146,8 @@ def keep_models(
     Returns:
         The tags that say where it is, or why it is not kept.
     """
-    one = jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, model) if stacked else model
     try:
-        described = described_model(one)
+        described = described_model(_first(model) if stacked else model)
     except InvalidInputError as error:  # a class of the user's own, which only his code can make again
         return none_kept(str(error))
     return attach_points(run, name, arrays_of_model(model), {"verifier": VERIFIER, "model": described, **description})
@@ -91,6 +164,17 @@ def load_model(run_id: str, *, client: MlflowClient | None = None) -> Any:
         InvalidInputError: If there is no such run, it keeps no model, or the file is not the one that was recorded.
     """
     return _load(run_id, client)[0]
+
+
+def load_models(run_id: str, *, client: MlflowClient | None = None) -> dict[str, Any]:
+    """The groups of models that a run trained, by their names, those of each stacked, as from `TrainedGroups`.
+
+    Arguments and errors are those of `load_model`.
+    """
+    points, _ = _read(run_id, client)
+    if "groups" not in points.description:
+        raise InvalidInputError(f"the run {run_id} keeps one model, or is a member of a population: use load_model")
+    return rebuilt_groups(points.description, points.arrays)
 
 
 def load_point(run_id: str, *, client: MlflowClient | None = None) -> Point | ModelPoint:
@@ -117,6 +201,18 @@ def preparation_of(description: Mapping[str, Any], seed: int | None = None) -> P
 
 
 def _load(run_id: str, client: MlflowClient | None) -> tuple[Any, dict[str, Any], int | None]:
+    points, row = _read(run_id, client)
+    if "groups" in points.description:
+        raise InvalidInputError(f"the run {run_id} keeps groups of models: load_models gives them all")
+    if row is None:
+        return rebuilt_model(points.description["model"], points.arrays), points.description, None
+    arrays = {name: array[row] for name, array in points.arrays.items()}
+    seed = points.description["members"][row]["seed"]
+    return rebuilt_model(points.description["model"], arrays), points.description, seed
+
+
+def _read(run_id: str, client: MlflowClient | None) -> tuple[StoredPoints, int | None]:
+    """The file that has a run's models, and its row in it if it is a member of a population."""
     from mlflow.exceptions import MlflowException
 
     client = client or client_in_use()
@@ -126,14 +222,8 @@ def _load(run_id: str, client: MlflowClient | None) -> tuple[Any, dict[str, Any]
         raise InvalidInputError(f"run_id={run_id!r} is no run of the store: {error.message}") from None
     tags, row = stored.data.tags, row_of(stored)
     holder = run_id if row is None else tags[names.PARENT]
+    place, digest = tags.get(names.STORED_POINT, ""), tags.get(names.STORED_POINT_DIGEST, "")
     try:
-        points = read_points(
-            Run(client, holder), tags.get(names.STORED_POINT, ""), tags.get(names.STORED_POINT_DIGEST, "")
-        )
+        return read_points(Run(client, holder), place, digest), row
     except UnverifiableError as error:
         raise InvalidInputError(f"the run {run_id}: {error}") from None
-    if row is None:
-        return rebuilt_model(points.description["model"], points.arrays), points.description, None
-    arrays = {name: array[row] for name, array in points.arrays.items()}
-    seed = points.description["members"][row]["seed"]
-    return rebuilt_model(points.description["model"], arrays), points.description, seed

@@ -13,8 +13,8 @@ from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.models.stored import rebuilt_model
 from resflow.notebook.data import labelled_data
-from resflow.notebook.evidence import EVIDENCE, LastPoint, one_hot
-from resflow.notebook.trained import preparation_of
+from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, LastPoint, one_hot
+from resflow.notebook.trained import preparation_of, rebuilt_groups
 from resflow.studies.population_problem import population_outcomes, population_problem
 from resflow.training.measures import GapMeasure
 from resflow.training.population import train_population
@@ -51,13 +51,19 @@ def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
     description = points.description
     train, test = preparation_of(description).load()
     _check_data(train, test, tags)
-    model, loss = rebuilt_model(description["model"], points.arrays), description["loss"]
+    loss, groups = description["loss"], "groups" in description
+    model = None if groups else rebuilt_model(description["model"], points.arrays)
     fit = fit_linear_predictor(train.X, one_hot(train.y, model), loss=loss, **description["linear"])
     last = LastPoint(model, train, test, fit, loss, description["epsilon"])
     values: dict[str, Any] = {"best_linear_objective": fit.objective}
+    tables: dict[str, Any] = {}
     for name in description["evidence"]:
-        values |= EVIDENCE[name](last)
-    return _recomputed(values)
+        if groups:
+            found, further = OF_GROUPS[name](rebuilt_groups(description, points.arrays), last)
+            values, tables = values | found, tables | further
+        else:
+            values |= EVIDENCE[name](last)
+    return _recomputed(values)._replace(tables=tables)
 
 
 def _of_members(

@@ -190,7 +190,7 @@ def compare_architectures(
     epsilon: float,
     training: Mapping[str, Any],
     **options: Any,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Train every architecture of every width from every seed, and look at where training ended.
 
     All seeds of one architecture and width are trained as one compiled program.
@@ -209,13 +209,15 @@ def compare_architectures(
         not finite), second_order (whether it is an ε-SOPSP), slack (certificate minus gap, or gap_allowed minus gap
         where that is less and the end an ε-SOPSP) and one_signed (whether all output weights of a network without skip
         connection have one sign). And what was measured along training at the smallest width: architecture, member,
-        step, objective and linear_predictor_gap.
+        step, objective and linear_predictor_gap. And the trained models, stacked, by "ARCHITECTURE WIDTH" in the order
+        of the ends.
     """
-    ends, along = [], []
+    ends, along, models = [], [], {}
     for width in sorted(widths):
         for architecture in COMPARED:
             start = starting_models(architecture, X.shape[1], seeds, width=width, **options)
             result = train_from(start, X, y, loss=loss, fit=fit, **training)
+            models[f"{architecture} {width}"] = result.models
             end = training_ends(result.models, X, y, loss=loss, fit=fit, epsilon=epsilon)
             named = {"architecture": architecture, "width": width}
             signs = np.sign(result.models.v) if architecture == "no_skip" else np.array([[-1, 1]])
@@ -233,7 +235,7 @@ def compare_architectures(
             )
             if width == min(widths):
                 along.append(result.frame().assign(architecture=architecture))
-    return pd.concat(ends, ignore_index=True), pd.concat(along, ignore_index=True)
+    return pd.concat(ends, ignore_index=True), pd.concat(along, ignore_index=True), models
 
 
 def train_over(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
+import io
 import math
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.workflow import names
@@ -21,6 +24,9 @@ from resflow.workflow.stored_points import UnverifiableError, read_points, row_o
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
+    from pandas import DataFrame
+
+    from resflow.workflow.records import Run
 
 __all__ = ["ROUNDING", "Compared", "Outcome", "Recomputed", "Verification", "compared", "verified"]
 
@@ -43,10 +49,12 @@ class Recomputed(NamedTuple):
     Attributes:
         values: Metrics by the names of the library's fields, and tags, which are texts or truth values.
         scale: The size of the numbers that the metrics are differences of.
+        tables: Columns of tables that were recorded by these names, row by row.
     """
 
     values: Mapping[str, float | str | bool]
     scale: float
+    tables: Mapping[str, DataFrame] = MappingProxyType({})
 
 
 class Compared(NamedTuple):
@@ -161,7 +169,31 @@ def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> It
         if isinstance(again, UnverifiableError):
             yield Verification(run, obstacle=str(again))
         else:
-            yield Verification(run, compared(run, again))
+            own = Run(client, run.info.run_id)
+            columns = [column for name, table in again.tables.items() for column in _columns(own, name, table, again)]
+            yield Verification(run, (*compared(run, again), *columns))
+
+
+def _columns(run: Run, name: str, again: DataFrame, scales: Recomputed) -> Iterator[Compared]:
+    """Every column of a recorded table that was computed again, as one value: that of the row that is farthest off."""
+    if (path := f"tables/{name}.csv") not in run.files("tables"):
+        yield Compared(path, "gone", f"{len(again)} rows", Outcome.DIFFERS, math.inf)
+        return
+    rows = [*csv.DictReader(io.StringIO(run.read_text(path)))]
+    for column in again.columns.intersection(list(rows[0]) if rows else []):
+        before, now = [row[column] for row in rows], again[column].tolist()
+        if len(before) != len(now):
+            found = [(Outcome.DIFFERS, math.inf)]
+        elif any(isinstance(value, str | bool) for value in now):
+            found = [
+                (Outcome.SAME if str(a) == str(b) else Outcome.DIFFERS, 0.0) for a, b in zip(before, now, strict=True)
+            ]
+        else:
+            numbers = [float(text or "nan") for text in before]
+            found = [_difference(a, float(b), scales.scale) for a, b in zip(numbers, now, strict=True)]
+        worst = max(found, key=lambda each: ([*Outcome].index(each[0]), each[1]), default=(Outcome.SAME, 0.0))
+        apart = sum(outcome is Outcome.DIFFERS for outcome, _ in found)
+        yield Compared(f"{path}: {column}", f"{len(before)} values", f"{apart} of them otherwise", *worst)
 
 
 def _verifier(module: object) -> Callable[..., list[Recomputed | UnverifiableError]]:

@@ -109,7 +109,7 @@ def _show(client: MlflowClient, verification: Verification) -> None:
         now = f", now {_text(each.again)}" if each.outcome == "differs" else ""
         click.echo(f"  {each.name:{width}}  {_text(each.recorded):>26}  {each.outcome}{units}{now}")
     if others := sorted(stored.data.metrics.keys() - {each.name for each in verification.values}):
-        click.echo(f"left out  {', '.join(others)}: not of the last point alone")
+        click.echo(f"left out  {', '.join(others)}: nothing that computes them from the point was named")
     click.echo(f"verified  {verification.summary}")
     if status_of(stored) != names.RUNNING and any(path.endswith(".ipynb") for path in run.files()):
         notebook, _ = report_again(run)
