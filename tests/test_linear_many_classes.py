@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
 from resflow.linear import _passes as _linear_passes
+from resflow.linear import _separation as _linear_separation
 from resflow.linear import predictor as _linear_predictor
 from resflow.linear._hessian_free import hessian_free
 from resflow.linear.predictor import fit_linear_predictor
@@ -250,3 +251,76 @@ def test_separable_digits_in_a_ball_are_fitted_however_long_the_way_to_its_spher
     assert np.linalg.norm(fit.W) == pytest.approx(radius)
     least = dense(X, y, monkeypatch, max_norm=radius)
     assert fit.objective == pytest.approx(least.objective, abs=fit.suboptimality + least.suboptimality + 1e-14)
+
+
+FREE = {
+    "plain": lambda X: X,
+    "in other units": lambda X: X * np.geomspace(1e-6, 1e6, X.shape[1]),
+    "with a column that depends on others": lambda X: np.column_stack([X, X[:, 0] - X[:, 1], 0.0 * X[:, 0]]),
+}
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4])
+@pytest.mark.parametrize("columns", FREE)
+def test_without_ridge_and_bound_a_minimum_and_its_suboptimality_are_proven(columns, condition, monkeypatch):
+    X, y = sample(condition)
+    X = FREE[columns](X)
+    with monkeypatch.context() as patch:
+        patch.setattr(_linear_predictor, "newton", None)
+        fit = fit_linear_predictor(X, y, loss="softmax")
+    reference = dense(X, y, monkeypatch)
+    assert fit.converged
+    assert fit.separable is False
+    assert fit.rank == reference.rank == 30
+    assert fit.suboptimality <= 1e-12 * np.log(10.0)
+    assert -1e-14 <= objective(fit.W, X, y, 0.0) - objective(reference.W, X, y, 0.0) <= fit.suboptimality
+    sizes = np.maximum(np.sqrt(np.mean(X**2, axis=0)), 1e-300)
+    np.testing.assert_allclose(fit.W * sizes, reference.W * sizes, atol=1e-6 * np.abs(reference.W * sizes).max())
+    np.testing.assert_allclose((fit.W * sizes).sum(axis=0), 0.0, atol=1e-9 * np.abs(reference.W * sizes).max())
+
+
+def test_without_ridge_and_bound_weights_and_probabilities_count_as_in_the_dense_method(monkeypatch):
+    X, y = sample(10.0)
+    rng = np.random.default_rng(7)
+    weights, soft = rng.uniform(0.0, 2.0, len(X)), 0.9 * one_hot(y, 10) + 0.01
+    for labels, options in ((y, {"sample_weight": weights}), (soft, {}), (soft, {"sample_weight": weights})):
+        fit, reference = (
+            fit_linear_predictor(X, labels, loss="softmax", **options),
+            dense(X, labels, monkeypatch, **options),
+        )
+        assert fit.converged
+        assert fit.separable is reference.separable is False
+        assert abs(fit.objective - reference.objective) <= fit.suboptimality + 1e-15
+        np.testing.assert_allclose(fit.W, reference.W, atol=1e-6)
+
+
+def test_separable_classes_are_found_so_without_newton_steps_and_a_linear_programme(monkeypatch):
+    monkeypatch.setattr(_linear_predictor, "newton", None)
+    monkeypatch.setattr("resflow.linear._separation.linprog", None)
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((400, 40))
+    y = np.argmax(X @ rng.standard_normal((40, 12)), axis=1)
+    with pytest.raises(InvalidInputError, match=r"\(n=400, 12 classes, d=40\) is linearly separable, so"):
+        fit_linear_predictor(X, y, loss="softmax")
+
+
+def test_classes_that_are_separable_up_to_the_border_are_refused_at_size_too():
+    """Two samples of different classes at one place: no weights have all margins above 0."""
+    rng = np.random.default_rng(9)
+    X = rng.standard_normal((60, 26))
+    y = np.argmax(X @ rng.standard_normal((26, 10)), axis=1)
+    X, y = np.vstack([X, np.zeros((2, 26))]), np.append(y, [0, 1])
+    X = np.column_stack([X, np.r_[np.zeros(60), 1.0, 1.0]])
+    with pytest.raises(InvalidInputError, match="is linearly separable"):
+        fit_linear_predictor(X, y, loss="softmax")
+    assert fit_linear_predictor(X, y, loss="softmax", ridge=RIDGE).converged
+
+
+def test_where_a_minimum_is_not_proven_and_the_hessian_is_too_large_the_fit_says_so(monkeypatch):
+    monkeypatch.setattr(_linear_predictor, "_DENSE", 0)
+    monkeypatch.setattr(_linear_separation, "_MOST_ENTRIES", 0)
+    X, y = sample(1e4)
+    fit = fit_linear_predictor(X, y, loss="softmax", max_iterations=3)
+    assert fit.status is Status.NO_MINIMIZER_KNOWN
+    assert fit.separable is None
+    assert fit.suboptimality == fit.objective

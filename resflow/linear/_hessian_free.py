@@ -72,8 +72,21 @@ class Found(NamedTuple):
     iterations: int
 
 
-def minimise(problem: Problem, metric: Metric, W: np.ndarray, here: Look, *, goal: float, max_iterations: int) -> Found:
-    """Go from W, where the pass `here` was made, until F − F* ≤ goal is proven, or nothing more is gained."""
+def minimise(
+    problem: Problem,
+    metric: Metric,
+    W: np.ndarray,
+    here: Look,
+    *,
+    goal: float,
+    max_iterations: int,
+    watch: Callable[[np.ndarray, Look], None] = lambda W, here: None,
+) -> Found:
+    """Go from W, where the pass `here` was made, until F − F* ≤ goal is proven, or nothing more is gained.
+
+    Without a ridge the goal is not proven, but reached by half the squared decrement in the metric. `watch` is shown
+    every step.
+    """
     iteration, pairs = 0, deque[tuple[np.ndarray, np.ndarray]](maxlen=_PAIRS)
     residuals = [math.inf, _length(here.gradient)]
     best, newton, stalled = (W, here, _bound(problem, metric, W, here)), False, 0
@@ -83,6 +96,8 @@ def minimise(problem: Problem, metric: Metric, W: np.ndarray, here: Look, *, goa
             step = _newton_step(problem, W, here, residuals[-1], goal)
         else:
             step = _lbfgs_step(here, pairs, metric.solver(here.curvature, problem.ridge))
+        if step is None:
+            break
         found = _search(problem, W, step, here, halvings=_MOST_HALVINGS if newton else 0)
         if found is None:
             if newton:
@@ -92,6 +107,7 @@ def minimise(problem: Problem, metric: Metric, W: np.ndarray, here: Look, *, goa
         t, there = found
         pairs.append((t * step, there.gradient - here.gradient))
         W, here = W + t * step, there
+        watch(W, here)
         residuals.append(_length(here.gradient))
         newton = newton or not residuals[-1] <= 0.5 * residuals[-3]
         bound = _bound(problem, metric, W, here)
@@ -101,18 +117,25 @@ def minimise(problem: Problem, metric: Metric, W: np.ndarray, here: Look, *, goa
 
 
 class Metric:
-    """C ⊗ A + ridge for a Gram matrix A and any C of the classes."""
+    """C ⊗ A + ridge for a Gram matrix A and any C of the classes.
 
-    def __init__(self, gram: np.ndarray) -> None:
+    Without a ridge a metric may be unitless: the columns' sizes, which would drown short ones, are then taken out.
+    """
+
+    def __init__(self, gram: np.ndarray, *, unitless: bool = False) -> None:
         self.trace = float(np.trace(gram))
-        values, self._basis = np.linalg.eigh(gram)
-        self._values = np.maximum(values, 0.0)
+        sizes = np.sqrt(np.diag(gram)) if unitless else np.ones(len(gram))
+        self._sizes = np.where(sizes > 0.0, sizes, 1.0)
+        values, self._basis = np.linalg.eigh(gram / self._sizes / self._sizes[:, None])
+        self._values = np.maximum(values, len(gram) * EPS * values[-1] if unitless else 0.0)
 
     def solver(self, curvature: np.ndarray, ridge: float) -> Callable[[np.ndarray], np.ndarray]:
-        """The inverse for C = `curvature`, on matrices of shape (m, d)."""
+        """The inverse for C = `curvature`, on matrices of shape (m, d); without a ridge 0 where C is, as along 1."""
         values, basis = np.linalg.eigh(curvature)
         scales = np.outer(np.maximum(values, 0.0), self._values) + ridge
-        return lambda x: basis @ ((basis.T @ x @ self._basis) / scales) @ self._basis.T
+        if ridge == 0.0:
+            scales[values <= len(values) * EPS * values[-1]] = np.inf
+        return lambda x: basis @ ((basis.T @ (x / self._sizes) @ self._basis) / scales) @ self._basis.T / self._sizes
 
 
 def _lbfgs_step(here: Look, pairs: deque, solve: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -127,12 +150,14 @@ def _lbfgs_step(here: Look, pairs: deque, solve: Callable[[np.ndarray], np.ndarr
     return -r
 
 
-def _newton_step(problem: Problem, W: np.ndarray, here: Look, residual: float, goal: float) -> np.ndarray:
+def _newton_step(problem: Problem, W: np.ndarray, here: Look, residual: float, goal: float) -> np.ndarray | None:
     """−H⁻¹∇F by conjugate gradients, a tenth of the residual left, but no less than the goal asks for.
 
-    Fewer products than where ever more digits are asked for, as Newton's quadratic convergence could use.
+    None if without a ridge that is out of reach, as where W runs off to infinity and H with it to 0. Fewer products
+    than where ever more digits are asked for, as Newton's quadratic convergence could use.
     """
-    solve = Metric(activity_gram(problem, W, here)).solver(here.curvature / np.trace(here.curvature), problem.ridge)
+    metric = Metric(activity_gram(problem, W, here), unitless=problem.ridge == 0.0)
+    solve = metric.solver(here.curvature / np.trace(here.curvature), problem.ridge)
     enough = max(_FORCING * residual, 0.3 * math.sqrt(2.0 * problem.ridge * goal))
     step, r = np.zeros_like(W), -here.gradient
     z = solve(r)
@@ -142,11 +167,11 @@ def _newton_step(problem: Problem, W: np.ndarray, here: Look, residual: float, g
         along = rz / float(np.vdot(direction, image))
         step, r = step + along * direction, r - along * image
         if _length(r) <= enough:
-            break
+            return step
         z = solve(r)
         rz, previous = float(np.vdot(r, z)), rz
         direction = z + (rz / previous) * direction
-    return step
+    return step if problem.ridge else None
 
 
 def _search(
@@ -166,7 +191,12 @@ def _search(
 
 
 def _bound(problem: Problem, metric: Metric, W: np.ndarray, here: Look) -> float:
-    """A bound on F − F*, by strong convexity, with the gradient's rounding errors counted in."""
+    """A bound on F − F*, by strong convexity, with the gradient's rounding errors counted in.
+
+    Without a ridge there is none: an estimate in its place, by the metric.
+    """
+    if problem.ridge == 0.0:
+        return 0.5 * float(np.vdot(here.gradient, metric.solver(here.curvature, 0.0)(here.gradient)))
     return (_length(here.gradient) + rounding(problem, metric, W)) ** 2 / (2.0 * problem.ridge)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,11 @@ import numpy as np
 from resflow.linear._algebra import KEEP_VALUES, add_gram
 from resflow.linear._problem import Problem, softmax_columns
 
-__all__ = ["Look", "activity_gram", "at_zero", "look", "product"]
+__all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilities", "product"]
 
 _CHUNK_VALUES = 1 << 19
+_EVEN = math.log(2.0)
+"""A loss below it says that the sample's own class is more probable than all others together."""
 
 
 class Look(NamedTuple):
@@ -26,6 +28,7 @@ class Look(NamedTuple):
         gradient: That of `total`.
         curvature: mean_i S_i with S_i = diag(σ_i) − σ_i σ_iᵀ, the Hessian of sample i's loss, shape (m, m).
         probabilities: σ_i as columns, shape (m, n); None where they are too many to keep.
+        apart: Whether every sample's own class has more than half the probability; False if labels are probabilities.
     """
 
     objective: float
@@ -34,6 +37,7 @@ class Look(NamedTuple):
     gradient: np.ndarray
     curvature: np.ndarray
     probabilities: np.ndarray | None
+    apart: bool
 
 
 def at_zero(problem: Problem, gradient: np.ndarray) -> Look:
@@ -41,16 +45,17 @@ def at_zero(problem: Problem, gradient: np.ndarray) -> Look:
     (m, _), n = gradient.shape, problem.rows.n
     curvature = (np.eye(m) - 1.0 / m) / m
     alike = np.broadcast_to(1.0 / m, (m, n))
-    return Look(problem.objective_scale, problem.objective_scale, gradient, gradient, curvature, alike)
+    return Look(problem.objective_scale, problem.objective_scale, gradient, gradient, curvature, alike, False)
 
 
 def look(problem: Problem, W: np.ndarray) -> Look:
     n, m = problem.rows.n, len(W)
     totals, gradient, curvature = [], np.zeros(W.T.shape), np.zeros((m, m))
-    probabilities = np.empty((m, n)) if n * m <= KEEP_VALUES else None
+    probabilities, apart = np.empty((m, n)) if n * m <= KEEP_VALUES else None, problem.y.ndim == 1
     for part, block in _blocks(problem, m):
         y = problem.y[part]
         value, slope = softmax_columns(_predictions(block, W), y)
+        apart = apart and float(value.max()) < _EVEN
         totals.append(float(np.sum(problem.weighed(value, part))))
         gradient += block.T @ problem.weighed(np.ascontiguousarray(slope.T), part)
         sigma = _back_to_sigma(slope, y)
@@ -62,14 +67,14 @@ def look(problem: Problem, W: np.ndarray) -> Look:
     objective = math.fsum(totals) / n
     total = objective + 0.5 * problem.ridge * float(np.vdot(W, W))
     slope = np.ascontiguousarray(gradient.T) / n
-    return Look(objective, total, slope, slope + problem.ridge * W, curvature / n, probabilities)
+    return Look(objective, total, slope, slope + problem.ridge * W, curvature / n, probabilities, apart)
 
 
 def product(problem: Problem, W: np.ndarray, here: Look, V: np.ndarray) -> np.ndarray:
     """The Hessian's product with V, shape (m, d)."""
     image = np.zeros(V.T.shape)
     for part, block in _blocks(problem, len(V)):
-        sigma, change = _sigma(problem, W, here, part, block), _predictions(block, V)
+        sigma, change = probabilities(problem, W, here, part, block), _predictions(block, V)
         change -= np.einsum("ij,ij->j", sigma, change)
         change *= sigma
         image += block.T @ problem.weighed(np.ascontiguousarray(change.T), part)
@@ -78,15 +83,15 @@ def product(problem: Problem, W: np.ndarray, here: Look, V: np.ndarray) -> np.nd
 
 def activity_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
     """mean_i tr(S_i) x_i x_iᵀ, in which samples whose class is certain do not count, shape (d, d)."""
-    gram = np.zeros((W.shape[1],) * 2)
-    for part, block in problem.rows.blocks():
-        sigma = _sigma(problem, W, here, part, block)
-        activity = problem.weighed(np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0), part)
-        add_gram(gram, block * np.sqrt(activity)[:, None])
-    return gram / problem.rows.n
+    return _weighted_gram(problem, W, here, lambda sigma: np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0))
 
 
-def _sigma(problem: Problem, W: np.ndarray, here: Look, part: slice, block: np.ndarray) -> np.ndarray:
+def least_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
+    """mean_i min_j σ_ij x_i x_iᵀ, shape (d, d)."""
+    return _weighted_gram(problem, W, here, lambda sigma: sigma.min(axis=0))
+
+
+def probabilities(problem: Problem, W: np.ndarray, here: Look, part: slice, block: np.ndarray) -> np.ndarray:
     """The probabilities of some samples, shape (m, rows)."""
     if here.probabilities is not None:
         return here.probabilities[:, part]
@@ -102,6 +107,16 @@ def _blocks(problem: Problem, m: int) -> Iterator[tuple[slice, np.ndarray]]:
 def _predictions(block: np.ndarray, W: np.ndarray) -> np.ndarray:
     """The predictions of some samples as columns, of which few rows are fast to add up, by the faster product."""
     return np.ascontiguousarray((block @ W.T).T)
+
+
+def _weighted_gram(
+    problem: Problem, W: np.ndarray, here: Look, counted: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    gram = np.zeros((W.shape[1],) * 2)
+    for part, block in problem.rows.blocks():
+        activity = problem.weighed(counted(probabilities(problem, W, here, part, block)), part)
+        add_gram(gram, block * np.sqrt(activity)[:, None])
+    return gram / problem.rows.n
 
 
 def _back_to_sigma(slope: np.ndarray, y: np.ndarray) -> np.ndarray:

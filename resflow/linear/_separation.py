@@ -106,6 +106,12 @@ class Separation:
         if (np.abs(multiples) <= 0.5 / (1.0 + np.exp(self._margins(predictions)))).all():
             self.verdict = False
 
+    def judge_weights(self, matrix: np.ndarray) -> None:
+        """See whether weights, as `Problem.matrix` has them, separate the classes, and refuse them where a fit may."""
+        if self.verdict is None:
+            self._judge(self._direction(matrix))
+        self._refuse()
+
     def settle(self) -> None:
         """Have a verdict, if one is needed and can be had, by linear programming."""
         if self.unknown and not self._asked:
@@ -184,9 +190,10 @@ class Separation:
         whole = np.array(direction, dtype=object)
         weights, positive = [*whole.reshape(self._m - 1, -1), 0 * whole[: self.rows.d]], 0
         for label in self._present:
+            own = self.rows.take(np.flatnonzero(self._classes == label))
             for other in range(self._m):
                 if other != label:
-                    samples = (block[self._classes[part] == label] for part, block in self.rows.blocks())
+                    samples = (block for _, block in own.blocks())
                     count = off_plane(samples, (weights[label] - weights[other]).tolist())
                     if count is None:
                         return None

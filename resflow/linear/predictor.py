@@ -27,6 +27,7 @@ from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._samples import as_samples, check_columns
 from resflow.linear._separation import Separation
 from resflow.linear._some_rows import gram_of_some, surely_regular
+from resflow.linear._unbounded import unbounded
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax, as_loss
 
@@ -56,17 +57,17 @@ def fit_linear_predictor(
     column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
     By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
-    BFGS in the metric of XᵀX where samples are many. The softmax loss with a ridge term or a bound that binds needs no
-    Hessian where m d > 256: limited-memory BFGS in a metric from XᵀX, or from some of the rows where they are many, and
-    Newton's method by conjugate gradients, until the suboptimality is proven. Otherwise, where columns nearly depend on
-    each other, in coordinates of the row space, from a QR factorisation accumulated over the chunks. The norm bound is
-    met exactly, by its multiplier. Where the loss does not change when one number is added to all outputs, W is the one
-    whose columns sum to 0, which has the least norm.
+    BFGS in the metric of XᵀX where samples are many. The softmax loss needs no Hessian where m d > 256: limited-memory
+    BFGS in a metric from XᵀX, or from some of the rows where they are many, and Newton's method by conjugate gradients,
+    until the suboptimality is proven; where that fails and m d ≤ 6000 the Hessian is formed after all. Otherwise, where
+    columns nearly depend on each other, in coordinates of the row space, from a QR factorisation accumulated over the
+    chunks. The norm bound is met exactly, by its multiplier. Where the loss does not change when one number is added to
+    all outputs, W is the one whose columns sum to 0, which has the least norm.
 
-    For one output the largest arrays made are of shape (d, d) and (n,). For m classes with a ridge term or a bound that
-    binds they are of shape (d, d), a few dozen of (m, d), and (n, m) where that is at most 256 MiB; a step costs about
-    4 n d m. For m outputs otherwise, but for the squared loss, they are of shape (m d, m d) and (n, m), and a step
-    costs about n d² m² / 2 + (m d)³ / 3: meant for m d up to a few thousand.
+    For one output the largest arrays made are of shape (d, d) and (n,). For m classes they are of shape (d, d), a few
+    dozen of (m, d), and (n, m) where that is at most 256 MiB; a step costs about 4 n d m. For m outputs otherwise, but
+    for the squared loss, they are of shape (m d, m d) and (n, m), and a step costs about n d² m² / 2 + (m d)³ / 3:
+    meant for m d up to a few thousand.
 
     Features of float32 are computed with in float64, but directions along which they vary by their rounding only do
     not count: see `LinearFit.rank`.
@@ -114,7 +115,7 @@ def fit_linear_predictor(
     zero = np.broadcast_to(0.0, n if m is None else (n, m))
     outputs = None if m is None else np.eye(m)
     problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
-    large = type(loss) is Softmax and not problem.free and problem.size > _LARGE
+    large = type(loss) is Softmax and problem.size > _LARGE
     some = gram_of_some(problem, m or 1) if large else None
     gram, gradient = np.zeros((d, d), order="F"), np.zeros((d, *zero.shape[1:]))
     values, curvatures, steepness = np.empty(n), np.empty(n if m is None else 0), 0.0
@@ -154,13 +155,19 @@ def fit_linear_predictor(
     if rank == 0 or radius == 0.0:
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
-    if large:
+    if large and not problem.free:
         method = hessian_free if math.isinf(radius) else in_ball
         found = method(problem, gram, gradient.T / n, max_iterations=max_iterations)
         if found.suboptimality <= TOLERANCE * problem.objective_scale or inner.size > _DENSE:
             return as_fit(problem, found, rank, None, max_iterations=max_iterations)
 
     separation = Separation(inner, rows) if of_classes else None
+    if separation is not None and large and problem.free:
+        found = unbounded(problem, inner.rows, gram, gradient.T / n, separation, max_iterations=max_iterations)
+        if found.suboptimality <= TOLERANCE * problem.objective_scale or inner.size > _DENSE:
+            separation.settle()
+            verdict, unknown = separation.found, separation.unknown
+            return as_fit(problem, found, rank, cut, separable=verdict, unknown=unknown, max_iterations=max_iterations)
     basis, best = inner.rows.basis, None
     at_zero = Evaluation(problem.objective_scale, problem.flat(gradient) / n, hessian, zero, curvatures)
     if m is None and basis is None and problem.free and n >= _MANY * d and not problem.quadratic:
