@@ -20,6 +20,7 @@ from resflow.notebook import (
     first_and_last,
     gap_title,
     labelled_data,
+    load_stream,
     population_points,
     prepare,
     prepare_split,
@@ -318,3 +319,37 @@ def test_members_of_a_population_are_runs_of_their_own_below_the_notebooks(run):
         assert {each.dataset.digest for each in member.inputs.dataset_inputs} == {
             part[problem.data_sets[seed]].digest[:36] for part in (problem.train, problem.test)
         }
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_stream_of_a_network_is_read_from_a_file_or_refused_in_one_line(tmp_path):
+    rng, file, run = np.random.default_rng(0), tmp_path / "stream.npz", RecordedData()
+    arrays = {"h_0": rng.standard_normal((20, 3)), "h_1": rng.standard_normal((20, 3)), "W": np.eye(3)}
+    for saved, message in (
+        (None, "there is no such file"),
+        (arrays, "has no array y"),
+        (arrays | {"y": np.arange(20) % 3, "test_h_0": arrays["h_0"]}, "has no array test_y"),
+        ({"h_0": np.array([None])}, "is no .npz file of numbers"),
+    ):
+        if saved is not None:
+            np.savez(file, **saved)
+        with pytest.raises(InvalidInputError, match=message) as raised:
+            load_stream(run, str(file))
+        assert "\n" not in str(raised.value)
+    labels = {"y": np.arange(20) % 3, "test_y": np.arange(20) % 3}
+    np.savez(file, **arrays, **labels, test_h_0=arrays["h_0"], test_h_1=arrays["h_1"])
+    report = resflow.probe(**load_stream(run, str(file)), ridge=1.0)
+    assert (report.samples, report.held_out_samples) == (20, 20)
+    assert run.contexts == ["training", "test"]
+
+
+class RecordedData:
+    """Keeps which data a notebook logs."""
+
+    def __init__(self):
+        self.contexts = []
+
+    def log_dataset(self, name, X, y, *, digest, feature_names, context):
+        assert len(X) == len(y)
+        assert X.shape[1] == len(feature_names)
+        self.contexts.append(context)

@@ -185,6 +185,11 @@ CLAIMS = {
         "theorem4_bound_holds_in_1_minus_delta_of_seeds",
         {"excess", "slopes"},
     ),
+    "probe_network": (
+        {"dataset": "wine:all", "steps": 150, "blocks": 2, "width": 4, "learning_rate": 0.01, "batch_size": None},
+        "network_no_worse_than_linear_probe",
+        {"depth", "gains"},
+    ),
     "example_order": (
         {"epochs": 8, "seeds": 12, "learning_rates": "[0.03]", "width": 4},
         "grab_ends_below_random_reshuffling",

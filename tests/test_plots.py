@@ -4,7 +4,7 @@ import pytest
 
 from resflow.plots.bounds import plot_gap
 from resflow.plots.curves import plot_held_out, plot_objective
-from resflow.plots.depth import plot_probes
+from resflow.plots.depth import plot_block_gains, plot_probes
 from resflow.plots.sgd import plot_excess, plot_orders, plot_slopes
 
 
@@ -99,3 +99,14 @@ def test_probes_are_drawn_over_depth_with_the_networks_level_on_training_and_hel
     }  # fmt: skip
     (axes,) = plot_probes(table[["objective"]], objective=0.02, title="").axes
     assert axes.get_xlabel() == "block (0: the network's input)"
+
+
+def test_what_blocks_add_is_drawn_a_bar_each_with_errors_of_held_out_samples():
+    columns = {"gain": [np.nan, 0.2, -0.1], "held_out_gain": [np.nan, 0.1, 0.0]}
+    columns |= {"held_out_gain_error": [np.nan, 0.05, 0.1]}
+    table = pd.DataFrame(columns).rename_axis("block")
+    (axes,) = plot_block_gains(table, title="Of the blocks 1 adds").axes
+    heights = [[bar.get_height() for bar in bars] for bars in axes.containers if hasattr(bars, "patches")]
+    assert heights == [[0.2, -0.1], [0.1, 0.0]]
+    (axes,) = plot_block_gains(table.assign(held_out_gain=np.nan), title="").axes
+    assert len([bars for bars in axes.containers if hasattr(bars, "patches")]) == 1

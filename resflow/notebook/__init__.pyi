@@ -7,11 +7,13 @@ from .findings import (
     gap_title,
     held_out_table,
     held_out_title,
+    probes_title,
     split_table,
 )
 from .opening import start_run, tell_steps
 from .population import last_gaps_title, population_points, train_members
 from .record import Claim, record
+from .stream import load_stream
 from .trained import Trained, TrainedGroups, load_model, load_models, load_point
 
 __all__ = [
@@ -30,10 +32,12 @@ __all__ = [
     "load_model",
     "load_models",
     "load_point",
+    "load_stream",
     "population_points",
     "prepare",
     "prepare_population",
     "prepare_split",
+    "probes_title",
     "record",
     "split_table",
     "start_run",

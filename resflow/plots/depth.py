@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resflow.plots._style import LINEAR, PALETTE, several_axes, wrapped
+from resflow.plots._style import LINEAR, PALETTE, one_axes, several_axes, wrapped
 
-__all__ = ["plot_probes"]
+__all__ = ["plot_block_gains", "plot_probes"]
 
 _DECADES = 30.0
 """Levels further apart than by this factor are drawn on a logarithmic scale."""
@@ -44,6 +44,33 @@ def plot_probes(table: pd.DataFrame, *, objective: float, held_out_objective: fl
         grid[1].set_ylabel("mean loss per sample\n(bars: one standard error of\nthe difference to the network)")
     handles, labels = grid[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_block_gains(table: pd.DataFrame, *, title: str) -> Figure:
+    """What each block adds for a linear probe: how much lower the mean loss is behind it, on both kinds of samples.
+
+    Args:
+        table: One row a representation, indexed by block, 0 for the network's input; columns gain and, where samples
+            were held out, held_out_gain and held_out_gain_error. That of `ProbeReport.table`.
+        title: What the figure shows.
+    """
+    figure, axes = one_axes(wrapped(title, 6.8))
+    rows = table.iloc[1:]
+    kinds: list[tuple[str, str, str | None]] = [("training samples", "gain", None)]
+    if rows["held_out_gain"].notna().any():
+        kinds.append(("held-out samples (one standard error)", "held_out_gain", "held_out_gain_error"))
+    width = 0.8 / len(kinds)
+    for place, (label, column, error) in enumerate(kinds):
+        at = rows.index + (place - (len(kinds) - 1) / 2) * width
+        errors = None if error is None else rows[error]
+        hatch = "" if place else "//"
+        axes.bar(at, rows[column], width, yerr=errors, label=label, color=PALETTE[place], hatch=hatch, capsize=3)
+    axes.axhline(0.0, color="black", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("block")
+    axes.set_ylabel("probe's loss before minus behind the block\n(mean loss per sample)")
+    axes.legend(frameon=False)
     return figure
 
 

@@ -143,10 +143,10 @@ class ProbeReport:
             found |= {"probe/training_slack": split.gap.value, "probe/feature_gain": split.gain.value}
         for place, layer in enumerate(self.layers):
             found |= {
-                f"probe/linear_objective_{place}": layer.probe.objective,
-                f"held_out/linear_objective_{place}": layer.held_out_objective,
-                f"held_out/block_gain_{place}": layer.held_out_gain.value,
-                f"held_out/block_gain_error_{place}": layer.held_out_gain.standard_error,
+                f"probe_objective/{layer.name}": layer.probe.objective,
+                f"held_out_probe_objective/{layer.name}": layer.held_out_objective,
+                f"held_out_block_gain/{place}": layer.held_out_gain.value,
+                f"held_out_block_gain_error/{place}": layer.held_out_gain.standard_error,
             }
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
