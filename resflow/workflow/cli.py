@@ -10,6 +10,7 @@ import click
 
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.boundary import guarded
+from resflow.workflow.diff_command import diff
 from resflow.workflow.project import project_root, store_in_use
 from resflow.workflow.reports.command import report
 from resflow.workflow.run_command import run
@@ -32,7 +33,7 @@ def cli() -> None:
     """Run notebooks as tracked runs, one or a whole sweep, and look at them."""
 
 
-for command in (run, sweep, report, verify):
+for command in (run, sweep, report, verify, diff):
     cli.add_command(command)
 
 

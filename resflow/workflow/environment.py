@@ -25,6 +25,7 @@ LONGEST_DIFF = 1 << 20
 """Characters of the changes since the commit that are kept."""
 
 _FLAGS = re.compile(
+    r"(?!JAX_COMPILATION_CACHE_DIR)"  # another folder in every execution, on which no number depends
     r"(JAX|XLA|CUDA|ROCM|TPU|OMP|MKL|OPENBLAS|NUMEXPR|VECLIB|NVIDIA|MALLOC)_|LD_PRELOAD$|PYTHONHASHSEED$"
 )
 
@@ -91,7 +92,8 @@ def _blas() -> list[dict[str, Any]]:
     except ImportError:  # it comes with scikit-learn, which notebooks of others need not have
         return []
     shown = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
-    return [{key: each[key] for key in shown if key in each} for each in threadpool_info()]
+    found = [{key: each[key] for key in shown if key in each} for each in threadpool_info()]
+    return sorted(found, key=str)  # in whichever order they were loaded
 
 
 def _devices() -> list[str]:

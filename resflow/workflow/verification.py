@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from resflow.workflow.records import Run
 
-__all__ = ["ROUNDING", "Compared", "Outcome", "Recomputed", "Verification", "compared", "verified"]
+__all__ = ["ROUNDING", "Compared", "Outcome", "Recomputed", "Verification", "compared", "difference", "verified"]
 
 ROUNDING = 1e-10
 """By how much a value may differ for rounding, for each unit of its size: of sums in another order, and of a linear fit
@@ -120,18 +120,19 @@ def compared(run: StoredRun, again: Recomputed) -> tuple[Compared, ...]:
                 same = Outcome.SAME if recorded == str(value) else Outcome.DIFFERS
                 found.append(Compared(key, recorded, str(value), same))
         elif (metric := run.data.metrics.get(as_recorded(key))) is not None:
-            found.append(Compared(as_recorded(key), metric, value, *_difference(metric, value, again.scale)))
+            found.append(Compared(as_recorded(key), metric, value, *difference(metric, value, again.scale)))
     return tuple(found)
 
 
-def _difference(recorded: float, again: float, scale: float) -> tuple[Outcome, float]:
+def difference(recorded: float, again: float, scale: float = 0.0) -> tuple[Outcome, float]:
+    """How two values of a metric compare, and how many units of rounding lie between them."""
     if recorded == again or (math.isnan(recorded) and math.isnan(again)):
         return Outcome.SAME, 0.0
     if not is_finite(recorded) and math.isinf(again) and (recorded > 0) == (again > 0):  # as MLflow keeps infinity
         return Outcome.SAME, 0.0
     if not (math.isfinite(recorded) and math.isfinite(again)):
         return Outcome.DIFFERS, math.inf
-    apart = abs(recorded - again) / max(abs(recorded), abs(again), scale)
+    apart = abs(recorded - again) / max(abs(recorded), abs(again), scale)  # not 0: they are unlike
     return Outcome.WITHIN if apart <= ROUNDING else Outcome.DIFFERS, apart / sys.float_info.epsilon
 
 
@@ -190,7 +191,7 @@ def _columns(run: Run, name: str, again: DataFrame, scales: Recomputed) -> Itera
             ]
         else:
             numbers = [float(text or "nan") for text in before]
-            found = [_difference(a, float(b), scales.scale) for a, b in zip(numbers, now, strict=True)]
+            found = [difference(a, float(b), scales.scale) for a, b in zip(numbers, now, strict=True)]
         worst = max(found, key=lambda each: ([*Outcome].index(each[0]), each[1]), default=(Outcome.SAME, 0.0))
         apart = sum(outcome is Outcome.DIFFERS for outcome, _ in found)
         yield Compared(f"{path}: {column}", f"{len(before)} values", f"{apart} of them otherwise", *worst)

@@ -1,0 +1,127 @@
+"""In what two runs differ: parameters, environment, data, notebook, and what came out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resflow.numerals import number_text
+from resflow.workflow import names
+from resflow.workflow.environment import ENVIRONMENT
+from resflow.workflow.run_parameters import parameters_of
+from resflow.workflow.verification import Outcome, difference
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+
+    from resflow.workflow.records import Run
+
+__all__ = ["Difference", "Section", "differences"]
+
+_NONE = "none"
+
+
+class Difference(NamedTuple):
+    """One thing in which two runs differ.
+
+    Attributes:
+        name: The parameter, package, metric or whatever it is.
+        first, second: What it is in each; "none" where there is none.
+        remark: What is to be said of it; "" if nothing.
+    """
+
+    name: str
+    first: str
+    second: str
+    remark: str = ""
+
+
+class Section(NamedTuple):
+    """What two runs are compared in.
+
+    Attributes:
+        name: What it is.
+        differences: Where they differ.
+        same: In how many things they do not.
+    """
+
+    name: str
+    differences: tuple[Difference, ...]
+    same: int
+
+
+def differences(first: Run, second: Run) -> list[Section]:
+    """In what two runs differ, what they were given first and what came out last."""
+    one, other = first.stored, second.stored
+    return [
+        _section("parameters", parameters_of(one), parameters_of(other)),
+        _section("environment", _environment(first, one), _environment(second, other)),
+        _section("data", _data(one), _data(other)),
+        _section("notebook", _notebook(one), _notebook(other)),
+        _section("outcome", _tags_of_people(one), _tags_of_people(other)),
+        _metrics(one.data.metrics, other.data.metrics),
+    ]
+
+
+def _section(name: str, one: Mapping[str, str], other: Mapping[str, str]) -> Section:
+    keys = [*one, *(key for key in other if key not in one)]
+    found = [Difference(key, one.get(key, _NONE), other.get(key, _NONE)) for key in keys]
+    unlike = tuple(each for each in found if each.first != each.second)
+    return Section(name, unlike, len(found) - len(unlike))
+
+
+def _metrics(one: Mapping[str, float], other: Mapping[str, float]) -> Section:
+    found = []
+    for name in sorted({*one, *other}):
+        if name not in one or name not in other:
+            told = [number_text(each[name], 6) if name in each else _NONE for each in (one, other)]
+            found.append(Difference(name, *told))
+            continue
+        outcome, units = difference(one[name], other[name])
+        if outcome is not Outcome.SAME:
+            apart = f"by {number_text(other[name] - one[name], 3)}"
+            remark = f"rounding, {units:.2g} units" if outcome is Outcome.WITHIN else apart
+            found.append(Difference(name, number_text(one[name], 6), number_text(other[name], 6), remark))
+    return Section("metrics", tuple(found), len({*one, *other}) - len(found))
+
+
+def _environment(run: Run, stored: StoredRun) -> dict[str, str]:
+    """What a run's environment was: all that is attached of it, or else the versions that its tags have."""
+    tags = stored.data.tags
+    commit = {"commit": tags[names.COMMIT]} if names.COMMIT in tags else {}
+    attached = run.files(ENVIRONMENT)
+    if (path := f"{ENVIRONMENT}/environment.json") not in attached:
+        versions = {
+            key.removeprefix(names.VERSION): each for key, each in tags.items() if key.startswith(names.VERSION)
+        }
+        told = {"python": tags.get(names.PYTHON, _NONE), "platform": tags.get(names.PLATFORM, _NONE)}
+        return commit | told | versions
+    kept: dict[str, Any] = json.loads(run.read_text(path))
+    if (changes := f"{ENVIRONMENT}/changes.diff") in attached:
+        digest = hashlib.sha256(run.read_bytes(changes)).hexdigest()
+        commit["uncommitted changes"] = f"{changes}, SHA-256 {digest[:12]}…"
+    plain = {key: kept[key] for key in kept if key not in ("packages", "flags", "changes", "commit")}
+    told = {key: each if isinstance(each, str) else json.dumps(each) for key, each in plain.items()}
+    return commit | told | kept.get("flags", {}) | kept.get("packages", {})
+
+
+def _data(stored: StoredRun) -> dict[str, str]:
+    tags = stored.data.tags
+    prepared = json.loads(tags.get(names.DATA_PREPARATION, "{}"))
+    digests = {
+        f"digest{key.removeprefix(names.DATA_DIGEST)}": f"{each[:12]}…"
+        for key, each in tags.items()
+        if key.startswith(names.DATA_DIGEST)
+    }
+    return {key: str(each) for key, each in prepared.items()} | digests
+
+
+def _notebook(stored: StoredRun) -> dict[str, str]:
+    tags, told = stored.data.tags, {"file": names.SOURCE, "digest": names.NOTEBOOK_DIGEST}
+    return {name: tags[key] for name, key in told.items() if key in tags}
+
+
+def _tags_of_people(stored: StoredRun) -> dict[str, str]:
+    return {key: each for key, each in sorted(stored.data.tags.items()) if not key.startswith(names.RESERVED)}
