@@ -17,8 +17,9 @@ from resflow.linear._problem import Problem
 __all__ = ["NO_SOLVER", "Metric", "hessian_free", "minimise", "rounding"]
 
 _PAIRS = 10
-_FORCING = 0.1
+_FORCING = 0.05
 _MOST_PRODUCTS = 500
+_MOST_KNOWN = 30
 _MOST_STALLED = 4
 _MOST_HALVINGS = 40
 NO_SOLVER = cholesky_solver(np.zeros((0, 0)))
@@ -89,11 +90,11 @@ def minimise(
     """
     iteration, pairs = 0, deque[tuple[np.ndarray, np.ndarray]](maxlen=_PAIRS)
     residuals = [math.inf, _length(here.gradient)]
-    best, newton, stalled = (W, here, _bound(problem, metric, W, here)), False, 0
+    best, newton, stalled, known = (W, here, _bound(problem, metric, W, here)), False, 0, None
     while best[2] > goal and iteration < max_iterations and stalled < _MOST_STALLED:
         iteration += 1
         if newton:
-            step = _newton_step(problem, W, here, residuals[-1], goal)
+            step, known = _newton_step(problem, W, here, residuals[-1], goal, known)
         else:
             step = _lbfgs_step(here, pairs, metric.solver(here.curvature, problem.ridge))
         if step is None:
@@ -150,28 +151,56 @@ def _lbfgs_step(here: Look, pairs: deque, solve: Callable[[np.ndarray], np.ndarr
     return -r
 
 
-def _newton_step(problem: Problem, W: np.ndarray, here: Look, residual: float, goal: float) -> np.ndarray | None:
-    """−H⁻¹∇F by conjugate gradients, a tenth of the residual left, but no less than the goal asks for.
+class _Known(NamedTuple):
+    """Directions, conjugate in a Hessian, its products with them, all of shape (k, m d), and its curvatures, (k,)."""
+
+    directions: np.ndarray
+    images: np.ndarray
+    curvatures: np.ndarray
+
+
+def _newton_step(
+    problem: Problem, W: np.ndarray, here: Look, residual: float, goal: float, known: _Known | None
+) -> tuple[np.ndarray | None, _Known]:
+    """−H⁻¹∇F by conjugate gradients, a twentieth of the residual left, but no less than the goal asks for.
 
     None if without a ridge that is out of reach, as where W runs off to infinity and H with it to 0. Fewer products
-    than where ever more digits are asked for, as Newton's quadratic convergence could use.
+    than where ever more digits are asked for, as Newton's quadratic convergence could use. The last directions are
+    returned, too, for the next step, whose Hessian is nearly the same.
     """
     metric = Metric(activity_gram(problem, W, here), unitless=problem.ridge == 0.0)
-    solve = metric.solver(here.curvature / np.trace(here.curvature), problem.ridge)
+    solve = _exact_along(known, metric.solver(here.curvature / np.trace(here.curvature), problem.ridge))
     enough = max(_FORCING * residual, 0.3 * math.sqrt(2.0 * problem.ridge * goal))
     step, r = np.zeros_like(W), -here.gradient
     z = solve(r)
     direction, rz = z, float(np.vdot(r, z))
+    seen = deque[tuple[np.ndarray, np.ndarray, float]](maxlen=_MOST_KNOWN)
     for _ in range(_MOST_PRODUCTS):
         image = product(problem, W, here, direction)
-        along = rz / float(np.vdot(direction, image))
-        step, r = step + along * direction, r - along * image
+        curvature = float(np.vdot(direction, image))
+        seen.append((direction.ravel(), image.ravel(), curvature))
+        step, r = step + (rz / curvature) * direction, r - (rz / curvature) * image
         if _length(r) <= enough:
-            return step
+            break
         z = solve(r)
         rz, previous = float(np.vdot(r, z)), rz
         direction = z + (rz / previous) * direction
-    return step if problem.ridge else None
+    reached = _length(r) <= enough or problem.ridge > 0.0
+    return step if reached else None, _Known(*map(np.array, zip(*seen, strict=True)))
+
+
+def _exact_along(known: _Known | None, solve: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """The inverse of a metric made that of the Hessian along known directions, as BFGS does with as many pairs."""
+    if known is None:
+        return solve
+    P, Q, curvatures = known
+
+    def exact(x: np.ndarray) -> np.ndarray:
+        along = (P @ x.ravel()) / curvatures
+        z = solve((x.ravel() - along @ Q).reshape(x.shape)).ravel()
+        return (z + (along - (Q @ z) / curvatures) @ P).reshape(x.shape)
+
+    return exact
 
 
 def _search(
