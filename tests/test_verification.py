@@ -104,6 +104,7 @@ def test_every_value_of_the_last_point_comes_out_with_the_same_bits(project, run
     done = verify(project, run.id)
     assert done.returncode == 0, done.stdout
     assert verdict_of(done) == "verified  25 with the same bits"
+    assert "since " not in done.stdout
     shown = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
     recorded = run.stored.data
     assert set(shown) == {*recorded.metrics, "verdict", "linear_fit_converged", "augmented_fit_converged"} - {
@@ -118,8 +119,11 @@ def test_value_that_was_recorded_otherwise_is_named(project, run):
     objective = run.stored.data.metrics["objective"]
     run.log_metrics({"objective": objective * (1 + 8 * EPS)}, step=1000)
     run.set_tags({"verdict": "strict_saddle", names.VERSION + "jax": "0.1"})
+    (project / "pyproject.toml").write_text("[project]\n# changed since\n")
     done = verify(project, run.id)
+    (project / "pyproject.toml").write_text("[project]\n")
     assert done.returncode == 1
+    assert "since     uncommitted changes were none, are others" in done.stdout
     assert re.fullmatch(
         r"verified  23 with the same bits, 1 within rounding \(at most [78]\S* units\), 1 DIFFER: verdict",
         verdict_of(done),

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.addresses import without_secrets
@@ -16,10 +17,12 @@ from resflow.workflow.provenance import git
 if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
-__all__ = ["ENVIRONMENT", "attach_environment", "environment"]
+__all__ = ["CHANGES", "ENVIRONMENT", "attach_environment", "environment", "uncommitted"]
 
 ENVIRONMENT = "environment"
 """The folder among a run's artifacts."""
+CHANGES = f"{ENVIRONMENT}/changes.diff"
+"""What was uncommitted; there is none where nothing was."""
 
 LONGEST_DIFF = 1 << 20
 """Characters of the changes since the commit that are kept."""
@@ -59,15 +62,17 @@ def attach_environment(run: Run, *, once: bool = False) -> None:
     if once and run.files(ENVIRONMENT):
         return
     found, root = environment() | {"process": "that ran the kernel" if once else "kernel"}, project_root()
-    commit = git(root, "rev-parse", "--verify", "--quiet", "HEAD")
-    changes = git(root, "diff", "HEAD", "--no-ext-diff", "--no-color") if commit else ""
-    found["commit"] = commit or None
-    if changes:
-        text = without_secrets(changes)
-        found["changes"] = {"characters": len(text), "kept": min(len(text), LONGEST_DIFF)}
-        cut = f"\n… cut here: {len(text) - LONGEST_DIFF:,} more characters\n" if len(text) > LONGEST_DIFF else "\n"
-        run.log_text(text[:LONGEST_DIFF] + cut, f"{ENVIRONMENT}/changes.diff")
+    found["commit"] = git(root, "rev-parse", "--verify", "--quiet", "HEAD") or None
+    if changes := uncommitted(root):
+        run.log_text(changes, CHANGES)
     run.log_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", f"{ENVIRONMENT}/environment.json")
+
+
+def uncommitted(root: Path) -> str:
+    """By what the tracked files in a folder differ from their commit, without secrets; cut off where that is long."""
+    text = without_secrets(git(root, "diff", "HEAD", "--no-ext-diff", "--no-color"))
+    cut = f"\n… cut here: {len(text) - LONGEST_DIFF:,} more characters" if len(text) > LONGEST_DIFF else ""
+    return f"{text[:LONGEST_DIFF]}{cut}\n" if text else ""
 
 
 def _packages() -> dict[str, str]:

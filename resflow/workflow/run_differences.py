@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resflow.numerals import number_text
 from resflow.workflow import names
-from resflow.workflow.environment import ENVIRONMENT
+from resflow.workflow.environment import CHANGES, ENVIRONMENT
 from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.verification import Outcome, difference
 
@@ -99,9 +99,9 @@ def _environment(run: Run, stored: StoredRun) -> dict[str, str]:
         told = {"python": tags.get(names.PYTHON, _NONE), "platform": tags.get(names.PLATFORM, _NONE)}
         return commit | told | versions
     kept: dict[str, Any] = json.loads(run.read_text(path))
-    if (changes := f"{ENVIRONMENT}/changes.diff") in attached:
-        digest = hashlib.sha256(run.read_bytes(changes)).hexdigest()
-        commit["uncommitted changes"] = f"{changes}, SHA-256 {digest[:12]}…"
+    if CHANGES in attached:
+        digest = hashlib.sha256(run.read_bytes(CHANGES)).hexdigest()
+        commit["uncommitted changes"] = f"{CHANGES}, SHA-256 {digest[:12]}…"
     plain = {key: kept[key] for key in kept if key not in ("packages", "flags", "changes", "commit")}
     told = {key: each if isinstance(each, str) else json.dumps(each) for key, each in plain.items()}
     return commit | told | kept.get("flags", {}) | kept.get("packages", {})

@@ -14,6 +14,7 @@ import click
 from resflow.errors import InvalidInputError, nearest, shown
 from resflow.numerals import number_text
 from resflow.workflow import names
+from resflow.workflow.environment import CHANGES, ENVIRONMENT, uncommitted
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import Role, role_of
 from resflow.workflow.project import project_root
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
+    from resflow.workflow.records import Run
     from resflow.workflow.verification import Verification
 
 __all__ = ["verify"]
@@ -101,7 +103,7 @@ def _show(client: MlflowClient, verification: Verification) -> None:
     stored, run = verification.run, Run(client, verification.run.info.run_id)
     click.echo(f"run       {stored.info.run_name}")
     click.echo(f"point     {stored.data.tags.get(names.STORED_POINT) or 'none'}")
-    for line in _changes(stored):
+    for line in _changes(run):
         click.echo(f"since     {line}")
     width = max((len(each.name) for each in verification.values), default=0)
     for each in verification.values:
@@ -120,12 +122,14 @@ def _text(value: float | str) -> str:
     return number_text(value, 6) if isinstance(value, float) else value
 
 
-def _changes(stored: StoredRun) -> Iterator[str]:
+def _changes(run: Run) -> Iterator[str]:
     """What else is different here from where the run ran: it may explain a value that differs."""
-    tags = stored.data.tags
+    tags, attached = run.stored.data.tags, run.files(ENVIRONMENT)
     now = {f"{names.VERSION}{package}": version for package, version in versions_of(PACKAGES).items()}
     now |= {names.PYTHON: platform.python_version(), names.PLATFORM: platform.platform()}
     now[names.COMMIT] = git(project_root(), "rev-parse", "--verify", "--quiet", "HEAD")
     for key, value in now.items():
         if key in tags and tags[key] != value:
             yield f"{key.removeprefix(names.VERSION).rpartition('.')[2]} was {tags[key]}, is {value or 'unknown'}"
+    if attached and (run.read_text(CHANGES) if CHANGES in attached else "") != uncommitted(project_root()):
+        yield f"uncommitted changes were {CHANGES if CHANGES in attached else 'none'}, are others"
