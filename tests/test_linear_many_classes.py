@@ -263,7 +263,7 @@ FREE = {
 @pytest.mark.parametrize("condition", [1.0, 1e4])
 @pytest.mark.parametrize("columns", FREE)
 def test_without_ridge_and_bound_a_minimum_and_its_suboptimality_are_proven(columns, condition, monkeypatch):
-    X, y = sample(condition)
+    X, y = sample(condition, n=700)
     X = FREE[columns](X)
     with monkeypatch.context() as patch:
         patch.setattr(_linear_predictor, "newton", None)
@@ -280,7 +280,7 @@ def test_without_ridge_and_bound_a_minimum_and_its_suboptimality_are_proven(colu
 
 
 def test_without_ridge_and_bound_weights_and_probabilities_count_as_in_the_dense_method(monkeypatch):
-    X, y = sample(10.0)
+    X, y = sample(10.0, n=700)
     rng = np.random.default_rng(7)
     weights, soft = rng.uniform(0.0, 2.0, len(X)), 0.9 * one_hot(y, 10) + 0.01
     for labels, options in ((y, {"sample_weight": weights}), (soft, {}), (soft, {"sample_weight": weights})):
