@@ -204,10 +204,11 @@ def test_in_a_ball_a_limit_of_steps_is_said(monkeypatch):
     assert 1e-12 < fit.objective - least <= fit.suboptimality
 
 
+@pytest.mark.parametrize("condition", [1.0, 100.0])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_metric_from_some_of_many_rows_gives_the_same_weights_and_evidence(weighted, monkeypatch):
+def test_a_metric_from_some_of_many_rows_gives_the_same_weights_and_evidence(weighted, condition, monkeypatch):
     rng = np.random.default_rng(5)
-    X = features(rng, 4500, 70, 100.0)
+    X = features(rng, 4500, 70, condition)
     y = classes(rng, X, 4)
     options = {"ridge": RIDGE, "sample_weight": rng.uniform(0.5, 2.0, len(X)) if weighted else None}
     seen = []
@@ -218,10 +219,12 @@ def test_a_metric_from_some_of_many_rows_gives_the_same_weights_and_evidence(wei
 
     monkeypatch.setattr(_linear_predictor, "hessian_free", watched)
     fit = fit_linear_predictor(X, y, loss="softmax", **options)
-    monkeypatch.setattr(_linear_predictor, "gram_of_some", lambda *_: None)
+    monkeypatch.setattr(_linear_predictor, "some_rows", lambda *_: None)
     reference = fit_linear_predictor(X, y, loss="softmax", **options)
     some, every = seen
-    assert 0.01 < np.linalg.norm(some - every) / np.linalg.norm(every) < 0.5
+    assert not np.array_equal(some, every)
+    assert (np.count_nonzero(some) == 70) == (condition == 1.0)  # orthogonal columns need no products
+    assert np.linalg.norm(some - every) < 0.5 * np.linalg.norm(every)
     assert np.trace(some) == pytest.approx(np.trace(every), rel=1e-12)
     assert fit.converged
     assert fit.rank == reference.rank == 70

@@ -26,7 +26,7 @@ from resflow.linear._problem import Evaluation, Problem, add_weighted_gram, eval
 from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._samples import as_samples, check_columns
 from resflow.linear._separation import Separation
-from resflow.linear._some_rows import gram_of_some, surely_regular
+from resflow.linear._some_rows import some_rows
 from resflow.linear._unbounded import unbounded
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax, as_loss
@@ -116,7 +116,7 @@ def fit_linear_predictor(
     outputs = None if m is None else np.eye(m)
     problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
     large = type(loss) is Softmax and problem.size > _LARGE
-    some = gram_of_some(problem, m or 1) if large else None
+    some = some_rows(problem, m or 1) if large else None
     gram, gradient = np.zeros((d, d), order="F"), np.zeros((d, *zero.shape[1:]))
     values, curvatures, steepness = np.empty(n), np.empty(n if m is None else 0), 0.0
     squares = np.zeros(d)
@@ -141,8 +141,8 @@ def fit_linear_predictor(
     hessian, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
     below = undetermined_below(rows.dtype, d)
     least = max(WELL_CONDITIONED, below**2)
-    if some is not None and surely_regular(some, squares, least):
-        gram = some * (squares.sum() / np.trace(some))
+    if some is not None and some.surely_regular(squares, least):
+        gram = some.metric(squares)
     elif some is not None:
         for part, block in rows.blocks():
             add_weighted_gram(gram, block, problem, part)
