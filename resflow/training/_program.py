@@ -7,7 +7,6 @@ two calls. (A call to the host from within would keep JAX from caching the progr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -81,9 +80,8 @@ class ObjectiveMeasure(eqx.Module):
         return {"objective": nan_unless(all_finite(p), jnp.mean(self.loss.value(p, y)))}
 
 
-@dataclass(frozen=True)
-class Training:
-    """Training of a model, or of several side by side, tick by tick.
+class Training(NamedTuple):
+    """Training of a model, or of several side by side, tick by tick: a pytree without arrays.
 
     In a block of steps nothing is looked at but whether each objective is finite. One in which a model turned out to
     diverge is taken again for that model from where it began, with every step looked at. What is not finite remains so:

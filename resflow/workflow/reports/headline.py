@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from resflow.plots.labels import label_of, number_text, value_name, verdict_name, with_error
+from resflow.plots.labels import label_of, number_text, point_name, verdict_name, with_error
 from resflow.workflow import names
 from resflow.workflow.records import tagged
 from resflow.workflow.reports.comparison import Comparison
@@ -68,8 +68,10 @@ def _shares(comparison: Comparison) -> str:
         return ""
     table = above_linear(points, by=second_axis(points, comparison.axes))
     below = table["runs"] - table["above"]
-    shares = zip(table[table.columns[0]], below, table["runs"], strict=True)
-    each = [f"{label_of(value_name(value))} {number}/{runs}" for value, number, runs in shares]
+    axis = table.columns[0]
+    shares = zip(table[axis], below, table["runs"], strict=True)
+    named = [(label_of(point_name({axis: value})), number, runs) for value, number, runs in shares]
+    each = [f"{name}{':' * name[-1].isdigit()} {number}/{runs}" for name, number, runs in named]
     said = f"{below.sum()} of {table['runs'].sum()} at or below the best linear predictor"
     return f"{said}{': ' + ', '.join(each) if len(each) > 1 else ''}"
 
