@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import chromium
@@ -190,6 +191,11 @@ CLAIMS = {
         "network_no_worse_than_linear_probe",
         {"depth", "gains"},
     ),
+    "probe_torch_network": (
+        {"epochs": 2, "probe_every": 1, "blocks": 2, "width": 4},
+        "network_no_worse_than_linear_probe",
+        {"course"},
+    ),
     "example_order": (
         {"epochs": 8, "seeds": 12, "learning_rates": "[0.03]", "width": 4},
         "grab_ends_below_random_reshuffling",
@@ -197,6 +203,10 @@ CLAIMS = {
     ),
 }
 
+
+NEEDS_TORCH = "probe_torch_network"
+if find_spec("torch") is None:
+    del CLAIMS[NEEDS_TORCH]
 
 SMALL = {name: parameters for name, (parameters, *_) in CLAIMS.items()} | {
     "norm_and_regularization": {"most_inputs": 1, "ridges": 2, "starts": 16, "steps": 200, "width": 4},
@@ -214,7 +224,7 @@ def test_notebook_tests_its_claim_and_says_how_it_came_out(project, notebook):
     parameters, claim, figures = CLAIMS[notebook]
     done = resflow_run(project, f"notebooks/{notebook}.ipynb", **parameters)
     assert done.returncode == 0, done.stderr
-    (run,) = (run for run in runs_of(project) if run.data.tags.get("claim") == claim)
+    (run,) = (run for run in finished_runs(project, notebook) if run.data.tags.get("claim") == claim)
     assert run.data.tags["claim_holds"] == "true"
     assert run.data.metrics["claim_margin"] > -1e-9
     assert run.info.status == "FINISHED"
@@ -222,6 +232,13 @@ def test_notebook_tests_its_claim_and_says_how_it_came_out(project, notebook):
     kept = {artifact.path for artifact in client_of(project).list_artifacts(run.info.run_id, "figures")}
     assert kept == {f"figures/{name}.{kind}" for name in figures for kind in ("png", "pdf")}
     assert_sound(read_artifact(client_of(project), run, f"{notebook}.html"))
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
+def test_notebook_that_needs_torch_says_so_in_one_line_where_it_is_not_installed(project):
+    done = resflow_run(project, f"notebooks/{NEEDS_TORCH}.ipynb")
+    assert done.returncode == 2
+    assert "resflow: error: networks of torch need it installed: pip install 'resflow[torch]'" in done.stderr
 
 
 def test_same_parameters_and_seed_give_bit_identical_metrics(project, two_equal_runs):
@@ -304,7 +321,9 @@ def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_som
 
 
 def test_every_metric_and_tag_that_a_notebook_records_is_described_and_nothing_else(project):
-    assert SMALL.keys() == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"compare_runs"}
+    there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"compare_runs"}
+    missing = {NEEDS_TORCH} - SMALL.keys()
+    assert SMALL.keys() == there - missing
     metrics, tags = {}, set()
     for notebook, parameters in SMALL.items():
         if not finished_runs(project, notebook):
@@ -315,7 +334,7 @@ def test_every_metric_and_tag_that_a_notebook_records_is_described_and_nothing_e
             for name in run.data.metrics:
                 metrics.setdefault(name, set()).add(notebook)
     assert tags == described_tags() - set(TAGS)
-    rows = described_metrics()
+    rows = {name: notebooks - missing for name, notebooks in described_metrics().items()}
     logged = {shown: set() for shown in rows}
     for name, notebooks in metrics.items():
         (shown,) = (shown for shown in rows if matches(shown, name))

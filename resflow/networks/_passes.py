@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from resflow.errors import InvalidInputError, check_known, nearest, shown
 
-__all__ = ["HEAD", "Pass", "Recorder", "check_blocks", "imported", "no_part", "pooled"]
+__all__ = ["HEAD", "Pass", "Recorder", "check_blocks", "no_part", "pooled"]
 
 HEAD = 0
 """The head's number among those of blocks."""
@@ -108,20 +107,6 @@ def pooled(h: Any, pool: Any, name: str, channels_first: bool) -> Any:
             "pool=..., a function that makes it so"
         )
     return h
-
-
-def imported(name: str, install: str) -> Any:
-    """A framework.
-
-    Raises:
-        InvalidInputError: If it is not installed, with what installs it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.split(".")[0]:
-            raise
-        raise InvalidInputError(f"networks of {error.name} need it installed: pip install '{install}'") from None
 
 
 def check_blocks(blocks: Any) -> list[Any]:

@@ -11,8 +11,9 @@ import jax
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._batches import report_on
-from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, imported, no_part
+from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
 from resflow.networks._tracing import compiled, listening, widened
+from resflow.networks.frameworks import framework
 from resflow.probing.report import ProbeReport
 
 __all__ = ["probe"]
@@ -60,7 +61,7 @@ def probe(
         InvalidInputError: If Flax is not installed, a block or the head is no module of net or is not called once in a
             pass, the network gives something else than its head, or what `resflow.probe` is given does not fit.
     """
-    imported("flax", "flax")
+    framework("flax")
     from flax import linen, nnx
 
     places = dict(enumerate(check_blocks(blocks), 1)) | {HEAD: head}

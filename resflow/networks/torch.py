@@ -11,7 +11,8 @@ import numpy as np
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._batches import report_on
-from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, imported, no_part
+from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
+from resflow.networks.frameworks import framework
 from resflow.probing.report import ProbeReport
 
 __all__ = ["probe"]
@@ -55,7 +56,7 @@ def probe(
         InvalidInputError: If torch is not installed, a block or the head is no module of net or is not called once in
             a pass, the network gives something else than its head, or what `resflow.probe` is given does not fit.
     """
-    torch = imported("torch", "resflow[torch]")
+    torch = framework("torch")
     if not isinstance(net, torch.nn.Module):
         raise InvalidInputError(f"net is a {type(net).__name__}, but must be a torch.nn.Module")
     modules = dict(net.named_modules())

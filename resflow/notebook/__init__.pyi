@@ -7,11 +7,11 @@ from .findings import (
     gap_title,
     held_out_table,
     held_out_title,
-    probes_title,
     split_table,
 )
 from .opening import start_run, tell_steps
 from .population import last_gaps_title, population_points, train_members
+from .probed import probed, probes_title
 from .record import Claim, record
 from .stream import load_stream
 from .trained import Trained, TrainedGroups, load_model, load_models, load_point
@@ -37,6 +37,7 @@ __all__ = [
     "prepare",
     "prepare_population",
     "prepare_split",
+    "probed",
     "probes_title",
     "record",
     "split_table",

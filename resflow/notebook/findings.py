@@ -20,7 +20,6 @@ __all__ = [
     "gap_title",
     "held_out_table",
     "held_out_title",
-    "probes_title",
     "split_table",
 ]
 
@@ -107,21 +106,6 @@ def held_out_title(gap: Any) -> str:
     outcome = "better" if gap.gap < 0 else "worse"
     doubt = "" if abs(gap.gap) > 2 * gap.standard_error else ", by less than two standard errors"
     return f"On test samples the residual unit is {outcome}{doubt}"
-
-
-def probes_title(report: Any) -> str:
-    """How the network stands to the linear probe on its own input, and how many blocks add; of what `probe` found."""
-    first, blocks = report.layers[0], report.layers[1:]
-    gap = first.held_out_gap if report.held_out_samples else first.gap
-    where = "held-out" if report.held_out_samples else "training"
-    stands = {-1: "below", 0: "not told apart from", 1: "ABOVE"}[gap.sign]
-    if not report.held_out_samples:
-        return f"On {where} samples the network is {stands} the linear probe on its input, gap {gap}"
-    adds = sum(layer.verdict == "adds" for layer in blocks)
-    return (
-        f"On {where} samples the network is {stands} the linear probe on its input, gap {gap}; "
-        f"{adds} of {len(blocks)} blocks add what a linear probe can tell"
-    )
 
 
 def split_table(split: Any) -> pd.DataFrame:

@@ -33,7 +33,7 @@ class PreActivationNetwork(eqx.Module):
         He, Zhang, Ren and Sun 2016 (arXiv:1603.05027), with layer in place of batch normalization.
     """
 
-    blocks: list[Block]
+    blocks: tuple[Block, ...]
     norm: eqx.nn.LayerNorm
     head: eqx.nn.Linear
 
@@ -42,7 +42,7 @@ class PreActivationNetwork(eqx.Module):
     ) -> None:
         """Random weights, those of V times `scale`; outputs None for one without an axis."""
         head_key, *keys = jax.random.split(key, blocks + 1)
-        self.blocks = [Block(d, width, scale=scale, key=each) for each in keys]
+        self.blocks = tuple(Block(d, width, scale=scale, key=each) for each in keys)
         self.norm = eqx.nn.LayerNorm(d)
         self.head = eqx.nn.Linear(d, "scalar" if outputs is None else outputs, key=head_key)
 
