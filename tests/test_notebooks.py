@@ -192,7 +192,7 @@ CLAIMS = {
         {"depth", "gains"},
     ),
     "probe_torch_network": (
-        {"epochs": 2, "probe_every": 1, "blocks": 2, "width": 4},
+        {"epochs": 4},
         "network_no_worse_than_linear_probe",
         {"course"},
     ),
