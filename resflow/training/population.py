@@ -24,8 +24,9 @@ from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions
 from resflow.progress import Progress, in_turns, reported
 from resflow.training._blocks import steps_in_block
+from resflow.training._chunks import Members, advance_chunks, room_for_chunks
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
-from resflow.training._program import Course, ObjectiveMeasure, Setting, Training, check_measure
+from resflow.training._program import ObjectiveMeasure, Setting, Training, check_measure
 from resflow.training.train import Measure, TrainingOptions, TrainResult, precision_of, recorded
 
 __all__ = ["PopulationLayout", "PopulationResult", "one_device_per_core", "train_population"]
@@ -140,7 +141,7 @@ def train_population(
         measure=None if alike else measured,
         active=None,
     )
-    members = _Members(dynamic, own, None if data_sets is None else np.asarray(data_sets))
+    members = Members(dynamic, own, None if data_sets is None else np.asarray(data_sets))
     shared = X, y, measured if alike else None
     if layout is None:
         layout = population_layout(dynamic, frozen, static, X, y, loss=loss, batch_size=options.batch_size, exact=exact)
@@ -170,14 +171,14 @@ def train_population(
     with reported(progress, options.steps * m) as tell:
         for start in range(0, m, layout.block):
             rows = range(start, min(start + layout.block, m))
-            advance = partial(_advance, *given, np.int32(start))
+            advance = partial(advance_chunks, *given, np.int32(start))
 
             def done(tick: int, start: int = start) -> int:
                 chunks, tick = divmod(tick, training.ticks)
                 each = chunks * options.steps + training.steps_before(tick)
                 return start * options.steps + each * layout.chunk * len(layout.devices)
 
-            begun = _begin(*given)
+            begun = room_for_chunks(*given)
             _, trained = in_turns(advance, begun, layout.chunks * training.ticks, tell, done)
             trained = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(trained))
             parts.append(jax.tree.map(itemgetter(slice(len(rows))), trained))  # without what fills up the last block
@@ -185,14 +186,6 @@ def train_population(
                 on_block(rows, result(parts[-1], rows))
     whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return result(whole, range(m))
-
-
-class _Members(NamedTuple):
-    """What differs from member to member, each with an axis of members in front; None in the setting is shared."""
-
-    dynamic: Any
-    setting: Setting
-    data_sets: Any
 
 
 def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
@@ -261,90 +254,3 @@ def _stacked_measure(measure: Any, m: int) -> tuple[Any, Any, int | None]:
         raise InvalidInputError(f"measure has {len(measure)} entries, but must be one for all, or one for each of {m}")
     arrays, static = zip(*(eqx.partition(each, eqx.is_array) for each in measure), strict=True)
     return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(arrays)), static[0], 0
-
-
-@eqx.filter_jit
-def _begin(members: _Members, shared: Any, training: Training, layout: PopulationLayout) -> Any:
-    """Room for what one call of `_advance` hands to the next: each device's course, and the results of all chunks."""
-    setting = members.setting._replace(active=jnp.ones(members.setting.key.shape, bool))
-    chunk = jax.tree.map(lambda leaf: leaf[: layout.chunk], members._replace(setting=setting))
-    course = jax.eval_shape(lambda: training.begun(*_of_chunk(chunk, shared, training)))
-    results = jax.eval_shape(lambda course: _by_member(course, training), course)
-    devices = len(layout.devices)
-    sharding = jax.sharding.NamedSharding(_mesh(layout), _BY_MEMBER)
-
-    def room(tree: Any, times: int) -> Any:
-        zeros = jax.tree.map(lambda leaf: jnp.zeros((times, *leaf.shape), leaf.dtype), tree)
-        return zeros if devices == 1 else jax.lax.with_sharding_constraint(zeros, sharding)
-
-    return room(course, devices), room(results, devices * layout.chunks)
-
-
-@eqx.filter_jit
-def _advance(
-    members: _Members, shared: Any, training: Training, layout: PopulationLayout, start: Any,
-    carry: Any, first: Any, last: Any,
-) -> Any:  # fmt: skip
-    """Of a block of members, that from `start` on, some ticks: each device its share, there chunk after chunk."""
-    m = len(members.setting.key)
-    rows = start + jnp.arange(layout.block)
-    if layout.block != m:  # at the end of the population a block is filled up with some that are not trained
-        members = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, m - 1)], members)
-    members = members._replace(setting=members.setting._replace(active=rows < m))
-
-    def share(carry, members, shared, first, last):
-        courses, results = carry
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, layout.chunk, *leaf.shape[1:]), members)
-
-        def advance(chunk, carry):
-            course, results = carry
-            dynamic, setting = _of_chunk(jax.tree.map(lambda leaf: leaf[chunk], chunks), shared, training)
-            before = chunk * training.ticks
-            start, stop = jnp.maximum(first - before, 0), jnp.minimum(last - before, training.ticks)
-            course = jax.lax.cond(start == 0, lambda: training.begun(dynamic, setting), lambda: course)
-            course = jax.lax.fori_loop(start, stop, lambda tick, course: training.tick(tick, course, setting), course)
-            results = jax.tree.map(
-                lambda all_, own: jax.lax.dynamic_update_index_in_dim(all_, own, chunk, 0),
-                results, _by_member(course, training),
-            )  # fmt: skip
-            return course, results
-
-        course = jax.tree.map(lambda leaf: leaf[0], courses)
-        course, results = jax.lax.fori_loop(
-            first // training.ticks, -(-last // training.ticks), advance, (course, results)
-        )
-        return jax.tree.map(lambda leaf: leaf[None], course), results
-
-    if len(layout.devices) > 1:
-        whole = jax.sharding.PartitionSpec()
-        share = jax.shard_map(
-            share, mesh=_mesh(layout), in_specs=(_BY_MEMBER, _BY_MEMBER, whole, whole, whole), out_specs=_BY_MEMBER,
-            check_vma=False,
-        )  # fmt: skip
-    return share(carry, members, shared, first, last)
-
-
-_BY_MEMBER = jax.sharding.PartitionSpec("members")
-
-
-def _mesh(layout: PopulationLayout) -> jax.sharding.Mesh:
-    return jax.sharding.Mesh(np.array(layout.devices), ("members",))
-
-
-def _of_chunk(chunk: _Members, shared: Any, training: Training) -> tuple[Any, Setting]:
-    """The trainable arrays and the setting of a chunk of members, or of the only one in it."""
-    if training.axes is None:
-        chunk = jax.tree.map(lambda leaf: leaf[0], chunk)
-    X, y, measured = shared
-    if chunk.data_sets is not None:
-        X, y = X[chunk.data_sets], y[chunk.data_sets]
-    setting = chunk.setting._replace(X=X, y=y)
-    return chunk.dynamic, setting if chunk.setting.measure is not None else setting._replace(measure=measured)
-
-
-def _by_member(course: Course, training: Training) -> Any:
-    """The results of a chunk of members, theirs as the first axis."""
-    if training.axes is None:
-        return jax.tree.map(lambda leaf: leaf[None], course.results)
-    final, diverged_at, *rows = course.results
-    return final, diverged_at, *jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), rows)
