@@ -246,6 +246,17 @@ def test_rows_that_some_do_not_stand_for_are_all_looked_at():
     assert fit.rank == 69
 
 
+@pytest.mark.parametrize("radius", [5.0, 20.0])
+def test_separable_digits_in_a_ball_are_fitted_where_no_hessian_can_be_formed(radius, monkeypatch):
+    X, y = (part[::3] for part in digits())
+    least = dense(X, y, monkeypatch, max_norm=radius)
+    monkeypatch.setattr(_linear_predictor, "_DENSE", 0)
+    fit = fit_linear_predictor(X, y, loss="softmax", max_norm=radius)
+    assert fit.converged
+    assert fit.suboptimality <= 1e-11
+    assert -least.suboptimality <= fit.objective - least.objective <= fit.suboptimality + 1e-14
+
+
 @pytest.mark.parametrize("radius", [5.0, 50.0])
 def test_separable_digits_in_a_ball_are_fitted_however_long_the_way_to_its_sphere(radius, monkeypatch):
     X, y = (part[::3] for part in digits())

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from resflow.linear._algebra import EPS, ball_step, cholesky_solver
-from resflow.linear._newton import TOLERANCE, Iterate, describe, into_ball
+from resflow.linear._newton import PROVEN, TOLERANCE, Iterate, describe, into_ball
 from resflow.linear._problem import Problem, evaluate, loss_terms
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, PseudoHuber, Softmax, Squared
@@ -76,7 +76,7 @@ def as_fit(
         suboptimality, sound = min(suboptimality, total) if sound else total, True
     if unknown:
         status = Status.NO_MINIMIZER_KNOWN
-    elif sound and small and suboptimality <= TOLERANCE * problem.objective_scale:
+    elif sound and small and suboptimality <= (PROVEN if best.proven else TOLERANCE) * problem.objective_scale:
         status = Status.CONVERGED
     else:
         status = Status.ITERATION_LIMIT if best.iterations == max_iterations else Status.ROUNDING

@@ -9,7 +9,7 @@ import numpy as np
 from resflow.linear._algebra import EPS
 from resflow.linear._hessian_free import NO_SOLVER, Metric, minimise, rounding
 from resflow.linear._newton import TOLERANCE, Iterate
-from resflow.linear._passes import Look, at_zero, look
+from resflow.linear._passes import Look, at_zero, look, sensitivity
 from resflow.linear._problem import Problem
 
 __all__ = ["in_ball"]
@@ -55,7 +55,7 @@ def in_ball(problem: Problem, gram: np.ndarray, gradient: np.ndarray, *, max_ite
         else:
             judged = _judged(problem, metric, W, _with_ridge(here, W, problem.ridge), steps) if inside else best
         best = judged if judged.suboptimality < best.suboptimality else best
-        goal = max(goal, 2.0 * _hidden(problem, metric, W))  # below that nothing can be proven
+        goal = max(goal, 1.2 * _hidden(problem, W, _unsure(problem, metric, W, here)))  # below it nothing can be proven
         finished = inside and multiplier <= least and tight
         if best.suboptimality <= goal or steps >= max_iterations or length == 0.0 or finished:
             break
@@ -92,9 +92,18 @@ def _with_ridge(here: Look, W: np.ndarray, ridge: float) -> Look:
     return here._replace(total=total, gradient=here.slope + ridge * W)
 
 
-def _hidden(problem: Problem, metric: Metric, W: np.ndarray) -> float:
+def _unsure(problem: Problem, metric: Metric, W: np.ndarray, here: Look) -> float:
+    """By how much rounding may put the gradient wrong: little where the classes are apart, and so the loss flat."""
+    most = rounding(problem, metric, W)
+    if _hidden(problem, W, most) <= 0.1 * TOLERANCE * problem.objective_scale:
+        return most
+    slopes, curvatures = sensitivity(problem, W, here)
+    size = slopes + (curvatures + problem.ridge) * float(np.linalg.norm(W))
+    return min(most, 4.0 * math.sqrt(problem.rows.d) * EPS * size)
+
+
+def _hidden(problem: Problem, W: np.ndarray, unsure: float) -> float:
     """What rounding of the gradient adds to the bounds on F − F*."""
-    unsure = rounding(problem, metric, W)
     within = unsure * (float(np.linalg.norm(W)) + problem.radius)
     return min(within, unsure**2 / (2.0 * problem.ridge)) if problem.ridge else within
 
@@ -102,10 +111,11 @@ def _hidden(problem: Problem, metric: Metric, W: np.ndarray) -> float:
 def _judged(problem: Problem, metric: Metric, W: np.ndarray, here: Look, steps: int) -> Iterate:
     """The evidence at a W of the ball."""
     length, size = float(np.linalg.norm(W)), float(np.linalg.norm(here.gradient))
+    unsure = _unsure(problem, metric, W, here)
     bound = max(float(np.vdot(here.gradient, W)) + problem.radius * size, 0.0)
-    bound += rounding(problem, metric, W) * (length + problem.radius)
+    bound += unsure * (length + problem.radius)
     if problem.ridge:
-        bound = min(bound, (size + rounding(problem, metric, W)) ** 2 / (2.0 * problem.ridge))
+        bound = min(bound, (size + unsure) ** 2 / (2.0 * problem.ridge))
     on_sphere = length >= problem.radius * (1.0 - 8.0 * EPS)
     multiplier = max(-float(np.vdot(here.gradient, W)) / length**2, 0.0) if on_sphere else 0.0
     residual = float(np.linalg.norm(here.gradient + multiplier * W))

@@ -13,6 +13,8 @@ from resflow.linear._problem import Evaluation, Problem, evaluate, loss_terms
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax
 
 TOLERANCE = 1e-12
+PROVEN = 1e-10
+"""What may be left, of F(0), where all rounding errors are counted in, which may be most of it."""
 
 
 class Iterate(NamedTuple):

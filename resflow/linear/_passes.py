@@ -11,7 +11,7 @@ import numpy as np
 from resflow.linear._algebra import KEEP_VALUES, add_gram
 from resflow.linear._problem import Problem, softmax_columns
 
-__all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilities", "product"]
+__all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilities", "product", "sensitivity"]
 
 _CHUNK_VALUES = 1 << 19
 _EVEN = math.log(2.0)
@@ -89,6 +89,22 @@ def activity_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
 def least_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
     """mean_i min_j σ_ij x_i x_iᵀ, shape (d, d)."""
     return _weighted_gram(problem, W, here, lambda sigma: sigma.min(axis=0))
+
+
+def sensitivity(problem: Problem, W: np.ndarray, here: Look) -> tuple[float, float]:
+    """mean_i ‖ℓ'_i‖ ‖x_i‖ and mean_i tr(S_i) ‖x_i‖²: what the gradient adds up, and how it takes errors of W x_i."""
+    slopes, curvatures = 0.0, 0.0
+    for part, block in problem.rows.blocks():
+        y, squares = problem.y[part], np.einsum("ij,ij->i", block, block)
+        sigma = probabilities(problem, W, here, part, block)
+        alike = (sigma * sigma).sum(axis=0)
+        if y.ndim == 2:
+            missed = ((sigma.T - y) ** 2).sum(axis=1)
+        else:
+            missed = np.maximum(alike + 1.0 - 2.0 * sigma[y, np.arange(len(y))], 0.0)
+        slopes += float(np.sum(problem.weighed(np.sqrt(missed * squares), part)))
+        curvatures += float(np.sum(problem.weighed(np.maximum(1.0 - alike, 0.0) * squares, part)))
+    return slopes / problem.rows.n, curvatures / problem.rows.n
 
 
 def probabilities(problem: Problem, W: np.ndarray, here: Look, part: slice, block: np.ndarray) -> np.ndarray:

@@ -30,7 +30,8 @@ class LinearFit(NamedTuple):
         status: How the fit ended. `Status.CONVERGED` if suboptimality ≤ 1e-12 F_lin(0), by evidence that holds as far
             as the minimum, and grad_norm ≤ 1e-12 sqrt(mean‖x‖² · mean‖ℓ'(0; y)‖²), or what rounding of the predictions
             leaves of it if that is more: how much of a decrease it can hide is then part of suboptimality. Of many
-            classes the suboptimality alone decides where it is proven.
+            classes the suboptimality alone decides where it is proven, with all rounding errors counted in: those may
+            then be most of it, and 1e-10 F_lin(0) is enough.
         suboptimality: Of many classes (m d > 256) with a ridge term, ‖∇F‖² / (2 ridge), which strong convexity proves,
             under a bound that binds the one below, and with neither ½ λ² (1 + R λ), λ the gradient's length in a metric
             from the least probability of each sample, which proves that there is a minimiser, too. Otherwise by how
