@@ -109,19 +109,19 @@ def test_every_step_takes_its_part_of_its_epochs_order(n, size, block):
 
 @pytest.mark.parametrize("batch_size", [None, 8])
 def test_one_program_a_call_whose_steps_wait_for_no_condition(batch_size, monkeypatch):
-    """Of its loops all have a fixed length but one, in which a model that diverged in a block takes it again."""
-    programs, run = [], resflow.training.population._program
+    """Chunks, ticks and the steps of a model that diverged in a block are counted on the way; no other steps are."""
+    programs, run = [], resflow.training.population.advance_chunks
 
-    def seen(*arguments, **static):
-        programs.append(eqx.filter_make_jaxpr(lambda *arrays: run(*arrays, **static))(*arguments)[0])
-        return run(*arguments, **static)
+    def seen(members, shared, training, layout, start, *state):
+        programs.append(eqx.filter_make_jaxpr(run)(members, shared, training, layout, start, *state)[0])
+        return run(members, shared, training, layout, start, *state)
 
-    monkeypatch.setattr("resflow.training.population._program", seen)
+    monkeypatch.setattr("resflow.training.population.advance_chunks", seen)
     population([0.01] * M, batch_size=batch_size)
     (program,) = programs
     loops = Counter(equation.primitive.name for equation in equations(program.jaxpr))
-    assert loops["while"] == 1
-    assert loops["scan"] >= 3  # over measurements, blocks and the steps of one
+    assert loops["while"] == 3
+    assert 20 in {each.params["length"] for each in equations(program.jaxpr) if each.primitive.name == "scan"}
 
 
 def equations(jaxpr):

@@ -68,7 +68,7 @@ def point(seed: int, loss: str, m: int | None = None) -> Arrays:
 @cache
 def fit(loss: str, seed: int = 0, m: int | None = None) -> Any:
     arrays = point(seed, loss, m)
-    return resflow.fit_linear_predictor(arrays.X, arrays.y, loss=loss, ridge=0.1)
+    return resflow.fit_linear_predictor(arrays.X, arrays.y, loss=loss, max_norm=1.0)
 
 
 def spoiled(seed: int, loss: str, places: tuple[str, ...] = PLACES, m: int | None = None) -> tuple[Arrays, str]:

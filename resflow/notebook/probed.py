@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from resflow.notebook.record import Claim
 from resflow.probing.report import ProbeReport
@@ -10,7 +10,8 @@ from resflow.probing.report import ProbeReport
 __all__ = ["Probed", "probed", "probes_title"]
 
 
-class Probed(NamedTuple):
+@dataclass(frozen=True)
+class Probed:
     """What of a report a run is to keep.
 
     Attributes:
