@@ -176,8 +176,8 @@ class _Shell:
         if expected:
             self._type(f'( set -e\n{block.text}) {said}; echo $? >"{status}"\n')
         else:  # in this very shell, so that what is exported stays; the first that fails ends it
-            self._type(f"""trap 'echo $? >"{status}"' EXIT; set -e\n{{\n{block.text}}} {said}\n""")
-            self._type(f'set +e; trap - EXIT; echo 0 >"{status}"\n')
+            ended = f"""trap 'echo $? >"{status}"' EXIT; set -e\n"""
+            self._type(f'{ended}{{\n{block.text}}} {said}\nset +e; trap - EXIT; echo 0 >"{status}"\n')
         self._wait(lambda: status.exists() and status.read_text().strip(), block)
         assert int(status.read_text()) == expected, f"line {block.line}:\n{block.text}\n{self.said()}"
 
