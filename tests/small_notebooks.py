@@ -20,6 +20,8 @@ from bs4 import BeautifulSoup
 from legible import assert_legible
 
 from resflow.workflow.cli import main
+from resflow.workflow.provenance import provenance_tags
+from resflow.workflow.records import Run, create_run, open_client
 
 BIN = Path(sys.executable).parent
 
@@ -136,6 +138,11 @@ def but_progress(said: str) -> str:
 def runs_of(client, experiment: str) -> list:
     """The runs of an experiment, latest first."""
     return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+
+
+def new_run() -> Run:
+    """A run of a notebook called work, in the store that is in use."""
+    return create_run(open_client(), notebook="work", name="work", parameters={}, tags=provenance_tags("work.ipynb"))
 
 
 def artifacts_of(client, run, folder: str | None = None) -> set[str]:

@@ -7,11 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from small_notebooks import artifacts_of, in_project, make_project, read_artifact
+from small_notebooks import artifacts_of, in_project, make_project, new_run, read_artifact
 
 from resflow.workflow import environment
-from resflow.workflow.provenance import provenance_tags
-from resflow.workflow.records import create_run, open_client
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +20,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def run(project):
-    return create_run(open_client(), notebook="work", name="work", parameters={}, tags=provenance_tags("work.ipynb"))
+    return new_run()
 
 
 def test_environment_is_kept_with_the_changes_since_the_commit(project, run, monkeypatch):

@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_notebooks import artifacts_of, in_project, make_project
+from small_notebooks import artifacts_of, in_project, make_project, new_run
 
 import resflow
 from resflow.errors import InvalidInputError
 from resflow.models.stored import arrays_of_model, described_model, rebuilt_model
 from resflow.notebook import Trained, load_model, load_point, prepare
 from resflow.workflow import names, stored_points
-from resflow.workflow.provenance import provenance_tags
-from resflow.workflow.records import create_run, open_client
 
 KEY = jax.random.key(3)
 X = np.random.default_rng(0).standard_normal((12, 9))
@@ -94,7 +92,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def run(project):
-    return create_run(open_client(), notebook="work", name="work", parameters={}, tags=provenance_tags("work.ipynb"))
+    return new_run()
 
 
 @pytest.fixture
