@@ -66,9 +66,9 @@ def _runs_of(client: MlflowClient, name: str) -> list[StoredRun]:
     from resflow.workflow.reports.run_report import find_run
 
     run = find_run(client, name) if RUN_ID.fullmatch(name) else None
-    stored = run.stored if run else parents_of_sweeps(client, list(experiments(client))).get(name)
+    sweeps = {} if run else parents_of_sweeps(client, list(experiments(client)))
+    stored = run.stored if run else sweeps.get(name)
     if stored is None:
-        sweeps = parents_of_sweeps(client, list(experiments(client)))
         near = f": nearest is {nearest(name, sweeps, 1)[0]}" if sweeps else ""
         raise InvalidInputError(f"{shown(name)} is neither the id of a run nor the name of a sweep{near}")
     experiment = stored.info.experiment_id
