@@ -14,6 +14,7 @@ import pandas as pd
 from resflow.certificates.augmented import fit_augmented
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset
+from resflow.labels import one_hot
 from resflow.linear.fit import LinearFit
 from resflow.losses import as_loss
 from resflow.models.residual_unit import NoSkipNetwork, OutputSkipNetwork, ResidualUnit
@@ -25,7 +26,7 @@ from resflow.studies.skip_comparison import training_ends
 from resflow.training.measures import GapMeasure, StationarityMeasure
 from resflow.training.train import TrainingOptions, train
 
-__all__ = ["EVIDENCE", "OF_GROUPS", "LastPoint", "one_hot"]
+__all__ = ["EVIDENCE", "OF_GROUPS", "LastPoint", "labels_for"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class LastPoint:
     @property
     def y(self) -> np.ndarray:
         """The training labels, as the model's outputs need them."""
-        return one_hot(self.train.y, self.model)
+        return labels_for(self.train.y, self.model)
 
     @property
     def point(self) -> Point | ModelPoint:
@@ -58,12 +59,12 @@ class LastPoint:
         return Point.of(self.model, self.train.X, self.y, self.loss)
 
 
-def one_hot(y: np.ndarray, model: Any) -> np.ndarray:
+def labels_for(y: np.ndarray, model: Any) -> np.ndarray:
     """Labels as they are, or the classes 0, ..., m − 1 as unit vectors where the model has an axis of m outputs."""
     if not isinstance(model, ResidualUnit | OutputSkipNetwork | NoSkipNetwork) or y.ndim == 2:
         return y
     weights = model.v if isinstance(model, NoSkipNetwork) else model.W
-    return y if weights.ndim == 1 else np.eye(weights.shape[0])[y.astype(int)]
+    return y if weights.ndim == 1 else one_hot(y, weights.shape[0])
 
 
 def _measured(last: LastPoint, measure: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from resflow.errors import InvalidInputError, check_known
 from resflow.linear.fit import LinearFit
 from resflow.models.stored import arrays_of_model, described_model, rebuilt_model
 from resflow.notebook.data import Preparation
-from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, one_hot
+from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, labels_for
 from resflow.point import ModelPoint, Point
 from resflow.workflow import names
 from resflow.workflow.records import Run, client_in_use
@@ -185,7 +185,7 @@ def load_point(run_id: str, *, client: MlflowClient | None = None) -> Point | Mo
     model, description, seed = _load(run_id, client)
     preparation = preparation_of(description, seed)
     data, _ = preparation.load()
-    return Point.of(model, data.X, one_hot(data.y, model), description["loss"])
+    return Point.of(model, data.X, labels_for(data.y, model), description["loss"])
 
 
 def preparation_of(description: Mapping[str, Any], seed: int | None = None) -> Preparation:

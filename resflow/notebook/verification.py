@@ -13,7 +13,7 @@ from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.models.stored import rebuilt_model
 from resflow.notebook.data import labelled_data
-from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, LastPoint, one_hot
+from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, LastPoint, labels_for
 from resflow.notebook.trained import preparation_of, rebuilt_groups
 from resflow.studies.population_problem import population_outcomes, population_problem
 from resflow.training.measures import GapMeasure
@@ -53,7 +53,7 @@ def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
     _check_data(train, test, tags)
     loss, groups = description["loss"], "groups" in description
     model = None if groups else rebuilt_model(description["model"], points.arrays)
-    fit = fit_linear_predictor(train.X, one_hot(train.y, model), loss=loss, **description["linear"])
+    fit = fit_linear_predictor(train.X, labels_for(train.y, model), loss=loss, **description["linear"])
     last = LastPoint(model, train, test, fit, loss, description["epsilon"])
     values: dict[str, Any] = {"best_linear_objective": fit.objective}
     tables: dict[str, Any] = {}
