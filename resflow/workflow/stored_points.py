@@ -7,11 +7,10 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resflow.workflow import names
+from resflow.workflow.scratch import temporary_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,8 +59,8 @@ def attach_points(
     entries: dict[str, Any] = {**arrays, _DESCRIPTION: np.array(json.dumps(description))}
     np.savez(buffer, **entries)
     content, path = buffer.getvalue(), f"{name}.npz"
-    with TemporaryDirectory() as folder:
-        (file := Path(folder) / path).write_bytes(content)
+    with temporary_folder() as folder:
+        (file := folder / path).write_bytes(content)
         run.attach(file, _FOLDER)
     return {
         names.STORED_POINT: f"{_FOLDER}/{path}",

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import names
@@ -21,6 +20,7 @@ from resflow.workflow.parameters import Parameter, brief
 from resflow.workflow.quiet import without_progress_bars
 from resflow.workflow.records.client import experiment_id_of, patiently
 from resflow.workflow.run_parameters import changed_values
+from resflow.workflow.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,8 +188,8 @@ class Run:
 
     def read_bytes(self, path: str) -> bytes:
         """What is in an attached file."""
-        with TemporaryDirectory() as folder, without_progress_bars():
-            return Path(self.client.download_artifacts(self.id, path, folder)).read_bytes()
+        with temporary_folder() as folder, without_progress_bars():
+            return Path(self.client.download_artifacts(self.id, path, str(folder))).read_bytes()
 
     def log_dataset(
         self,
