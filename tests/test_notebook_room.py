@@ -330,6 +330,7 @@ def test_stream_of_a_network_is_read_from_a_file_or_refused_in_one_line(tmp_path
         (arrays, "has no array y"),
         (arrays | {"y": np.arange(20) % 3, "test_h_0": arrays["h_0"]}, "has no array test_y"),
         ({"h_0": np.array([None])}, "is no .npz file of numbers"),
+        (arrays | {"y": np.arange(20) % 3, "h_0": np.array(1.0)}, r"h_0 has shape \(\), but must have 2 axes"),
     ):
         if saved is not None:
             np.savez(file, **saved)
@@ -341,6 +342,23 @@ def test_stream_of_a_network_is_read_from_a_file_or_refused_in_one_line(tmp_path
     report = resflow.probe(**load_stream(run, str(file)), ridge=1.0)
     assert (report.samples, report.held_out_samples) == (20, 20)
     assert run.contexts == ["training", "test"]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_damaged_stream_is_refused_in_one_line_wherever_the_damage_is(tmp_path):
+    rng, file = np.random.default_rng(0), tmp_path / "stream.npz"
+    np.savez_compressed(file, h_0=rng.standard_normal((9, 2)), h_1=np.zeros((9, 2)), W=np.eye(2), y=np.arange(9) % 2)
+    whole, said = file.read_bytes(), []
+    for place in range(0, len(whole), 11):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        file.write_bytes(damaged)
+        try:
+            resflow.probe(**load_stream(RecordedData(), str(file)), ridge=1.0)
+        except InvalidInputError as error:
+            said.append(str(error))
+    assert len(said) > len(whole) / 22
+    assert not any("\n" in line for line in said)
 
 
 class RecordedData:

@@ -285,6 +285,9 @@ def test_bad_input_gets_one_line():
     for options, message in cases:
         with pytest.raises(InvalidInputError, match=message):
             tangent_certificate(model, X, y, **({"loss": loss} | options))
+    for wrong in (X[0], X[0, 0], X[:-1], X.tolist()[0]):
+        with pytest.raises(InvalidInputError, match=r"^X has shape .*its first axis must be that of the samples"):
+            tangent_certificate(model, wrong, y, loss=loss, against=q)
     for other, message in [
         (3, "must map samples"),
         (Partial(lambda X: X[:, 0]), "no trainable"),

@@ -203,6 +203,7 @@ def tangent_certificate(
 def _tangent(model: Any, X: Any, y: Any, loss: Loss) -> tuple[Tangent, np.ndarray]:
     """The network's tangent, and the labels as the loss takes them; predictions are centred where only that counts."""
     torch = sys.modules.get("torch")
+    _check_sample_axis(X, y)
     if torch is not None and isinstance(model, torch.nn.Module):
         from resflow.certificates._tangent_torch import TorchTangent
 
@@ -215,6 +216,17 @@ def _tangent(model: Any, X: Any, y: Any, loss: Loss) -> tuple[Tangent, np.ndarra
     labels = np.asarray(as_labels(y, loss, n=len(p) if p.ndim else None))
     check_prediction_shape(p.shape, len(labels), labels, loss)
     return tangent, labels
+
+
+def _check_sample_axis(X: Any, y: Any) -> None:
+    """Check that samples have a first axis of as many as there are labels, before a model is called with them."""
+    samples, labels = (tuple(each.shape) if hasattr(each, "shape") else np.shape(each) for each in (X, y))
+    if not samples or (labels and labels[0] != samples[0]):
+        count = f"y has {labels[0]} labels" if labels else "there is one label a sample"
+        raise InvalidInputError(
+            f"X has shape {samples}, but its first axis must be that of the samples, and {count}: a single sample x is "
+            "X = x[None]"
+        )
 
 
 def _comparator(against: Any, X: Any, y: np.ndarray, p: np.ndarray, loss: Loss) -> np.ndarray:

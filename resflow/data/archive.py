@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import lzma
 import math
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from resflow.data.contents import check_contents, check_unpacked_size, reading
+from resflow.data.contents import DAMAGED_ARRAYS, DAMAGED_HEADER, check_contents, check_unpacked_size, reading
 from resflow.data.dataset import Dataset
 from resflow.data.labels import as_exact_floats, column_and_class, labels
 from resflow.data.names import plain, shown_few
@@ -24,10 +22,9 @@ from resflow.errors import InvalidInputError, shown
 __all__ = ["check_archive", "load_archive"]
 
 _NUMBERS = "biuf"
-_UNPACKING = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
 _reading = functools.partial(
     reading,
-    errors=(*_UNPACKING, ValueError, OverflowError),  # the last two are NumPy's
+    errors=DAMAGED_ARRAYS,
     remedy="save it again with np.savez(path, X=X, y=y)",
 )
 
@@ -128,7 +125,7 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Me
             )
         try:
             shape, _, dtype = read(file)
-        except (SyntaxError, TypeError, RecursionError, MemoryError) as error:  # NumPy lets the parser's own through
+        except DAMAGED_HEADER as error:
             raise InvalidInputError(f"{array} has a header that is not readable: save it again") from error
         stored = entry.file_size - file.tell()
     if dtype.hasobject:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from resflow.data.names import plain
 from resflow.errors import InvalidInputError
 
-__all__ = ["check_contents", "check_unpacked_size", "reading"]
+__all__ = ["DAMAGED_ARRAYS", "DAMAGED_HEADER", "check_contents", "check_unpacked_size", "reading"]
+
+DAMAGED_ARRAYS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError),
+    *(ValueError, OverflowError),
+)
+"""What unpacking a damaged archive of arrays raises, and NumPy on what is unpacked."""
+DAMAGED_HEADER = (SyntaxError, TypeError, RecursionError, MemoryError)
+"""What NumPy lets through of its parser for an array's header."""
 
 _SIGNATURES = {
     b"\x1f\x8b": "data compressed by gzip",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resflow.arrays import check_samples
+from resflow.data.contents import DAMAGED_ARRAYS, DAMAGED_HEADER
 from resflow.data.dataset import Dataset
 from resflow.errors import InvalidInputError, nearest_file, shown
 from resflow.workflow.records import Run
@@ -35,9 +36,9 @@ def load_stream(run: Run, path: str) -> dict[str, Any]:
     if not file.is_file():
         raise InvalidInputError(f"stream={shown(path)}: there is no such file{nearest_file(file, '.npz')}")
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (*DAMAGED_ARRAYS, *DAMAGED_HEADER) as error:
         raise InvalidInputError(
             f"stream={shown(path)} is no .npz file of numbers: save one with the arrays {_NAMES}"
         ) from error
@@ -47,7 +48,7 @@ def load_stream(run: Run, path: str) -> dict[str, Any]:
         raise InvalidInputError(f"stream={shown(path)} has no array W: it must have {_NAMES}")
     parts = [(representations, y, "training"), *([(*held_out, "test")] if held_out else [])]
     for hs, labels, context in parts:
-        h = hs[0].reshape(len(hs[0]), -1)
+        h = np.asarray(check_samples(hs[0], f"stream={shown(path)}: h_0"))
         data = Dataset(str(path), h, labels, tuple(f"h_0[{j}]" for j in range(h.shape[1])), "y", None)
         run.log_dataset(
             data.name, data.X, data.y, digest=data.digest, feature_names=data.feature_names, context=context
