@@ -29,6 +29,7 @@ __all__ = [
     "checked_samples",
     "in_default_precision",
     "point_of_unit",
+    "prediction_shape",
     "sum_over_samples",
 ]
 
@@ -245,12 +246,21 @@ def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:
     Raises:
         InvalidInputError: If it cannot be called, its predictions have another shape, or there are fewer than classes.
     """
+    check_prediction_shape(prediction_shape(model, X), len(X), y, loss)
+
+
+def prediction_shape(model: Any, X: Array) -> tuple[int, ...] | None:
+    """The shape of a model's predictions of some samples; None if they are no array.
+
+    Raises:
+        InvalidInputError: If the model cannot be called, or takes another number of inputs.
+    """
     if not callable(model):
         raise InvalidInputError(f"model is a {type(model).__name__}, but must map samples to predictions")
     inputs = getattr(model, "inputs", None)
     if isinstance(inputs, int):
         _check_inputs(X, inputs)
-    check_prediction_shape(getattr(jax.eval_shape(model, X), "shape", None), len(X), y, loss)
+    return getattr(jax.eval_shape(model, X), "shape", None)
 
 
 def check_prediction_shape(found: tuple[int, ...] | None, n: int, y: Array, loss: Loss) -> None:

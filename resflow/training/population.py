@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,7 +20,7 @@ from resflow.errors import InvalidInputError
 from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
-from resflow.point import check_predictions
+from resflow.point import check_prediction_shape, prediction_shape
 from resflow.progress import Progress, in_turns, reported
 from resflow.training._blocks import steps_in_block
 from resflow.training._chunks import Members, advance_chunks, room_for_chunks
@@ -126,8 +125,7 @@ def train_population(
             f"X has shape {X.shape}, and data_sets is {'not ' if data_sets is None else ''}given: several data sets "
             "need the index of each member's, and a single one needs none"
         )
-    # Under a trace, where taking the first member computes nothing.
-    jax.eval_shape(lambda: _check_predictions(dynamic, frozen, static, X, y, loss))
+    _check_predictions(dynamic, frozen, static, X, y, loss)
     options.check_batch(X.shape[-2])
     _check_measures(measure, X, y, data_sets)
     measured, measure, measure_axis = _stacked_measure(ObjectiveMeasure(loss) if measure is None else measure, m)
@@ -180,12 +178,32 @@ def train_population(
 
             begun = room_for_chunks(*given)
             _, trained = in_turns(advance, begun, layout.chunks * training.ticks, tell, done)
-            trained = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(trained))
-            parts.append(jax.tree.map(itemgetter(slice(len(rows))), trained))  # without what fills up the last block
+            parts.append(_fetched(trained, len(rows), layout))
             if on_block is not None:
                 on_block(rows, result(parts[-1], rows))
-    whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    whole = parts[0] if len(parts) == 1 else jax.tree.map(_joined, *parts)
     return result(whole, range(m))
+
+
+def _fetched(trained: Any, count: int, layout: PopulationLayout) -> Any:
+    """The results of so many members, without what fills up the last block; models stay on a single accelerator."""
+    models, *measured = trained
+    if layout.devices[0].platform == "cpu" or len(layout.devices) > 1:
+        models = jax.device_get(models)
+        models = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], models)
+    else:
+        models = _flat(models, count)
+    measured = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], jax.device_get(measured))
+    return models, *measured
+
+
+@partial(jax.jit, static_argnums=1)
+def _flat(tree: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], tree)
+
+
+def _joined(*leaves: Any) -> Any:
+    return (jnp if isinstance(leaves[0], jax.Array) else np).concatenate(leaves)
 
 
 def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
@@ -204,9 +222,25 @@ def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
 
 
 def _check_predictions(dynamic: Any, frozen: Any, static: Any, X: jax.Array, y: jax.Array, loss: Loss) -> None:
-    dynamic, frozen = jax.tree.map(lambda leaf: leaf[0], (dynamic, frozen))
     labels = np.asarray(y).reshape(-1, *y.shape[X.ndim - 1 :])
-    check_predictions(eqx.combine(dynamic, frozen, static), X.reshape(-1, X.shape[-1]), labels, loss)
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), (dynamic, frozen))
+    leaves, structure = jax.tree.flatten((one, static))
+    samples = jax.ShapeDtypeStruct((len(labels), X.shape[-1]), X.dtype)
+    check_prediction_shape(_prediction_shape(tuple(leaves), structure, samples), len(labels), labels, loss)
+
+
+@cache
+def _prediction_shape(leaves: tuple[Any, ...], structure: Any, X: Any) -> tuple[int, ...] | None:
+    """That of a model of these shapes: traced once, as tracing takes some milliseconds."""
+    (dynamic, frozen), static = jax.tree.unflatten(structure, leaves)
+    shape = None
+
+    def look(dynamic: Any, frozen: Any, X: Any) -> None:
+        nonlocal shape
+        shape = prediction_shape(eqx.combine(dynamic, frozen, static), X)
+
+    jax.eval_shape(look, dynamic, frozen, X)
+    return shape
 
 
 def _learning_rates(given: Any, options: TrainingOptions, m: int) -> np.ndarray:
