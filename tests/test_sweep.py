@@ -25,6 +25,7 @@ from small_notebooks import (
 )
 
 from resflow.workflow import records
+from resflow.workflow.forking.client import KERNELS
 from resflow.workflow.last_word import is_finished, status_of
 from resflow.workflow.records import open_client
 from resflow.workflow.sweeps.file import read_sweep_file
@@ -67,6 +68,13 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(project):
     return records.open_client()
+
+
+@pytest.fixture(params=["forked", "ordinary"])
+def kernels(request, monkeypatch):
+    """Which kernels points get; the processes that tests start are told."""
+    monkeypatch.setenv(KERNELS, request.param * (request.param == "ordinary"))
+    return request.param
 
 
 def write_sweep(project: Path, name: str, axes: str) -> Path:
@@ -125,34 +133,37 @@ def started_by(process, module: str) -> list[psutil.Process]:
     return [each for each in family if any(module in part for part in each.cmdline())]
 
 
-def test_sweep_killed_with_its_driver_and_a_worker_goes_on_and_repeats_nothing_finished(project, client):
-    write_sweep(project, "killed", "{width: [1, 8], seed: {seeds: 2}}")
-    driver = sweep(project, "killed", "--workers", "2")
-    wait_until(lambda: {"8-0", "8-1"} <= marks(project, "killed").keys(), driver)
+def test_sweep_killed_with_its_driver_and_a_worker_goes_on_and_repeats_nothing_finished(project, client, kernels):
+    name = f"killed_{kernels}"
+    write_sweep(project, name, "{width: [1, 8], seed: {seeds: 2}}")
+    driver = sweep(project, name, "--workers", "2")
+    wait_until(lambda: {"8-0", "8-1"} <= marks(project, name).keys(), driver)
     driver.kill()
     driver.communicate()
-    before = {path: path.stat().st_mtime_ns for path in (project / "killed").glob("1-*.started")}
+    before = {path: path.stat().st_mtime_ns for path in (project / name).glob("1-*.started")}
 
-    again = sweep(project, "killed", "--workers", "2")
-    wait_until(lambda: all(len(marks(project, "killed")[point]) == 2 for point in ("8-0", "8-1")), again)
-    refused = resflow_here(project, "sweep", "killed.yaml")
+    again = sweep(project, name, "--workers", "2")
+    wait_until(lambda: all(len(marks(project, name)[point]) == 2 for point in ("8-0", "8-1")), again)
+    refused = resflow_here(project, "sweep", f"{name}.yaml")
     assert refused.returncode == 2
-    assert "'killed' is being run by" in refused.stderr
+    assert f"'{name}' is being run by" in refused.stderr
 
     victim = started_by(again, "multiprocessing.spawn")[-1]
     victim.kill()
-    wait_until(lambda: sum(len(pids) for pids in marks(project, "killed").values()) == 7, again)
-    (project / "killed" / "go").touch()
+    wait_until(lambda: sum(len(pids) for pids in marks(project, name).values()) == 7, again)
+    (project / name / "go").touch()
     events = events_of(again)
     assert again.returncode == 0
     assert (events[0]["event"], events[0]["cached"]) == ("begun", 2)
     assert [event["attempt"] for event in events if event["event"] == "repeated"] == [2]
-    assert {path: path.stat().st_mtime_ns for path in (project / "killed").glob("1-*.started")} == before
-    assert_whole(client, project, "killed", 4)
-    assert sum(run.info.status == "KILLED" for run in below(client, "killed")) == 3
-    (parent,) = [run for run in runs_of(client, "killed") if run.data.tags["resflow.role"] == "sweep"]
+    assert {path: path.stat().st_mtime_ns for path in (project / name).glob("1-*.started")} == before
+    assert_whole(client, project, name, 4)
+    assert sum(run.info.status == "KILLED" for run in below(client, name)) == 3
+    told = {run.data.tags["resflow.kernel"].partition(":")[0] for run in below(client, name) if is_finished(run)}
+    assert told == {kernels if sys.platform == "linux" else "ordinary"}
+    (parent,) = [run for run in runs_of(client, name) if run.data.tags["resflow.role"] == "sweep"]
     assert parent.info.status == "FINISHED"
-    assert {run.data.tags["mlflow.parentRunId"] for run in below(client, "killed")} == {parent.info.run_id}
+    assert {run.data.tags["mlflow.parentRunId"] for run in below(client, name)} == {parent.info.run_id}
     assert json.loads(parent.data.tags["resflow.axes"]) == ["width", "seed"]
     assert artifacts_of(client, parent) == {"sweep.yaml", "tables"}
     table = read_artifact(client, parent, "tables/results.csv").splitlines()
@@ -160,27 +171,28 @@ def test_sweep_killed_with_its_driver_and_a_worker_goes_on_and_repeats_nothing_f
     assert len(table) == 5
 
 
-def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client):
-    write_sweep(project, "failing", "{width: [13, 14, 15, 2]}")
-    process = start(project, "resflow", "sweep", "failing.yaml", "--retries", "1", "--time-limit", "20")
+def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client, kernels):
+    name = f"failing_{kernels}"
+    write_sweep(project, name, "{width: [13, 14, 15, 2]}")
+    process = start(project, "resflow", "sweep", f"{name}.yaml", "--retries", "1", "--time-limit", "20")
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "Traceback" not in errors
-    last = output.split("failing: 1 of 4 points finished, 3 failed")[1]
+    last = output.split(f"{name}: 1 of 4 points finished, 3 failed")[1]
     assert "width=13: FAILED: ValueError: thirteen" in last
     assert "width=14: LOST: DeadKernelError: Kernel died" in last
     assert "width=15: KILLED: it took longer than the time limit of 20 s" in last
     notebooks = [Path(line.split(" (run ")[0].strip()) for line in last.splitlines() if " (run " in line]
     assert len(notebooks) == 3
     assert all(path.is_file() for path in notebooks)
-    statuses = sorted((run.data.params["width"], run.info.status) for run in below(client, "failing"))
+    statuses = sorted((run.data.params["width"], run.info.status) for run in below(client, name))
     assert statuses == [
         ("13", "FAILED"), ("14", "FAILED"), ("14", "FAILED"), ("15", "KILLED"), ("2", "FINISHED"),
     ]  # fmt: skip
-    (parent,) = [run for run in runs_of(client, "failing") if run.data.tags["resflow.role"] == "sweep"]
+    (parent,) = [run for run in runs_of(client, name) if run.data.tags["resflow.role"] == "sweep"]
     assert (parent.info.status, parent.data.tags["resflow.error"]) == ("FAILED", "3 of 4 points are not finished")
-    plan = resflow_here(project, "sweep", "failing.yaml", "--dry-run").stdout
-    assert "failing: 4 points in 4 executions, 1 finished; the rest takes about" in plan
+    plan = resflow_here(project, "sweep", f"{name}.yaml", "--dry-run").stdout
+    assert f"{name}: 4 points in 4 executions, 1 finished; the rest takes about" in plan
 
 
 def test_running_cluster_is_joined_and_points_of_another_sweep_are_shared(project, client, monkeypatch):

@@ -13,7 +13,7 @@ import hashlib
 import os
 import platform
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
@@ -39,10 +39,10 @@ _HITS = "hits"
 _ENTRY = "-cache"
 
 
-def settings() -> dict[str, str]:
+def settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What kernels are told of that cache; nothing where the environment names another, or says that there is none."""
-    wanted = os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("1", "true", "yes")
-    return _SETTINGS if wanted and _FOLDER not in os.environ else {}
+    wanted = environment.get("JAX_ENABLE_COMPILATION_CACHE", "true").lower() in ("1", "true", "yes")
+    return _SETTINGS if wanted and _FOLDER not in environment else {}
 
 
 @contextmanager

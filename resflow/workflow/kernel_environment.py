@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from resflow.workflow import (
     store,  # noqa: F401 (sets what MLflow is to find in the environment)
 )
 from resflow.workflow.compiled import settings
-from resflow.workflow.forking.client import NotForkedError, Wanted, prepare
+from resflow.workflow.forking.client import KernelServer, NotForkedError, Wanted, prepare
 from resflow.workflow.forking.modules import modules_of
 from resflow.workflow.kernels import speaks_ipc
 from resflow.workflow.provenance import owner_tag
@@ -32,7 +33,7 @@ figures in the notebook; of the last, which is for this process, MLflow would sp
 
 def environment_for(run: Run) -> dict[str, str]:
     """The environment that hands the run to the kernel, by the names that MLflow itself reads as well."""
-    environment = _for_any_run()
+    environment = _for_any_run(os.environ)
     # The tags that MLflow gives to every run that is made in the kernel: all but the first start_run() make one.
     context = _json_object(environment.get("MLFLOW_RUN_CONTEXT", ""))
     context |= {names.PARENT: run.id, names.OWNER: owner_tag()}
@@ -44,30 +45,37 @@ def environment_for(run: Run) -> dict[str, str]:
     }
 
 
-def start_server(nb: Any, kernel: str) -> None:
+def start_server(nb: Any, kernel: str, environment: Mapping[str, str] = os.environ) -> KernelServer | None:
     """Start what forks kernels of that name for a notebook, if it can be; it imports while other things go on.
 
     Args:
         nb: The notebook, as nbformat reads it.
         kernel: The kernel's name.
+        environment: That of the process that will execute the notebook.
+
+    Returns:
+        What forks them, which may have been there before; None if they will be ordinary ones, or of a server that the
+        environment names.
     """
     if not speaks_ipc(kernel):
-        return
+        return None
     manager = KernelManager(kernel_name=kernel, connection_file="none")
     specification = KernelSpecManager().get_kernel_spec(kernel)
     specified = {name: os.path.expandvars(value) for name, value in specification.env.items()}
     with suppress(NotForkedError):
-        prepare(Wanted(manager.format_kernel_cmd(), _for_any_run() | specified, os.getcwd()), modules_of(nb))
+        wanted = Wanted(manager.format_kernel_cmd(), _for_any_run(environment) | specified, os.getcwd())
+        return prepare(wanted, modules_of(nb))
+    return None
 
 
-def _for_any_run() -> dict[str, str]:
-    """What kernels of all runs that this process executes have in their environment."""
-    known = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
+def _for_any_run(environment: Mapping[str, str]) -> dict[str, str]:
+    """What kernels of all runs that a process with this environment executes have in theirs."""
+    known = {name: value for name, value in environment.items() if name not in _LEFT_OUT}
     # What tqdm says at its import by MLflow, of widgets that a notebook which nobody watches cannot show; and what JAX
     # says if the disk is full where it would keep what it compiled, which it then does without.
     ignored = ("IProgress not found", "Error writing persistent compilation", "Error reading persistent compilation")
     quiet = filter(None, [known.get("PYTHONWARNINGS"), *(f"ignore:{message}" for message in ignored)])
-    return settings() | known | {"PYTHONWARNINGS": ",".join(quiet)}
+    return settings(environment) | known | {"PYTHONWARNINGS": ",".join(quiet)}
 
 
 def _json_object(text: str) -> dict[str, Any]:

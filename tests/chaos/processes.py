@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import psutil
 
-__all__ = ["MARK", "of_trial", "playing", "wait_until_gone"]
+__all__ = ["MARK", "of_trial", "played_by", "playing", "wait_until_gone"]
 
 MARK = "RESFLOW_TRIAL"
 """The variable that every process of a trial inherits; its value is the trial's own."""
@@ -17,8 +17,8 @@ _PARTS = {
     "worker": ("multiprocessing.spawn", "spawn_main"),
     "kernel": ("ipykernel_launcher",),
 }
-_SERVER = "sweeps.worker.process"
-"""What a process is started as that forks another for each point."""
+_FORKING = {"sweeps.worker.process": ("server", "point"), "forking/server.py": ("forker", "kernel")}
+"""As what processes are started that fork others, and the parts that both play: for each point, and its kernel."""
 
 
 def of_trial(value: str) -> list[psutil.Process]:
@@ -34,18 +34,22 @@ def of_trial(value: str) -> list[psutil.Process]:
 
 
 def playing(part: str, value: str) -> Iterator[psutil.Process]:
-    """The processes of a trial that play a part: scheduler, worker, server, point, kernel or starting kernel."""
+    """The processes of a trial that play a part: scheduler, worker, server, point, forker, kernel, starting kernel."""
     for process in of_trial(value):
-        try:
-            line, above = " ".join(process.cmdline()), process.parent()
-            if _SERVER in line:
-                plays = "point" if above is not None and _SERVER in " ".join(above.cmdline()) else "server"
-            else:
-                plays = next((name for name, words in _PARTS.items() if all(word in line for word in words)), "")
-        except psutil.NoSuchProcess:
-            continue
-        if plays and part.endswith(plays):
+        if (plays := played_by(process)) and part.endswith(plays):
             yield process
+
+
+def played_by(process: psutil.Process) -> str:
+    """The part that a process plays; "" if it has none, or is gone."""
+    try:
+        line, above = " ".join(process.cmdline()), process.parent()
+        for started_as, (itself, fork) in _FORKING.items():
+            if started_as in line:
+                return fork if above is not None and started_as in " ".join(above.cmdline()) else itself
+    except psutil.NoSuchProcess:
+        return ""
+    return next((name for name, words in _PARTS.items() if all(word in line for word in words)), "")
 
 
 def wait_until_gone(value: str, seconds: float, *, but: set[int] = frozenset()) -> list[psutil.Process]:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 __all__ = ["Strike", "strike"]
 
 VICTIMS = {
-    "sweep": ("driver", "worker", "server", "point", "kernel", "starting kernel"),
-    "cluster": ("driver", "scheduler", "worker", "server", "point", "kernel", "starting kernel"),
-    "papermill": ("papermill", "kernel", "starting kernel"),
+    "sweep": ("driver", "worker", "server", "point", "forker", "kernel", "starting kernel"),
+    "cluster": ("driver", "scheduler", "worker", "server", "point", "forker", "kernel", "starting kernel"),
+    "papermill": ("papermill", "forker", "kernel", "starting kernel"),
 }
 """Who may be struck in a sweep on this machine, in one on a Dask cluster, and in a single execution by papermill."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client
-from processes import MARK, playing, wait_until_gone
+from processes import MARK, played_by, playing, wait_until_gone
 from schedule import strike
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -180,5 +180,5 @@ def below(cluster: list[subprocess.Popen]) -> set[int]:
     for process in cluster:
         if process.poll() is None:
             family = psutil.Process(process.pid).children(recursive=True)
-            ids |= {process.pid, *(each.pid for each in family if "ipykernel" not in " ".join(each.cmdline()))}
+            ids |= {process.pid, *(each.pid for each in family if played_by(each) != "kernel")}
     return ids

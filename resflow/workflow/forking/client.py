@@ -146,7 +146,7 @@ class ForkedProcess:
 
 
 class KernelServer:
-    """A server of kernels, for as long as this process lives or until it is closed."""
+    """A server of kernels, until it is closed, or for as long as this process and those that it forked live."""
 
     def __init__(self, interpreter: Sequence[str], environment: Mapping[str, str], modules: Sequence[str]) -> None:
         """Start it; it imports what is asked for while this goes on.
@@ -223,10 +223,11 @@ class _Servers:
 _servers = _Servers()
 
 
-def prepare(wanted: Wanted, modules: Sequence[str]) -> None:
-    """Start the server of this process for such kernels, where its own are forked and there is none."""
-    if sys.platform == "linux" and not wanted.environment.get(KERNELS):
-        _servers.get(wanted, modules, anew=False)
+def prepare(wanted: Wanted, modules: Sequence[str]) -> KernelServer | None:
+    """The server of this process for such kernels, started if there is none; None if its own are not forked."""
+    if sys.platform != "linux" or wanted.environment.get(KERNELS):
+        return None
+    return _servers.get(wanted, modules, anew=False)[0]
 
 
 def forked(wanted: Wanted, modules: Sequence[str]) -> ForkedProcess:

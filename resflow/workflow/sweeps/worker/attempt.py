@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import moved_to_environment
-from resflow.workflow.forking.client import KERNELS, ORDINARY
 from resflow.workflow.last_word import last_word
 from resflow.workflow.limits import first_line
 from resflow.workflow.names import ATTEMPT, ERROR, EXECUTION, FAILED, FINISHED, KILLED, LOST, RUN_TAGS, SESSION
@@ -153,8 +152,7 @@ class _Attempts:
 
         with temporary_folder() as folder:
             file = folder / "progress"
-            # A server of kernels would have to end with its worker, and its runs to be KILLED with it and not FAILED.
-            environment = self._environment(attempt) | {PROGRESS: str(file), KERNELS: ORDINARY}
+            environment = self._environment(attempt) | {PROGRESS: str(file)}
             task = Task(
                 str(folder), self.job.notebook, self.job.notebook_name, self.job.injected(todo), environment,
             )  # fmt: skip

@@ -2,10 +2,12 @@
 
 A worker starts `python -m resflow.workflow.sweeps.worker.process` once. For every task, a line of JSON on standard
 input, that process forks a child, which executes the notebook; it answers with the child's process id, and with its
-exit code when it ends. Importing papermill and MLflow takes longer than a small notebook, and is paid once a worker.
+exit code when it ends. Importing papermill and MLflow takes longer than a small notebook, and is paid once a worker; so
+is importing what the notebook does, by the server of kernels that it starts.
 
 Every child watches a pipe that its server holds open. When that closes, because the server or the worker above it is
-gone, by kill -9 too, the execution is ended as by SIGTERM: the run is KILLED and its kernel gone.
+gone, by kill -9 too, the execution is ended as by SIGTERM: the run is KILLED and its kernel gone. The server of kernels
+lives as long as the child does, which inherits what that watches: so no kernel is lost before its run is KILLED.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resflow.errors import InvalidInputError
+from resflow.workflow.forking.client import KERNELS
 from resflow.workflow.scratch import kept
 
 __all__ = ["GRACE_SECONDS", "Task", "main"]
@@ -62,19 +66,37 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked in workers; kernels must not inherit that
     # jsonschema would parse a grammar of internationalised addresses, which takes a second and no notebook has.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    _import_all()
     for line in iter(sys.stdin.readline, ""):
+        task = _with_kernels(Task(*json.loads(line)))
+        _import_all()
         watched, held = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(held)
-            os._exit(_child(Task(*json.loads(line)), watched))
+            os._exit(_child(task, watched))
         os.close(watched)
         print(pid, flush=True)
         if (code := _wait(pid)) is None:
-            return  # the worker is gone: so is the pipe in a moment, and the child sees it
+            # The worker is gone: so are the pipes in a moment, and the child sees it. Else nothing is closed, as that
+            # would take its kernel from it before it has said that it was killed.
+            os._exit(1)
         os.close(held)
         print(code, flush=True)
+
+
+def _with_kernels(task: Task) -> Task:
+    """The task with the server of its kernels in its environment, where they can be forked; it imports meanwhile."""
+    import nbformat
+
+    from resflow.workflow.kernel_environment import start_server
+    from resflow.workflow.kernels import kernel_name
+
+    nb = nbformat.reads(task.notebook, as_version=4)
+    try:
+        server = start_server(nb, kernel_name(nb), task.environment)
+    except InvalidInputError:  # no kernel of its language, which the execution says
+        return task
+    return task._replace(environment=task.environment | {KERNELS: server.address}) if server else task
 
 
 def _import_all() -> None:

@@ -70,7 +70,7 @@ class PointServer:
         while reader.is_alive():
             reader.join(POLL_SECONDS)
             if answers and not reason and (reason := watch()):
-                family = _family(answers[0])
+                family = _family(self._process.pid)
                 _send(answers[0], signal.SIGTERM)
                 stopped_at = time.monotonic()
             if stopped_at and time.monotonic() - stopped_at > GRACE_SECONDS:
@@ -91,10 +91,13 @@ class PointServer:
 
 
 def _family(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    """What the execution at work below a server has started: all but itself and the server of kernels beside it."""
+    found: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += child.children(recursive=True)
+    return found
 
 
 def _wait_until_gone(pid: int) -> None:
