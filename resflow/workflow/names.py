@@ -49,6 +49,8 @@ STORED_POINT, STORED_POINT_DIGEST = "resflow.stored_point", "resflow.stored_poin
 SHA-256; or why it is nowhere."""
 VERIFIED = "resflow.verified"
 """When and where a run's values were computed again from its stored point, and how that came out."""
+IMPORTED_FROM = "resflow.imported_from"
+"""Which run of another store it is a copy of; as long as it is no whole one, that is said in front."""
 CLAIM, CLAIM_HOLDS, CLAIM_MARGIN, VERDICT = "claim", "claim_holds", "claim_margin", "verdict"
 """What a notebook put to the test, and how that came out; the margin is a metric."""
 FACTS = "resflow.facts"

@@ -12,7 +12,7 @@ from resflow.errors import InvalidInputError, shown
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.scratch import temporary_folder
 
-__all__ = ["place"]
+__all__ = ["give_name", "place"]
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 """What file systems without hard links say."""
@@ -55,29 +55,12 @@ def place(folder: Path, contents: Mapping[str, bytes]) -> None:
         raise InvalidInputError(f"{where} cannot be made: {error.strerror}: choose another folder or name") from None
 
 
-def _write(folder: Path, tops: list[str], contents: Mapping[str, bytes]) -> None:
-    is_new = not folder.is_dir()
-    if is_new:
-        folder.mkdir()
-    placed: list[Path] = []
-    try:
-        with temporary_folder(folder) as workshop:
-            for path, content in contents.items():
-                (workshop / path).parent.mkdir(parents=True, exist_ok=True)
-                (workshop / path).write_bytes(content)
-            for name in tops:
-                _name(workshop / name, folder / name)
-                placed.append(folder / name)
-    except BaseException:
-        for done in reversed(placed):
-            shutil.rmtree(done) if done.is_dir() else done.unlink()
-        if is_new:
-            folder.rmdir()
-        raise
+def give_name(finished: Path, target: Path) -> None:
+    """Give a finished file or folder its name, which no file or full folder has.
 
-
-def _name(finished: Path, target: Path) -> None:
-    """Give a finished file or folder its name, unless something has got that since."""
+    Raises:
+        InvalidInputError: If one has got it since.
+    """
     try:
         if finished.is_dir():
             finished.rename(target)  # which may replace an empty folder
@@ -91,6 +74,27 @@ def _name(finished: Path, target: Path) -> None:
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise _taken(target) from None
+        raise
+
+
+def _write(folder: Path, tops: list[str], contents: Mapping[str, bytes]) -> None:
+    is_new = not folder.is_dir()
+    if is_new:
+        folder.mkdir()
+    placed: list[Path] = []
+    try:
+        with temporary_folder(folder) as workshop:
+            for path, content in contents.items():
+                (workshop / path).parent.mkdir(parents=True, exist_ok=True)
+                (workshop / path).write_bytes(content)
+            for name in tops:
+                give_name(workshop / name, folder / name)
+                placed.append(folder / name)
+    except BaseException:
+        for done in reversed(placed):
+            shutil.rmtree(done) if done.is_dir() else done.unlink()
+        if is_new:
+            folder.rmdir()
         raise
 
 

@@ -24,7 +24,7 @@ _HELD = ".resflow-held"
 """The file in a folder by whose lock it is known to be in use, and to be one of these."""
 
 _NAMES = re.compile(r"resflow-[a-z0-9_]{8}")
-_LOCKS = re.compile(r"resflow-sweep-\d+-[0-9a-f]{16}\.lock")
+_LOCKS = re.compile(r"resflow-(sweep|import)-\d+-[0-9a-f]{16}\.lock")
 
 _BEING_MADE = 60.0
 """Seconds after which an empty folder is not one that is being made."""

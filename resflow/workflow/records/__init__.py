@@ -1,6 +1,15 @@
 """The only writer to MLflow and the only reader: a store's client is opened here, and called by nobody else."""
 
 from resflow.workflow.records.client import client_in_use, client_of, experiment_id_of, patiently
+from resflow.workflow.records.copying import (
+    CopiedRun,
+    MetricValue,
+    copied,
+    download,
+    everything_below,
+    origin_of,
+    values_of,
+)
 from resflow.workflow.records.ending import (
     adopt_metrics,
     claim,
@@ -22,32 +31,43 @@ from resflow.workflow.records.reading import (
     runs_of_sweep,
     tagged,
 )
+from resflow.workflow.records.restoring import Copy, copies_of, restore
 from resflow.workflow.records.run import Run, create_run, record_run, run_name
 
 __all__ = [
+    "CopiedRun",
+    "Copy",
+    "MetricValue",
     "Run",
     "adopt_metrics",
     "claim",
     "client_in_use",
     "client_of",
+    "copied",
+    "copies_of",
     "create_run",
+    "download",
     "drop_duplicates",
     "end_children",
     "end_cut_off",
     "end_lost",
     "every_run",
+    "everything_below",
     "experiment_id_of",
     "experiments",
     "finished_points",
     "history_of",
     "open_client",
+    "origin_of",
     "parent_of_sweep",
     "parents_of_sweeps",
     "patiently",
     "points_of_sweep",
     "record_run",
+    "restore",
     "run_name",
     "runs_of_sweep",
     "set_aside",
     "tagged",
+    "values_of",
 ]
