@@ -141,6 +141,37 @@ def test_interrupt_and_every_end_are_those_of_an_ordinary_kernel():
             assert kernel.manager.is_alive() is False
 
 
+LAST = """
+import atexit, pathlib, sys, threading, time, types
+atexit.register(pathlib.Path("handler").write_text, "called")
+threading.Thread(target=lambda: (time.sleep(0.5), pathlib.Path("thread").write_text("waited for"))).start()
+written = open("variable", "w")
+written.write("written")
+module = sys.modules["kept_open"] = types.ModuleType("kept_open")
+module.file = open("module", "w")
+module.file.write("written")
+class Last:
+    def __del__(self):
+        pathlib.Path("cycle").write_text("collected")
+last = Last()
+last.itself = last
+del last
+"""
+
+
+@pytest.mark.parametrize("forks", [True, False], ids=["forked", "ordinary"])
+def test_all_that_is_to_happen_at_the_end_does(tmp_path, forks):
+    with Kernel(forks=forks, cwd=str(tmp_path)) as kernel:
+        assert kernel.run(LAST) == "ok"
+        process = kernel.manager.provisioner.process
+        assert not forks or kernel.not_forked == ""
+        kernel.client.shutdown()
+        assert process.wait(30) == 0
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "handler": "called", "thread": "waited for", "variable": "written", "module": "written", "cycle": "collected",
+    }  # fmt: skip
+
+
 def test_memory_limit_holds_in_the_kernel():
     script = (
         "import resource, sys; sys.path.insert(0, 'tests')\n"

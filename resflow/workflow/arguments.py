@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,20 @@ def check_output(output: Path, notebook: Path | None = None) -> None:
         raise InvalidInputError(f"{shown(str(output))}: cannot be written: {error.strerror}") from None
 
 
-def checked_values(notebook: Any, pairs: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """The parameters to inject, checked as far as they can be without a kernel."""
+def checked_values(
+    notebook: Any, pairs: tuple[tuple[str, str], ...], meanwhile: Callable[[], Any] = lambda: None
+) -> dict[str, Any]:
+    """The parameters to inject, checked as far as they can be without a kernel.
+
+    Args:
+        notebook: The notebook that has them.
+        pairs: Names and what is written for them.
+        meanwhile: Called once these are known to be values of parameters, before their meaning is checked, for which
+            much may have to be imported.
+    """
     declared = declared_in_notebook(notebook)
     values = parse_overrides(declared, pairs, undeclared_names(notebook))
+    meanwhile()
     for parameter in declared:
         parameter.check(values.get(parameter.name, parameter.default))
     return values

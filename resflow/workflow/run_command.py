@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Execute NOTEBOOK in an MLflow run; the executed notebook is attached to it, and written to OUTPUT if given."""
     node = read_notebook(notebook)
-    values = checked_values(node, pairs)
+    values = checked_values(node, pairs, lambda: _start_kernels(node, kernel))
     if goal := goal_named(metric, maximize):
         goal.write_to(node)
     Goal.in_metadata(node)  # checked before a run is made
@@ -60,16 +60,12 @@ def run(
 def _execute(
     node: Any, notebook: Path, output: Path, values: dict[str, Any], kernel: str | None, *, kept: bool = True
 ) -> None:
-    from resflow.workflow.kernel_environment import start_server
-
-    kernel = _chosen_kernel(node, kernel)
-    start_server(node, kernel)  # which imports while this does
-
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    kernel = _chosen_kernel(node, kernel)
     prepared = _prepared(node, values, kernel)
     # What went wrong is said here, in one line; what papermill has to say of parameters was checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -107,6 +103,13 @@ def _execute(
 def _say_begun(run: Run) -> None:
     click.echo(f"run     {run.id} in experiment {run.experiment_name}")
     sys.stdout.flush()
+
+
+def _start_kernels(node: Any, kernel: str | None) -> None:
+    """Start what forks the kernel, which imports while this process does."""
+    from resflow.workflow.kernel_environment import start_server
+
+    start_server(node, _chosen_kernel(node, kernel))
 
 
 def _chosen_kernel(node: Any, kernel: str | None) -> str:

@@ -14,10 +14,12 @@ Nothing but the standard library is imported here, so that every interpreter tha
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import resource
@@ -47,9 +49,36 @@ PER_RUN = {
 """Variables in which kernels may differ from the server: nothing reads them at import, or `_settle` makes up for it."""
 
 
+_WRITTEN = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair)
+"""Kinds of files that Python writes out when it ends."""
+
+
 def main() -> None:
-    """Serve until standard input is closed; in a fork, be the kernel and return when that is over."""
+    """Serve until standard input is closed; in a fork, be the kernel; this does not return."""
+    through: list[bool] = []
+    atexit.register(_leave, through)  # the first to be registered is the last to be called
+    _serve()
+    through.append(True)
+
+
+def _leave(through: list[bool]) -> None:
+    """End, all threads and whatever had to be called at the end being over, without taking the modules apart.
+
+    That would take seconds. What is of the kernel's own is still collected, and files that are open written out.
+    """
+    if not through:
+        return  # an exception, which Python tells
+    gc.collect()
+    for each in (sys.__stdout__, sys.__stderr__, *gc.get_objects()):
+        if isinstance(each, _WRITTEN):
+            with contextlib.suppress(OSError, ValueError):  # closed, or a full disk
+                each.flush()
+    os._exit(0)
+
+
+def _serve() -> None:
     address, modules = sys.argv[1], json.loads(sys.argv[2])
+    gc.disable()  # what is imported stays: looking for garbage among it would take a third of the time
     del sys.path[0]  # this file's folder
     began_with = differing(_environment_given())
     with socket.socket(socket.AF_UNIX) as listening:
@@ -61,6 +90,7 @@ def main() -> None:
         _import_all(modules)
         gc.collect()
         gc.freeze()  # so that forks share the pages of what there is
+        gc.enable()
         wanted = _Server(listening, began_with, _obstacle()).serve()
     if wanted is not None:
         become_kernel(*wanted)
