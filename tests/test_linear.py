@@ -561,3 +561,25 @@ def test_bad_input_is_one_line_that_says_what_to_do(changes, message, loss):
     with pytest.raises(InvalidInputError, match=message) as raised:
         fit_linear_predictor(**{"X": X, "y": y, "loss": loss} | changes)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("loss", "d"), [("softmax", 6), ("softmax", 90), ("logistic", 6)])
+def test_fit_that_starts_from_one_at_another_ridge_is_the_same_in_no_more_steps(loss, d):
+    rng = np.random.default_rng(0)
+    X, V = rng.standard_normal((300, d)), rng.standard_normal((d, 3))
+    y = np.argmax(X @ V / np.sqrt(d) + rng.gumbel(size=(300, 3)), axis=1)
+    y = y if loss == "softmax" else np.where(y > 0, 1.0, -1.0)
+    before, cold = (fit_linear_predictor(X, y, loss=loss, ridge=ridge) for ridge in (0.02, 0.01))
+    for start in (before.W, 1e6 * before.W):
+        warm = fit_linear_predictor(X, y, loss=loss, ridge=0.01, start=start)
+        np.testing.assert_allclose(warm.W, cold.W, atol=1e-6)
+        np.testing.assert_allclose(warm.objective, cold.objective, rtol=1e-7)
+        assert warm.converged
+        assert warm.iterations <= cold.iterations
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_start_of_another_shape_is_refused():
+    X, y = np.random.default_rng(0).standard_normal((30, 3)), np.arange(30) % 2
+    with pytest.raises(InvalidInputError, match=r"start has shape \(2,\), but the weights have \(3,\)"):
+        fit_linear_predictor(X, y, ridge=0.1, start=np.zeros(2))

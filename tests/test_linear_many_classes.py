@@ -213,9 +213,9 @@ def test_a_metric_from_some_of_many_rows_gives_the_same_weights_and_evidence(wei
     options = {"ridge": RIDGE, "sample_weight": rng.uniform(0.5, 2.0, len(X)) if weighted else None}
     seen = []
 
-    def watched(problem, gram, gradient, *, max_iterations):
+    def watched(problem, gram, gradient, **how):
         seen.append(gram)
-        return hessian_free(problem, gram, gradient, max_iterations=max_iterations)
+        return hessian_free(problem, gram, gradient, **how)
 
     monkeypatch.setattr(_linear_predictor, "hessian_free", watched)
     fit = fit_linear_predictor(X, y, loss="softmax", **options)

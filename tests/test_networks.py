@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import resflow
 import resflow.networks.equinox
 import resflow.networks.flax
 import resflow.networks.torch
 from resflow import InvalidInputError
+from resflow.losses import as_loss
 from tests.new_process import python
 
 C, M, BLOCKS = 6, 10, 3
@@ -442,6 +444,74 @@ def test_equinox_network_with_a_state_uses_its_running_statistics():
     assert found.objective == pytest.approx(expected.objective, rel=1e-12)
 
 
+def test_curvature_of_a_network_is_that_of_the_dense_hessian_whatever_the_batches():
+    net, (X, y) = Vectors(), vectors()
+    parameters, rest = eqx.partition(net, eqx.is_inexact_array)
+    flat, unravel = ravel_pytree(parameters)
+
+    def objective(flat):
+        p = jax.vmap(eqx.combine(unravel(flat), rest))(X)
+        return jnp.mean(as_loss("softmax").value(p, y))
+
+    eigenvalues, slope = np.linalg.eigvalsh(jax.jit(jax.hessian(objective))(flat)), jax.grad(objective)(flat)
+    found = on_vectors(net, hessian="network", batch_size=13).curvature
+    np.testing.assert_allclose(found.lambda_min, eigenvalues[0], rtol=1e-9)
+    np.testing.assert_allclose(found.grad_norm, np.linalg.norm(slope), rtol=1e-9)
+    assert found.certain
+    assert found.converged
+    assert found.parameters == len(eigenvalues)
+    moved, _ = ravel_pytree(found.direction)
+    np.testing.assert_allclose(objective(flat) - objective(flat + found.step * moved), found.fall, rtol=1e-8)
+    assert found.fall > 0
+
+
+def with_statistics_of(given, net):
+    """The Equinox network with means and variances that are no parameters, as in the other frameworks."""
+
+    def normalizations(net):
+        return [net.norm.values, *(block.norm.values for block in net.blocks)]
+
+    values = [
+        [jnp.stack([scale, variance]), jnp.stack([shift, mean])]
+        for ((scale, _), (shift, _)), ((_, variance), (_, mean)) in zip(
+            normalizations(net), [given["norm"], *(block["norm"] for block in given["blocks"])], strict=True
+        )
+    ]
+    return eqx.tree_at(normalizations, net, values)
+
+
+@pytest.fixture(scope="module")
+def smallest():
+    """λ_min and ‖∇F‖ of a small network by automatic differentiation of the Equinox one, and how many parameters."""
+    with pytest.MonkeyPatch.context() as patched:
+        [patched.setitem(globals(), name, value) for name, value in SMALL.items()]
+        given, (X, y) = weights(np.float64), samples(np.float64, 20)
+        parameters, rest = eqx.partition(eqx.nn.inference_mode(Network(given)), eqx.is_inexact_array)
+        flat, unravel = ravel_pytree(parameters)
+
+        def objective(flat):
+            p = jax.vmap(with_statistics_of(given, eqx.combine(unravel(flat), rest)))(X)
+            return jnp.mean(as_loss("softmax").value(p, y))
+
+        eigenvalues, slope = jnp.linalg.eigvalsh(jax.jit(jax.hessian(objective))(flat)), jax.grad(objective)(flat)
+    return float(eigenvalues[0]), float(jnp.linalg.norm(slope)), len(flat) - 4 * SMALL["C"]  # statistics are fixed
+
+
+SMALL = {"C": 3, "BLOCKS": 1}
+
+
+@pytest.mark.parametrize("framework", ["nnx", "linen", "torch"])
+def test_curvature_of_the_same_weights_is_the_same_in_every_framework(framework, smallest, monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setitem(globals(), name, value)
+    X, y = samples(np.float64, 20)
+    how = {"held_out": (X[:9], y[:9]), "ridge": 0.1, "batch_size": 12, "hessian": "network"}
+    found = REPORTS[framework](weights(np.float64), X, y, **how).curvature
+    np.testing.assert_allclose([found.lambda_min, found.grad_norm, found.parameters], smallest, rtol=1e-9)
+    assert found.lambda_min_lower - found.rounding <= smallest[0] < 0 < found.fall
+    assert found.converged
+
+
 X, Y = vectors()
 
 
@@ -464,6 +534,7 @@ X, Y = vectors()
         ("well", {"held_out": [(X * np.nan, Y)]}, r"held_out\[0\]\[0\] has a value that is not finite"),
         ("well", {"batch_size": 0}, "batch_size=0 must be at least 1"),
         ("well", {"pool": "max"}, "pool='max' is unknown"),
+        ("well", {"hessian": "net"}, "hessian='net' is unknown: nearest is 'network'"),
     ],
 )
 def test_what_does_not_fit_gets_one_line(way, options, message):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from jax.flatten_util import ravel_pytree
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 import resflow
 from resflow import InvalidInputError
+from resflow.losses import as_loss
+from resflow.plots.depth import plot_probe_path
 from resflow.probing.comparison import compare, resolution_factor
+from resflow.probing.linear_probe import _standardized
 
 D, M, N = 6, 3, 1200
 
@@ -239,6 +244,100 @@ def test_whatever_holds_the_same_numbers_gives_the_same_report(given):
     assert str(found) == str(expected)
 
 
+def dense_hessian(hs, head, y, loss):
+    """Of the mean loss in head and V, p = W(h + V f) + b at V = 1, by automatic differentiation; and the gradient."""
+    before, f = hs[-2], hs[-1] - hs[-2]
+    weights = [part for part in head if part is not None]
+    flat, unravel = ravel_pytree([*map(jnp.asarray, weights), jnp.eye(before.shape[1])])
+
+    def objective(flat):
+        W, *bias, V = unravel(flat)
+        p = (before + f @ V.T) @ W.T + sum(bias)
+        return jnp.mean(as_loss(loss).value(p, y))
+
+    return np.linalg.eigvalsh(jax.jit(jax.hessian(objective))(flat)), np.linalg.norm(jax.grad(objective)(flat))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("loss", "m"), [("softmax", 3), ("squared", 2), ("squared", None), ("logistic", None)])
+def test_curvature_of_the_last_block_is_that_of_the_dense_hessian(loss, m, bias):
+    rng = np.random.default_rng(0)
+    hs, n = [rng.standard_normal((60, 4)) for _ in range(2)], 60
+    shape = () if m is None else (m,)
+    head = (rng.standard_normal((*shape, 4)), rng.standard_normal(shape) if bias else None)
+    y = {"softmax": np.arange(n) % 3, "logistic": np.where(np.arange(n) % 3, 1.0, -1.0)}.get(loss)
+    y = rng.standard_normal((n, *shape)) if y is None else y
+    found = resflow.probe(hs, head, y, loss=loss, ridge=0.1, hessian="last block").curvature
+    eigenvalues, slope = dense_hessian(hs, head, jnp.asarray(y), loss)
+    np.testing.assert_allclose(found.lambda_min, eigenvalues[0], rtol=1e-9)
+    np.testing.assert_allclose(found.grad_norm, slope, rtol=1e-10)
+    assert found.lambda_min_lower <= eigenvalues[0] + found.rounding
+    assert found.converged
+    assert found.parameters == len(eigenvalues)
+    assert found.lambda_min_residual < 1e-7 * eigenvalues[-1]
+
+
+def stuck(n=200):
+    """The stream of a network at a strict saddle: what its block leaves tells nothing of y, which its input does."""
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((n, 3))
+    y = h @ [1.0, -1.0, 0.5] + 0.1 * rng.standard_normal(n)
+    seen = np.column_stack([y, np.ones(n)])
+    noise = rng.standard_normal((n, 3))
+    noise -= seen @ np.linalg.lstsq(seen, noise, rcond=None)[0]
+    return [h, noise], (np.zeros(3), np.asarray(y.mean())), y
+
+
+def test_network_at_a_saddle_above_its_own_input_is_told_where_it_leads_down():
+    hs, head, y = stuck()
+    report = resflow.probe(hs, head, y, loss="squared", ridge=1e-3, hessian="last block")
+    found = report.curvature
+    assert report.findings["network"] == "above"
+    assert report.findings["curvature"] == "saddle"
+    assert found.grad_norm < 1e-12
+    assert found.lambda_min < -0.1
+    assert "This direction leads down" in sentence(report, "curvature")
+    before, f = hs[0], hs[1] - hs[0]
+    W, b, V = head[0] + found.step * found.direction["W"], head[1], np.eye(3) + found.step * found.direction["V"]
+    p = (before + f @ V.T) @ W + b + found.step * found.direction["b"]
+    np.testing.assert_allclose(report.objective - np.mean((p - y) ** 2) / 2, found.fall, rtol=1e-9)
+    assert found.fall > 0.01
+    metrics, table = report.metrics(), report.table()
+    assert metrics["curvature/lambda_min"] == table["lambda_min"].iloc[-1] == found.lambda_min
+    assert f"last block: {found}" in str(report)
+
+
+def test_block_and_head_that_training_finished_have_no_direction_that_curves_down():
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((100, 3))
+    features, V = np.tanh(rng.standard_normal((100, 4))), rng.standard_normal((3, 4))
+    at = resflow.Point(rng.standard_normal(3), V, features, X, X[:, 0] ** 2, "squared")
+    end = resflow.solve(at, epsilon=1e-11, fit=resflow.fit_linear_predictor(X, at.y, loss="squared")).point
+    hs = [X, X + end.features @ end.V.T]
+    report = resflow.probe(hs, (end.W, None), at.y, loss="squared", ridge=1e-6, hessian="last block")
+    assert report.findings["curvature"] == "not negative"
+    assert abs(report.curvature.lambda_min) < 1e-9
+
+
+def test_path_goes_over_norms_as_fits_in_balls_do():
+    (hs, y), held_out = network(3, n=300), network(4, n=200)
+    report = resflow.probe(hs, best_head(hs, y), y, held_out=held_out, ridge=0.01, path=[0.01, 1.0, 0.1])
+    table = report.path_table()
+    assert list(table["ridge"]) == [1.0, 0.1, 0.01] * 3
+    assert table["converged"].all()
+    for block, rows in table.groupby("block"):
+        assert (np.diff(rows["norm"]) > 0).all()
+        assert (np.diff(rows["objective"]) < 0).all()
+        last = report.layers[block]
+        expected = [last.probe.objective, last.held_out_objective, last.gap.value]
+        np.testing.assert_allclose(rows[["objective", "held_out_objective", "gap"]].iloc[-1], expected, rtol=1e-9)
+    _, _, columns = _standardized(hs[1])
+    for _, row in table[table["block"] == 1].iterrows():
+        ball = resflow.fit_linear_predictor(columns, y, loss="softmax", max_norm=row["norm"])
+        np.testing.assert_allclose(row["objective"], ball.objective, rtol=1e-5)
+    assert plot_probe_path(table, objective=report.objective, held_out_objective=report.held_out_objective, title="a")
+
+
 HS, Y = network(9, n=30)
 HEAD = (np.ones((M, D)), np.zeros(M))
 
@@ -261,6 +360,15 @@ HEAD = (np.ones((M, D)), np.zeros(M))
         ({"loss": "logistic"}, r"head\[0\] has shape \(3, 6\), but with the logistic loss"),
         ({"loss": "squared", "y": np.zeros(30)}, "y has shape .*, but the head has 3 outputs"),
         ({"ridge": -1.0}, "ridge=-1.0 must be 0, or from 1e-12 to 1e12"),
+        ({"hessian": "network"}, "hessian='network' needs the network, not its arrays"),
+        ({"hessian": "blok"}, "hessian='blok' is unknown: nearest is 'last block'"),
+        (
+            {"hessian": "last block", "representations": [HS[0], HS[1][:, :4], HS[2]]},
+            "of one width, but they have 4 and 6 columns",
+        ),
+        ({"path": 0.1}, "path=0.1 must be a list of ridge strengths"),
+        ({"path": []}, "path has no ridge strength"),
+        ({"path": [0.1, 0.0]}, r"path\[1\]=0.0 must be from 1e-12 to 1e12"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")

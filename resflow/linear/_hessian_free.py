@@ -26,7 +26,14 @@ NO_SOLVER = cholesky_solver(np.zeros((0, 0)))
 """What an `Iterate` has in place of a solver where no Hessian is formed."""
 
 
-def hessian_free(problem: Problem, gram: np.ndarray, gradient: np.ndarray, *, max_iterations: int) -> Iterate:
+def hessian_free(
+    problem: Problem,
+    gram: np.ndarray,
+    gradient: np.ndarray,
+    *,
+    max_iterations: int,
+    guess: np.ndarray | None = None,
+) -> Iterate:
     """Minimise a softmax objective with a ridge term until its suboptimality is proven to be small.
 
     The Hessian is mean_i S_i ⊗ x_i x_iᵀ + ridge, of which (mean_i S_i) ⊗ XᵀX/n + ridge is a good part: exact at W = 0,
@@ -42,12 +49,16 @@ def hessian_free(problem: Problem, gram: np.ndarray, gradient: np.ndarray, *, ma
         gram: XᵀX.
         gradient: Of the mean loss at W = 0, shape (m, d).
         max_iterations: Steps at most, of both methods together.
+        guess: Where to start if the objective is lower there than at W = 0, shape (m, d).
 
     References:
         Böhning 1992: a metric from XᵀX for the multinomial loss. Martens and Grosse 2015 (arXiv:1503.05671): Kronecker
         factors of a Hessian.
     """
     start = np.zeros_like(gradient), at_zero(problem, gradient)
+    if guess is not None:
+        there = look(problem, guess)
+        start = (guess, there) if there.total < start[1].total else start
     metric = Metric(gram / problem.rows.n)
     found = minimise(problem, metric, *start, goal=TOLERANCE * problem.objective_scale, max_iterations=max_iterations)
     residual = _length(found.look.gradient)

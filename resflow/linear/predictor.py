@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Real, Shaped
 
-from resflow.arrays import LARGEST, SMALLEST, Array, as_number
+from resflow.arrays import LARGEST, SMALLEST, Array, as_array, as_number
+from resflow.errors import InvalidInputError
 from resflow.linear._algebra import (
     WELL_CONDITIONED,
     RowSpace,
@@ -49,6 +50,7 @@ def fit_linear_predictor(
     class_weight: Mapping[Any, Any] | str | None = None,
     classes: int | None = None,
     max_iterations: int = 200,
+    start: Real[Array, "*m d"] | None = None,
 ) -> LinearFit:
     """The W that minimises mean_i ℓ(Wx_i; y_i) + ½ ridge ‖W‖² over ‖W‖ ≤ max_norm, of one output or several.
 
@@ -88,6 +90,8 @@ def fit_linear_predictor(
         classes: The number m of classes of the softmax loss, where the last ones may not occur in y; None for as many
             as its labels, or its rows, have.
         max_iterations: Newton steps at most. If they do not suffice, the fit has not converged, and says so.
+        start: Where to begin, such as W of a fit to the same samples with a larger ridge: along a path of them it saves
+            steps. Looked at where there is a ridge term; where columns depend on each other only of many classes.
 
     Returns:
         The weights with their mean loss and the evidence of optimality.
@@ -112,6 +116,7 @@ def fit_linear_predictor(
     radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
     rows, y, m, weights = samples
     n, d = rows.n, rows.d
+    guess = _checked_start(start, (d,) if m is None else (m, d)) if ridge > 0.0 and math.isinf(radius) else None
     zero = np.broadcast_to(0.0, n if m is None else (n, m))
     outputs = None if m is None else np.eye(m)
     problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
@@ -156,8 +161,10 @@ def fit_linear_predictor(
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
     if large and not problem.free:
-        method = hessian_free if math.isinf(radius) else in_ball
-        found = method(problem, gram, gradient.T / n, max_iterations=max_iterations)
+        if math.isinf(radius):
+            found = hessian_free(problem, gram, gradient.T / n, max_iterations=max_iterations, guess=guess)
+        else:
+            found = in_ball(problem, gram, gradient.T / n, max_iterations=max_iterations)
         if found.suboptimality <= TOLERANCE * problem.objective_scale or inner.size > _DENSE:
             return as_fit(problem, found, rank, None, max_iterations=max_iterations)
 
@@ -178,7 +185,8 @@ def fit_linear_predictor(
                 solve, _, _ = best.solver(0.0)
                 separation.judge_minimiser(there.predictions, rows.times(solve(there.gradient)))
     if best is None:
-        best = newton(inner, *_start(inner, at_zero), max_iterations=max_iterations, watch=separation)
+        begin = _start(inner, at_zero) if guess is None or basis is not None else _from_guess(inner, at_zero, guess)
+        best = newton(inner, *begin, max_iterations=max_iterations, watch=separation)
     if separation is not None:
         separation.settle()
     if basis is not None or m is not None:
@@ -198,6 +206,15 @@ def _checked_options(max_norm: Any, ridge: Any, max_iterations: Any) -> tuple[fl
     coefficient = as_number("ridge", ridge, allowed, lambda r: r == 0 or SMALLEST <= r <= LARGEST)
     steps = as_number("max_iterations", max_iterations, "must be at least 1", lambda most: 1 <= most <= 1e9, whole=True)
     return radius, coefficient, steps
+
+
+def _checked_start(start: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    if start is None:
+        return None
+    guess = np.asarray(as_array("start", start, finite=True), dtype=np.float64)
+    if guess.shape != shape:
+        raise InvalidInputError(f"start has shape {guess.shape}, but the weights have {shape}")
+    return guess
 
 
 def _outputs(m: int | None, loss: Loss) -> np.ndarray | None:
@@ -238,6 +255,14 @@ def _start(problem: Problem, at_zero: Evaluation) -> tuple[np.ndarray, Evaluatio
         if there.objective < problem.objective_scale:
             return guess.z, there
     return zero, evaluate(problem, zero, hessian=True) if at_zero.hessian is None else at_zero
+
+
+def _from_guess(problem: Problem, at_zero: Evaluation, W: np.ndarray) -> tuple[np.ndarray, Evaluation]:
+    """These weights and the evaluation there, or where to start without them if the objective is no lower there."""
+    z = W if problem.outputs is None else (problem.outputs.T @ W).ravel()
+    there = evaluate(problem, z, hessian=True)
+    better = there.objective + 0.5 * problem.ridge * float(z @ z) < problem.objective_scale
+    return (z, there) if better else _start(problem, at_zero)
 
 
 def _from_larger_deltas(problem: Problem, size: float, last: float) -> tuple[np.ndarray, Evaluation]:

@@ -11,11 +11,15 @@ from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss, as_loss
 from resflow.networks._passes import Pass
-from resflow.probing.probe import probe
+from resflow.probing.curvature import Curvature
+from resflow.probing.probe import report_with
 from resflow.probing.report import ProbeReport
-from resflow.probing.stream import Head, as_head, plain_array
+from resflow.probing.stream import Head, Stream, as_head, plain_array
 
-__all__ = ["report_on"]
+__all__ = ["CurvatureOf", "report_on"]
+
+CurvatureOf = Callable[[list[Any], np.ndarray, Head, Loss], Curvature]
+"""λ_min in all parameters of a network, of the training samples in batches, their labels, the head and the loss."""
 
 _FAR = 0.01
 """How far scores may lie from W h + b, in units of |W||h| + |b|: what bfloat16 and TF32 leave of a product."""
@@ -31,18 +35,23 @@ def report_on(
     loss: str | Loss,
     ridge: float | None,
     batch_size: int,
+    hessian: str | None,
+    path: Any,
+    curvature: CurvatureOf,
 ) -> ProbeReport:
     """The report on a network from its passes over all samples, the arguments as of `resflow.networks.torch.probe`.
 
     Args:
         run: One pass of a batch.
         head: (W, b) in the orientation of `resflow.probe`.
+        curvature: Asked where `hessian` is "network".
 
     Raises:
         InvalidInputError: If samples and labels do not fit, or the network predicts something else than its head.
     """
     as_number("batch_size", batch_size, "must be at least 1", lambda size: size >= 1, whole=True)
-    chosen = as_loss(loss)
+    chosen, whole = as_loss(loss), hessian == "network"
+    kept: list[Any] = []
     W, b = plain_array(head[0]), plain_array(head[1])
 
     def collected(samples: Any, labels: Any, name: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -59,6 +68,8 @@ def report_on(
             last = last or as_head((W, b), h.shape[1], chosen)
             _check_scores(last, passed, chosen)
             streams.append(passed.stream)
+            if whole and name == "data":
+                kept.append(X)
             ys.append(targets)
         if not ys:
             raise InvalidInputError(f"{name} has no batch of samples")
@@ -68,7 +79,14 @@ def report_on(
     pair = isinstance(held_out, tuple) and len(held_out) == 2
     samples, targets = held_out if pair else (held_out, None)
     unseen = None if held_out is None else collected(samples, targets, "held_out")
-    return probe(training, (W, b), labels, loss=chosen, held_out=unseen, ridge=ridge)
+
+    def of_network(stream: Stream, head: Head, loss: Loss) -> Curvature:
+        return curvature(kept, stream.y, head, loss)
+
+    options = {"held_out": unseen, "ridge": ridge, "path": path}
+    return report_with(
+        training, (W, b), labels, loss=chosen, hessian=hessian, of_network=of_network if whole else None, **options
+    )
 
 
 def _each(convert: Callable[[Any], Any], part: Any) -> Any:

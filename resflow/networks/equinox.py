@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._batches import report_on
+from resflow.networks._curvature import jax_curvature
 from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
 from resflow.networks._tracing import compiled, listening, widened
 from resflow.probing.report import ProbeReport
@@ -31,6 +33,8 @@ def probe(
     loss: str | Loss = "softmax",
     ridge: float | None = None,
     batch_size: int = 256,
+    hessian: str | None = None,
+    path: Any = None,
 ) -> ProbeReport:
     """What linear probes along its residual stream say of an Equinox network: `resflow.probe`, the arrays collected.
 
@@ -53,6 +57,10 @@ def probe(
         loss: As of `resflow.probe`; the network's scores are its predictions, not probabilities.
         ridge: As of `resflow.probe`.
         batch_size: Samples in a pass, where arrays are given.
+        hessian: "network" for λ_min of the Hessian of the mean training loss in all floating-point arrays, in float64:
+            all of it up to 1,024 parameters, by a Lanczos iteration beyond, of some hundred to some thousand products
+            with the Hessian, each a pass over all samples, which are kept. "last block" as of `resflow.probe`.
+        path: As of `resflow.probe`.
 
     Raises:
         InvalidInputError: If a block or the head is no module of net or is not called once in a pass, the network gives
@@ -70,11 +78,12 @@ def probe(
         if not found:
             raise no_part(module, ())
         at[place] = found[0]
-    parameters, rest = eqx.partition(net, eqx.is_array)
+    parameters, rest = eqx.partition(net, eqx.is_inexact_array)
+    others, rest = eqx.partition(rest, eqx.is_array)
 
     def traced(given: Any, X: jax.Array) -> Pass:
-        parameters, state = given
-        copy = eqx.nn.inference_mode(eqx.combine(parameters, rest))
+        parameters, (others, state) = given
+        copy = eqx.nn.inference_mode(eqx.combine(parameters, others, rest))
         parts = structure.flatten_up_to(copy)  # type: ignore[attr-defined]
 
         def told(x: Any) -> tuple[Any, dict[int, Any], dict[int, Any]]:
@@ -87,6 +96,17 @@ def probe(
         recorder = Recorder(len(at) - 1, entered, left)
         return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
 
-    run = compiled(traced, (parameters, state))
-    weights = (head.weight, head.bias)
-    return report_on(run, weights, data, y, held_out=held_out, loss=loss, ridge=ridge, batch_size=batch_size)
+    fixed = others, state
+    return report_on(
+        compiled(traced, (parameters, fixed)),
+        (head.weight, head.bias),
+        data,
+        y,
+        held_out=held_out,
+        loss=loss,
+        ridge=ridge,
+        batch_size=batch_size,
+        hessian=hessian,
+        path=path,
+        curvature=partial(jax_curvature, traced, parameters, fixed),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import jax
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._batches import report_on
+from resflow.networks._curvature import jax_curvature
 from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
 from resflow.networks._tracing import compiled, listening, widened
 from resflow.networks.frameworks import framework
@@ -35,6 +37,8 @@ def probe(
     loss: str | Loss = "softmax",
     ridge: float | None = None,
     batch_size: int = 256,
+    hessian: str | None = None,
+    path: Any = None,
 ) -> ProbeReport:
     """What linear probes along its residual stream say of a Flax network: `resflow.probe` with the arrays collected.
 
@@ -56,6 +60,10 @@ def probe(
         loss: As of `resflow.probe`; the network's scores are its predictions, not probabilities.
         ridge: As of `resflow.probe`.
         batch_size: Samples in a pass, where arrays are given.
+        hessian: "network" for λ_min of the Hessian of the mean training loss in all parameters, in float64:
+            all of it up to 1,024 parameters, by a Lanczos iteration beyond, of some hundred to some thousand products
+            with the Hessian, each a pass over all samples, which are kept. "last block" as of `resflow.probe`.
+        path: As of `resflow.probe`.
 
     Raises:
         InvalidInputError: If Flax is not installed, a block or the head is no module of net or is not called once in a
@@ -78,12 +86,23 @@ def probe(
         predictions = told(parameters, X, recorder)
         return recorder.passed(predictions, pool=pool, channels_first=False, widened=widened)
 
-    run = compiled(traced, parameters)
-    return report_on(run, weights, data, y, held_out=held_out, loss=loss, ridge=ridge, batch_size=batch_size)
+    return report_on(
+        compiled(traced, parameters),
+        weights,
+        data,
+        y,
+        held_out=held_out,
+        loss=loss,
+        ridge=ridge,
+        batch_size=batch_size,
+        hessian=hessian,
+        path=path,
+        curvature=partial(jax_curvature, traced, *parameters),
+    )
 
 
 _Told = tuple[Callable[[Any, jax.Array, Recorder], Any], Any, tuple[Any, Any]]
-"""The pass of parameters, samples and recorder, the parameters, and (W, b)."""
+"""The pass of parameters, samples and recorder, the parameters with what else there is, and (W, b)."""
 
 
 def _of_nnx(nnx: Any, net: Any, places: dict[int, Any], named: dict[str, Any]) -> _Told:
@@ -94,17 +113,17 @@ def _of_nnx(nnx: Any, net: Any, places: dict[int, Any], named: dict[str, Any]) -
     head = places[HEAD]
     if not isinstance(head, nnx.Linear):
         raise InvalidInputError(f"head is a {type(head).__name__}, but must be an nnx.Linear: the last layer")
-    graph, state = nnx.split(net)
+    graph, *state = nnx.split(net, nnx.Param, ...)
 
     def told(state: Any, X: jax.Array, recorder: Recorder) -> Any:
-        copy = nnx.merge(graph, state)
+        copy = nnx.merge(graph, *state)
         copy.eval()
         modules = dict(nnx.iter_modules(copy))
         with listening({place: modules[paths[id(each)]] for place, each in places.items()}, recorder):
             return copy(X, **named)
 
     bias = getattr(head, "bias", None)
-    return told, state, (head.kernel[...].T, None if bias is None else bias[...])
+    return told, tuple(state), (head.kernel[...].T, None if bias is None else bias[...])
 
 
 def _of_linen(linen: Any, net: Any, variables: Any, places: dict[int, Any], named: dict[str, Any]) -> _Told:
@@ -113,7 +132,7 @@ def _of_linen(linen: Any, net: Any, variables: Any, places: dict[int, Any], name
     by_name = {each: place for place, each in places.items() if isinstance(each, str)}
     if len(by_name) < len(places):
         raise InvalidInputError("blocks and head of a linen module must be names, each another, such as 'block_0'")
-    weights = variables.get("params", {})
+    weights: Any = variables.get("params", {})
     for part in places[HEAD].split("/"):
         weights = weights.get(part, {})
     if getattr(weights.get("kernel"), "ndim", 0) != 2:
@@ -135,13 +154,14 @@ def _of_linen(linen: Any, net: Any, variables: Any, places: dict[int, Any], name
             return result
 
         with linen.intercept_methods(evaluating):
-            predictions = net.apply(variables, X, **named)
+            predictions = net.apply({"params": variables[0], **variables[1]}, X, **named)
         for name in by_name:
             if name not in called:
                 raise no_part(name, sorted(called))
         return predictions
 
-    return told, variables, (weights["kernel"].T, weights.get("bias"))
+    others = {name: each for name, each in variables.items() if name != "params"}
+    return told, (variables["params"], others), (weights["kernel"].T, weights.get("bias"))
 
 
 def _evaluated(call: Any, module: Any, arguments: Any, named: dict[str, Any]) -> Any:

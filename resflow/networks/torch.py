@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,9 @@ from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._batches import report_on
 from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
+from resflow.networks._torch_curvature import torch_curvature
 from resflow.networks.frameworks import framework
+from resflow.probing.curvature import Curvature
 from resflow.probing.report import ProbeReport
 
 __all__ = ["probe"]
@@ -30,6 +32,8 @@ def probe(
     loss: str | Loss = "softmax",
     ridge: float | None = None,
     batch_size: int = 256,
+    hessian: str | None = None,
+    path: Any = None,
 ) -> ProbeReport:
     """What linear probes along its residual stream say of a torch network: `resflow.probe` with the arrays collected.
 
@@ -51,6 +55,11 @@ def probe(
         loss: As of `resflow.probe`; the network's scores are its predictions, not probabilities.
         ridge: As of `resflow.probe`.
         batch_size: Samples in a pass, where arrays are given.
+        hessian: "network" for λ_min of the Hessian of the mean training loss in all parameters that ask for a
+            gradient, in float64: all of it up to 1,024 parameters, by a Lanczos iteration beyond, of some hundred to
+            some thousand products with the Hessian, each a pass over all samples, which are kept. "last block" as of
+            `resflow.probe`.
+        path: As of `resflow.probe`.
 
     Raises:
         InvalidInputError: If torch is not installed, a block or the head is no module of net or is not called once in
@@ -69,17 +78,39 @@ def probe(
     def widened(h: Any) -> Any:
         return h.to(torch.promote_types(h.dtype, torch.float32))
 
-    def run(X: Any) -> Pass:
+    def placed(X: Any) -> Any:
         X = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
-        X = X.to(weight.device, weight.dtype if X.is_floating_point() else None)
+        return X.to(weight.device, weight.dtype if X.is_floating_point() else None)
+
+    def run(X: Any) -> Pass:
+        X = placed(X)
         recorder = Recorder(len(found))
         with _hooked({**found, HEAD: last}, recorder):
             predictions = net(X)
         return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
 
+    def scores(call: Callable[[Any], Any], X: Any) -> Any:
+        recorder = Recorder(0)
+        with _hooked({HEAD: last}, recorder):
+            call(X)
+        return recorder.left[HEAD]
+
+    def curvature(batches: list[Any], *arguments: Any) -> Curvature:
+        return torch_curvature(torch, net, scores, [placed(X) for X in batches], *arguments)
+
     with _evaluating(net), torch.no_grad():
         return report_on(
-            run, (last.weight, last.bias), data, y, held_out=held_out, loss=loss, ridge=ridge, batch_size=batch_size
+            run,
+            (last.weight, last.bias),
+            data,
+            y,
+            held_out=held_out,
+            loss=loss,
+            ridge=ridge,
+            batch_size=batch_size,
+            hessian=hessian,
+            path=path,
+            curvature=curvature,
         )
 
 

@@ -13,10 +13,11 @@ from matplotlib.ticker import MaxNLocator
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes, several_axes, wrapped
 
-__all__ = ["plot_block_gains", "plot_probes"]
+__all__ = ["plot_block_gains", "plot_probe_path", "plot_probes"]
 
 _DECADES = 30.0
 """Levels further apart than by this factor are drawn on a logarithmic scale."""
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def plot_probes(table: pd.DataFrame, *, objective: float, held_out_objective: float = math.nan, title: str) -> Figure:
@@ -71,6 +72,44 @@ def plot_block_gains(table: pd.DataFrame, *, title: str) -> Figure:
     axes.set_xlabel("block")
     axes.set_ylabel("probe's loss before minus behind the block\n(mean loss per sample)")
     axes.legend(frameon=False)
+    return figure
+
+
+def plot_probe_path(
+    table: pd.DataFrame, *, objective: float, held_out_objective: float = math.nan, title: str
+) -> Figure:
+    """The mean loss of the best linear predictor of every representation over the bound on its norm.
+
+    Args:
+        table: One row a representation and bound; columns block, norm, objective and held_out_objective, which may be
+            NaN throughout. That of `ProbeReport.path_table`.
+        objective: The network's mean training loss.
+        held_out_objective: Its mean loss on held-out samples; NaN for no second panel.
+        title: What the figure shows.
+    """
+    panels = [("training samples", "objective", objective)]
+    if not math.isnan(held_out_objective):
+        panels.append(("held-out samples", "held_out_objective", held_out_objective))
+    width = 5.4 * len(panels)
+    figure, grid = several_axes(len(panels), title=wrapped(title, width), width=width, height=4.2)
+    blocks = sorted(set(table["block"]))
+    for axes, (samples, column, network) in zip(grid, panels, strict=True):
+        for place, block in enumerate(blocks):
+            rows = table[table["block"] == block].sort_values("norm")
+            marker, line = _MARKERS[place % len(_MARKERS)], "--" if block == 0 else "-"
+            color = "black" if block == 0 else PALETTE[place % len(PALETTE)]
+            style: dict[str, Any] = {"marker": marker, "linestyle": line, "color": color}
+            axes.plot(rows["norm"], rows[column], label=f"probe on h_{block}", **style)
+        axes.axhline(network, color=PALETTE[1], linewidth=2.0, linestyle=":", label="network")
+        axes.set_xscale("log")
+        levels = np.array([*table[column], network])
+        if levels.min() > 0 and levels.max() > _DECADES * levels.min():
+            axes.set_yscale("log")
+        axes.set_title(samples, loc="left", fontsize=10)
+        axes.set_xlabel("norm of the probe's weights\n(in units of 1 over the representation's root mean square)")
+    grid[0].set_ylabel("mean loss per sample")
+    handles, labels = grid[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from resflow.numerals import number_text
+from resflow.probing._curvature_advice import of_curvature
 from resflow.probing.comparison import Difference
+from resflow.probing.curvature import Curvature
 from resflow.probing.report import Advice, Baseline
 
 __all__ = ["advise"]
@@ -15,17 +17,20 @@ __all__ = ["advise"]
 _MEANT = "± one standard error of the differences sample by sample"
 
 
-def advise(layers: Sequence[Baseline], *, held_out: int) -> tuple[Advice, ...]:
-    """The findings on fits, network, head and blocks, in this order.
+def advise(layers: Sequence[Baseline], *, held_out: int, curvature: Curvature | None = None) -> tuple[Advice, ...]:
+    """The findings on fits, network, curvature, head and blocks, in this order.
 
     Args:
         layers: The probes of h_0, ..., h_L, each with its verdict.
         held_out: How many held-out samples there are.
+        curvature: λ_min of the Hessian, if it is known.
     """
     found = [*_of_fits(layers)]
+    curved = [] if curvature is None else [of_curvature(curvature, layers[0])]
     if not held_out:
-        found += _without_held_out(layers)
-        return tuple(found)
+        judged = _without_held_out(layers)
+        place = int(judged[0].about == "network")
+        return (*found, *judged[:place], *curved, *judged[place:])
     first, last = layers[0], layers[-1]
     network = _of_network(first, held_out) if first.probe.finished else None
     head = _of_head(last) if last.probe.finished else None
@@ -33,7 +38,7 @@ def advise(layers: Sequence[Baseline], *, held_out: int) -> tuple[Advice, ...]:
     sound = network is not None and network.finding == "below" and head is not None and head.finding == "finished"
     if sound and not blocks:
         blocks = [Advice("blocks", "healthy", "Healthy: every block adds, and the head is finished.")]
-    return (*found, *filter(None, [network, head]), *blocks)
+    return (*found, *filter(None, [network]), *curved, *filter(None, [head]), *blocks)
 
 
 def _of_fits(layers: Sequence[Baseline]) -> list[Advice]:

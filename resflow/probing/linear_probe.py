@@ -50,7 +50,14 @@ class LinearProbe(NamedTuple):
 
 
 def fit_linear_probe(
-    h: np.ndarray, y: np.ndarray, loss: Loss, outputs: int | None, *, name: str, ridge: float | None = None
+    h: np.ndarray,
+    y: np.ndarray,
+    loss: Loss,
+    outputs: int | None,
+    *,
+    name: str,
+    ridge: float | None = None,
+    start: np.ndarray | None = None,
 ) -> LinearProbe:
     """The W, b that minimise mean ℓ(W h_i + b; y_i) + ½ λ s² ‖W‖², s² the mean square of the centred columns of h.
 
@@ -65,6 +72,7 @@ def fit_linear_probe(
         outputs: How many outputs; None for one without an axis.
         name: What to call the representation in a message.
         ridge: λ, if it is known.
+        start: Weights that the fit to these samples begins with: W of the fit at another λ.
 
     Raises:
         InvalidInputError: If λ is 0 and the classes are linearly separable.
@@ -74,7 +82,7 @@ def fit_linear_probe(
     if ridge is None:
         ridge = _cross_validated(columns, y, loss, classes)
     try:
-        fit = fit_linear_predictor(columns, y, loss=loss, ridge=ridge, classes=classes)
+        fit = fit_linear_predictor(columns, y, loss=loss, ridge=ridge, classes=classes, start=start)
     except InvalidInputError as error:
         raise InvalidInputError(f"{name}: {error}") from None
     W = fit.W[..., :-1] / scale

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from resflow.arrays import as_number
-from resflow.errors import InvalidInputError, shown
+from resflow.errors import InvalidInputError, check_known, shown
 from resflow.losses import Loss, as_loss
 from resflow.probing._advice import advise
+from resflow.probing._path import as_path, probe_path
 from resflow.probing.comparison import NOTHING, Difference, compare, resolution_factor
+from resflow.probing.curvature import Curvature, last_block_curvature
 from resflow.probing.linear_probe import fit_linear_probe
 from resflow.probing.report import Baseline, ProbeReport
 from resflow.probing.stream import Head, Stream, as_head, as_representations, as_stream
 
-__all__ = ["probe"]
+__all__ = ["probe", "report_with"]
 
 _MOST_COLUMNS = 2048
 
@@ -30,6 +33,8 @@ def probe(
     loss: str | Loss = "softmax",
     held_out: tuple[Any, Any] | None = None,
     ridge: float | None = None,
+    hessian: str | None = None,
+    path: Any = None,
 ) -> ProbeReport:
     """What linear probes along the residual stream say of a network: is it stuck, what does each block add?
 
@@ -63,16 +68,50 @@ def probe(
         loss: A loss or its name.
         held_out: ([h_0, ..., h_L], y) of samples that the network was not trained on.
         ridge: λ for all layers; None to choose it by cross-validation on the training samples, layer by layer.
+        hessian: "last block" for λ_min of the Hessian in the head and a linear map behind what the last block adds, of
+            the residual unit that these make: directions that the network itself has where its last block ends in a
+            linear layer and its head reads what leaves that. That of the whole network needs the network:
+            `resflow.networks`. None for neither.
+        path: Strengths λ, for the path of every layer's probes over them, each fit started from the one before, the
+            strongest first. Every one is also the best predictor within the ball of its own norm. None for no path.
 
     Raises:
         InvalidInputError: If shapes, widths or classes do not fit, a value is not finite, ridge is out of range, or it
-            is 0 and a representation is separable.
+            is 0 and a representation is separable; if hessian or path is not what is allowed.
 
     References:
         Alain and Bengio 2016 (arXiv:1610.01644) for linear probes; Shamir 2018 (arXiv:1804.06739) for the premise that
         is measured; Chen 2021 (arXiv:2111.05496) for the augmented predictor.
     """
+    if hessian == "network":
+        raise InvalidInputError(
+            "hessian='network' needs the network, not its arrays: call the probe of resflow.networks.torch, .flax or "
+            ".equinox, or choose hessian='last block'"
+        )
+    return report_with(representations, head, y, loss=loss, held_out=held_out, ridge=ridge, hessian=hessian, path=path)
+
+
+def report_with(
+    representations: Any,
+    head: tuple[Any, Any],
+    y: Any,
+    *,
+    loss: str | Loss,
+    held_out: Any,
+    ridge: float | None,
+    hessian: str | None,
+    path: Any,
+    of_network: Callable[[Stream, Head, Loss], Curvature] | None = None,
+) -> ProbeReport:
+    """The report of `probe`, whose arguments these are, for networks that are at hand.
+
+    Args:
+        of_network: λ_min in all parameters, of the training samples' stream, the head and the loss.
+    """
     loss = as_loss(loss)
+    if hessian is not None:
+        check_known("hessian", hessian, ["last block", "network"])
+    strengths = as_path(path)
     if ridge is not None:
         allowed = "must be 0, or from 1e-12 to 1e12, in units of the columns' mean square; None to choose it"
         ridge = as_number("ridge", ridge, allowed, lambda r: r == 0 or 1e-12 <= r <= 1e12)
@@ -112,6 +151,11 @@ def probe(
     if training.blocks_add and sum(h.shape[1] for h in training.representations) <= _MOST_COLUMNS:
         h_there = None if unseen is None else unseen.side_by_side()
         augmented = baseline("augmented", training.side_by_side(), h_there, layers[0])
+    curvature = None
+    if of_network is not None:
+        curvature = of_network(training, last, loss)
+    elif hessian is not None:
+        curvature = last_block_curvature(training, last, loss, bias=head[1] is not None)
     held_out_samples = 0 if unseen is None else len(unseen.y)
     return ProbeReport(
         loss=loss.name,
@@ -121,7 +165,9 @@ def probe(
         held_out_objective=math.nan if there is None else there.objective,
         layers=tuple(layers),
         augmented=augmented,
-        advice=advise(layers, held_out=held_out_samples),
+        curvature=curvature,
+        path=probe_path(strengths, training, unseen, loss, here.outputs, here.objective),
+        advice=advise(layers, held_out=held_out_samples, curvature=curvature),
     )
 
 

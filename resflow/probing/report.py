@@ -9,7 +9,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from resflow.numerals import number_text
+from resflow.probing._path import PathPoint
 from resflow.probing.comparison import Difference
+from resflow.probing.curvature import Curvature
 from resflow.probing.linear_probe import LinearProbe
 
 __all__ = ["Advice", "Baseline", "ProbeReport"]
@@ -19,7 +21,7 @@ class Advice(NamedTuple):
     """One sentence that follows from the numbers.
 
     Attributes:
-        about: What it is about: "network", "head", "blocks", "fits" or "samples".
+        about: What it is about: "network", "head", "blocks", "curvature", "fits" or "samples".
         finding: What was found, in one word or a few, for programs.
         sentence: The finding in words and numbers, and what to do.
     """
@@ -79,6 +81,8 @@ class ProbeReport:
         augmented: The probe of (h_0, h_1 − h_0, ..., h_L − h_{L−1}) side by side, of which the network's output is a
             linear function: its gap is what training left undone, its gain what the blocks offer. None where widths
             differ, or the columns are more than 2,048.
+        curvature: λ_min of the Hessian; None where it was not asked for.
+        path: The probes of h_0, ..., h_L over strengths λ, where these were asked for.
         advice: One sentence for each finding.
     """
 
@@ -89,6 +93,8 @@ class ProbeReport:
     held_out_objective: float
     layers: tuple[Baseline, ...]
     augmented: Baseline | None
+    curvature: Curvature | None
+    path: tuple[PathPoint, ...]
     advice: tuple[Advice, ...]
 
     @property
@@ -123,7 +129,18 @@ class ProbeReport:
             }
             for place, layer in enumerate(self.layers)
         ]
+        if self.curvature is not None:  # of the network, or of its last block: in the last row
+            found = self.curvature
+            rows[-1] |= {
+                "lambda_min": found.lambda_min,
+                "lambda_min_lower": found.lambda_min_lower,
+                "lambda_min_residual": found.lambda_min_residual,
+            }
         return pd.DataFrame(rows).set_index("block")
+
+    def path_table(self) -> pd.DataFrame:
+        """One row a representation and strength λ of the path: its probe there, with the evidence of its fit."""
+        return pd.DataFrame(self.path, columns=PathPoint._fields)
 
     def metrics(self) -> dict[str, float]:
         """The numbers by name, for a tracker; what there is not is left out."""
@@ -148,6 +165,8 @@ class ProbeReport:
                 f"held_out_block_gain/{place}": layer.held_out_gain.value,
                 f"held_out_block_gain_error/{place}": layer.held_out_gain.standard_error,
             }
+        if self.curvature is not None:
+            found |= self.curvature.metrics()
         return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def __str__(self) -> str:
@@ -157,6 +176,7 @@ class ProbeReport:
             [
                 f"network of {blocks} blocks, {self.loss} loss, {self.samples} training samples{held_out}",
                 *self._lines(),
+                *([] if self.curvature is None else [f"  {self.curvature.of}: {self.curvature}"]),
                 *(each.sentence for each in self.advice),
             ]
         )

@@ -1,0 +1,137 @@
+"""λ_min of a torch network in all of its parameters: products with the Hessian by torch, the iteration by JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resflow.arrays import as_numpy, in_full_precision
+from resflow.errors import InvalidInputError
+from resflow.hessian.lanczos import smallest_operator_eigenvalue
+from resflow.losses import Loss
+from resflow.probing.curvature import STEPS, Curvature, curvature_of
+from resflow.probing.stream import Head
+
+__all__ = ["torch_curvature"]
+
+_ENTRIES = 1 << 22
+"""Of ℓ''_i of the samples that are looked at together."""
+
+
+@in_full_precision
+def torch_curvature(
+    torch: Any,
+    net: Any,
+    scores: Callable[[Callable[[Any], Any], Any], Any],
+    batches: list[Any],
+    y: np.ndarray,
+    head: Head,
+    loss: Loss,
+) -> Curvature:
+    """λ_min of the Hessian of the mean loss in all parameters that ask for a gradient, in float64.
+
+    The network is left alone: everything is computed with copies, on its own device, batch by batch.
+
+    Args:
+        torch: The framework.
+        net: The module, in evaluation mode.
+        scores: Of a function that calls the network and of samples, what the head gives.
+        batches: The training samples, as the network takes them.
+        y: Their labels, as the loss takes them.
+        head: The head, for the shape of predictions.
+        loss: The loss.
+
+    Raises:
+        InvalidInputError: If no parameter asks for a gradient.
+    """
+    moving = {name: each for name, each in net.named_parameters() if each.requires_grad}
+    if not moving:
+        raise InvalidInputError("the network has no parameters that ask for a gradient (requires_grad)")
+    start = {name: _double(each.detach()) for name, each in moving.items()}
+    state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    fixed = {name: _double(each.detach()) for name, each in state.items() if name not in moving}
+    device, n = next(iter(start.values())).device, len(y)
+    sizes = [each.numel() for each in start.values()]
+    parts: list[tuple[Any, np.ndarray]] = []
+    for X in batches:
+        at = sum(len(labels) for _, labels in parts)
+        parts.append((_double(X), y[at : at + len(X)]))
+
+    def predictions(parameters: dict[str, Any], X: Any) -> Any:
+        p = scores(lambda X: torch.func.functional_call(net, {**fixed, **parameters}, (X,)), X)
+        return p.reshape(len(p)) if head.W.ndim == 1 else p
+
+    def in_torch(array: Any) -> Any:
+        return torch.as_tensor(np.array(array, dtype=np.float64), device=device)
+
+    def split(vector: Any) -> list[Any]:
+        pieces = torch.split(in_torch(vector), sizes)
+        return [piece.reshape(each.shape) for piece, each in zip(pieces, start.values(), strict=True)]
+
+    def flat(tensors: Any) -> np.ndarray:
+        return torch.cat([each.reshape(-1) for each in tensors]).detach().cpu().numpy()
+
+    def summed(vector: Any = None) -> np.ndarray:
+        """Hv, or the gradient where there is no v: with p and u = Jv, Σ_i of Jᵀℓ'', u and of ℓ'_i times p's own."""
+        total = np.zeros(sum(sizes))
+        with torch.enable_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            for X, labels in parts:
+                own = {name: each.clone().requires_grad_() for name, each in start.items()}
+                p, leaves = predictions(own, X), list(own.values())
+                values = p.detach().cpu().numpy()
+                slopes = in_torch(loss.derivative(values, labels)).requires_grad_()
+                options = {"allow_unused": True, "materialize_grads": True}
+                gradient = torch.autograd.grad(p, leaves, slopes, create_graph=vector is not None, **options)
+                if vector is None:
+                    total += flat(gradient)
+                    continue
+                inner = sum((g * v).sum() for g, v in zip(gradient, split(vector), strict=True))
+                *second, moved = torch.autograd.grad(inner, [*leaves, slopes], retain_graph=True, **options)
+                curved = _curved(loss, values, labels, moved.detach().cpu().numpy())
+                first = torch.autograd.grad(p, leaves, in_torch(curved), **options)
+                total += flat(first) + flat(second)
+        return total / n
+
+    def level(t: float, direction: list[Any]) -> float:
+        moved = {name: each + t * v for (name, each), v in zip(start.items(), direction, strict=True)}
+        with torch.no_grad():
+            values = [loss.value(predictions(moved, X).cpu().numpy(), labels).sum() for X, labels in parts]
+        return float(np.sum(values)) / n
+
+    with jax.enable_x64(True):
+        like = jnp.zeros(sum(sizes))
+
+        @jax.jit
+        def smallest() -> Any:
+            def product(v: jax.Array) -> jax.Array:
+                return jax.pure_callback(summed, like, v, vmap_method="sequential")
+
+            return smallest_operator_eigenvalue(product, like, key=jax.random.key(0))
+
+        found = as_numpy(jax.block_until_ready(smallest()))
+    direction = split(found.direction)
+    return curvature_of(
+        found,
+        of="network",
+        direction={name: v.cpu().numpy() for name, v in zip(start, direction, strict=True)},
+        parameters=sum(sizes),
+        grad_norm=float(np.linalg.norm(summed())),
+        levels=np.array([level(t, direction) for t in (0.0, *STEPS)]),
+    )
+
+
+def _curved(loss: Loss, p: np.ndarray, y: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """ℓ''_i u_i of one output, or of several, of few samples at a time where a matrix a sample is large."""
+    if p.ndim == 1:
+        return loss.second_derivative(p, y) * moved
+    rows = max(1, _ENTRIES // p.shape[1] ** 2)
+    parts = [slice(at, at + rows) for at in range(0, len(p), rows)]
+    return np.concatenate([np.einsum("nij,nj->ni", loss.second_derivative(p[s], y[s]), moved[s]) for s in parts])
+
+
+def _double(tensor: Any) -> Any:
+    return tensor.double() if tensor.is_floating_point() else tensor

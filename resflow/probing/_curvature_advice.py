@@ -1,0 +1,41 @@
+"""What the smallest Hessian eigenvalue advises, in one sentence."""
+
+from __future__ import annotations
+
+from resflow.numerals import number_text
+from resflow.probing.curvature import Curvature
+from resflow.probing.report import Advice, Baseline
+
+__all__ = ["of_curvature"]
+
+_WHERE = {"network": "in all parameters", "last block": "in the head and a linear map behind the last block"}
+
+
+def of_curvature(found: Curvature, first: Baseline) -> Advice:
+    """The finding on curvature: a saddle only where the network is above the probe on h_0 and λ_min surely negative."""
+    where = _WHERE[found.of]
+    above = first.probe.finished and first.gap.sign > 0
+    known = f"{found} {where}, ‖∇F‖ = {number_text(found.grad_norm, 2)}"
+    if found.sign < 0:
+        down = (
+            f"This direction leads down: a step of {number_text(found.step, 2)} along it lowers F by "
+            f"{number_text(found.fall, 3)}"
+            if found.fall > 0
+            else "No step tried along its direction lowers F"
+        )
+        if above:
+            return Advice(
+                "curvature",
+                "saddle",
+                f"Above the linear probe on h_0 by {first.gap} on the training samples, and at a saddle or near one: "
+                f"{known}. {down}.",
+            )
+        return Advice("curvature", "negative", f"The training objective is no minimum: {known}. {down}.")
+    if found.sign > 0:
+        stuck = ", above the linear probe on h_0" if above else ""
+        return Advice("curvature", "not negative", f"No direction curves down{stuck}: {known}.")
+    return Advice(
+        "curvature",
+        "not known",
+        f"Whether a direction curves down is not known: {known}: the bounds on λ_min lie on both sides of 0.",
+    )
