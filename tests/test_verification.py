@@ -30,9 +30,10 @@ from resflow.notebook import (
 from resflow.notebook.checks import VARYING
 from resflow.studies.skip_comparison import compare_architectures
 from resflow.workflow import names
+from resflow.workflow.compared import Outcome
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.records import Run, create_run, open_client
-from resflow.workflow.verification import Outcome, Recomputed, compared
+from resflow.workflow.verification import Recomputed, compared
 
 EPS = np.finfo(float).eps
 EPSILON = 1e-3

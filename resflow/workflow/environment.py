@@ -1,12 +1,15 @@
-"""All that a run's numbers may depend on beside its notebook, as artifacts: versions, machine, flags, changed code."""
+"""All that a run's numbers may depend on beside its notebook, as artifacts: versions, machine, flags, code."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import re
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +20,21 @@ from resflow.workflow.provenance import git
 if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
-__all__ = ["CHANGES", "ENVIRONMENT", "attach_environment", "environment", "uncommitted"]
+__all__ = ["CHANGES", "ENVIRONMENT", "attach_environment", "digests", "environment", "kept_environment", "uncommitted"]
 
 ENVIRONMENT = "environment"
 """The folder among a run's artifacts."""
+_FILE = f"{ENVIRONMENT}/environment.json"
 CHANGES = f"{ENVIRONMENT}/changes.diff"
 """What was uncommitted; there is none where nothing was."""
+
+_LIBRARY = Path(__file__).parents[1]
 
 LONGEST_DIFF = 1 << 20
 """Characters of the changes since the commit that are kept."""
 
 _FLAGS = re.compile(
-    r"(?!JAX_COMPILATION_CACHE_DIR)"  # another folder in every execution, on which no number depends
+    r"(?!JAX_COMPILATION_CACHE_DIR|TPU_SKIP_MDS_QUERY)"  # another folder each time; set by JAX itself, once it looked
     r"(JAX|XLA|CUDA|ROCM|TPU|OMP|MKL|OPENBLAS|NUMEXPR|VECLIB|NVIDIA|MALLOC)_|LD_PRELOAD$|PYTHONHASHSEED$"
 )
 
@@ -62,10 +68,28 @@ def attach_environment(run: Run, *, once: bool = False) -> None:
     if once and run.files(ENVIRONMENT):
         return
     found, root = environment() | {"process": "that ran the kernel" if once else "kernel"}, project_root()
+    found["folder"] = os.path.relpath(os.getcwd(), root)
     found["commit"] = git(root, "rev-parse", "--verify", "--quiet", "HEAD") or None
+    if not once:
+        found["code"] = digests(_loaded(root), root)
     if changes := uncommitted(root):
         run.log_text(changes, CHANGES)
-    run.log_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", f"{ENVIRONMENT}/environment.json")
+    run.log_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", _FILE)
+
+
+def kept_environment(run: Run) -> dict[str, Any]:
+    """What `attach_environment` attached to a run; nothing where it did not."""
+    return json.loads(run.read_text(_FILE)) if _FILE in run.files(ENVIRONMENT) else {}
+
+
+def digests(files: Iterable[str], root: Path) -> dict[str, str]:
+    """The first digits of the SHA-256 of files, by their names within resflow's own folder or within a project's."""
+    found = {}
+    for name in files:
+        place = _LIBRARY.parent if name.startswith(f"{_LIBRARY.name}/") else root
+        with suppress(OSError):  # gone
+            found[name] = hashlib.sha256((place / name).read_bytes()).hexdigest()[:16]
+    return found
 
 
 def uncommitted(root: Path) -> str:
@@ -88,6 +112,20 @@ def _packages() -> dict[str, str]:
             if dash and entry.endswith(".dist-info"):
                 found.setdefault(name, version)  # the first is the one that is imported
     return dict(sorted(found.items(), key=lambda pair: pair[0].lower()))
+
+
+def _loaded(root: Path) -> list[str]:
+    """The files of the Python modules that this process has loaded, of resflow's and of the project's own."""
+    found = []
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__dict__", {}).get("__file__")
+        if isinstance(file, str) and file.endswith(".py"):
+            path = Path(file)
+            if path.is_relative_to(_LIBRARY):
+                found.append(path.relative_to(_LIBRARY.parent).as_posix())
+            elif path.is_relative_to(root) and "site-packages" not in path.parts:
+                found.append(path.relative_to(root).as_posix())
+    return sorted(set(found))
 
 
 def _blas() -> list[dict[str, Any]]:

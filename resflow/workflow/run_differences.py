@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.numerals import number_text
 from resflow.workflow import names
-from resflow.workflow.environment import CHANGES, ENVIRONMENT
+from resflow.workflow.compared import Outcome, difference
+from resflow.workflow.environment import CHANGES, ENVIRONMENT, kept_environment
 from resflow.workflow.run_parameters import parameters_of
-from resflow.workflow.verification import Outcome, difference
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -55,9 +55,14 @@ class Section(NamedTuple):
 def differences(first: Run, second: Run) -> list[Section]:
     """In what two runs differ, what they were given first and what came out last."""
     one, other = first.stored, second.stored
+    environments = [_environment(first, one), _environment(second, other)]
+    for missing in set(environments[0]) ^ set(environments[1]):
+        if missing.endswith(".py"):  # which of the library's files were loaded depends on what else was done
+            for each in environments:
+                each.pop(missing, None)
     return [
         _section("parameters", parameters_of(one), parameters_of(other)),
-        _section("environment", _environment(first, one), _environment(second, other)),
+        _section("environment", *environments),
         _section("data", _data(one), _data(other)),
         _section("notebook", _notebook(one), _notebook(other)),
         _section("outcome", _tags_of_people(one), _tags_of_people(other)),
@@ -91,20 +96,18 @@ def _environment(run: Run, stored: StoredRun) -> dict[str, str]:
     """What a run's environment was: all that is attached of it, or else the versions that its tags have."""
     tags = stored.data.tags
     commit = {"commit": tags[names.COMMIT]} if names.COMMIT in tags else {}
-    attached = run.files(ENVIRONMENT)
-    if (path := f"{ENVIRONMENT}/environment.json") not in attached:
+    if not (kept := kept_environment(run)):
         versions = {
             key.removeprefix(names.VERSION): each for key, each in tags.items() if key.startswith(names.VERSION)
         }
         told = {"python": tags.get(names.PYTHON, _NONE), "platform": tags.get(names.PLATFORM, _NONE)}
         return commit | told | versions
-    kept: dict[str, Any] = json.loads(run.read_text(path))
-    if CHANGES in attached:
+    if CHANGES in run.files(ENVIRONMENT):
         digest = hashlib.sha256(run.read_bytes(CHANGES)).hexdigest()
         commit["uncommitted changes"] = f"{CHANGES}, SHA-256 {digest[:12]}…"
-    plain = {key: kept[key] for key in kept if key not in ("packages", "flags", "changes", "commit")}
+    plain = {key: kept[key] for key in kept if key not in ("packages", "flags", "changes", "commit", "code")}
     told = {key: each if isinstance(each, str) else json.dumps(each) for key, each in plain.items()}
-    return commit | told | kept.get("flags", {}) | kept.get("packages", {})
+    return commit | told | kept.get("flags", {}) | kept.get("packages", {}) | kept.get("code", {})
 
 
 def _data(stored: StoredRun) -> dict[str, str]:

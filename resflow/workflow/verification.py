@@ -1,22 +1,18 @@
-"""A run's recorded values against the same computed again from its stored point: the same bits, or how far apart."""
+"""What came of verifying runs, and verifying them by their stored points: from the arrays alone, without training."""
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 import math
 import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.workflow import names
+from resflow.workflow.compared import Compared, Outcome, compared_tables, difference
 from resflow.workflow.last_word import status_of
-from resflow.workflow.logged_values import is_finite
 from resflow.workflow.names import FINISHED
 from resflow.workflow.reports.metrics import as_recorded
 from resflow.workflow.stored_points import UnverifiableError, read_points, row_of
@@ -28,19 +24,7 @@ if TYPE_CHECKING:
 
     from resflow.workflow.records import Run
 
-__all__ = ["ROUNDING", "Compared", "Outcome", "Recomputed", "Verification", "compared", "difference", "verified"]
-
-ROUNDING = 1e-10
-"""By how much a value may differ for rounding, for each unit of its size: of sums in another order, and of a linear fit
-that ends at another of the points that rounding cannot tell apart. Beyond, something else was computed."""
-
-
-class Outcome(StrEnum):
-    """What came of computing a value again."""
-
-    SAME = "same bits"
-    WITHIN = "within rounding"
-    DIFFERS = "differs"
+__all__ = ["Recomputed", "Verification", "compared", "verified"]
 
 
 class Recomputed(NamedTuple):
@@ -57,23 +41,6 @@ class Recomputed(NamedTuple):
     tables: Mapping[str, DataFrame] = MappingProxyType({})
 
 
-class Compared(NamedTuple):
-    """One value of a run.
-
-    Attributes:
-        name: The metric or tag.
-        recorded, again: What the run recorded, and what is computed now.
-        outcome: How they compare.
-        units: How many units of rounding lie between them, each 2.2e-16 of the larger's size or of the scale.
-    """
-
-    name: str
-    recorded: float | str
-    again: float | str
-    outcome: Outcome
-    units: float = 0.0
-
-
 class Verification(NamedTuple):
     """What came of verifying one run.
 
@@ -81,34 +48,45 @@ class Verification(NamedTuple):
         run: The run as it is in the store.
         values: Every value that was recorded and computed again.
         obstacle: Why nothing could be computed; "" where something could.
+        left_out: What was recorded and not compared, and why.
+        since: What else is otherwise now than when the run ran, as far as it was looked at.
+        executed: Whether its notebook was executed again; else its values were computed from its stored point.
     """
 
     run: StoredRun
     values: tuple[Compared, ...] = ()
     obstacle: str = ""
+    left_out: tuple[str, ...] = ()
+    since: tuple[str, ...] = ()
+    executed: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether every value came out the same, up to rounding, and there was one."""
+        """Whether every value came out the same, up to rounding or the tolerance, and there was one."""
         return bool(self.values) and all(each.outcome is not Outcome.DIFFERS for each in self.values)
 
     @property
     def summary(self) -> str:
-        """How many values came out how."""
+        """How many values came out how, and if some differ, what else does."""
         if not self.values:
-            return f"could not be checked: {self.obstacle or 'it recorded nothing that its point tells'}"
+            nothing = f"it recorded nothing that {'can be compared' if self.executed else 'its point tells'}"
+            return f"could not be checked: {self.obstacle or nothing}"
         counts = {outcome: [each for each in self.values if each.outcome is outcome] for outcome in Outcome}
         told = [f"{len(counts[Outcome.SAME])} with the same bits"]
-        if within := counts[Outcome.WITHIN]:
-            told.append(f"{len(within)} within rounding (at most {max(each.units for each in within):.2g} units)")
+        for outcome in (Outcome.WITHIN, Outcome.TOLERATED):
+            if within := counts[outcome]:
+                told.append(f"{len(within)} {outcome} (at most {max(each.units for each in within):.2g} units)")
         if differing := counts[Outcome.DIFFERS]:
             told.append(f"{len(differing)} DIFFER: {', '.join(each.name for each in differing)}")
+            if self.executed:
+                told.append(f"since then {'; '.join(self.since) or 'nothing that is known has changed'}")
         return ", ".join(told)
 
     def tag(self) -> dict[str, str]:
         """The tag that keeps it: when, how, what came out and on which platform."""
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return {names.VERIFIED: f"{when}, from the stored point: {self.summary} ({platform.platform()})"}
+        key, how = (names.EXECUTED, "executed") if self.executed else (names.VERIFIED, "from the stored point")
+        return {key: f"{when}, {how}: {self.summary} ({platform.platform()})"}
 
 
 def compared(run: StoredRun, again: Recomputed) -> tuple[Compared, ...]:
@@ -122,18 +100,6 @@ def compared(run: StoredRun, again: Recomputed) -> tuple[Compared, ...]:
         elif (metric := run.data.metrics.get(as_recorded(key))) is not None:
             found.append(Compared(as_recorded(key), metric, value, *difference(metric, value, again.scale)))
     return tuple(found)
-
-
-def difference(recorded: float, again: float, scale: float = 0.0) -> tuple[Outcome, float]:
-    """How two values of a metric compare, and how many units of rounding lie between them."""
-    if recorded == again or (math.isnan(recorded) and math.isnan(again)):
-        return Outcome.SAME, 0.0
-    if not is_finite(recorded) and math.isinf(again) and (recorded > 0) == (again > 0):  # as MLflow keeps infinity
-        return Outcome.SAME, 0.0
-    if not (math.isfinite(recorded) and math.isfinite(again)):
-        return Outcome.DIFFERS, math.inf
-    apart = abs(recorded - again) / max(abs(recorded), abs(again), scale)  # not 0: they are unlike
-    return Outcome.WITHIN if apart <= ROUNDING else Outcome.DIFFERS, apart / sys.float_info.epsilon
 
 
 def verified(client: MlflowClient, runs: Sequence[StoredRun]) -> Iterator[Verification]:
@@ -171,30 +137,18 @@ def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> It
             yield Verification(run, obstacle=str(again))
         else:
             own = Run(client, run.info.run_id)
-            columns = [column for name, table in again.tables.items() for column in _columns(own, name, table, again)]
+            columns = [
+                column for name, table in again.tables.items() for column in _columns(own, name, table, again.scale)
+            ]
             yield Verification(run, (*compared(run, again), *columns))
 
 
-def _columns(run: Run, name: str, again: DataFrame, scales: Recomputed) -> Iterator[Compared]:
+def _columns(run: Run, name: str, again: DataFrame, scale: float) -> Iterator[Compared]:
     """Every column of a recorded table that was computed again, as one value: that of the row that is farthest off."""
     if (path := f"tables/{name}.csv") not in run.files("tables"):
         yield Compared(path, "gone", f"{len(again)} rows", Outcome.DIFFERS, math.inf)
-        return
-    rows = [*csv.DictReader(io.StringIO(run.read_text(path)))]
-    for column in again.columns.intersection(list(rows[0]) if rows else []):
-        before, now = [row[column] for row in rows], again[column].tolist()
-        if len(before) != len(now):
-            found = [(Outcome.DIFFERS, math.inf)]
-        elif any(isinstance(value, str | bool) for value in now):
-            found = [
-                (Outcome.SAME if str(a) == str(b) else Outcome.DIFFERS, 0.0) for a, b in zip(before, now, strict=True)
-            ]
-        else:
-            numbers = [float(text or "nan") for text in before]
-            found = [difference(a, float(b), scales.scale) for a, b in zip(numbers, now, strict=True)]
-        worst = max(found, key=lambda each: ([*Outcome].index(each[0]), each[1]), default=(Outcome.SAME, 0.0))
-        apart = sum(outcome is Outcome.DIFFERS for outcome, _ in found)
-        yield Compared(f"{path}: {column}", f"{len(before)} values", f"{apart} of them otherwise", *worst)
+    else:
+        yield from compared_tables(path, run.read_text(path), again.to_csv(index=False), scale=scale, whole=False)
 
 
 def _verifier(module: object) -> Callable[..., list[Recomputed | UnverifiableError]]:

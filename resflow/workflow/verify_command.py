@@ -1,11 +1,11 @@
-"""The command `resflow verify`: what runs recorded of their trained points, computed again from these points."""
+"""The command `resflow verify`: what runs recorded, computed again from their trained points or by executing them."""
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,54 +14,102 @@ import click
 from resflow.errors import InvalidInputError, nearest, shown
 from resflow.numerals import number_text
 from resflow.workflow import names
-from resflow.workflow.environment import CHANGES, ENVIRONMENT, uncommitted
+from resflow.workflow.boundary import fail
+from resflow.workflow.interruption import Interruptions, Terminated
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import Role, role_of
 from resflow.workflow.project import project_root
-from resflow.workflow.provenance import PACKAGES, git, versions_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-    from resflow.workflow.records import Run
     from resflow.workflow.verification import Verification
 
 __all__ = ["verify"]
 
 
-@click.command(short_help="Compute again what runs recorded of their trained points.")
+@click.command(short_help="Compute again what runs recorded.")
 @click.argument("name")
-@click.option("--points", is_flag=True, default=True, help="From the stored points; the default, as there is no other.")
-def verify(name: str, points: bool) -> int:
-    """Compute again, from the stored model and the data alone, what the run NAME recorded of its last point.
+@click.option(
+    "--points/--rerun", default=True, help="From the stored points, in seconds; or by executing the notebooks again."
+)
+@click.option(
+    "--tolerance", type=float, metavar="T", help="Of --rerun: by how much values may differ, relatively; 1e-6 without."
+)
+def verify(name: str, points: bool, tolerance: float | None) -> int:
+    """Compute again what the run NAME recorded: from its stored model and the data alone, or by executing it again.
 
     NAME is the id of a run, or the name of a sweep, of which every finished run is verified. Of each value it is said
-    whether it has the same bits, lies within rounding, or differs; of each run that cannot be checked, why. The exit
-    code is 0 if all came out the same up to rounding, and 1 if not.
+    whether it has the same bits, lies within rounding, or differs; of each run that cannot be checked, why. With
+    --rerun the notebook that is attached to the run is executed with the run's parameters, in a store that is gone
+    afterwards, and every metric is compared at every step, and every table and file. The exit code is 0 if all came
+    out the same up to rounding or the tolerance, and 1 if not.
     """
     from resflow.workflow.records import Run, open_client
+
+    if tolerance is not None and (points or not 0 <= tolerance < 1):
+        allowed = (
+            "is for --rerun" if points else "must be at least 0 and below 1: 1e-6 is a millionth of a value's size"
+        )
+        raise InvalidInputError(f"--tolerance={tolerance:g} {allowed}")
+    client = open_client()
+    runs, found = _runs_of(client, name, members=points), []
+    several = len(runs) > 1
+    for each in _from_points(client, runs) if points else _executed(client, runs, tolerance):
+        Run(client, each.run.info.run_id).set_tags(each.tag())
+        found.append(each)
+        if several or len(found) > 1:
+            click.echo(f"{each.run.info.run_id}  {each.run.info.run_name}: {each.summary}")
+        else:
+            _show(client, each)
+    holding = sum(each.holds for each in found)
+    if len(found) > 1:
+        click.echo(f"verified  {holding} of {len(found)} runs have all values again")
+    return 0 if holding == len(found) else 1
+
+
+def _from_points(client: MlflowClient, runs: list[StoredRun]) -> Iterator[Verification]:
     from resflow.workflow.verification import verified
 
-    client = open_client()
-    runs, found = _runs_of(client, name), []
     with _compiled_before():
-        for each in verified(client, runs):
-            Run(client, each.run.info.run_id).set_tags(each.tag())
-            found.append(each)
-            if len(runs) > 1:
-                click.echo(f"{each.run.info.run_id}  {each.run.info.run_name}: {each.summary}")
-    holding = sum(each.holds for each in found)
-    if len(runs) > 1:
-        click.echo(f"verified  {holding} of {len(runs)} runs have all values again")
-    else:
-        _show(client, found[0])
-    return 0 if holding == len(runs) else 1
+        yield from verified(client, runs)
 
 
-def _runs_of(client: MlflowClient, name: str) -> list[StoredRun]:
-    """The run of that id, or the runs of that sweep or population, each of which may have a point."""
-    from resflow.workflow.records import every_run, experiments, parents_of_sweeps, runs_of_sweep, tagged
+def _executed(client: MlflowClient, runs: list[StoredRun], tolerance: float | None) -> Iterator[Verification]:
+    """Each of the runs, and those below it, after its notebook was executed again."""
+    from resflow.workflow.records import Run
+    from resflow.workflow.rerun import changed_environment, scratch_store
+    from resflow.workflow.rerun_comparison import TOLERANCE, rerun
+
+    with _told_of_signals(), scratch_store() as variables:
+        for stored in runs:
+            began = time.monotonic()
+            with changed_environment(variables):
+                found = list(rerun(Run(client, stored.info.run_id), TOLERANCE if tolerance is None else tolerance))
+            click.echo(f"executed  {stored.info.run_name}, in {time.monotonic() - began:.0f} s", err=len(runs) > 1)
+            yield from found
+
+
+@contextmanager
+def _told_of_signals() -> Iterator[None]:
+    """While entered, a signal ends the command once what it made is gone."""
+    try:
+        with Interruptions() as interruptions, interruptions.raised():
+            yield
+    except Terminated as stop:
+        fail(f"{stop.signal.name}: nothing of what was executed is kept", int(stop.code or 143))
+
+
+def _runs_of(client: MlflowClient, name: str, *, members: bool) -> list[StoredRun]:
+    """The run of that id, or the runs of that sweep or population, each of which may have a point.
+
+    Args:
+        client: A client of the store.
+        name: The id or the sweep's name.
+        members: Whether members of a population are verified one by one, or else the population that computed them.
+    """
+    from resflow.workflow.records import Run, every_run, experiments, parents_of_sweeps, runs_of_sweep, tagged
     from resflow.workflow.reports.comparison import RUN_ID
     from resflow.workflow.reports.run_report import find_run
 
@@ -74,13 +122,16 @@ def _runs_of(client: MlflowClient, name: str) -> list[StoredRun]:
     experiment = stored.info.experiment_id
     if role_of(stored) == Role.SWEEP:
         sweep = stored.data.tags[names.SWEEP]
-        runs = [run for run in runs_of_sweep(client, experiment, sweep) if role_of(run) in (Role.RUN, Role.MEMBER)]
+        roles = (Role.RUN, Role.MEMBER if members else Role.POPULATION)
+        runs = [run for run in runs_of_sweep(client, experiment, sweep) if role_of(run) in roles]
         finished = [run for run in runs if status_of(run) == names.FINISHED]
         if not finished:
             raise InvalidInputError(f"the sweep {sweep} has no finished run to verify")
         return finished
-    if role_of(stored) == Role.POPULATION:
+    if role_of(stored) == Role.POPULATION and members:
         return list(every_run(client, [experiment], tagged(names.PARENT, stored.info.run_id))) or [stored]
+    if role_of(stored) == Role.MEMBER and not members:
+        return [Run(client, stored.data.tags[names.PARENT]).stored]
     return [stored]
 
 
@@ -97,39 +148,37 @@ def _compiled_before() -> Iterator[None]:
 
 def _show(client: MlflowClient, verification: Verification) -> None:
     """Say what came of one run, value by value, and write its report again, which says so too."""
+    from resflow.workflow.changes import changes
     from resflow.workflow.records import Run
     from resflow.workflow.reports.run_report import report_again
 
     stored, run = verification.run, Run(client, verification.run.info.run_id)
     click.echo(f"run       {stored.info.run_name}")
-    click.echo(f"point     {stored.data.tags.get(names.STORED_POINT) or 'none'}")
-    for line in _changes(run):
+    if not verification.executed:
+        click.echo(f"point     {stored.data.tags.get(names.STORED_POINT) or 'none'}")
+    for line in verification.since if verification.executed else changes(run):
         click.echo(f"since     {line}")
     width = max((len(each.name) for each in verification.values), default=0)
     for each in verification.values:
         units = f", {each.units:.2g} units" if each.units else ""
         now = f", now {_text(each.again)}" if each.outcome == "differs" else ""
-        click.echo(f"  {each.name:{width}}  {_text(each.recorded):>26}  {each.outcome}{units}{now}")
-    if others := sorted(stored.data.metrics.keys() - {each.name for each in verification.values}):
-        click.echo(f"left out  {', '.join(others)}: nothing that computes them from the point was named")
+        where = f" {each.where}" if each.where else ""
+        click.echo(f"  {each.name:{width}}  {_text(each.recorded):>26}  {each.outcome}{where}{units}{now}")
+    for line in _left_out(verification):
+        click.echo(f"left out  {line}")
     click.echo(f"verified  {verification.summary}")
     if status_of(stored) != names.RUNNING and any(path.endswith(".ipynb") for path in run.files()):
         notebook, _ = report_again(run)
         click.echo(f"report    {run.artifact_folder}/{notebook}.html")
 
 
+def _left_out(verification: Verification) -> Iterable[str]:
+    """What was recorded and not compared."""
+    if verification.executed:
+        return verification.left_out
+    others = sorted(verification.run.data.metrics.keys() - {each.name for each in verification.values})
+    return [f"{', '.join(others)}: nothing that computes them from the point was named"] if others else []
+
+
 def _text(value: float | str) -> str:
     return number_text(value, 6) if isinstance(value, float) else value
-
-
-def _changes(run: Run) -> Iterator[str]:
-    """What else is different here from where the run ran: it may explain a value that differs."""
-    tags, attached = run.stored.data.tags, run.files(ENVIRONMENT)
-    now = {f"{names.VERSION}{package}": version for package, version in versions_of(PACKAGES).items()}
-    now |= {names.PYTHON: platform.python_version(), names.PLATFORM: platform.platform()}
-    now[names.COMMIT] = git(project_root(), "rev-parse", "--verify", "--quiet", "HEAD")
-    for key, value in now.items():
-        if key in tags and tags[key] != value:
-            yield f"{key.removeprefix(names.VERSION).rpartition('.')[2]} was {tags[key]}, is {value or 'unknown'}"
-    if attached and (run.read_text(CHANGES) if CHANGES in attached else "") != uncommitted(project_root()):
-        yield f"uncommitted changes were {CHANGES if CHANGES in attached else 'none'}, are others"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,6 +181,16 @@ class Run:
     def files(self, folder: str = "") -> list[str]:
         """The artifact paths of the files that are attached in a folder, those of folders in it left out."""
         return [entry.path for entry in self.client.list_artifacts(self.id, folder or None) if not entry.is_dir]
+
+    def every_file(self) -> Iterator[str]:
+        """The artifact paths of all attached files, those in folders included."""
+        folders = [""]
+        while folders:
+            for entry in self.client.list_artifacts(self.id, folders.pop() or None):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    yield entry.path
 
     def read_text(self, path: str) -> str:
         """The text of an attached file."""

@@ -82,8 +82,7 @@ def _provenance(run: Run, notebook: Any) -> Iterator[Fact]:
         yield Fact(
             "platform", f"{machine}, computed in {tags[names.PRECISION]}" if names.PRECISION in tags else machine
         )
-    if verified := tags.get(names.VERIFIED):
-        yield Fact("verified", verified)
+    yield from (Fact("verified", tags[key]) for key in (names.VERIFIED, names.EXECUTED) if key in tags)
     if (source := tags.get(names.SOURCE)) and len(command := _command(source, notebook)) <= LONGEST_COMMAND:
         yield Fact("again", command)
 
