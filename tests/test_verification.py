@@ -33,6 +33,7 @@ from resflow.workflow import names
 from resflow.workflow.compared import Outcome
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.records import Run, create_run, open_client
+from resflow.workflow.stored_points import attach_points
 from resflow.workflow.verification import Recomputed, compared
 
 EPS = np.finfo(float).eps
@@ -174,6 +175,21 @@ def test_run_that_cannot_be_checked_says_why(project, run, name):
     assert verdict_of(done).startswith("verified  could not be checked: ")
     assert said in verdict_of(done)
     assert said in run.stored.data.tags[names.VERIFIED]
+
+
+def test_point_from_a_stranger_has_no_module_of_his_imported(project, monkeypatch):
+    (project / "strangers.py").write_text("open('imported', 'w').close()\ndef recompute(*_): return []\n")
+    monkeypatch.syspath_prepend(project)
+    run = new_run()
+    run.set_tags(attach_points(run, "final", {}, {"verifier": "strangers"}))
+    run.end("FINISHED")
+    done = verify(project, run.id)
+    assert done.returncode == 1
+    assert verdict_of(done) == (
+        "verified  could not be checked: the stored point names 'strangers' to verify it: modules other than resflow's "
+        "own are not imported"
+    )
+    assert not (project / "imported").exists()
 
 
 def test_members_of_a_population_and_runs_of_a_sweep_are_verified_together(project, run):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import math
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
+from resflow.errors import shown
 from resflow.workflow import names
 from resflow.workflow.compared import Compared, Outcome, compared_tables, difference
 from resflow.workflow.last_word import status_of
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
 __all__ = ["Recomputed", "Verification", "compared", "verified"]
+
+_OWN = re.compile(r"resflow(\.\w+)+")
+"""The modules that a file of points may name: whoever wrote it must not have others imported here."""
 
 
 class Recomputed(NamedTuple):
@@ -153,6 +158,10 @@ def _columns(run: Run, name: str, again: DataFrame, scale: float) -> Iterator[Co
 
 def _verifier(module: object) -> Callable[..., list[Recomputed | UnverifiableError]]:
     """The function `recompute` of the module that a file of points names: who stored them knows what they mean."""
+    if not _OWN.fullmatch(str(module)):
+        raise UnverifiableError(
+            f"the stored point names {shown(module)} to verify it: modules other than resflow's own are not imported"
+        )
     try:
         return importlib.import_module(str(module)).recompute
     except (ImportError, AttributeError, ValueError) as error:
