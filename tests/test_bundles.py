@@ -142,6 +142,12 @@ def test_sweep_keeps_who_is_nested_in_whom_and_is_there_once(project, other, tmp
     assert {run.data.tags[names.ROLE] for run in above} == {"sweep", "population"}
 
 
+def test_bundle_that_others_packed_anew_is_taken(project, run_id, other, tmp_path):
+    shutil.unpack_archive(exported(project, run_id, tmp_path / "bundle.zip"), tmp_path / "files")
+    packed = shutil.make_archive(str(tmp_path / "again"), "zip", tmp_path / "files")  # with folders, and no seal
+    assert "imported  1 runs into work\n" in imported(other, packed)
+
+
 class Stopped(BaseException):
     pass
 

@@ -15,8 +15,9 @@ from urllib.request import urlopen
 
 import pytest
 from crowd import STEPS
+from fabricated_runs import fabricate
 from mlflow.tracking import MlflowClient
-from small_notebooks import make_project, runs_of
+from small_notebooks import make_project, resflow_here, runs_of
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -58,7 +59,7 @@ def postgresql() -> Path | None:
     return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def database():
     """The address of a PostgreSQL server of its own, in a temporary folder, reached through a socket there."""
     programs = postgresql()
@@ -88,9 +89,10 @@ def database():
         shutil.rmtree(folder)
 
 
-@pytest.fixture
-def server(database, tmp_path):
+@pytest.fixture(scope="module")
+def server(database, tmp_path_factory):
     """The address of `mlflow server` on that database."""
+    tmp_path = tmp_path_factory.mktemp("server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -123,3 +125,23 @@ def answers(address: str) -> bool:
 
 def test_eight_processes_record_through_a_server_with_postgresql_and_lose_nothing(server, tmp_path):
     assert_nothing_is_lost(make_project(tmp_path / "project"), server, 4)
+
+
+def test_sweep_exported_from_sqlite_comes_back_the_same_from_a_server_with_postgresql(server, tmp_path):
+    client = fabricate(project := tmp_path / "project")
+    run = client.search_runs(["1"], "tags.`resflow.role` = 'member'", max_results=1)[0].info.run_id
+    client.log_text(run, "öäü", "notes/of all, öäü.txt")
+    client.log_metric(run, "never", float("nan"), step=3)
+    client.log_metric(run, "always", float("-inf"), step=-(2**62))
+    first, again = tmp_path / "first.zip", tmp_path / "again.zip"
+    commands = (
+        (["export", "skip", str(first)], {}, "exported  39 runs, "),
+        (["import", str(first)], {"MLFLOW_TRACKING_URI": server}, "imported  39 runs into train_population\n"),
+        (["import", str(first)], {"MLFLOW_TRACKING_URI": server}, "imported  0 runs; 39 were there already\n"),
+        (["export", "skip", str(again)], {"MLFLOW_TRACKING_URI": server}, "exported  39 runs, "),
+    )
+    for command, environment, said in commands:
+        done = resflow_here(project, *command, **environment)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(said)
+    assert again.read_bytes() == first.read_bytes()

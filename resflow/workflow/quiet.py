@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-__all__ = ["collected_log", "import_mlflow", "without_progress_bars"]
+__all__ = ["collected_log", "import_mlflow", "without_links", "without_progress_bars"]
 
 LINES = 200
 """Records that are kept, the last ones."""
@@ -62,11 +62,24 @@ def import_mlflow() -> None:
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """While entered, MLflow shows no progress of what it copies, where nobody asked for that."""
-    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    with _with_default("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"):
+        yield
+
+
+@contextmanager
+def without_links() -> Iterator[None]:
+    """While entered, MLflow prints no links to runs that end on a server, where nobody asked for that."""
+    with _with_default("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"):
+        yield
+
+
+@contextmanager
+def _with_default(name: str, value: str) -> Iterator[None]:
+    """While entered, a variable of the environment that is not set has a value."""
     if name in os.environ:
         yield
         return
-    os.environ[name] = "false"
+    os.environ[name] = value
     try:
         yield
     finally:

@@ -207,6 +207,8 @@ def everything_below(client: MlflowClient, top: StoredRun) -> list[StoredRun]:
 
 def download(client: MlflowClient, run_id: str, folder: Path) -> list[Path]:
     """Copy a run's artifacts into a folder; the files, by their paths from there."""
+    if not client.list_artifacts(run_id):
+        return []  # which MLflow would tell on the terminal
     with without_progress_bars():
         client.download_artifacts(run_id, "", str(folder))
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())

@@ -11,6 +11,7 @@ from resflow.workflow import names
 from resflow.workflow.last_word import AT_WORK
 from resflow.workflow.names import IMPORTED_FROM, OUTCOME, OWNER
 from resflow.workflow.provenance import owner_tag
+from resflow.workflow.quiet import without_links, without_progress_bars
 from resflow.workflow.records.client import patiently
 from resflow.workflow.records.copying import DATASET, UNFINISHED, CopiedRun, MetricValue, origin_of, with_other_ids
 from resflow.workflow.records.reading import every_run, experiments
@@ -93,8 +94,10 @@ def restore(
         ]
         patiently(client.log_inputs, begun, datasets=inputs)
     if any(artifacts.iterdir()):
-        client.log_artifacts(begun, str(artifacts))
-    patiently(client.set_terminated, begun, run.status, run.end_time)
+        with without_progress_bars():
+            client.log_artifacts(begun, str(artifacts))
+    with without_links():
+        patiently(client.set_terminated, begun, run.status, run.end_time)
     tags = with_other_ids(run.tags, {**ids, run.id: begun})
     Run(client, begun).remove_tags(client.get_run(begun).data.tags.keys() - tags.keys() - {IMPORTED_FROM, OUTCOME})
     said = {key: tags.pop(key) for key in (OUTCOME,) if key in tags}
