@@ -138,7 +138,8 @@ def test_divergence_stops_the_run_and_says_where():
     shorter = run(loss="squared", optimizer="sgd", learning_rate=50.0, steps=result.diverged_at, log_every=7)
     assert shorter.diverged_at is None
     assert shorter.outcome == ""
-    np.testing.assert_array_equal(shorter.model.W, result.model.W)
+    # Elsewhere a block of steps and steps one by one are rounded otherwise.
+    np.testing.assert_allclose(shorter.model.W, result.model.W, rtol=0 if jax.default_backend() == "cpu" else 1e-9)
 
 
 def test_precision_of_the_model_and_data_is_kept():
