@@ -115,7 +115,7 @@ def _eigenvalues(hessian: PartialHessian, ridge_W, ridge_V) -> jax.Array:
 
 
 def _reduced_eigenvalues(hessian: PartialHessian, shift) -> jax.Array:
-    return jnp.linalg.eigvalsh(reduced_matrix(hessian, shift)[0])
+    return jnp.sort(jnp.linalg.eigvalsh(reduced_matrix(hessian, shift)[0]))  # a GPU's may be out of order by rounding
 
 
 def _pairs_at_zero(hessian: PartialHessian, shift, *, k: int) -> jax.Array:
