@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from resflow.arrays import Array, analyse, as_array, as_numpy, check_samples, in_full_precision, is_traced
+from resflow.compiling import quick_to_compile
 from resflow.errors import InvalidInputError
 from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss, lifted
@@ -314,22 +315,7 @@ def analyse_point(function: Callable[..., Any], point: Point, *trees: Any, **opt
 @cache
 def _compiled(function: Callable[..., Any], *, inside: bool) -> Callable[..., Any]:
     """The function under jit; `inside` says that it is part of a larger program, which has options of its own."""
-    return jax.jit(function, compiler_options=None if inside else _quick_to_compile())
-
-
-@cache
-def _quick_to_compile() -> dict[str, Any] | None:
-    """Compiler options without XLA's newer code generator, if there is a choice.
-
-    That one takes half as long again for the hundreds of short loops over vectors here, and they run no faster: the
-    time goes into products and factorisations. From JAX 0.12 on it is quicker, and the only one.
-    """
-    options = {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:  # no such option
-        return None
-    return options
+    return jax.jit(function, compiler_options=None if inside else quick_to_compile())
 
 
 def in_default_precision(point: Point) -> Point:
