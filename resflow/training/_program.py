@@ -86,8 +86,9 @@ class Training(NamedTuple):
 
     In a block of steps nothing is looked at but the largest loss of each sample, which costs no sum. One in which a
     loss was so large that an objective may not be finite, or after which a model is not, is taken again for that model
-    from where it began, with every step looked at. What is not finite remains so: steps add. A model that diverged stays where it was, and is measured there again and again. Where its start, X or y
-    is not finite it diverged at 0, and NaN is what was measured.
+    from where it began, with every step looked at. What is not finite remains so: steps add. A model that diverged
+    stays where it was, and is measured there again and again. Where its start, X or y is not finite it diverged at 0,
+    and NaN is what was measured.
 
     Attributes:
         static: What of the model is no array.
