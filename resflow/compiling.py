@@ -18,9 +18,12 @@ def quick_to_compile() -> dict[str, Any] | None:
     short loops over vectors here, while the time goes into products and factorisations. From JAX 0.12 on it is quicker,
     and the only one. On a GPU without trying several algorithms for each product, which took most of ten seconds.
     """
-    on_gpu = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
-    wanted = {"cpu": {"xla_cpu_use_fusion_emitters": False}, "gpu": on_gpu}.get(jax.default_backend(), {})
-    return {name: value for name, value in wanted.items() if _is_known(name, value)} or None
+    wanted: dict[str, dict[str, Any]] = {
+        "cpu": {"xla_cpu_use_fusion_emitters": False},
+        "gpu": {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False},
+    }
+    options = wanted.get(jax.default_backend(), {})
+    return {name: value for name, value in options.items() if _is_known(name, value)} or None
 
 
 def _is_known(name: str, value: Any) -> bool:

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
+from resflow.linear import _first_pass
 from resflow.linear import _passes as _linear_passes
 from resflow.linear import _separation as _linear_separation
 from resflow.linear import predictor as _linear_predictor
@@ -219,7 +220,7 @@ def test_a_metric_from_some_of_many_rows_gives_the_same_weights_and_evidence(wei
 
     monkeypatch.setattr(_linear_predictor, "hessian_free", watched)
     fit = fit_linear_predictor(X, y, loss="softmax", **options)
-    monkeypatch.setattr(_linear_predictor, "some_rows", lambda *_: None)
+    monkeypatch.setattr(_first_pass, "some_rows", lambda *_: None)
     reference = fit_linear_predictor(X, y, loss="softmax", **options)
     some, every = seen
     assert not np.array_equal(some, every)

@@ -220,7 +220,10 @@ def _tangent(model: Any, X: Any, y: Any, loss: Loss) -> tuple[Tangent, np.ndarra
 
 def _check_sample_axis(X: Any, y: Any) -> None:
     """Check that samples have a first axis of as many as there are labels, before a model is called with them."""
-    samples, labels = (tuple(each.shape) if hasattr(each, "shape") else np.shape(each) for each in (X, y))
+    given = [("X", X), ("y", y)]
+    samples, labels = (
+        tuple(each.shape) if hasattr(each, "shape") else as_array(name, each).shape for name, each in given
+    )
     if not samples or (labels and labels[0] != samples[0]):
         count = f"y has {labels[0]} labels" if labels else "there is one label a sample"
         raise InvalidInputError(

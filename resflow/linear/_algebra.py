@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_solve, lapack, solve_triangular
@@ -21,10 +21,11 @@ class Rows:
     """The rows of X, or of X B for a basis B of shape (d, r), as float64 in chunks that fit the cache.
 
     X may be a np.memmap of any real dtype: no more than one chunk of it is copied at a time. Only X B is kept
-    whole where it is small (256 MiB). `places` says which rows of X they are, None for all.
+    whole where it is small (256 MiB). An array on an accelerator comes over whole when a row is first asked for.
+    `places` says which rows of X they are, None for all.
     """
 
-    def __init__(self, X: np.ndarray, basis: np.ndarray | None = None, places: np.ndarray | None = None) -> None:
+    def __init__(self, X: Any, basis: np.ndarray | None = None, places: np.ndarray | None = None) -> None:
         self.n, self.d = len(X) if places is None else len(places), X.shape[1]
         self.basis, self.places = basis, places
         self.width = self.d if basis is None else basis.shape[1]
@@ -38,6 +39,15 @@ class Rows:
         """Of X as it was given."""
         return self._X.dtype
 
+    @property
+    def X(self) -> Any:
+        """As it was given, of which `places` may be a part; with a basis not of use."""
+        return self._X
+
+    def _here(self) -> np.ndarray:
+        self._X = np.asarray(self._X)
+        return self._X
+
     def within(self, basis: np.ndarray) -> Rows:
         """The rows in coordinates of a basis."""
         return Rows(self._X, basis, self.places)
@@ -45,12 +55,12 @@ class Rows:
     def every(self, stride: int) -> Rows:
         """Every stride-th row, in the same coordinates."""
         if self.places is not None:
-            return self._of(self._X, self.places[::stride])
-        return self._of(self._X[::stride], None)
+            return self._of(self._here(), self.places[::stride])
+        return self._of(self._here()[::stride], None)
 
     def take(self, chosen: np.ndarray) -> Rows:
         """The rows of these numbers, which may recur, in the same coordinates."""
-        return self._of(self._X, chosen if self.places is None else self.places[chosen])
+        return self._of(self._here(), chosen if self.places is None else self.places[chosen])
 
     def _of(self, X: np.ndarray, places: np.ndarray | None) -> Rows:
         part = Rows(X, None, places)
@@ -59,10 +69,10 @@ class Rows:
 
     def blocks(self, chunk: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Which rows, and the rows themselves; the caller must not write into them."""
-        size = chunk or max(_CHUNK_VALUES // self.d, 2 * self.d)
+        X, size = self._here(), chunk or max(_CHUNK_VALUES // self.d, 2 * self.d)
         for start in range(0, self.n, size):
             rows = slice(start, min(start + size, self.n))
-            block = np.ascontiguousarray(self._X[rows if self.places is None else self.places[rows]], dtype=np.float64)
+            block = np.ascontiguousarray(X[rows if self.places is None else self.places[rows]], dtype=np.float64)
             yield rows, block if self._factor is None else block @ self._factor
 
     def times(self, z: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 
 from resflow.linear._algebra import EPS, ball_step, cholesky_solver
 from resflow.linear._newton import PROVEN, TOLERANCE, Iterate, describe, into_ball
-from resflow.linear._problem import Problem, evaluate, loss_terms
+from resflow.linear._problem import Problem, evaluate
+from resflow.linear._terms import loss_terms
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, PseudoHuber, Softmax, Squared
 from resflow.status import Status

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resflow.linear._algebra import EPS, BallStep, Solver, ball_step, cholesky_solver, reciprocal_condition
-from resflow.linear._problem import Evaluation, Problem, evaluate, loss_terms
+from resflow.linear._problem import Evaluation, Problem, evaluate
+from resflow.linear._terms import loss_terms
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax
 
 TOLERANCE = 1e-12
@@ -57,8 +58,8 @@ class Newton(NamedTuple):
 
     iterate: Iterate
     step: np.ndarray
-    change: np.ndarray
-    predictions: np.ndarray
+    change: Any
+    predictions: Any
     hessian: np.ndarray | None
 
 
@@ -102,7 +103,7 @@ def newton(
             here = evaluate(problem, z, hessian=True)  # the old Hessian has served its time
         guess = model.multiplier
 
-        change = np.empty(0) if problem.quadratic else problem.rows.times(problem.matrix(model.step))
+        change = np.empty(0) if problem.quadratic else problem.times(model.step)
         iterate = iterate._replace(sound=iterate.sound or follows(problem.loss, change))
         if watch is not None:
             unbounded = model.exact and model.multiplier == 0.0 and ridge == 0.0
@@ -156,7 +157,7 @@ def describe(
     )
 
 
-def model_holds(problem: Problem, decrease: float, curvatures: np.ndarray) -> bool:
+def model_holds(problem: Problem, decrease: float, curvatures: Any) -> bool:
     """Whether the second-order model's decrease bounds what the objective can still fall by, up to a factor of 2.
 
     For a loss with |ℓ'''| ≤ c ℓ'' it does if c max_i |uᵀx_i| ≤ ½ for all u with ½ uᵀHu ≤ decrease, H being at least
@@ -167,9 +168,9 @@ def model_holds(problem: Problem, decrease: float, curvatures: np.ndarray) -> bo
     return c == 0.0 or (least > 0.0 and c * math.sqrt(2.0 * decrease / least * problem.rows.n) <= 0.5)
 
 
-def follows(loss: Loss, change: np.ndarray) -> bool:
+def follows(loss: Loss, change: Any) -> bool:
     """Whether the curvatures hardly change along a step that changes the predictions by that."""
-    c, spread = _relative_change(loss), np.abs(change) if change.ndim == 1 else np.ptp(change, axis=1)
+    c, spread = _relative_change(loss), abs(change) if change.ndim == 1 else np.ptp(change, axis=1)
     return c == 0.0 or c * float(np.max(spread)) <= 0.5
 
 
@@ -200,7 +201,7 @@ def _progress(problem: Problem, iterate: Iterate, best: Iterate) -> bool:
     return new < old - 64.0 * EPS * abs(old)
 
 
-def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: np.ndarray, model: BallStep) -> float:
+def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: Any, model: BallStep) -> float:
     """A step length t with φ(t) ≤ φ(0) and |φ'(t)| ≤ ½|φ'(0)|, φ(t) the objective at z + t·step; 0 if none is found.
 
     It works on the n predictions alone. t = 1 is tried first and nearly always taken. φ is convex, so the sign of φ'
@@ -210,9 +211,13 @@ def _line_search(problem: Problem, z: np.ndarray, here: Evaluation, change: np.n
     zz, zs, ss = float(z @ z), float(z @ step), float(step @ step)
 
     def phi(t: float) -> tuple[float, float]:
-        value, slope, _ = loss_terms(loss, p + t * change, y, curved=False)
-        total = float(np.mean(problem.weighed(value))) + 0.5 * ridge * (zz + t * (2.0 * zs + t * ss))
-        return total, float(np.vdot(problem.weighed(slope), change)) / len(y) + ridge * (zs + t * ss)
+        if problem.device is not None and problem.outputs is None:
+            total, along = problem.device.along(loss, p, change, t)
+        else:
+            value, slope, _ = loss_terms(loss, p + t * change, y, curved=False)
+            total = float(np.mean(problem.weighed(value)))
+            along = float(np.vdot(problem.weighed(slope), change)) / len(y)
+        return total + 0.5 * ridge * (zz + t * (2.0 * zs + t * ss)), along + ridge * (zs + t * ss)
 
     start, slope = here.objective + 0.5 * ridge * zz, model.slope
     slack = 64.0 * EPS * abs(start)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from resflow.linear._algebra import KEEP_VALUES, add_gram
-from resflow.linear._problem import Problem, softmax_columns
+from resflow.linear._problem import Problem
+from resflow.linear._terms import softmax_columns
 
 __all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilities", "product", "sensitivity"]
 
@@ -49,6 +50,10 @@ def at_zero(problem: Problem, gradient: np.ndarray) -> Look:
 
 
 def look(problem: Problem, W: np.ndarray) -> Look:
+    if problem.device is not None:
+        objective, slope, curvature, apart = problem.device.look(W)
+        total = objective + 0.5 * problem.ridge * float(np.vdot(W, W))
+        return Look(objective, total, slope, slope + problem.ridge * W, curvature, None, apart)
     n, m = problem.rows.n, len(W)
     totals, gradient, curvature = [], np.zeros(W.T.shape), np.zeros((m, m))
     probabilities, apart = np.empty((m, n)) if n * m <= KEEP_VALUES else None, problem.y.ndim == 1
@@ -72,6 +77,8 @@ def look(problem: Problem, W: np.ndarray) -> Look:
 
 def product(problem: Problem, W: np.ndarray, here: Look, V: np.ndarray) -> np.ndarray:
     """The Hessian's product with V, shape (m, d)."""
+    if problem.device is not None:
+        return problem.device.product(W, V) + problem.ridge * V
     image = np.zeros(V.T.shape)
     for part, block in _blocks(problem, len(V)):
         sigma, change = probabilities(problem, W, here, part, block), _predictions(block, V)
@@ -83,16 +90,22 @@ def product(problem: Problem, W: np.ndarray, here: Look, V: np.ndarray) -> np.nd
 
 def activity_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
     """mean_i tr(S_i) x_i x_iᵀ, in which samples whose class is certain do not count, shape (d, d)."""
+    if problem.device is not None:
+        return problem.device.gram(W, "activity")
     return _weighted_gram(problem, W, here, lambda sigma: np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0))
 
 
 def least_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
     """mean_i min_j σ_ij x_i x_iᵀ, shape (d, d)."""
+    if problem.device is not None:
+        return problem.device.gram(W, "least")
     return _weighted_gram(problem, W, here, lambda sigma: sigma.min(axis=0))
 
 
 def sensitivity(problem: Problem, W: np.ndarray, here: Look) -> tuple[float, float]:
     """mean_i ‖ℓ'_i‖ ‖x_i‖ and mean_i tr(S_i) ‖x_i‖²: what the gradient adds up, and how it takes errors of W x_i."""
+    if problem.device is not None:
+        return problem.device.sensitivity(W)
     slopes, curvatures = 0.0, 0.0
     for part, block in problem.rows.blocks():
         y, squares = problem.y[part], np.einsum("ij,ij->i", block, block)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resflow.linear._algebra import Rows, add_gram
-from resflow.losses import Logistic, Loss, Softmax, Squared
+from resflow.linear._device import DeviceSamples
+from resflow.linear._terms import loss_terms
+from resflow.losses import Loss, Squared
 
-__all__ = ["Evaluation", "Problem", "add_weighted_gram", "evaluate", "loss_terms", "softmax_columns"]
+__all__ = ["Evaluation", "Problem", "add_weighted_gram", "evaluate", "weighted_gram"]
 
 
 class Problem(NamedTuple):
@@ -27,6 +29,7 @@ class Problem(NamedTuple):
         outputs: A, orthonormal, shape (m, c), where z has the rows of Z, shape (c, r), one after another; None for one
             output, where z has shape (r,).
         weights: c, shape (n,), positive and 1 in the mean; None if all are 1.
+        device: The same samples on an accelerator, which then makes the passes over them; None if there is none.
     """
 
     rows: Rows
@@ -38,6 +41,7 @@ class Problem(NamedTuple):
     gradient_scale: float
     outputs: np.ndarray | None
     weights: np.ndarray | None = None
+    device: DeviceSamples | None = None
 
     @property
     def quadratic(self) -> bool:
@@ -54,9 +58,21 @@ class Problem(NamedTuple):
         """Whether neither ridge nor bound makes sure that there is a minimiser."""
         return self.ridge == 0.0 and math.isinf(self.radius)
 
-    def weighed(self, values: np.ndarray, part: slice = slice(None)) -> np.ndarray:
+    def weighed(self, values: Any, part: slice = slice(None)) -> Any:
         """Values of some samples, each times its weight."""
+        if self.device is not None and not isinstance(values, np.ndarray):
+            return values if self.device.weights is None else values * self.device.weights
         return values if self.weights is None else (values.T * self.weights[part]).T
+
+    def within(self, basis: np.ndarray) -> Problem:
+        """The problem in coordinates of a basis of the rows; without an accelerator whose memory has no room for it."""
+        device = None if self.device is None else self.device.within(basis)
+        return self._replace(rows=self.rows.within(basis), device=device)
+
+    def times(self, z: np.ndarray) -> Any:
+        """The predictions at z, without any product of the outputs' basis; where the samples are."""
+        matrix = self.matrix(z)
+        return self.rows.times(matrix) if self.device is None else self.device.times(matrix)
 
     def matrix(self, z: np.ndarray) -> np.ndarray:
         """What multiplies the rows from the right to give predictions: shape (r,), or (r, m) for several outputs."""
@@ -68,17 +84,22 @@ class Problem(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """One pass over the samples at z. `hessian` is None if it was not asked for; only its lower triangle is filled."""
+    """One pass over the samples at z. `hessian` is None if it was not asked for; only its lower triangle is filled.
+
+    What there is of each sample, predictions and ℓ'', is where the samples are.
+    """
 
     objective: float
     gradient: np.ndarray
     hessian: np.ndarray | None
-    predictions: np.ndarray
-    curvatures: np.ndarray  # ℓ'' of each sample, empty for several outputs
+    predictions: Any
+    curvatures: Any  # ℓ'' of each sample, empty for several outputs
 
 
 def evaluate(problem: Problem, z: np.ndarray, *, hessian: bool) -> Evaluation:
     """Mean loss, its gradient and, if asked for, its Hessian at z, in one pass over the rows."""
+    if problem.device is not None and problem.outputs is None:
+        return Evaluation(*problem.device.evaluate(problem.loss, z, hessian=hessian))
     rows, y, n, one = problem.rows, problem.y, problem.rows.n, problem.outputs is None
     matrix = problem.matrix(z)
     order = rows.width if problem.quadratic else problem.size
@@ -105,6 +126,16 @@ def add_weighted_gram(H: np.ndarray, block: np.ndarray, problem: Problem, part: 
     add_gram(H, block if problem.weights is None else block * np.sqrt(problem.weights[part])[:, None])
 
 
+def weighted_gram(problem: Problem) -> np.ndarray:
+    """Σ_i c_i x_i x_iᵀ, shape (r, r)."""
+    if problem.device is not None:
+        return problem.device.weighted_gram()
+    gram = np.zeros((problem.rows.width,) * 2, order="F")
+    for part, block in problem.rows.blocks():
+        add_weighted_gram(gram, block, problem, part)
+    return gram
+
+
 def _add_hessian(H: np.ndarray, problem: Problem, block: np.ndarray, curvature: np.ndarray) -> None:
     if problem.outputs is None:
         add_gram(H, block * np.sqrt(curvature)[:, None])
@@ -114,48 +145,3 @@ def _add_hessian(H: np.ndarray, problem: Problem, block: np.ndarray, curvature: 
     for i in range(curvature.shape[1]):
         weighted = (curvature[:, i, : i + 1, None] * block[:, None, :]).reshape(n, -1)
         H[i * r : (i + 1) * r, : (i + 1) * r] += block.T @ weighted
-
-
-def loss_terms(
-    loss: Loss, p: np.ndarray, y: np.ndarray, *, curved: bool = True
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ℓ, ℓ' and, if it is asked for, ℓ'' at once; the logistic and softmax losses share one exponential among
-    them.
-
-    These two take probabilities for labels, too: ℓ is then the mean over the labels. Two classes as −1 and +1 have the
-    mean label y, and several a row of probabilities.
-    """
-    if type(loss) is Softmax and (y.ndim == 2 or not curved):
-        value, slope = softmax_columns(p.T.copy(), y)
-        return value, slope.T, loss.second_derivative(p, y) if curved else np.empty(0)
-    if type(loss) is not Logistic:
-        return loss.value(p, y), loss.derivative(p, y), loss.second_derivative(p, y) if curved else np.empty(0)
-    size, sign = np.abs(p), np.where(p >= 0.0, 1.0, -1.0)
-    tail = np.exp(-size)
-    sigmoid = 1.0 / (1.0 + tail)
-    # how much of the label is on the side where p is not, and where it is
-    against, along = 0.5 * (1.0 - sign * y), 0.5 * (1.0 + sign * y)
-    slope = sign * (against - along * tail) * sigmoid
-    return against * size + np.log1p(tail), slope, tail * sigmoid * sigmoid
-
-
-def softmax_columns(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ℓ and ℓ' of the softmax loss of predictions as columns, which are overwritten: few rows are fast to add up.
-
-    Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits.
-    """
-    if y.ndim == 2:
-        p -= p.max(axis=0)
-        sigma = np.exp(p)
-        sums = sigma.sum(axis=0)
-        return np.einsum("ij,ji->j", np.log(sums) - p, y), sigma / sums - y.T
-    own = y, np.arange(len(y))
-    p -= p[own]
-    p[own] = -np.inf
-    top = np.maximum(p.max(axis=0), 0.0)
-    np.exp(np.subtract(p, top, out=p), out=p)
-    sums, one = p.sum(axis=0), np.exp(-top)
-    value = np.where(top > 0.0, top + np.log(sums + one), np.log1p(sums))
-    p[own] = -sums
-    p /= sums + one
-    return value, p

@@ -41,7 +41,7 @@ def as_samples(X: Any, y: Any, loss: Loss, *, sample_weight: Any, class_weight: 
     Raises:
         InvalidInputError: If shapes disagree, the labels do not suit the loss or the weights are none.
     """
-    X = np.asarray(as_array("X", X, 2))
+    X = as_array("X", X, 2)
     if 0 in X.shape:
         raise InvalidInputError(f"X has shape {X.shape}, but there must be at least one sample and one feature")
     m = None if classes is None else _class_count(classes, loss)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resflow.linear._problem import Problem, add_weighted_gram
+from resflow.linear._problem import Problem, weighted_gram
 
 __all__ = ["SomeRows", "some_rows"]
 
@@ -62,7 +62,4 @@ def some_rows(problem: Problem, m: int) -> SomeRows | None:
 def _every(problem: Problem, stride: int) -> SomeRows:
     weights = None if problem.weights is None else problem.weights[::stride]
     some = problem._replace(rows=problem.rows.every(stride), weights=weights)
-    gram = np.zeros((some.rows.d, some.rows.d), order="F")
-    for part, block in some.rows.blocks():
-        add_weighted_gram(gram, block, some, part)
-    return SomeRows(gram, some.rows.n)
+    return SomeRows(weighted_gram(some), some.rows.n)

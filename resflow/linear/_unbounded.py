@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from resflow.arrays import SMALLEST
-from resflow.linear._algebra import EPS, WELL_CONDITIONED, Rows
+from resflow.linear._algebra import EPS, WELL_CONDITIONED
 from resflow.linear._hessian_free import NO_SOLVER, Metric, minimise
 from resflow.linear._newton import TOLERANCE, Iterate
 from resflow.linear._passes import Look, at_zero, least_gram, look, probabilities
-from resflow.linear._problem import Problem, add_weighted_gram
+from resflow.linear._problem import Problem, weighted_gram
 from resflow.linear._separation import Separation
 
 __all__ = ["unbounded"]
@@ -23,7 +23,7 @@ _AHEAD = 1e-2
 
 def unbounded(
     problem: Problem,
-    coordinates: Rows,
+    coordinates: Problem,
     gram: np.ndarray,
     gradient: np.ndarray,
     separation: Separation,
@@ -43,7 +43,7 @@ def unbounded(
 
     Args:
         problem: Of the softmax loss, in the weights themselves, without ridge and bound.
-        coordinates: Its rows in coordinates in which XᵀX is regular.
+        coordinates: Has the rows in coordinates in which XᵀX is regular.
         gram: XᵀX in the weights; not used if the coordinates are others.
         gradient: Of the mean loss at W = 0, in the weights, shape (m, d).
         separation: Is asked about weights by which every sample is on its own side, and refuses them.
@@ -55,13 +55,12 @@ def unbounded(
     References:
         Bach 2010 (arXiv:0810.4384), section 2: functions whose third derivative is bounded by the second.
     """
-    inner, basis = problem._replace(rows=coordinates), coordinates.basis
+    basis = coordinates.rows.basis
+    inner = problem._replace(rows=coordinates.rows, device=coordinates.device)
     if basis is not None:
         gradient = gradient @ basis
-        gram = np.zeros((coordinates.width,) * 2, order="F")
-        for part, block in coordinates.blocks():
-            add_weighted_gram(gram, block, inner, part)
-    metric, goal = Metric(gram / coordinates.n, unitless=True), TOLERANCE * problem.objective_scale
+        gram = weighted_gram(inner)
+    metric, goal = Metric(gram / problem.rows.n, unitless=True), TOLERANCE * problem.objective_scale
     W, here, enough, steps = np.zeros_like(gradient), at_zero(inner, gradient), _AHEAD * goal, 0
     bound, exists = math.inf, False
 
@@ -100,7 +99,9 @@ def _least_metric(problem: Problem, W: np.ndarray, here: Look, gram: np.ndarray)
         return math.inf, math.inf
     whitening = basis / np.sqrt(values) / sizes[:, None]
     unit, hidden, reach = 4.0 * math.sqrt(rows.d) * EPS, 0.0, 0.0
-    for part, block in rows.blocks():
+    if problem.device is not None:
+        hidden, reach = problem.device.least_metric(W, whitening, unit)
+    for part, block in rows.blocks() if problem.device is None else ():
         sigma = probabilities(problem, W, here, part, block)
         errors = unit * (np.abs(block) @ np.abs(W).T)
         activity = np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Real, Shaped
 
@@ -19,24 +21,25 @@ from resflow.linear._algebra import (
     triangular_factor,
     undetermined_below,
 )
+from resflow.linear._device import samples_on_device
 from resflow.linear._evidence import as_fit, fit_of_zero, in_weights
+from resflow.linear._first_pass import first_pass
 from resflow.linear._hessian_free import hessian_free
 from resflow.linear._in_ball import in_ball
-from resflow.linear._newton import TOLERANCE, newton
-from resflow.linear._problem import Evaluation, Problem, add_weighted_gram, evaluate, loss_terms
+from resflow.linear._newton import TOLERANCE, Newton, newton
+from resflow.linear._problem import Evaluation, Problem
 from resflow.linear._quasi_newton import quasi_newton
-from resflow.linear._samples import as_samples, check_columns
+from resflow.linear._samples import as_samples
 from resflow.linear._separation import Separation
-from resflow.linear._some_rows import some_rows
+from resflow.linear._start import start_of
 from resflow.linear._unbounded import unbounded
 from resflow.linear.fit import LinearFit
-from resflow.losses import Logistic, Loss, PseudoHuber, Softmax, as_loss
+from resflow.losses import Logistic, Loss, Softmax, as_loss
 
 __all__ = ["LinearFit", "fit_linear_predictor"]
 
-_MANY, _STRIDE = 200, 10
+_MANY = 200
 _LARGE, _DENSE = 256, 6000
-_FAR = 100.0
 
 
 def fit_linear_predictor(
@@ -55,7 +58,8 @@ def fit_linear_predictor(
     """The W that minimises mean_i ℓ(Wx_i; y_i) + ½ ridge ‖W‖² over ‖W‖ ≤ max_norm, of one output or several.
 
     How many outputs there are the loss and the labels say: classes for softmax, columns of y for the squared loss, and
-    one otherwise. Computed with NumPy in float64, whatever JAX's settings. No intercept is added: append a constant
+    one otherwise. Computed in float64, whatever JAX's settings: with NumPy, or where JAX has an accelerator, on it, if
+    the samples are many (2²² numbers) and fit its memory with room to spare. No intercept is added: append a constant
     column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
     By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
@@ -115,53 +119,44 @@ def fit_linear_predictor(
     samples = as_samples(X, y, loss, sample_weight=sample_weight, class_weight=class_weight, classes=classes)
     radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
     rows, y, m, weights = samples
-    n, d = rows.n, rows.d
-    guess = _checked_start(start, (d,) if m is None else (m, d)) if ridge > 0.0 and math.isinf(radius) else None
-    zero = np.broadcast_to(0.0, n if m is None else (n, m))
+    guess = _checked_start(start, (rows.d,) if m is None else (m, rows.d)) if ridge and math.isinf(radius) else None
     outputs = None if m is None else np.eye(m)
     problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
-    large = type(loss) is Softmax and problem.size > _LARGE
-    some = some_rows(problem, m or 1) if large else None
-    gram, gradient = np.zeros((d, d), order="F"), np.zeros((d, *zero.shape[1:]))
-    values, curvatures, steepness = np.empty(n), np.empty(n if m is None else 0), 0.0
-    squares = np.zeros(d)
-    for part, block in rows.blocks():
-        values[part], slopes, curvature = loss_terms(loss, zero[part], y[part], curved=m is None)
-        weighted = problem.weighed(slopes, part)
-        if some is None:
-            add_weighted_gram(gram, block, problem, part)
-        else:
-            squares += np.einsum("ij,ij->j", problem.weighed(block, part), block)
-        gradient += block.T @ weighted
-        steepness += float(np.vdot(weighted, slopes))
-        if m is None:
-            curvatures[part] = curvature
-    squares = np.diag(gram) if some is None else squares
-    check_columns(rows, squares)
+    if m is not None and not _is_large(problem):
+        return _fit(problem, m, max_iterations, guess)
+    device = samples_on_device(rows.X, y, weights, rows.places, m or 1)
+    with nullcontext() if device is None else jax.enable_x64(True):
+        return _fit(problem._replace(device=device), m, max_iterations, guess)
 
+
+def _is_large(problem: Problem) -> bool:
+    """Whether the classes are so many that no Hessian is formed."""
+    return type(problem.loss) is Softmax and problem.size > _LARGE
+
+
+def _fit(problem: Problem, m: int | None, max_iterations: int, guess: np.ndarray | None) -> LinearFit:
+    """The fit of a problem in the weights, whose scales are not known yet, of m outputs; None for one."""
+    rows, loss, n, large = problem.rows, problem.loss, problem.rows.n, _is_large(problem)
+    below = undetermined_below(rows.dtype, rows.d)
+    least = max(WELL_CONDITIONED, below**2)
+    gram, gradient, squares, level, steepness, curvatures = first_pass(problem, m, large=large, least=least)
     scale = math.sqrt(squares.sum() / n * steepness / n)
-    problem = problem._replace(objective_scale=float(np.mean(problem.weighed(values))), gradient_scale=scale)
+    problem = problem._replace(objective_scale=level, gradient_scale=scale)
     inner = problem._replace(outputs=_outputs(m, loss))
     rank = int(np.count_nonzero(squares))
     hessian, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
-    below = undetermined_below(rows.dtype, d)
-    least = max(WELL_CONDITIONED, below**2)
-    if some is not None and some.surely_regular(squares, least):
-        gram = some.metric(squares)
-    elif some is not None:
-        for part, block in rows.blocks():
-            add_weighted_gram(gram, block, problem, part)
     if rank and reciprocal_condition(gram) < least:
-        space = row_space(triangular_factor(rows), n, below=below)
+        R = triangular_factor(rows) if problem.device is None else problem.device.triangular_factor()
+        space = row_space(R, n, below=below)
         rank, cut = space.basis.shape[1], space.cut
-        inner = inner._replace(rows=rows.within(_coordinates(problem, space, squares)))
-    elif problem.quadratic or (m is None and np.ptp(curvatures) == 0.0):
+        inner = inner.within(_coordinates(problem, space, squares))
+    elif problem.quadratic or (curvatures.size and np.ptp(curvatures) == 0.0):
         hessian = gram * ((1.0 if problem.quadratic else curvatures[0]) / n)
-    if rank == 0 or radius == 0.0:
+    if rank == 0 or problem.radius == 0.0:
         return fit_of_zero(problem, rank, False if rank == 0 and of_classes else None)
 
     if large and not problem.free:
-        if math.isinf(radius):
+        if math.isinf(problem.radius):
             found = hessian_free(problem, gram, gradient.T / n, max_iterations=max_iterations, guess=guess)
         else:
             found = in_ball(problem, gram, gradient.T / n, max_iterations=max_iterations)
@@ -170,14 +165,18 @@ def fit_linear_predictor(
 
     separation = Separation(inner, rows) if of_classes else None
     if separation is not None and large and problem.free:
-        found = unbounded(problem, inner.rows, gram, gradient.T / n, separation, max_iterations=max_iterations)
+        found = unbounded(problem, inner, gram, gradient.T / n, separation, max_iterations=max_iterations)
         if found.suboptimality <= TOLERANCE * problem.objective_scale or inner.size > _DENSE:
             separation.settle()
             verdict, unknown = separation.found, separation.unknown
             return as_fit(problem, found, rank, cut, separable=verdict, unknown=unknown, max_iterations=max_iterations)
     basis, best = inner.rows.basis, None
+    if m is not None:  # passes with a Hessian of several outputs are NumPy's
+        problem, inner = problem._replace(device=None), inner._replace(device=None)
+    zero = np.broadcast_to(0.0, n if m is None else (n, m))
     at_zero = Evaluation(problem.objective_scale, problem.flat(gradient) / n, hessian, zero, curvatures)
-    if m is None and basis is None and problem.free and n >= _MANY * d and not problem.quadratic:
+    newtonian = problem.quadratic or basis is not None or m is not None or problem.device is not None
+    if problem.free and n >= _MANY * rows.d and not newtonian:
         minimum = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
         if minimum is not None:
             best, there = minimum
@@ -185,14 +184,27 @@ def fit_linear_predictor(
                 solve, _, _ = best.solver(0.0)
                 separation.judge_minimiser(there.predictions, rows.times(solve(there.gradient)))
     if best is None:
-        begin = _start(inner, at_zero) if guess is None or basis is not None else _from_guess(inner, at_zero, guess)
-        best = newton(inner, *begin, max_iterations=max_iterations, watch=separation)
+        begin = start_of(inner, at_zero, guess if basis is None else None)
+        best = newton(inner, *begin, max_iterations=max_iterations, watch=_watching(inner, separation))
     if separation is not None:
         separation.settle()
     if basis is not None or m is not None:
         best = in_weights(problem, inner, best)
     verdict, unknown = (None, False) if separation is None else (separation.found, separation.unknown)
     return as_fit(problem, best, rank, cut, separable=verdict, unknown=unknown, max_iterations=max_iterations)
+
+
+def _watching(problem: Problem, separation: Separation | None) -> Callable[[Newton], None] | None:
+    """What the judge of separation is shown: from an accelerator only what may tell it something."""
+    device = problem.device
+    if separation is None or device is None:
+        return separation
+
+    def watch(seen: Newton) -> None:
+        if separation.verdict is None and (problem.free or not device.on_both_sides(seen.predictions)):
+            separation(seen._replace(change=np.asarray(seen.change), predictions=np.asarray(seen.predictions)))
+
+    return watch
 
 
 def _checked_options(max_norm: Any, ridge: Any, max_iterations: Any) -> tuple[float, float, int]:
@@ -231,45 +243,3 @@ def _coordinates(problem: Problem, space: RowSpace, squares: np.ndarray) -> np.n
     live = squares[squares > 0.0]
     far_apart = live.max() > 1e12 * live.min()  # in an eigenbasis short columns would drown
     return space.basis if far_apart else space.orthonormal
-
-
-def _start(problem: Problem, at_zero: Evaluation) -> tuple[np.ndarray, Evaluation]:
-    """Where to start, and the evaluation there: the solution of every tenth sample if they are many, or 0.
-
-    That at 0 is taken if it has a Hessian, and made otherwise.
-
-    A pseudo-Huber loss hardly curves at labels far beyond its δ, which leaves Newton's method blind at 0: there it is
-    the solution for a larger δ, got from one for a still larger one.
-    """
-    rows, zero = problem.rows, np.zeros(problem.size)
-    if isinstance(problem.loss, PseudoHuber):
-        size = float(np.sqrt(np.mean(problem.y**2)))
-        if size > _FAR * problem.loss.delta:
-            return _from_larger_deltas(problem, size, problem.loss.delta)
-    if rows.n >= _MANY * max(rows.d, problem.size) and not problem.quadratic:
-        some = None if problem.weights is None else problem.weights[::_STRIDE] / np.mean(problem.weights[::_STRIDE])
-        part = problem._replace(rows=rows.every(_STRIDE), y=problem.y[::_STRIDE], weights=some)
-        first = evaluate(part, zero, hessian=True)
-        guess = newton(part, zero, first, max_iterations=8, enough=0.01 * rows.d / part.rows.n)
-        there = evaluate(problem, guess.z, hessian=True)
-        if there.objective < problem.objective_scale:
-            return guess.z, there
-    return zero, evaluate(problem, zero, hessian=True) if at_zero.hessian is None else at_zero
-
-
-def _from_guess(problem: Problem, at_zero: Evaluation, W: np.ndarray) -> tuple[np.ndarray, Evaluation]:
-    """These weights and the evaluation there, or where to start without them if the objective is no lower there."""
-    z = W if problem.outputs is None else (problem.outputs.T @ W).ravel()
-    there = evaluate(problem, z, hessian=True)
-    better = there.objective + 0.5 * problem.ridge * float(z @ z) < problem.objective_scale
-    return (z, there) if better else _start(problem, at_zero)
-
-
-def _from_larger_deltas(problem: Problem, size: float, last: float) -> tuple[np.ndarray, Evaluation]:
-    z, delta = np.zeros(problem.size), size
-    while delta > last:
-        softer = problem._replace(loss=PseudoHuber(delta), objective_scale=delta * size)
-        first = evaluate(softer, z, hessian=True)
-        z = newton(softer, z, first, max_iterations=20, enough=1e-3 * first.objective).z
-        delta *= 0.1
-    return z, evaluate(problem, z, hessian=True)

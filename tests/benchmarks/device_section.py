@@ -16,8 +16,8 @@ HEAD = """# Speed on accelerators
 
 Written by `make bench-device`, a table for each device it was run on. λ_min and its first call, compilation included,
 in float64; populations of (d, k) = (20, 32), n = 1,000, logistic loss, Adam, float32, in runs of 2,000 steps a second,
-with the ratio to `jax.vmap` of a scan; linear fits with ridge 1e-4 of float32 samples, in one call, compilation
-included, and what is proven of how far their objective is above the least.
+with the ratio to `jax.vmap` of a scan; linear fits with ridge 1e-4 of float32 samples, and what is proven of how far
+their objective is above the least.
 """
 
 BEFORE = """## One NVIDIA H200, 16 cores, jax 0.11.2, resflow 0.1.0: not measured since
