@@ -11,6 +11,7 @@ import click
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.boundary import guarded
 from resflow.workflow.bundles.command import export, import_
+from resflow.workflow.claims_command import claims
 from resflow.workflow.diff_command import diff
 from resflow.workflow.project import project_root, store_in_use
 from resflow.workflow.reports.command import report
@@ -34,7 +35,7 @@ def cli() -> None:
     """Run notebooks as tracked runs, one or a whole sweep, and look at them."""
 
 
-for command in (run, sweep, report, verify, diff, export, import_):
+for command in (run, sweep, report, verify, diff, export, import_, claims):
     cli.add_command(command)
 
 
