@@ -31,6 +31,7 @@ from small_notebooks import (
 from resflow.workflow import records
 from resflow.workflow.engine import AttachmentError
 from resflow.workflow.execution import private_transport
+from resflow.workflow.forking.provisioner import ForkingProvisioner
 from resflow.workflow.interruption import Interruptions, Terminated
 from resflow.workflow.last_word import is_finished, status_of
 from resflow.workflow.outcome import Outcome, outcome_of, said_of
@@ -226,6 +227,24 @@ def test_cell_that_takes_too_long_is_failed_and_its_kernel_ended(project, client
     assert run.data.tags["resflow.error"].startswith("CellTimeoutError: ")
     assert run.data.tags["resflow.failed_cell"] == "2: import os, pathlib, time"
     assert is_gone(int((project / "hangs.pid").read_text()), within=0.5)
+
+
+def test_kernel_is_interrupted_at_its_end_only_if_a_cell_is_at_work(project, client, monkeypatch):
+    sent, send = [], ForkingProvisioner.send_signal
+
+    async def seen(provisioner, number):
+        sent.append(number)
+        await send(provisioner, number)
+
+    monkeypatch.setattr(ForkingProvisioner, "send_signal", seen)
+    path = write_notebook(project / "told.ipynb", "pass")
+    execute(path)
+    assert signal.SIGINT not in sent
+    write_notebook(path, "import pathlib, time\ntry:\n    time.sleep(60)\nfinally:\n    pathlib.Path('told').touch()")
+    with pytest.raises(CellTimeoutError):
+        execute(path, execution_timeout=1)
+    assert signal.SIGINT in sent
+    assert (project / "told").exists()
 
 
 def test_kernel_that_does_not_exist_is_a_failed_run(project, client):

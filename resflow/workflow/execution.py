@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from resflow.workflow.records import Run
     from resflow.workflow.run_parameters import RunParameters
 
-__all__ = ["RunExecution", "private_transport"]
+__all__ = ["RestingKernelManager", "RunExecution", "private_transport"]
 
 _LONGEST_FOLDER = 80
 """Bytes, of the 104 to 108 that a system allows for a socket's path."""
@@ -136,15 +136,24 @@ class _Client(PapermillNotebookClient):
 
     start_new_kernel_client = run_sync(async_start_new_kernel_client)
 
+    def papermill_execute_cells(self) -> None:
+        """Execute the cells up to one that raises; what leaves here as an exception leaves one at work."""
+        super().papermill_execute_cells()
+        self.km.at_rest = True
+
 
 class _PromptKernelManager(AsyncKernelManager):
-    """Kills a kernel that is to end now without interrupting it first, which it would complain about on its way out.
+    """Interrupts no kernel that is to end and has nothing to do, as that would complain about it on its way out.
+
+    One that is to end now is killed.
 
     Attributes:
         exit_code: That of a kernel that was found dead, a signal's number with a minus; None while none was.
+        at_rest: Whether no cell is being executed.
     """
 
     exit_code: int | None = None
+    at_rest = False
 
     async def _async_is_alive(self) -> bool:
         if alive := await super()._async_is_alive():
@@ -154,6 +163,12 @@ class _PromptKernelManager(AsyncKernelManager):
         return False
 
     is_alive = _async_is_alive
+
+    async def _async_interrupt_kernel(self) -> None:
+        if not (self.shutting_down and self.at_rest):
+            await super()._async_interrupt_kernel()
+
+    interrupt_kernel = _async_interrupt_kernel
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
         if now and self.provisioner is not None:
@@ -167,6 +182,12 @@ class _PromptKernelManager(AsyncKernelManager):
                     _ = task.cancelled() or task.exception()
             await self.provisioner.kill()
         await super().shutdown_kernel(now=now, restart=restart)
+
+
+class RestingKernelManager(_PromptKernelManager):
+    """The same for a notebook that may be ended without its cells being told."""
+
+    at_rest = True
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def _execute(notebook: Path, values: dict[str, Any]) -> Any:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    from resflow.workflow.execution import private_transport
+    from resflow.workflow.execution import RestingKernelManager, private_transport
     from resflow.workflow.kernels import PYTHON
     from resflow.workflow.run_display import displayed
     from resflow.workflow.scratch import temporary_folder
@@ -84,6 +84,7 @@ def _execute(notebook: Path, values: dict[str, Any]) -> Any:
         _unset(*_UNWANTED),
     ):
         options = {"progress_bar": False, "config": transport, "on_cell_start": display}
+        options |= {"kernel_manager_class": RestingKernelManager}
         return papermill.execute_notebook(node, str(folder / notebook.name), **options)
 
 
