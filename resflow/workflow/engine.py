@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,7 @@ class ResflowEngine:
             place = {"run_id": run.id, "tracking_uri": without_credentials(run.tracking_uri)}
             nb.metadata["resflow"] = metadata_of(nb, "resflow") | place
             kernels.complete_kernelspec(nb, kernel_name)
+            threading.Thread(target=_prepare_report).start()  # which takes as long as a small notebook
             try:
                 with interruptions.raised():
                     if begun is not None:
@@ -137,6 +139,12 @@ def _new_run(nb: Any, source: str, notebook: str, parameters: RunParameters) -> 
         tags=provenance_tags(source or notebook, nb) | of_sweep,
         question=question_of(nb),
     )
+
+
+def _prepare_report() -> None:
+    from resflow.workflow.reports.notebook_html import prepare
+
+    prepare()
 
 
 def _conclude(

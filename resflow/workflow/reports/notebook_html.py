@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nbformat
 from markupsafe import Markup
 from nbconvert.exporters.html import HTMLExporter
 from nbformat import NotebookNode
@@ -20,7 +22,7 @@ from resflow.workflow.reports.tables import tidied
 from resflow.workflow.reports.terminal import printable, terminal
 from resflow.workflow.run_parameters import changed_values
 
-__all__ = ["notebook_to_html"]
+__all__ = ["notebook_to_html", "prepare"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -66,6 +68,14 @@ def notebook_to_html(
     }
     html, _ = _ReportExporter().from_notebook_node(nb, resources={"report": report})
     return html.encode(errors="replace").decode()  # half a character, as JSON may have it, has no UTF-8
+
+
+@functools.cache
+def prepare() -> None:
+    """Have what the first page makes for all later ones made before it is needed: templates, patterns, lexers."""
+    cells = [nbformat.v4.new_markdown_cell("# Title\n\n$x$"), nbformat.v4.new_code_cell("1 + 1")]
+    cells[1].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"})]
+    notebook_to_html(nbformat.v4.new_notebook(cells=cells), title="")
 
 
 class _ReportExporter(HTMLExporter):

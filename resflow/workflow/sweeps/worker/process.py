@@ -13,6 +13,8 @@ lives as long as the child does, which inherits what that watches: so no kernel 
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import json
 import logging
 import os
@@ -99,12 +101,20 @@ def _with_kernels(task: Task) -> Task:
     return task._replace(environment=task.environment | {KERNELS: server.address}) if server else task
 
 
+@functools.cache
 def _import_all() -> None:
-    """What an execution needs. Nothing may be connected, computed or started here: it would not survive the fork."""
+    """What an execution needs. Nothing may be connected or started here: it would not survive the fork."""
+    gc.disable()  # what is imported stays: looking for garbage among it would take a third of the time
+    import mlflow.tracking  # noqa: F401
     import papermill  # noqa: F401
+    from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
 
     from resflow.workflow import engine, execution, records  # noqa: F401
-    from resflow.workflow.reports import notebook_html as report  # noqa: F401
+    from resflow.workflow.reports.notebook_html import prepare
+
+    prepare()
+    gc.freeze()  # so that forks share the pages of what there is
+    gc.enable()
 
 
 def _wait(pid: int) -> int | None:
