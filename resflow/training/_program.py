@@ -7,7 +7,6 @@ two calls. (A call to the host from within would keep JAX from caching the progr
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -84,11 +83,10 @@ class ObjectiveMeasure(eqx.Module):
 class Training(NamedTuple):
     """Training of a model, or of several side by side, tick by tick: a pytree without arrays.
 
-    In a block of steps nothing is looked at but the largest loss of each sample, which costs no sum. One in which a
-    loss was so large that an objective may not be finite, or after which a model is not, is taken again for that model
-    from where it began, with every step looked at. What is not finite remains so: steps add. A model that diverged
-    stays where it was, and is measured there again and again. Where its start, X or y is not finite it diverged at 0,
-    and NaN is what was measured.
+    In a block of steps nothing is looked at but whether each objective is finite. One in which a model turned out to
+    diverge is taken again for that model from where it began, with every step looked at. What is not finite remains so:
+    steps add. A model that diverged stays where it was, and is measured there again and again. Where its start, X or y
+    is not finite it diverged at 0, and NaN is what was measured.
 
     Attributes:
         static: What of the model is no array.
@@ -200,20 +198,19 @@ class Training(NamedTuple):
         return jax.lax.map(lambda member: self._record(member[0], member[1]._replace(**shared)), (state, own))
 
     def _update(self, schedule, dynamic, optimizer, setting, orders, step):
-        """The losses before a step, and what is trained and the optimizer's state after it."""
+        """The objective before a step, and what is trained and the optimizer's state after it."""
         X, y = setting.X, setting.y
         if schedule is not None:
             rows = schedule.rows_at(orders, step)
             X, y = X[rows], y[rows]
 
         def objective(dynamic):
-            losses = self.loss.value(self._model(dynamic, setting)(X), y)
-            return jnp.mean(losses), losses
+            return jnp.mean(self.loss.value(self._model(dynamic, setting)(X), y))
 
-        gradient, losses = jax.grad(objective, has_aux=True)(dynamic)
+        value, gradient = jax.value_and_grad(objective)(dynamic)
         rule = self.options.transformation(setting.learning_rate)
         change, optimizer = rule.update(gradient, optimizer, dynamic)
-        return losses, optax.apply_updates(dynamic, change), optimizer
+        return value, optax.apply_updates(dynamic, change), optimizer
 
     def _advance(self, schedule, state, setting, orders, first, end):
         """From one step to another, at most a block."""
@@ -222,25 +219,22 @@ class Training(NamedTuple):
             """A block's steps, none looked at; whether all went well."""
 
             def advance(carry, i):
-                dynamic, optimizer, largest = carry
-                losses, dynamic, optimizer = self._update(schedule, dynamic, optimizer, setting, orders, first + i)
-                return (dynamic, optimizer, jnp.maximum(largest, jnp.abs(losses))), None
+                dynamic, optimizer, fine = carry
+                value, dynamic, optimizer = self._update(schedule, dynamic, optimizer, setting, orders, first + i)
+                return (dynamic, optimizer, fine & jnp.isfinite(value)), None
 
-            losses = jax.eval_shape(partial(self._update, schedule), *state[:2], setting, orders, first)[0]
-            carry = state.dynamic, state.optimizer, jnp.zeros(losses.shape, losses.dtype)
-            (dynamic, optimizer, largest), _ = jax.lax.scan(advance, carry, jnp.arange(self.block, dtype=jnp.int32))
-            surely_finite = jnp.max(largest) <= jnp.finfo(losses.dtype).max / (2 * losses.size)
-            fine = surely_finite & all_finite(dynamic)
-            going = state.diverged_at < 0
-            return _chosen(fine & going, dynamic, optimizer, state), ~fine & going
+            carry = state.dynamic, state.optimizer, state.diverged_at < 0
+            (dynamic, optimizer, fine), _ = jax.lax.scan(advance, carry, jnp.arange(self.block, dtype=jnp.int32))
+            fine &= all_finite(dynamic)
+            return _chosen(fine, dynamic, optimizer, state), ~fine & (state.diverged_at < 0)
 
         def not_begun(state, setting, orders, first):
             return state, state.diverged_at < 0
 
         def single_step(state, pending, setting, orders, step):
             """A step of a model that is behind, left out if it leads to what is not finite."""
-            losses, dynamic, optimizer = self._update(schedule, state.dynamic, state.optimizer, setting, orders, step)
-            finite, going = all_finite(jnp.mean(losses), dynamic), pending & (state.diverged_at < 0)
+            value, dynamic, optimizer = self._update(schedule, state.dynamic, state.optimizer, setting, orders, step)
+            finite, going = all_finite(value, dynamic), pending & (state.diverged_at < 0)
             state = _chosen(going & finite, dynamic, optimizer, state)
             return state._replace(diverged_at=jnp.where(going & ~finite, step, state.diverged_at))
 
