@@ -21,6 +21,9 @@ __all__ = ["DeviceSamples", "samples_on_device"]
 _WORTH_IT = 1 << 22
 """Entries of X below which a pass by NumPy is over before one on an accelerator has been asked for."""
 
+_TILE, _PIECES = 128, 256
+"""What one multiprocessor computes at once of a product, and how many of these keep a GPU busy."""
+
 _SHARE_OF_MEMORY = 16
 _LARGEST_CHUNK = 1 << 29
 
@@ -191,13 +194,13 @@ def _at_zero(X: Any, y: Any, weights: Any, *, loss: Loss, m: int | None, chunk: 
         else:
             _, value, slope = _softmax(rows, y, jnp.zeros((m, rows.shape[1])))
         weighted = (slope.T * c).T
-        return (rows.T * c) @ rows, weighted.T @ rows, jnp.sum(value * c), jnp.vdot(weighted, slope)
+        return _cross(rows, c, rows), weighted.T @ rows, jnp.sum(value * c), jnp.vdot(weighted, slope)
 
     return _sums(X, y, weights, chunk, part)
 
 
 def _gram(X: Any, y: Any, weights: Any, *, chunk: int) -> Any:
-    return _sums(X, y, weights, chunk, lambda rows, y, c: (rows.T * c) @ rows)
+    return _sums(X, y, weights, chunk, lambda rows, y, c: _cross(rows, c, rows))
 
 
 def _evaluate(X: Any, y: Any, weights: Any, w: Any, *, loss: Loss, hessian: bool, chunk: int) -> Any:
@@ -209,7 +212,7 @@ def _evaluate(X: Any, y: Any, weights: Any, w: Any, *, loss: Loss, hessian: bool
         p = rows @ w
         value, slope, curvature = loss_terms(loss, p, y)
         keep = partial(jax.lax.dynamic_update_slice_in_dim, start_index=first, axis=0)
-        H = H if H is None else H + (rows.T * (c * curvature)) @ rows
+        H = H if H is None else H + _cross(rows, c * curvature, rows)
         gradient = gradient + (c * slope) @ rows
         return objective + jnp.sum(c * value), gradient, H, keep(predictions, p), keep(curvatures, curvature)
 
@@ -237,11 +240,10 @@ def _on_both_sides(y: Any, predictions: Any) -> Any:
 def _look(X: Any, y: Any, weights: Any, W: Any, *, chunk: int) -> Any:
     def part(rows, y, c):
         sigma, value, slope = _softmax(rows, y, W)
-        weighted = sigma * c[:, None]
-        curvature = jnp.diag(weighted.sum(axis=0)) - weighted.T @ sigma
+        curvature = jnp.diag(c @ sigma) - _cross(sigma, c, sigma)
         # of every sample's own class, more than half
         together = jnp.sum(~(value < jnp.log(2.0))) if y.ndim == 1 else jnp.ones((), int)
-        return jnp.sum(c * value), (slope * c[:, None]).T @ rows, curvature, together
+        return jnp.sum(c * value), _cross(slope, c, rows), curvature, together
 
     value, gradient, curvature, together = _sums(X, y, weights, chunk, part)
     return value, gradient, curvature, together == 0
@@ -251,7 +253,7 @@ def _product(X: Any, y: Any, weights: Any, W: Any, V: Any, *, chunk: int) -> Any
     def part(rows, y, c):
         sigma, change = _softmax(rows, y, W)[0], rows @ V.T
         change = sigma * (change - jnp.sum(sigma * change, axis=1, keepdims=True))
-        return (change * c[:, None]).T @ rows
+        return _cross(change, c, rows)
 
     return _sums(X, y, weights, chunk, part)
 
@@ -260,7 +262,7 @@ def _weighted_gram(X: Any, y: Any, weights: Any, W: Any, *, counted: str, chunk:
     def part(rows, y, c):
         sigma = _softmax(rows, y, W)[0]
         activity = jnp.maximum(1.0 - jnp.sum(sigma * sigma, axis=1), 0.0)
-        return (rows.T * (c * (activity if counted == "activity" else sigma.min(axis=1)))) @ rows
+        return _cross(rows, c * (activity if counted == "activity" else sigma.min(axis=1)), rows)
 
     return _sums(X, y, weights, chunk, part)
 
@@ -303,6 +305,18 @@ def _within(X: Any, y: Any, weights: Any, basis: Any, *, chunk: int) -> Any:
         return jax.lax.dynamic_update_slice_in_dim(total, rows @ basis, first, 0)
 
     return _total(X, y, weights, chunk, part, jnp.zeros((len(X), basis.shape[1])))
+
+
+def _cross(A: Any, c: Any, B: Any) -> Any:
+    """Σ_i c_i a_i b_iᵀ, by many products of some of the rows each: one of all rows would be small in what it gives, and
+    so leave most of a GPU idle.
+    """
+    n, tiles = len(A), -(-A.shape[1] // _TILE) * -(-B.shape[1] // _TILE)
+    pieces = max(1, min(_PIECES // tiles, n // _TILE))
+    size = n // pieces
+    left, right = ((x[: pieces * size]).reshape(pieces, size, -1) for x in (A * c[:, None], B))
+    rest = (A[pieces * size :] * c[pieces * size :, None]).T @ B[pieces * size :]
+    return jnp.einsum("pni,pnj->pij", left, right).sum(axis=0) + rest
 
 
 def _softmax(rows: Any, y: Any, W: Any) -> tuple[Any, Any, Any]:

@@ -20,20 +20,6 @@ with the ratio to `jax.vmap` of a scan; linear fits with ridge 1e-4 of float32 s
 their objective is above the least.
 """
 
-BEFORE = """## One NVIDIA H200, 16 cores, jax 0.11.2, resflow 0.1.0: not measured since
-
-Before steps went in blocks and nothing was computed around the program. Single runs of 500 steps.
-
-| Members | Samples a step | `train_population` | jax.vmap | Ratio |
-| --: | --: | --: | --: | --: |
-| 64 | all | 237 | 755 | 0.31 |
-| 512 | all | 984 | 1,727 | 0.57 |
-| 4,096 | all | 1,951 | 2,209 | 0.88 |
-| 64 | 32 | 259 | 1,217 | 0.21 |
-| 512 | 32 | 1,880 | 7,426 | 0.25 |
-| 4,096 | 32 | 6,283 | 17,071 | 0.37 |
-"""
-
 
 def keep_measured(found: dict[str, Any], *, small: bool) -> None:
     """Leave what there is so far, a file a device."""
@@ -47,7 +33,7 @@ def keep_measured(found: dict[str, Any], *, small: bool) -> None:
 def write_section() -> None:
     """Render what numbers there are, of sizes that count."""
     kept = [json.loads(path.read_text()) for path in sorted((RESULTS / "device").glob("*.json"))]
-    put_section("\n".join([HEAD, *(_table(each) for each in kept if not each["small"]), BEFORE]))
+    put_section("\n".join([HEAD, *(_table(each) for each in kept if not each["small"])]))
 
 
 def _table(numbers: dict[str, Any]) -> str:
@@ -64,8 +50,10 @@ def _table(numbers: dict[str, Any]) -> str:
         rate, peer = one.get("runs a second"), found.get(name.replace("population:", "vmap:"), {})
         ratio = f"{rate / peer['runs a second']:.2f}" if rate and "runs a second" in peer else ""
         first = f"{one['first']:.2f} s" if "first" in one else ""
-        shown = f"{rate:,.3g}" if rate else ""
+        shown = f"{float(f'{rate:.3g}'):,g}" if rate else ""
         lines.append(f"| {name} | {_time(one['seconds'])} | {first} | {shown} | {ratio} | {_evidence(one)} |")
+    if numbers.get("note"):
+        lines += ["", numbers["note"]]
     return "\n".join(lines) + "\n"
 
 
