@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resflow.notebook.block_gains import about_block_gains, block_gains
 from resflow.plots.svg import show_well
 from resflow.workflow.records import open_client
 from resflow.workflow.reports import overview
@@ -13,6 +14,7 @@ from resflow.workflow.reports.statistics import above_linear, second_axis
 from resflow.workflow.ui_pages import ui_address
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.tracking import MlflowClient
 
 __all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_linear", "ui_address", "what_axes_did"]
@@ -38,7 +40,10 @@ def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tup
 
 def about_gaps(comparison: Comparison) -> str:
     """What a linear-predictor gap is and what the theory says of it, in Markdown; "" where runs recorded none."""
-    return _GAPS if overview.GAP in comparison.points else ""
+    points = comparison.points
+    if overview.GAP not in points:
+        return ""
+    return _PROBE_GAPS if _PROBED in points else _GAPS
 
 
 def about_ends() -> str:
@@ -47,14 +52,19 @@ def about_ends() -> str:
 
 
 def what_axes_did(comparison: Comparison, *, settings: int = 10) -> tuple[Any, ...]:
-    """What each axis but seeds did: in words, the metric by its values, and the best settings over their seeds."""
+    """What each axis but seeds did: in words, the metric by its values, and the best settings over their seeds.
+
+    And, of runs that probed a network's residual stream, what each of its blocks adds.
+    """
     from IPython.display import Markdown
 
     axes = overview.shown_axes(comparison)
     tables = [axis_effects(comparison, axes), seeds_table(comparison, count=settings)]
     said = about_effects(comparison, axes)
     shown = [Markdown(f"{said}\n\n{_EFFECTS}"), tables[0], Markdown(_SEEDS), tables[1]] if said else []
-    return tuple(shown if tables[1] is not None else shown[:2])
+    shown = shown if tables[1] is not None else shown[:2]
+    gains = block_gains(comparison)
+    return (*shown, *([] if gains is None else [Markdown(about_block_gains(gains)), _rounded(gains)]))
 
 
 def shares_above_linear(comparison: Comparison) -> tuple[Any, ...]:
@@ -68,6 +78,13 @@ def shares_above_linear(comparison: Comparison) -> tuple[Any, ...]:
     return table.set_index(table.columns[0]), Markdown(_SHARES)
 
 
+def _rounded(gains: pd.DataFrame) -> pd.DataFrame:
+    return gains.set_index("setting").round({"mean": 4, "standard_error": 4})
+
+
+_PROBED = "probe/input_gap"
+"""What runs record that compare a network with the linear probe on its own input."""
+
 _GAPS = r"""
 The **linear-predictor gap** of a model $p$,
 
@@ -78,6 +95,16 @@ is negative where it is better than every linear predictor on the training set, 
 `test_linear_predictor_gap` is the one on new samples. For a residual unit $p(x) = w^\top (x + V f_\theta(x))$ no local
 minimum has a gap above zero (O. Shamir, *Are ResNets Provably Better than Linear Predictors?*, NeurIPS 2018,
 [arXiv:1804.06739](https://arxiv.org/abs/1804.06739), Corollary 1).
+"""
+
+_PROBE_GAPS = r"""
+The **linear-predictor gap** of these networks is that to the *linear probe on their own input*, the ridge fit with an
+intercept, which is what *best linear predictor* stands for below:
+
+$$\text{gap} = F - F_{\mathrm{lin}}(h_0), \qquad F = \frac{1}{n} \sum_{i=1}^{n} \ell\bigl(p(x_i); y_i\bigr).$$
+
+It is negative where the network is better than that fit on the training samples, not than every linear predictor;
+`test_linear_predictor_gap` is the one on new samples. No theorem excludes that it is positive.
 """
 
 _EFFECTS = """

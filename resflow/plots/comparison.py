@@ -65,7 +65,7 @@ def plot_curves(
         _panel_of_curves(axes, chosen, middle, groups, by)
         axes.grid(axis="y", color="0.92")
         if levels is None:
-            axes.set_title(name, loc="left", fontsize=9.5)
+            axes.set_title(_panel_title(panel, name), loc="left", fontsize=9.5)
             continue
         low, high = levels[name]
         axes.axhline(low, label=LEVEL_LABEL, zorder=4, **LINEAR)
@@ -79,7 +79,8 @@ def plot_curves(
             # Where a model separates the samples its objective goes to nothing, by any number of decades.
             axes.set_ylim(bottom=max(axes.get_ylim()[0], LEAST_SHOWN * low))
         level = value_name(low) if high <= low else f"{value_name(low)} to {value_name(high)}"
-        axes.set_title(f"{name + ', ' if panel else ''}best linear predictor: {level}", loc="left", fontsize=9.5)
+        of_panel = f"{_panel_title(panel, name)}, " if panel else ""
+        axes.set_title(f"{of_panel}best linear predictor: {level}", loc="left", fontsize=9.5)
     for axes in list(grid.flat)[len(names) :]:
         axes.set_axis_off()
     sns.despine(figure)
@@ -125,6 +126,12 @@ def plot_verdicts(counts: pd.DataFrame, *, title: str, by: str | None = None) ->
 
 LEAST_SHOWN = 1e-6
 """Objectives are shown down to this share of the best linear predictor's."""
+
+
+def _panel_title(panel: str | None, name: str) -> str:
+    """The value that a panel is for, behind its parameter's name where it is a number, which says nothing alone."""
+    number = name.lstrip("-−")[:1].isdigit()
+    return f"{label_of(panel)} {name}" if panel and number else name
 
 
 def _panel_of_curves(

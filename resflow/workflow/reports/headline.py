@@ -105,7 +105,8 @@ def _line(run: pd.Series, metric: str) -> _Line:
     held_out, error = (run.get(name, float("nan")) for name in (HELD_OUT, as_recorded(f"{HELD_OUT}_error")))
     text = "" if pd.isna(held_out) else number_text(held_out, 3) if pd.isna(error) else with_error(held_out, error)
     verdict = "" if run["verdict"] is None or pd.isna(run["verdict"]) else verdict_name(run["verdict"])
-    return _Line(run, run[_NAME], number_text(run[metric]), text, verdict)
+    value, text = (text, "") if metric == HELD_OUT and text else (number_text(run[metric]), text)
+    return _Line(run, run[_NAME], value, text, verdict)
 
 
 def _table(lines: list[_Line], address: str) -> str:
