@@ -192,6 +192,14 @@ def test_point_from_a_stranger_has_no_module_of_his_imported(project, monkeypatc
     assert not (project / "imported").exists()
 
 
+def test_run_that_kept_no_point_is_led_to_executing_it_again(project):
+    run = new_run()
+    run.end("FINISHED")
+    done = verify(project, run.id)
+    assert done.returncode == 1
+    assert verdict_of(done).endswith("no point is stored: the run recorded none; --rerun executes its notebook instead")
+
+
 def test_members_of_a_population_and_runs_of_a_sweep_are_verified_together(project, run):
     parent = new_run(**{names.SWEEP: "many", names.ROLE: names.Role.SWEEP})
     population = new_run({"loss": "squared"}, **{names.SWEEP: "many", names.ROLE: names.Role.POPULATION})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +21,7 @@ from resflow.models.residual_unit import NoSkipNetwork, OutputSkipNetwork, Resid
 from resflow.point import ModelPoint, Point
 from resflow.stationarity.analyze import analyze
 from resflow.studies.deep_networks import curvature_along
+from resflow.studies.modalities import ends_of_subsets
 from resflow.studies.rank_loss import error_rates
 from resflow.studies.skip_comparison import training_ends
 from resflow.training.measures import GapMeasure, StationarityMeasure
@@ -36,9 +37,10 @@ class LastPoint:
     Attributes:
         model: The model; None where there are groups of them.
         train, test: What it was trained on, and what was held out, if anything was.
-        fit: The best linear predictor of the training data.
+        fit: The best linear predictor of the training data; None of groups that have several.
         loss: The loss, by its name.
         epsilon: ε of the verdict.
+        settings: What else values of groups were computed with.
     """
 
     model: Any
@@ -47,6 +49,7 @@ class LastPoint:
     fit: LinearFit
     loss: str
     epsilon: float | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def y(self) -> np.ndarray:
@@ -158,12 +161,19 @@ def _mean_gaps(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, An
     return gaps, {}
 
 
+def _subsets(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    table = ends_of_subsets(last.train, groups, **last.settings)
+    return {"best_linear_objective": table["linear_objective"].max()}, {"subsets": table}
+
+
 OF_GROUPS: dict[str, Callable[[Mapping[str, Any], LastPoint], tuple[dict[str, Any], dict[str, pd.DataFrame]]]] = {
     "ends": _ends,
     "mean_gaps": _mean_gaps,
+    "subsets": _subsets,
 }
 """The same of groups of models: metrics, and tables as they were recorded.
 
     ends       table `ends`: what `training_ends` says of each model, in the order of the groups
     mean_gaps  linear_predictor_gap_GROUP: the mean gap of each group's models
+    subsets    table `subsets`: what `compare_subsets` says of each unit, every one with a linear predictor of its own
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -80,15 +80,17 @@ class TrainedGroups:
 
     Attributes:
         groups: The models of each group by its name, stacked: every array with an axis of them in front.
-        fit: The linear predictor that they are compared with.
+        fit: The linear predictor that they are compared with; None if each has its own.
         evidence: What was computed, by names of `resflow.notebook.evidence.OF_GROUPS`.
         epsilon: ε of the verdicts, where there are some.
+        settings: What else it was computed with, in JSON's types; the loss by its name among it where there is no fit.
     """
 
     groups: Mapping[str, Any]
-    fit: LinearFit
+    fit: LinearFit | None
     evidence: Sequence[str] = ()
     epsilon: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.evidence:
@@ -106,7 +108,7 @@ class TrainedGroups:
             for name, models in self.groups.items()
             for place, array in arrays_of_model(models).items()
         }
-        description = {"verifier": VERIFIER, "groups": described, **_described(run, self)}
+        description = {"verifier": VERIFIER, "groups": described, "settings": self.settings, **_described(run, self)}
         run.set_tags(attach_points(run, "final", arrays, description))
 
 
@@ -124,10 +126,11 @@ def rebuilt_groups(description: Mapping[str, Any], arrays: Mapping[str, Any]) ->
 
 def _described(run: Run, trained: Trained | TrainedGroups) -> dict[str, Any]:
     """What is needed beside the models to compute again what was computed from them."""
+    fit = trained.fit
     return {
         "data": json.loads(run.stored.data.tags.get(names.DATA_PREPARATION, "null")),
-        "loss": trained.fit.loss,
-        "linear": {"max_norm": trained.fit.max_norm, "ridge": trained.fit.ridge},
+        "loss": fit.loss if fit else getattr(trained, "settings", {})["loss"],
+        "linear": {"max_norm": fit.max_norm, "ridge": fit.ridge} if fit else None,
         "evidence": list(trained.evidence),
         "epsilon": trained.epsilon,
     }

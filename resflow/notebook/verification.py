@@ -53,9 +53,11 @@ def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
     _check_data(train, test, tags)
     loss, groups = description["loss"], "groups" in description
     model = None if groups else rebuilt_model(description["model"], points.arrays)
-    fit = fit_linear_predictor(train.X, labels_for(train.y, model), loss=loss, **description["linear"])
-    last = LastPoint(model, train, test, fit, loss, description["epsilon"])
-    values: dict[str, Any] = {"best_linear_objective": fit.objective}
+    linear, y = description["linear"], labels_for(train.y, model)
+    fit = None if linear is None else fit_linear_predictor(train.X, y, loss=loss, **linear)
+    settings = description.get("settings", {})
+    last = LastPoint(model, train, test, fit, loss, description["epsilon"], settings)  # type: ignore[arg-type]
+    values: dict[str, Any] = {} if fit is None else {"best_linear_objective": fit.objective}
     tables: dict[str, Any] = {}
     for name in description["evidence"]:
         if groups:

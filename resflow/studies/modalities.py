@@ -8,6 +8,7 @@ from itertools import combinations, permutations
 from typing import Any
 
 import equinox as eqx
+import jax
 import numpy as np
 import pandas as pd
 
@@ -17,12 +18,12 @@ from resflow.keys import random_keys
 from resflow.labels import count_outputs
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit
-from resflow.studies.population_problem import population_outcomes, population_problem
+from resflow.studies.population_problem import PopulationProblem, population_outcomes, population_problem
 from resflow.training.measures import GapMeasure
-from resflow.training.population import train_population
+from resflow.training.population import PopulationResult, train_population
 from resflow.training.train import TrainingOptions
 
-__all__ = ["compare_subsets", "modalities", "subsets", "supersets"]
+__all__ = ["compare_subsets", "ends_of_subsets", "modalities", "subsets", "supersets"]
 
 
 def modalities(data: Dataset, words: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -82,7 +83,7 @@ def compare_subsets(
     options: TrainingOptions,
     test_fraction: float = 0.25,
     epsilon: float = 1e-3,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Fit the best linear predictor and train a residual unit on every subset of the modalities and every seed.
 
     A seed draws the split into training and test set, the same for every subset, and the unit's initial point.
@@ -100,58 +101,115 @@ def compare_subsets(
         epsilon: Of the verdict on a unit's last point, see `analyze`.
 
     Returns:
-        One row for each subset and seed: subset (the words joined by +), modalities (how many), seed, linear_objective
-        and test_linear_objective, linear_suboptimality (at most how far the first is above the minimum),
-        linear_converged, objective and test_objective of the unit, linear_predictor_gap, test_linear_predictor_gap,
-        and verdict.
+        A table with one row for each subset and seed: subset (the words joined by +), modalities (how many), seed,
+        linear_objective and test_linear_objective, linear_suboptimality (at most how far the first is above the
+        minimum), linear_converged, objective and test_objective of the unit, linear_predictor_gap,
+        test_linear_predictor_gap, and verdict. And the trained units of each subset by its name, stacked.
 
     Raises:
         InvalidInputError: If max_norm is negative, or an option is out of range.
     """
     loss = as_loss(loss)
     outputs = count_outputs(data.y, loss)
-    members = [{"seed": int(seed), "max_norm": max_norm, "ridge": 0.0} for seed in seeds]
-    tables = []
+    tables, trained = [], {}
     for chosen in subsets(list(groups)):
-        columns = sorted(column for word in chosen for column in groups[word])
-        part = replace(data, X=data.X[:, columns], feature_names=tuple(data.feature_names[j] for j in columns))
-        problem = population_problem(
-            part, members, test_fraction=test_fraction, standardize=True, intercept=True, loss=loss
-        )
-        d = len(columns) + 1
+        problem = _problem(data, groups, chosen, loss, max_norm, seeds, test_fraction)
 
-        def build(seed, d=d):
+        def build(seed, d=problem.X.shape[2]):
             keys = random_keys(seed)
             return residual_unit(d, feature_map(d, keys.features), key=keys.model, outputs=outputs), keys.batches
 
         models, keys = eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
-        result = train_population(
-            models, problem.X, problem.y, loss=loss, options=options, keys=keys, data_sets=problem.data_sets,
-            measure=[GapMeasure.against(fit, loss, bounds=False) for fit in problem.linear_fits], exact=False,
-        )  # fmt: skip
-        outcomes = population_outcomes(problem, result.models, range(len(seeds)), loss=loss, epsilon=epsilon)
-        held_out = [
-            float(np.mean(loss.value(problem.test[place].X @ fit.W.T, problem.test[place].y)))
-            for place, fit in zip(problem.data_sets, problem.linear_fits, strict=True)
-        ]
-        table = pd.DataFrame(
-            {
-                "subset": "+".join(chosen),
-                "modalities": len(chosen),
-                "seed": list(seeds),
-                "linear_objective": outcomes["best_linear_objective"],
-                "linear_suboptimality": [fit.suboptimality for fit in problem.linear_fits],
-                "linear_converged": outcomes["linear_fit_converged"],
-                "test_linear_objective": held_out,
-                "objective": result.history["objective"][:, -1],
-                "linear_predictor_gap": result.history["linear_predictor_gap"][:, -1],
-                "test_linear_predictor_gap": outcomes["test_linear_predictor_gap"],
-                "verdict": outcomes["verdict"],
-            }
-        )
-        table["test_objective"] = table["test_linear_objective"] + table["test_linear_predictor_gap"]
-        tables.append(table)
+        result = _train(problem, models, keys, loss, options)
+        trained["+".join(chosen)] = result.models
+        tables.append(_ends(problem, chosen, seeds, result, loss, epsilon))
+    return pd.concat(tables, ignore_index=True), trained
+
+
+def ends_of_subsets(
+    data: Dataset,
+    models: Mapping[str, Any],
+    *,
+    groups: Mapping[str, Sequence[int]],
+    loss: str | Loss,
+    max_norm: float,
+    seeds: Sequence[int],
+    test_fraction: float,
+    epsilon: float,
+) -> pd.DataFrame:
+    """The table of `compare_subsets` of units that it trained, computed from these units: nothing is trained.
+
+    Args:
+        data: The data that it had.
+        models: The trained units of each subset, as it gives them.
+        groups, loss, max_norm, seeds, test_fraction, epsilon: What it was given.
+    """
+    loss = as_loss(loss)
+    keys = jax.random.split(jax.random.key(0), len(seeds))  # of minibatches, of which there are none
+    tables = []
+    for chosen in subsets(list(groups)):
+        problem = _problem(data, groups, chosen, loss, max_norm, seeds, test_fraction)
+        result = _train(problem, models["+".join(chosen)], keys, loss, TrainingOptions(steps=0))
+        tables.append(_ends(problem, chosen, seeds, result, loss, epsilon))
     return pd.concat(tables, ignore_index=True)
+
+
+def _problem(
+    data: Dataset,
+    groups: Mapping[str, Sequence[int]],
+    chosen: Sequence[str],
+    loss: Loss,
+    max_norm: float,
+    seeds: Sequence[int],
+    test_fraction: float,
+) -> PopulationProblem:
+    """What the units of one subset are trained on and compared with, a member a seed."""
+    columns = sorted(column for word in chosen for column in groups[word])
+    part = replace(data, X=data.X[:, columns], feature_names=tuple(data.feature_names[j] for j in columns))
+    members = [{"seed": int(seed), "max_norm": max_norm, "ridge": 0.0} for seed in seeds]
+    return population_problem(part, members, test_fraction=test_fraction, standardize=True, intercept=True, loss=loss)
+
+
+def _train(
+    problem: PopulationProblem, models: Any, keys: Any, loss: Loss, options: TrainingOptions
+) -> PopulationResult:
+    return train_population(
+        models, problem.X, problem.y, loss=loss, options=options, keys=keys, data_sets=problem.data_sets,
+        measure=[GapMeasure.against(fit, loss, bounds=False) for fit in problem.linear_fits], exact=False,
+    )  # fmt: skip
+
+
+def _ends(
+    problem: PopulationProblem,
+    chosen: Sequence[str],
+    seeds: Sequence[int],
+    result: PopulationResult,
+    loss: Loss,
+    epsilon: float,
+) -> pd.DataFrame:
+    """The rows of one subset."""
+    outcomes = population_outcomes(problem, result.models, range(len(seeds)), loss=loss, epsilon=epsilon)
+    held_out = [
+        float(np.mean(loss.value(problem.test[place].X @ fit.W.T, problem.test[place].y)))
+        for place, fit in zip(problem.data_sets, problem.linear_fits, strict=True)
+    ]
+    table = pd.DataFrame(
+        {
+            "subset": "+".join(chosen),
+            "modalities": len(chosen),
+            "seed": list(seeds),
+            "linear_objective": outcomes["best_linear_objective"],
+            "linear_suboptimality": [fit.suboptimality for fit in problem.linear_fits],
+            "linear_converged": outcomes["linear_fit_converged"],
+            "test_linear_objective": held_out,
+            "objective": result.history["objective"][:, -1],
+            "linear_predictor_gap": result.history["linear_predictor_gap"][:, -1],
+            "test_linear_predictor_gap": outcomes["test_linear_predictor_gap"],
+            "verdict": outcomes["verdict"],
+        }
+    )
+    table["test_objective"] = table["test_linear_objective"] + table["test_linear_predictor_gap"]
+    return table
 
 
 def supersets(table: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -134,7 +134,12 @@ def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> It
         )
         recompute = _verifier(points.description.get("verifier"))
     except UnverifiableError as error:
-        yield from (Verification(run, obstacle=str(error)) for run in whole)
+        instead = (
+            ""
+            if row_of(whole[0]) is not None or first.get(names.STORED_POINT_DIGEST)
+            else "; --rerun executes its notebook instead"
+        )
+        yield from (Verification(run, obstacle=f"{error}{instead}") for run in whole)
         return
     found = recompute(points, [row_of(run) for run in whole], [run.data.tags for run in whole])
     for run, again in zip(whole, found, strict=True):
