@@ -13,9 +13,10 @@ from resflow.workflow.boundary import guarded
 from resflow.workflow.bundles.command import export, import_
 from resflow.workflow.claims_command import claims
 from resflow.workflow.diff_command import diff
-from resflow.workflow.project import project_root, store_in_use
+from resflow.workflow.project import store_in_use
 from resflow.workflow.reports.command import report
 from resflow.workflow.run_command import run
+from resflow.workflow.store_command import store
 from resflow.workflow.sweeps.command import sweep
 from resflow.workflow.verify_command import verify
 
@@ -35,7 +36,7 @@ def cli() -> None:
     """Run notebooks as tracked runs, one or a whole sweep, and look at them."""
 
 
-for command in (run, sweep, report, verify, diff, export, import_, claims):
+for command in (run, sweep, report, verify, claims, diff, export, import_, store):
     cli.add_command(command)
 
 
@@ -78,28 +79,6 @@ def ui(port: int | None) -> int:
     from resflow.workflow.ui import serve
 
     return serve(port)
-
-
-@cli.group()
-def store() -> None:
-    """Look after the embedded store."""
-
-
-@store.command()
-def where() -> None:
-    """Say where runs are kept."""
-    from resflow.workflow.store import tracking_uri
-
-    click.echo(without_credentials(tracking_uri()))
-
-
-@store.command(short_help="Let locations follow a project that was moved or copied.")
-def relocate() -> None:
-    """After the project folder was moved or copied: let the store's locations follow."""
-    from resflow.workflow.store import relocate as relocate_store
-
-    count = relocate_store(project_root())
-    click.echo(f"{count} locations rewritten" if count else "nothing to do: the store was not moved")
 
 
 def _say_where(folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from resflow.workflow.limits import one_line
 from resflow.workflow.store_errors import RESTORE, StoreError, UnusableStoreError
 
-__all__ = ["check_sqlite", "check_version", "connected"]
+__all__ = ["check_every_page", "check_sqlite", "check_version", "connected"]
 
 STUCK_SECONDS = 5.0
 """A store on which others finish nothing for so long is held by a program that hangs or forgot it."""
@@ -63,6 +63,22 @@ def check_sqlite(database: Path, *, thorough: bool = False) -> None:
                 _check_pages(connection, database)
     except UnicodeDecodeError as error:  # a name, perhaps within SQLite's own message
         raise StoreError(f"{database} is damaged (it holds text that is no UTF-8): {RESTORE}") from error
+
+
+def check_every_page(database: Path) -> None:
+    """Check all of a store, however large: its pages, its indexes, and that no row refers to one that is not there.
+
+    Raises:
+        StoreError: If it is damaged; and what `check_sqlite` raises.
+        sqlite3.Error: What SQLite says to it.
+    """
+    check_sqlite(database, thorough=True)
+    with connected(database) as connection:
+        (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found == "ok" and (row := connection.execute("PRAGMA foreign_key_check").fetchone()):
+            found = f"row {row[1]} of {row[0]} refers to one of {row[2]} that is not there"
+    if found != "ok":
+        raise StoreError(f"{database} is damaged ({one_line(found)}): {RESTORE}")
 
 
 def _check_file(database: Path) -> None:

@@ -7,6 +7,7 @@ from resflow.workflow.records.copying import (
     copied,
     download,
     everything_below,
+    is_unfinished_copy,
     origin_of,
     values_of,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "experiments",
     "finished_points",
     "history_of",
+    "is_unfinished_copy",
     "open_client",
     "origin_of",
     "parent_of_sweep",

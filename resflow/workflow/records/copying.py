@@ -32,6 +32,7 @@ __all__ = [
     "copied",
     "download",
     "everything_below",
+    "is_unfinished_copy",
     "origin_of",
     "values_of",
     "with_other_ids",
@@ -131,6 +132,11 @@ class CopiedRun:
 def origin_of(run: StoredRun) -> str:
     """The id that a run had in the first store that it was in."""
     return run.data.tags.get(IMPORTED_FROM, "").removeprefix(UNFINISHED) or run.info.run_id
+
+
+def is_unfinished_copy(run: StoredRun) -> bool:
+    """Whether a run was begun to be copied, and is no whole copy."""
+    return run.data.tags.get(IMPORTED_FROM, "").startswith(UNFINISHED)
 
 
 def with_other_ids(tags: Mapping[str, str], ids: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,15 @@ from resflow.workflow.names import IMPORTED_FROM, OUTCOME, OWNER
 from resflow.workflow.provenance import owner_tag
 from resflow.workflow.quiet import without_links, without_progress_bars
 from resflow.workflow.records.client import patiently
-from resflow.workflow.records.copying import DATASET, UNFINISHED, CopiedRun, MetricValue, origin_of, with_other_ids
+from resflow.workflow.records.copying import (
+    DATASET,
+    UNFINISHED,
+    CopiedRun,
+    MetricValue,
+    is_unfinished_copy,
+    origin_of,
+    with_other_ids,
+)
 from resflow.workflow.records.reading import every_run, experiments
 from resflow.workflow.records.run import BATCH, Run
 
@@ -38,7 +46,7 @@ def copies_of(client: MlflowClient, origins: Iterable[str]) -> dict[str, Copy]:
     found: dict[str, Copy] = {}
     for run in every_run(client, list(experiments(client)), f"tags.`{IMPORTED_FROM}` != ''"):
         if (origin := origin_of(run)) in wanted and not (origin in found and found[origin].is_whole):
-            is_whole = not run.data.tags[IMPORTED_FROM].startswith(UNFINISHED)
+            is_whole = not is_unfinished_copy(run)
             found[origin] = Copy(run.info.run_id, is_whole)
     for origin in wanted - found.keys():
         if _is_there(client, origin):
