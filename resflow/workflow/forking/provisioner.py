@@ -11,7 +11,7 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
 from traitlets import List, Unicode
 
-from resflow.workflow.forking.client import NotForkedError, Wanted, forked
+from resflow.workflow.forking.client import KERNELS, ORDINARY, NotForkedError, Wanted, forked
 from resflow.workflow.forking.modules import USUAL
 
 __all__ = ["NAME", "ForkingProvisioner"]
@@ -44,6 +44,8 @@ class ForkingProvisioner(LocalProvisioner):
             process = await asyncio.to_thread(forked, wanted, self.modules)
         except NotForkedError as reason:
             self.not_forked = str(reason)
+            if environment.get(KERNELS, ORDINARY) != ORDINARY:  # what names a server is for this process alone
+                kwargs["env"] = {name: value for name, value in environment.items() if name != KERNELS}
             return await super().launch_kernel(cmd, **kwargs)
         self.not_forked = ""
         self.process = cast("Any", process)
