@@ -465,6 +465,17 @@ def test_curvature_of_a_network_is_that_of_the_dense_hessian_whatever_the_batche
     assert found.fall > 0
 
 
+def test_curvature_is_in_float64_where_jax_and_the_network_are_not():
+    net, (X, y) = Vectors(), vectors()
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if eqx.is_inexact_array(leaf) else leaf, net)
+    double = jax.tree.map(lambda leaf: leaf.astype(float) if eqx.is_inexact_array(leaf) else leaf, single)
+    expected = on_vectors(double, data=X.astype(np.float32).astype(float), y=y, hessian="network").curvature
+    with jax.enable_x64(False):
+        found = on_vectors(single, data=X.astype(np.float32), y=y, hessian="network").curvature
+    np.testing.assert_allclose(found[2:4], expected[2:4], rtol=1e-10)
+    np.testing.assert_allclose(found.grad_norm, expected.grad_norm, rtol=1e-10)
+
+
 def with_statistics_of(given, net):
     """The Equinox network with means and variances that are no parameters, as in the other frameworks."""
 
@@ -506,7 +517,11 @@ def test_curvature_of_the_same_weights_is_the_same_in_every_framework(framework,
         monkeypatch.setitem(globals(), name, value)
     X, y = samples(np.float64, 20)
     how = {"held_out": (X[:9], y[:9]), "ridge": 0.1, "batch_size": 12, "hessian": "network"}
-    found = REPORTS[framework](weights(np.float64), X, y, **how).curvature
+    jax.config.update("jax_enable_x64", framework != "torch")  # of all threads: its users do not have it
+    try:
+        found = REPORTS[framework](weights(np.float64), X, y, **how).curvature
+    finally:
+        jax.config.update("jax_enable_x64", True)
     np.testing.assert_allclose([found.lambda_min, found.grad_norm, found.parameters], smallest, rtol=1e-9)
     assert found.lambda_min_lower - found.rounding <= smallest[0] < 0 < found.fall
     assert found.converged

@@ -76,7 +76,7 @@ def jax_curvature(
 
         parameters = [leaves[place] for place in free]
         found = as_numpy(smallest_hessian_eigenvalue(objective, parameters, others, held, data))
-        gradient = jax.jit(jax.grad(objective))(parameters, others, held, data)
+        gradient = as_numpy(jax.jit(jax.grad(objective))(parameters, others, held, data))
 
         @jax.jit
         def levels(parameters: Any, direction: Any, others: Any, held: Any, data: Any) -> jax.Array:
@@ -94,7 +94,7 @@ def jax_curvature(
         of="network",
         direction=jax.tree.unflatten(structure, direction),
         parameters=sum(leaf.size for leaf in parameters),
-        grad_norm=float(np.sqrt(sum(float(jnp.vdot(part, part)) for part in gradient))),
+        grad_norm=float(np.sqrt(sum(np.vdot(part, part) for part in gradient))),
         levels=np.asarray(along),
     )
 

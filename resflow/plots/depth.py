@@ -92,18 +92,21 @@ def plot_probe_path(
         panels.append(("held-out samples", "held_out_objective", held_out_objective))
     width = 5.4 * len(panels)
     figure, grid = several_axes(len(panels), title=wrapped(title, width), width=width, height=4.2)
-    blocks = sorted(set(table["block"]))
+    blocks, others = sorted(set(table["block"])), [PALETTE[0], *PALETTE[2:]]  # the network has the one between
+    everything = [np.array([*table[column], network]) for _, column, network in panels]
+    logarithmic = all(levels.min() > 0 for levels in everything) and any(
+        levels.max() > _DECADES * levels.min() for levels in everything
+    )
     for axes, (samples, column, network) in zip(grid, panels, strict=True):
         for place, block in enumerate(blocks):
             rows = table[table["block"] == block].sort_values("norm")
             marker, line = _MARKERS[place % len(_MARKERS)], "--" if block == 0 else "-"
-            color = "black" if block == 0 else PALETTE[place % len(PALETTE)]
+            color = "black" if block == 0 else others[(place - 1) % len(others)]
             style: dict[str, Any] = {"marker": marker, "linestyle": line, "color": color}
             axes.plot(rows["norm"], rows[column], label=f"probe on h_{block}", **style)
         axes.axhline(network, color=PALETTE[1], linewidth=2.0, linestyle=":", label="network")
         axes.set_xscale("log")
-        levels = np.array([*table[column], network])
-        if levels.min() > 0 and levels.max() > _DECADES * levels.min():
+        if logarithmic:
             axes.set_yscale("log")
         axes.set_title(samples, loc="left", fontsize=10)
         axes.set_xlabel("norm of the probe's weights\n(in units of 1 over the representation's root mean square)")

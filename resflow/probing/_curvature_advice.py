@@ -30,7 +30,7 @@ def of_curvature(found: Curvature, first: Baseline) -> Advice:
                 f"Above the linear probe on h_0 by {first.gap} on the training samples, and at a saddle or near one: "
                 f"{known}. {down}.",
             )
-        return Advice("curvature", "negative", f"The training objective is no minimum: {known}. {down}.")
+        return Advice("curvature", "negative", f"At no minimum of the training objective: {known}. {down}.")
     if found.sign > 0:
         stuck = ", above the linear probe on h_0" if above else ""
         return Advice("curvature", "not negative", f"No direction curves down{stuck}: {known}.")
