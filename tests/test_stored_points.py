@@ -13,6 +13,7 @@ from small_notebooks import artifacts_of, in_project, make_project, new_run
 
 import resflow
 from resflow.errors import InvalidInputError
+from resflow.models.pre_activation import OnBatches, PreActivationNetwork
 from resflow.models.stored import arrays_of_model, described_model, rebuilt_model
 from resflow.notebook import Trained, load_model, load_point, prepare
 from resflow.workflow import names, stored_points
@@ -42,6 +43,10 @@ MODELS = {
         lambda leaf: leaf.astype(jnp.float32) if eqx.is_array(leaf) else leaf, model_of("residual_unit")
     ),
     "deep": deep_network,
+    "pre-activation": lambda: OnBatches(PreActivationNetwork(9, 3, blocks=2, width=4, scale=0.5, key=KEY)),
+    "pre-activation of one output": lambda: OnBatches(
+        PreActivationNetwork(9, None, blocks=0, width=4, scale=1.0, key=KEY)
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from resflow.errors import InvalidInputError, shown
 from resflow.models.architectures import build_model
 from resflow.models.deep_network import DeepResidualNetwork
 from resflow.models.feature_maps import ACTIVATIONS, ConvolutionalFeatures, RandomFourierFeatures, feature_map
+from resflow.models.pre_activation import OnBatches, PreActivationNetwork
 from resflow.models.residual_unit import NoSkipNetwork, OutputSkipNetwork, ResidualUnit
 
 __all__ = ["arrays_of_model", "described_model", "rebuilt_model"]
@@ -25,13 +26,22 @@ def described_model(model: Any) -> dict[str, Any]:
     """What `build_model` and `feature_map` have to be told to build such a model, at other weights.
 
     Args:
-        model: Of `build_model`, over feature maps of `resflow.feature_map`.
+        model: Of `build_model`, over feature maps of `resflow.feature_map`; or a `PreActivationNetwork` on batches.
 
     Raises:
         InvalidInputError: If it is no such model: then only whoever wrote its classes can build it again.
     """
     description: dict[str, Any] = {}
-    if isinstance(model, DeepResidualNetwork):
+    if isinstance(model, OnBatches):
+        network, head = model.network, model.network.head
+        description = {
+            "architecture": "pre_activation_network",
+            "inputs": head.in_features,
+            "outputs": None if head.out_features == "scalar" else head.out_features,
+            "blocks": len(network.blocks),
+            "width": network.blocks[0].U.out_features if network.blocks else 1,
+        }
+    elif isinstance(model, DeepResidualNetwork):
         inner = len(model.U[0]) if model.U else 1
         sizes = [model.inputs, *(len(U) for U in model.U)]
         maps = [_described_map(each, size) for each, size in zip(model.feature_maps, sizes, strict=True)]
@@ -93,6 +103,9 @@ def _skeleton(description: Mapping[str, Any]) -> Any:
     d = description["inputs"]
 
     def build(key: Any) -> Any:
+        if description["architecture"] == "pre_activation_network":
+            shape = {name: description[name] for name in ("blocks", "width")}
+            return OnBatches(PreActivationNetwork(d, description["outputs"], **shape, scale=1.0, key=key))
         maps = [feature_map(each["name"], each["inputs"], **each["options"], key=key) for each in description["maps"]]
         if description["architecture"] == "deep_residual_network":
             return build_model("deep_residual_network", d, maps, inner=description["inner"], key=key)
@@ -103,7 +116,7 @@ def _skeleton(description: Mapping[str, Any]) -> Any:
 
 def _is_built_like(description: Mapping[str, Any], model: Any) -> bool:
     """Whether the model is, but for the values and the precision of its arrays, the one that is described."""
-    if any(each is None for each in description["maps"]):
+    if any(each is None for each in description.get("maps", ())):
         return False
     built = _skeleton(description)
     structure: Any = jax.tree.structure(model)

@@ -1,3 +1,4 @@
+from .claim import Claim
 from .data import labelled_data, prepare, prepare_population, prepare_split
 from .findings import (
     above_linear,
@@ -12,7 +13,7 @@ from .findings import (
 from .opening import start_run, tell_steps
 from .population import last_gaps_title, population_points, train_members
 from .probed import probed, probes_title
-from .record import Claim, record
+from .record import record
 from .stream import load_stream
 from .trained import Trained, TrainedGroups, load_model, load_models, load_point
 

@@ -18,6 +18,8 @@ from resflow.labels import one_hot
 from resflow.linear.fit import LinearFit
 from resflow.losses import as_loss
 from resflow.models.residual_unit import NoSkipNetwork, OutputSkipNetwork, ResidualUnit
+from resflow.networks.equinox import probe
+from resflow.notebook.probed import probed
 from resflow.point import ModelPoint, Point
 from resflow.stationarity.analyze import analyze
 from resflow.studies.deep_networks import curvature_along
@@ -37,10 +39,10 @@ class LastPoint:
     Attributes:
         model: The model; None where there are groups of them.
         train, test: What it was trained on, and what was held out, if anything was.
-        fit: The best linear predictor of the training data; None of groups that have several.
+        fit: The best linear predictor of the training data; None where nothing needs it.
         loss: The loss, by its name.
         epsilon: ε of the verdict.
-        settings: What else values of groups were computed with.
+        settings: What else values were computed with.
     """
 
     model: Any
@@ -121,6 +123,22 @@ def _errors(last: LastPoint) -> dict[str, Any]:
     return error_rates(last.model, last.fit, last.test)
 
 
+def _probe(last: LastPoint) -> dict[str, Any]:
+    assert last.test is not None
+    net = last.model.network
+    report = probe(
+        net,
+        last.train.X,
+        last.train.y,
+        blocks=net.blocks,
+        head=net.head,
+        held_out=(last.test.X, last.test.y),
+        **last.settings,
+    )
+    found = probed(report)
+    return {**found.metrics, **found.tags, "claim_margin": found.claim.margin}
+
+
 EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
     "linear": _linear,
     "gap": _gap,
@@ -130,6 +148,7 @@ EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
     "held_out": _held_out,
     "curvature": _curvature,
     "errors": _errors,
+    "probe": _probe,
 }
 """What is computed, by what `record` calls it: metrics by the fields of what the library returns, and tags.
 
@@ -141,6 +160,7 @@ EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
     held_out      the gap on samples held out, with its standard error
     curvature     λ_min of the Hessian in all parameters, with its residual
     errors        the shares of wrong classes, of the model and the linear predictor
+    probe         the report of `probe` on a `PreActivationNetwork`, with samples held out, and the margin of its claim
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from resflow.notebook.record import ROUNDING
+from resflow.notebook.claim import ROUNDING
 from resflow.plots.labels import curve_name, number_text
 from resflow.workflow.reports.statistics import above_linear
 

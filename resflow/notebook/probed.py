@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resflow.notebook.record import Claim
+from resflow.notebook.claim import Claim
 from resflow.probing.report import ProbeReport
 
 __all__ = ["Probed", "probed", "probes_title"]

@@ -52,15 +52,17 @@ class Trained:
 
     Attributes:
         model: The trained model.
-        fit: The linear predictor that it is compared with.
+        fit: The linear predictor that it is compared with; None if what was computed needs none.
         evidence: What was computed from both, by names of `resflow.notebook.evidence.EVIDENCE`.
         epsilon: ε of the verdict, where one is among it.
+        settings: What else it was computed with, in JSON's types; the loss by its name among it where there is no fit.
     """
 
     model: Any
-    fit: LinearFit
+    fit: LinearFit | None
     evidence: Sequence[str] = ()
     epsilon: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.evidence:
@@ -68,7 +70,7 @@ class Trained:
 
     def keep(self, run: Run) -> None:
         """Attach the model to the run as points/final.npz and tag where it is; or tag why it is not kept."""
-        if self.fit.weighted:
+        if self.fit is not None and self.fit.weighted:
             run.set_tags(none_kept("samples count differently in the linear fit, and by which weights is not kept"))
             return
         run.set_tags(keep_models(run, "final", self.model, _described(run, self)))
@@ -108,7 +110,7 @@ class TrainedGroups:
             for name, models in self.groups.items()
             for place, array in arrays_of_model(models).items()
         }
-        description = {"verifier": VERIFIER, "groups": described, "settings": self.settings, **_described(run, self)}
+        description = {"verifier": VERIFIER, "groups": described, **_described(run, self)}
         run.set_tags(attach_points(run, "final", arrays, description))
 
 
@@ -129,8 +131,9 @@ def _described(run: Run, trained: Trained | TrainedGroups) -> dict[str, Any]:
     fit = trained.fit
     return {
         "data": json.loads(run.stored.data.tags.get(names.DATA_PREPARATION, "null")),
-        "loss": fit.loss if fit else getattr(trained, "settings", {})["loss"],
+        "loss": fit.loss if fit else trained.settings["loss"],
         "linear": {"max_norm": fit.max_norm, "ridge": fit.ridge} if fit else None,
+        "settings": dict(trained.settings),
         "evidence": list(trained.evidence),
         "epsilon": trained.epsilon,
     }

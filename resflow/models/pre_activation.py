@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Float, PRNGKeyArray
+
+from resflow.arrays import Array
 
 __all__ = ["Block", "OnBatches", "PreActivationNetwork"]
 
@@ -57,5 +60,5 @@ class OnBatches(eqx.Module):
 
     network: PreActivationNetwork
 
-    def __call__(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n *m"]:
-        return jax.vmap(self.network)(X)
+    def __call__(self, X: Float[Array, "n d"]) -> Float[jax.Array, "n *m"]:
+        return jax.vmap(self.network)(jnp.asarray(X))
