@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,17 @@ _GROWTH = 4  # of the steps between two reports, at most: the first ones are too
 
 _counters: dict[int, Callable[[], None]] = {}
 _numbers = count()
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Keeps the state of a long computation."""
+
+    def found(self, state: Any) -> tuple[Any, int]:
+        """A state to go on from and the tick before which it is; that given and 0 if there is none."""
+
+    def reached(self, state: Any, tick: int, last: int) -> None:
+        """Is told the state before a tick, the last of all included."""
 
 
 @contextmanager
@@ -61,6 +72,7 @@ def in_turns(
     last: int,
     tell: Callable[[int], None] | None,
     steps_before: Callable[[int], int],
+    keep: Keeper | None = None,
 ) -> Any:
     """Do the ticks 0 to `last` of a compiled computation: in one call, or in several if somebody is to be told.
 
@@ -70,17 +82,21 @@ def in_turns(
         last: How many ticks there are.
         tell: Of `reported`.
         steps_before: How many steps are done before a tick.
+        keep: Keeps the state now and then, and may have one to go on from.
 
     Returns:
         The state after the last tick, which has been waited for.
     """
-    first, stride = 0, last if tell is None else 1 + last // 100
+    state, first = (state, 0) if keep is None else keep.found(state)
+    stride = last if tell is None and keep is None else 1 + last // 100
     while first < last:
         began, stop = time.monotonic(), min(first + stride, last)
         if tell is not None:
             tell(steps_before(first))
         state = jax.block_until_ready(advance(state, np.int32(first), np.int32(stop)))
         timed = stride * SECONDS / max(time.monotonic() - began, 1e-9)
+        if keep is not None:
+            keep.reached(state, stop, last)
         first, stride = stop, max(1, int(min(timed, _GROWTH * stride)))
     return state
 

@@ -15,7 +15,7 @@ from small_notebooks import resflow_here, write_notebook
 from resflow.errors import InvalidInputError
 from resflow.workflow.sweeps.file import read_sweep_file
 from resflow.workflow.sweeps.file.conditions import Condition
-from resflow.workflow.sweeps.plan import Planner, fingerprint
+from resflow.workflow.sweeps.plan import Planner
 from resflow.workflow.sweeps.plan.tables import plan_table
 from resflow.workflow.sweeps.worker import attempt
 
@@ -164,11 +164,11 @@ GOOD = "notebook: work.ipynb\naxes:\n  width: [1, 2]\n"
 
 
 def test_worker_refuses_a_point_once_the_sources_of_the_library_were_edited(tmp_path, monkeypatch):
-    planned = fingerprint.library_digest()
-    assert fingerprint.sources_digest() == planned
+    planned = sources.library_digest()
+    assert sources.sources_digest() == planned
     (tmp_path / "__init__.py").write_text("")
-    monkeypatch.setattr(fingerprint, "PACKAGE", tmp_path)
-    assert fingerprint.library_digest() == planned  # of when the sweep was planned
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    assert sources.library_digest() == planned  # of when the sweep was planned
     outcome = attempt.execute(SimpleNamespace(library=planned))
     assert outcome.status == "FAILED"
     assert "has other sources of resflow than the driver had at its start" in outcome.error

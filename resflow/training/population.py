@@ -23,6 +23,7 @@ from resflow.models.residual_unit import trainable
 from resflow.point import check_prediction_shape, prediction_shape
 from resflow.progress import Progress, in_turns, reported
 from resflow.training._blocks import steps_in_block
+from resflow.training._checkpoints import checkpoints_of
 from resflow.training._chunks import Members, advance_chunks, room_for_chunks
 from resflow.training._layout import PopulationLayout, one_device_per_core, population_layout
 from resflow.training._program import ObjectiveMeasure, Setting, Training, check_measure
@@ -84,7 +85,7 @@ def train_population(
     """Train m models of one shape as `train` would each of them, in one compiled program.
 
     Members may differ in their initial point, learning rate, minibatches, data and measure: in everything that leaves
-    shapes unchanged. One that diverges stops, is marked, and hurts no other.
+    shapes unchanged. One that diverges stops, is marked, and hurts no other. Cut off, training goes on as `train` does.
 
     Args:
         models: m models stacked into one, every array with an axis of length m in front, as `equinox.filter_vmap`
@@ -165,7 +166,7 @@ def train_population(
         fixed = frozen if len(rows) == m else jax.tree.map(lambda leaf: leaf[rows.start : rows.stop], frozen)
         return PopulationResult(eqx.combine(final, fixed, static), reached, history, diverged_at, layout)
 
-    parts = []
+    parts, keep = [], checkpoints_of((training, layout), members, shared)
     with reported(progress, options.steps * m) as tell:
         for start in range(0, m, layout.block):
             rows = range(start, min(start + layout.block, m))
@@ -177,7 +178,8 @@ def train_population(
                 return start * options.steps + each * layout.chunk * len(layout.devices)
 
             begun = room_for_chunks(*given)
-            _, trained = in_turns(advance, begun, layout.chunks * training.ticks, tell, done)
+            kept = None if keep is None else keep.part(start, of_many=layout.block < m)
+            _, trained = in_turns(advance, begun, layout.chunks * training.ticks, tell, done, kept)
             parts.append(_fetched(trained, len(rows), layout))
             if on_block is not None:
                 on_block(rows, result(parts[-1], rows))

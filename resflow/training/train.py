@@ -22,6 +22,7 @@ from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
 from resflow.progress import Progress, in_turns, reported
 from resflow.training._blocks import steps_in_block
+from resflow.training._checkpoints import checkpoints_of
 from resflow.training._program import Course, ObjectiveMeasure, Setting, Training, check_measure
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
@@ -139,6 +140,10 @@ def train(
 ) -> TrainResult:
     """Minimise mean_i ℓ(model(X)_i; y_i) over the model's trainable arrays, as one compiled program.
 
+    Where the environment variable RESFLOW_CHECKPOINTS names a folder, the state is kept there every ten seconds (or
+    RESFLOW_CHECKPOINT_SECONDS), and the same training, in a process that does the same up to it, goes on from there: to
+    the same bits.
+
     Args:
         model: Any pytree that maps X to predictions (n,), e.g. a `ResidualUnit`, or to (n, m) for
             several outputs. Its arrays' precision is kept.
@@ -178,7 +183,8 @@ def train(
     training = Training(static, measure, loss, replace(options, learning_rate=1.0), block)
     course, advance = _begin(dynamic, setting, training), partial(_advance, setting=setting, training=training)
     with reported(progress, options.steps) as tell:
-        course = in_turns(advance, course, training.ticks, tell, training.steps_before)
+        keep = checkpoints_of(training, dynamic, setting)
+        course = in_turns(advance, course, training.ticks, tell, training.steps_before, keep)
     final, diverged_at, reached, history = course.results
     return TrainResult(
         eqx.combine(final, frozen, static), recorded(reached, history), None if diverged_at < 0 else int(diverged_at)

@@ -18,12 +18,10 @@ from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
 
+from resflow.workflow.cache_folder import CACHE, cache_folder
 from resflow.workflow.scratch import temporary_folder
 
-__all__ = ["CACHE", "compilation_cache", "programs_of", "settings", "tell_hit"]
-
-CACHE = ".resflow_cache"
-"""The folder's name; nothing in it is needed, and git ignores it."""
+__all__ = ["compilation_cache", "programs_of", "settings", "tell_hit"]
 
 LARGEST = 1 << 30
 """Bytes of entries that are kept, the latest made."""
@@ -88,16 +86,7 @@ def _hits_told(folder: Path) -> int:
 
 def _kept(root: Path) -> Path | None:
     """The folder for entries of this jaxlib and processor; None where there can be none."""
-    cache = root / CACHE
-    kept = cache / "jax" / f"{metadata.version('jaxlib')}-{_processor()}"
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        for name, text in ((".gitignore", "*\n"), ("CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n")):
-            if not (cache / name).exists():
-                (cache / name).write_text(text)
-    except OSError:
-        return None
-    return kept
+    return cache_folder(root, f"jax/{metadata.version('jaxlib')}-{_processor()}")
 
 
 def _processor() -> str:

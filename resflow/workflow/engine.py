@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import kernels
 from resflow.workflow.addresses import without_credentials, without_secrets
+from resflow.workflow.checkpoints import Checkpoints
 from resflow.workflow.environment import attach_environment
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.limits import RUN_NAME, first_line, shortened
@@ -20,6 +21,7 @@ from resflow.workflow.names import ATTACHMENT_ERROR, POINT, RUN_TAGS
 from resflow.workflow.notebook_file import metadata_of
 from resflow.workflow.outcome import Outcome, outcome_of, say
 from resflow.workflow.parameters import declared_in_notebook
+from resflow.workflow.project import project_root
 from resflow.workflow.run_parameters import RunParameters
 from resflow.workflow.store_errors import StoreError
 
@@ -82,7 +84,9 @@ class ResflowEngine:
                 with interruptions.raised():
                     if begun is not None:
                         begun(run)
+                    checkpoints = Checkpoints(project_root(), nb, kernel_name)
                     options |= {"run": run, "parameters": parameters, "interruptions": interruptions}
+                    options |= {"checkpoints": checkpoints}
                     options |= {"shown": bool(shown), "about": about, "progress_bar": False}
                     RunExecution.execute_notebook(nb, kernel_name, output_path=output_path, **options)
             except BaseException as error:
@@ -97,6 +101,8 @@ class ResflowEngine:
                 failure = AttachmentError(problem)
                 say(failure, run.id, Outcome("FAILED", problem))
                 raise failure
+            else:
+                checkpoints.discard()
         return nb
 
     @staticmethod

@@ -19,6 +19,7 @@ from papermill.log import logger
 from traitlets.config import Config
 
 from resflow.workflow import names
+from resflow.workflow.checkpoints import Checkpoints
 from resflow.workflow.compiled import compilation_cache, programs_of
 from resflow.workflow.forking.modules import modules_of
 from resflow.workflow.forking.provisioner import ForkingProvisioner
@@ -55,6 +56,7 @@ class RunExecution(NBClientEngine):
         run: Run,
         parameters: RunParameters,
         interruptions: Interruptions,
+        checkpoints: Checkpoints,
         shown: bool,
         about: dict[str, str],
         **options: Any,
@@ -89,7 +91,7 @@ class RunExecution(NBClientEngine):
             # A kernel that is asked politely has five seconds; whoever sends signals waits less.
             interruptions.before_raising = lambda: setattr(client, "shutdown_kernel", "immediate")
             try:
-                client.execute(env=environment_for(run) | compiled | told)
+                client.execute(env=environment_for(run) | compiled | told | checkpoints.environment)
             except DeadKernelError as error:
                 code = client.manager.exit_code if client.manager is not None else None
                 if code is None:
@@ -101,6 +103,8 @@ class RunExecution(NBClientEngine):
                 if client.km is not None and client.km.has_kernel:
                     client.shutdown_kernel = "immediate"
                     client._cleanup_kernel()
+                if resumed := checkpoints.resumed:
+                    about[names.TRAININGS_RESUMED] = str(resumed)
                 if compiled:
                     found, added = programs_of(compiled)
                     about |= {names.PROGRAMS_FOUND: str(found), names.PROGRAMS_COMPILED: str(added)}

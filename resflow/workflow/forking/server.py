@@ -43,7 +43,15 @@ BEAR_FORKS = ("jemalloc_bg_thd",)
 
 PER_RUN = {
     *("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_CONTEXT", "MLFLOW_TRACKING_URI"),
-    *("RESFLOW_PROGRESS", "RESFLOW_KERNELS", "JAX_COMPILATION_CACHE_DIR", "JPY_PARENT_PID", "JPY_SESSION_NAME"),
+    *(
+        "RESFLOW_PROGRESS",
+        "RESFLOW_CHECKPOINTS",
+        "RESFLOW_CHECKPOINT_SECONDS",
+        "RESFLOW_KERNELS",
+        "JAX_COMPILATION_CACHE_DIR",
+        "JPY_PARENT_PID",
+        "JPY_SESSION_NAME",
+    ),
     *("MPLBACKEND", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "PYTEST_CURRENT_TEST"),
 }
 """Variables in which kernels may differ from the server: nothing reads them at import, or `_settle` makes up for it."""

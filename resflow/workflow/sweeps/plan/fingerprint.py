@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache, lru_cache
-from importlib import metadata
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from resflow.workflow.sources import library_digest
 from resflow.workflow.sweeps.file.data_files import names_file
 
-__all__ = ["code_digest", "fingerprint", "library_digest", "sources_digest"]
-
-PACKAGE = Path(__file__).parents[3]
-"""The package's folder, all of whose sources may decide what is computed, but for those of the workflow."""
+__all__ = ["fingerprint"]
 
 
 def fingerprint(code: str, parameters: Mapping[str, Any]) -> str:
@@ -28,32 +25,6 @@ def fingerprint(code: str, parameters: Mapping[str, Any]) -> str:
     values = {name: {"file": digest} if (digest := _file(value)) else value for name, value in parameters.items()}
     content = {"code": code, "library": library_digest(), "parameters": values}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def code_digest(notebook: Any) -> str:
-    """The SHA-256 of a notebook's code cells; prose may change without a run becoming another.
-
-    Args:
-        notebook: A notebook node of nbformat.
-    """
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
-
-
-@cache
-def library_digest() -> str:
-    """The `sources_digest` of when this process asked first."""
-    return sources_digest()
-
-
-def sources_digest() -> str:
-    """The SHA-256 of the package's version and sources as they are; the workflow computes nothing and is left out."""
-    digest = hashlib.sha256(metadata.version("resflow").encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE).as_posix()
-        if not name.startswith("workflow/"):
-            digest.update(f"\0{name}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _file(value: Any) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.sources import code_digest
 from resflow.workflow.sweeps.file.axes import MOST_VALUES, combinations, size
 from resflow.workflow.sweeps.file.data_files import with_files_found
 from resflow.workflow.sweeps.file.sweep_file import SweepFile
-from resflow.workflow.sweeps.plan.fingerprint import code_digest, fingerprint
+from resflow.workflow.sweeps.plan.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun

@@ -22,9 +22,9 @@ from resflow.workflow.outcome import LOST_KERNEL
 from resflow.workflow.progress import PROGRESS
 from resflow.workflow.records import Run, client_of, end_lost, every_run, finished_points, tagged
 from resflow.workflow.scratch import temporary_folder
+from resflow.workflow.sources import sources_digest
 from resflow.workflow.store_errors import StoreError
 from resflow.workflow.sweeps.plan import Point
-from resflow.workflow.sweeps.plan.fingerprint import sources_digest
 from resflow.workflow.sweeps.worker.events import Event, Started, StepsWatch, message
 from resflow.workflow.sweeps.worker.job import Job
 from resflow.workflow.sweeps.worker.process import Task

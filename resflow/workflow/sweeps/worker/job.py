@@ -10,9 +10,9 @@ from resflow.workflow import names
 from resflow.workflow.addresses import complete_address
 from resflow.workflow.names import Role
 from resflow.workflow.provenance import provenance_tags
+from resflow.workflow.sources import library_digest
 from resflow.workflow.sweeps.file import SweepFile
 from resflow.workflow.sweeps.plan import Execution, Point
-from resflow.workflow.sweeps.plan.fingerprint import library_digest
 
 __all__ = ["Job", "Limits", "Place"]
 

@@ -1,0 +1,122 @@
+"""How far a training is, kept on disk, so that one that was cut off goes on from there, to the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+import zipfile
+import zlib
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["FOLDER", "SECONDS", "Checkpoints", "checkpoints_of"]
+
+FOLDER = "RESFLOW_CHECKPOINTS"
+"""The environment variable that names the folder; without it nothing is kept."""
+
+SECONDS = "RESFLOW_CHECKPOINT_SECONDS"
+"""That of the seconds between two times that it is written."""
+
+_DEFAULT_SECONDS = 10.0
+_SHARE = 20.0  # of the time between two, what it takes to write one is a twentieth at most
+_RESUMED = "resumed"
+_trainings = count()
+
+
+def checkpoints_of(settings: Any, *trees: Any) -> Checkpoints | None:
+    """Where the next training of this process keeps how far it is; None where the environment names no folder.
+
+    Trainings are told apart by how many came before them in the process, by their settings and by every number that
+    they are given: another one does not go on from there. Whoever names the folder sees to it that the same folder
+    means the same code.
+
+    Args:
+        settings: What is no array; what it shows of itself counts, without addresses in memory.
+        trees: Pytrees of all arrays that the training is given.
+    """
+    folder, number = os.environ.get(FOLDER), next(_trainings)
+    if not folder:
+        return None
+    structure = jax.tree.structure(trees)
+    devices = [device.device_kind for device in jax.devices()]
+    told = f"{number} {jax.__version__} {devices} {settings!r} {structure}"
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", told).encode())
+    for leaf in jax.tree.leaves(trees):
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return Checkpoints(Path(folder), digest.hexdigest()[:32], float(os.environ.get(SECONDS, _DEFAULT_SECONDS)))
+
+
+class Checkpoints:
+    """The file of one training, or of the part of it that a label names.
+
+    Args:
+        folder: Where it is, or will be.
+        name: Of the training.
+        seconds: Between two times that it is written.
+        every_end: Whether the end is kept however soon it comes, as that of one of many parts.
+    """
+
+    def __init__(self, folder: Path, name: str, seconds: float, *, every_end: bool = False) -> None:
+        self._folder, self._name, self._seconds, self._every_end = folder, name, seconds, every_end
+        self._path = folder / f"{name}.npz"
+        self._began = self._kept = time.monotonic()
+
+    def part(self, label: Any, *, of_many: bool) -> Checkpoints:
+        """Those of a part of the training."""
+        return Checkpoints(self._folder, f"{self._name}-{label}", self._seconds, every_end=of_many)
+
+    def found(self, state: Any) -> tuple[Any, int]:
+        """The state that was kept last and the tick before which it was, or that given and 0 if there is none.
+
+        Args:
+            state: That before the first tick, whose structure, shapes and devices it has.
+        """
+        try:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                tick, leaves = int(kept["tick"]), [kept[f"leaf{i}"] for i in range(len(kept.files) - 1)]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return state, 0  # none, or none that can be read
+        here, structure = jax.tree.flatten(state)
+        if len(here) != len(leaves) or any(a.shape != b.shape for a, b in zip(here, leaves, strict=True)):
+            return state, 0
+        there = [
+            jax.device_put(kept.view(old.dtype), old.sharding if isinstance(old, jax.Array) else None)
+            for kept, old in zip(leaves, here, strict=True)
+        ]
+        self._tell_resumed(tick)
+        return jax.tree.unflatten(structure, there), tick
+
+    def reached(self, state: Any, tick: int, last: int) -> None:
+        """Keep the state before a tick, if it is time, or at the end of what took so long that it might have been."""
+        now = time.monotonic()
+        if now - self._kept < self._seconds and not (
+            tick == last and (self._every_end or now - self._began >= self._seconds)
+        ):
+            return
+        leaves = jax.device_get(jax.tree.leaves(state))
+        written = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with written.open("wb") as file:
+                np.savez(file, tick=tick, **{f"leaf{i}": leaf for i, leaf in enumerate(leaves)})
+            os.replace(written, self._path)
+        except OSError:  # a full disk, say: training goes on, with less to go on from
+            with contextlib.suppress(OSError):
+                written.unlink()
+        self._kept = time.monotonic()
+        self._seconds = max(self._seconds, _SHARE * (self._kept - now))
+
+    def _tell_resumed(self, tick: int) -> None:
+        with contextlib.suppress(OSError), (self._folder / _RESUMED).open("a") as file:
+            file.write(f"{tick}\n")
