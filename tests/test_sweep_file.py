@@ -13,6 +13,7 @@ import pytest
 from small_notebooks import resflow_here, write_notebook
 
 from resflow.errors import InvalidInputError
+from resflow.workflow import sources
 from resflow.workflow.sweeps.file import read_sweep_file
 from resflow.workflow.sweeps.file.conditions import Condition
 from resflow.workflow.sweeps.plan import Planner
