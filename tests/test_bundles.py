@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 from fabricated_runs import fabricate
-from mlflow.entities import Metric
+from mlflow.entities import LoggedModelOutput, Metric
 from rocrate.rocrate import ROCrate
 from small_notebooks import in_project, make_project, resflow_here
 
@@ -146,6 +146,27 @@ def test_bundle_that_others_packed_anew_is_taken(project, run_id, other, tmp_pat
     shutil.unpack_archive(exported(project, run_id, tmp_path / "bundle.zip"), tmp_path / "files")
     packed = shutil.make_archive(str(tmp_path / "again"), "zip", tmp_path / "files")  # with folders, and no seal
     assert "imported  1 runs into work\n" in imported(other, packed)
+
+
+def test_two_processes_do_not_import_at_once(project, run_id, other, tmp_path):
+    bundle = exported(project, run_id, tmp_path / "bundle.zip")
+    with in_project(other):
+        client = open_client()
+        with importing._alone(client):
+            done = resflow_here(other, "import", str(bundle))
+            assert (done.returncode, client.search_runs(["1"])) == (2, [])
+    assert "another process imports into this store" in done.stderr
+    assert "imported  1 runs" in imported(other, bundle)
+
+
+def test_models_that_mlflow_keeps_apart_are_left_out_and_counted(project, tmp_path):
+    with in_project(project):
+        run = create_run(open_client(), notebook="models", name="models", parameters={}, tags={})
+        model = run.client.create_logged_model(run.experiment_id, "model", source_run_id=run.id)
+        run.client.log_outputs(run.id, [LoggedModelOutput(model.model_id, 0)])
+        run.end("FINISHED")
+    done = resflow_here(project, "export", run.id, str(tmp_path / "bundle.zip"))
+    assert "left out  1 models that MLflow logged apart from their runs\n" in done.stdout
 
 
 class Stopped(BaseException):
