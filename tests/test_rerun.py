@@ -14,6 +14,7 @@ from warm_kernels import warm_kernels
 import resflow
 from resflow.workflow import names, store
 from resflow.workflow import rerun as rerun_module
+from resflow.workflow.compared import compared_tables
 from resflow.workflow.project import database_of, database_uri
 from resflow.workflow.records import Run, every_run, experiments, open_client
 
@@ -296,3 +297,21 @@ def test_killed_while_it_executes_leaves_nothing(project, run_id, unchanged, tmp
             resflow_here(project, "verify", run_id, "--points")
     assert list(tmp_path.glob("resflow-????????")) == []
     assert {run.info.status for run in runs(project).values()} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "again", "said"),
+    [
+        ("x,k\n1.0,a\n2.0,b\n", "x,k\n1.0,a\n2.0,b\n", {"x": "same bits", "k": "same bits"}),
+        ("x,k\n1.0,a\n2.0,b\n", "x,k\n1.0,a\n2.0000000000000004,c\n", {"x": "within rounding", "k": "differs"}),
+        ("x\n1.0\n2.0\n", "x\n1.0\n", {"x": "differs"}),
+        ("x,y\n1.0,\n", "x,z\n1.0,3\n", {"x": "same bits", "y": "differs", "z": "differs"}),
+        ("x\nnan\n", 'x\n""\n', {"x": "same bits"}),
+        ("x\n1.0\n", "x\ninf\n", {"x": "differs"}),
+        ("x\n1.0\n", "x\nfew\n", {"x": "differs"}),
+        ("", "", {}),
+    ],
+)
+def test_tables_are_compared_column_by_column(recorded, again, said):
+    found = compared_tables("t", recorded, again)
+    assert {each.name.removeprefix("t: "): str(each.outcome) for each in found} == said

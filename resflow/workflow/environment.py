@@ -116,16 +116,15 @@ def _packages() -> dict[str, str]:
 
 def _loaded(root: Path) -> list[str]:
     """The files of the Python modules that this process has loaded, of resflow's and of the project's own."""
-    found = []
+    within = [(f"{_LIBRARY}{os.sep}", _LIBRARY.parent), (f"{root}{os.sep}", root)]
+    found = set()
     for module in list(sys.modules.values()):
         file = getattr(module, "__dict__", {}).get("__file__")
-        if isinstance(file, str) and file.endswith(".py"):
-            path = Path(file)
-            if path.is_relative_to(_LIBRARY):
-                found.append(path.relative_to(_LIBRARY.parent).as_posix())
-            elif path.is_relative_to(root) and "site-packages" not in path.parts:
-                found.append(path.relative_to(root).as_posix())
-    return sorted(set(found))
+        if isinstance(file, str) and file.endswith(".py"):  # compared as texts, as there are thousands
+            place = next((place for prefix, place in within if file.startswith(prefix)), None)
+            if place is not None and (place != root or f"{os.sep}site-packages{os.sep}" not in file):
+                found.add(Path(file).relative_to(place).as_posix())
+    return sorted(found)
 
 
 def _blas() -> list[dict[str, Any]]:
