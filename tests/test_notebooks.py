@@ -187,7 +187,8 @@ CLAIMS = {
         {"excess", "slopes"},
     ),
     "probe_network": (
-        {"dataset": "wine:all", "steps": 150, "blocks": 2, "width": 4, "learning_rate": 0.01, "batch_size": None},
+        {"dataset": "wine:all", "steps": 150, "blocks": 2, "width": 4, "learning_rate": 0.01, "batch_size": None}
+        | {"hessian": "network"},
         "network_no_worse_than_linear_probe",
         {"depth", "gains"},
     ),

@@ -200,6 +200,7 @@ def test_an_int_where_a_float_is_declared_is_recorded_as_float():
         ("loss", ["logistic"], r"loss=\['logistic'\] must be a name"),
         ("dataset", "a" * 300 + ".csv", r"no such file that can be read \(File name too long\)"),
         ("loss", "logstic", "nearest is 'logistic'"),
+        ("hessian", "net", "nearest is 'network'"),
     ],
 )
 def test_values_no_notebook_could_use_are_refused(name, value, message):

@@ -93,6 +93,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "dataset": _name("resflow.data.catalog:check_dataset_name"),
     "activation": _name("resflow.models.feature_maps:check_activation"),
     "architecture": _name("resflow.models.architectures:check_architecture"),
+    "hessian": _name("resflow.probing.curvature:check_hessian"),
     "population": check_population,
 }
 """What a parameter of that name must satisfy; None passes, where the declared type allows it."""

@@ -11,7 +11,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from resflow.arrays import as_numpy, in_full_precision
-from resflow.errors import InvalidInputError
+from resflow.errors import InvalidInputError, check_known
 from resflow.hessian.lanczos import HessianEigenvalue, smallest_operator_eigenvalue
 from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.hessian.partial_hessian import hessian_vector_product
@@ -19,7 +19,7 @@ from resflow.numerals import number_text
 from resflow.point import Point
 from resflow.probing.stream import Head, Stream
 
-__all__ = ["STEPS", "Curvature", "curvature_of", "last_block_curvature"]
+__all__ = ["STEPS", "Curvature", "check_hessian", "curvature_of", "last_block_curvature"]
 
 STEPS = np.array([sign * 2.0**power for power in range(-20, 5) for sign in (1.0, -1.0)])
 """Lengths at which the objective is looked at along a direction of norm 1."""
@@ -83,6 +83,16 @@ class Curvature(NamedTuple):
             "curvature/lambda_min_residual": self.lambda_min_residual,
             "curvature/lambda_min_converged": float(self.converged),
         } | ({"norms/grad_norm": self.grad_norm} if self.of == "network" else {})
+
+
+def check_hessian(hessian: str | None) -> None:
+    """Check that it names what a Hessian may be taken in, or None.
+
+    Raises:
+        InvalidInputError: If it does not.
+    """
+    if hessian is not None:
+        check_known("hessian", hessian, ["last block", "network"])
 
 
 def curvature_of(

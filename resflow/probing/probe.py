@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from resflow.arrays import as_number
-from resflow.errors import InvalidInputError, check_known, shown
+from resflow.errors import InvalidInputError, shown
 from resflow.losses import Loss, as_loss
 from resflow.probing._advice import advise
 from resflow.probing._path import as_path, probe_path
 from resflow.probing.comparison import NOTHING, Difference, compare, resolution_factor
-from resflow.probing.curvature import Curvature, last_block_curvature
+from resflow.probing.curvature import Curvature, check_hessian, last_block_curvature
 from resflow.probing.linear_probe import fit_linear_probe
 from resflow.probing.report import Baseline, ProbeReport
 from resflow.probing.stream import Head, Stream, as_head, as_representations, as_stream
@@ -109,8 +109,7 @@ def report_with(
         of_network: λ_min in all parameters, of the training samples' stream, the head and the loss.
     """
     loss = as_loss(loss)
-    if hessian is not None:
-        check_known("hessian", hessian, ["last block", "network"])
+    check_hessian(hessian)
     strengths = as_path(path)
     if ridge is not None:
         allowed = "must be 0, or from 1e-12 to 1e12, in units of the columns' mean square; None to choose it"
