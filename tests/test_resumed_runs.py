@@ -12,6 +12,7 @@ from small_notebooks import in_project, is_gone, make_project, resflow_here, run
 
 from resflow.workflow import checkpoints, records
 from resflow.workflow.last_word import is_finished
+from resflow.workflow.rerun import changed_environment, scratch_store
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -65,6 +66,15 @@ def test_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypat
     assert resumed.data.tags["resflow.trainings_resumed"] == "1"
     assert "resflow.trainings_resumed" not in latest.data.tags
     assert resumed.data.metrics == latest.data.metrics
+
+
+def test_who_executes_may_say_that_nothing_is_to_be_kept(tmp_path, monkeypatch):
+    notebook = nbformat.v4.new_notebook()
+    (kept,) = checkpoints.Checkpoints(tmp_path, notebook, "python3").environment.values()
+    assert kept.startswith(str(tmp_path / ".resflow_cache" / "checkpoints"))
+    with scratch_store() as changes, changed_environment(changes):
+        assert checkpoints.Checkpoints(tmp_path, notebook, "python3").environment == {}
+        assert os.environ[checkpoints.FOLDER] == ""
 
 
 def test_what_nobody_came_back_to_is_thrown_away(tmp_path):

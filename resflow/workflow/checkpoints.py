@@ -21,10 +21,10 @@ from typing import Any
 from resflow.workflow.cache_folder import cache_folder
 from resflow.workflow.sources import code_digest, library_digest
 
-__all__ = ["Checkpoints"]
+__all__ = ["FOLDER", "Checkpoints"]
 
 FOLDER = "RESFLOW_CHECKPOINTS"
-"""The environment variable by which a kernel is told; one that is set already is left as it is."""
+"""The environment variable by which a kernel is told; one that is set already, if to nothing, is left as it is."""
 
 FORGOTTEN = 7 * 24 * 3600.0
 """Seconds after which a folder that nothing was written to is thrown away."""

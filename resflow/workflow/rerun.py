@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import names
+from resflow.workflow.checkpoints import FOLDER
 from resflow.workflow.declared_types import SourceText
 from resflow.workflow.environment import kept_environment
 from resflow.workflow.limits import one_line
@@ -42,6 +43,7 @@ def scratch_store() -> Iterator[dict[str, str | None]]:
             "MLFLOW_TRACKING_URI": ensure_store(folder),
             "_MLFLOW_SERVER_ARTIFACT_ROOT": artifact_root(folder),  # where MLflow puts experiments that say nothing
             **dict.fromkeys(("MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", names.RUN_TAGS)),
+            FOLDER: "",  # all of it again: no training goes on from where one was cut off
         }
 
 
