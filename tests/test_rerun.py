@@ -21,7 +21,7 @@ from resflow.workflow.records import Run, every_run, experiments, open_client
 PARAMETERS = "rate: float = 0.5\ntable: str = 'table.csv'"
 CELLS = [
     "from resflow.workflow.session import start_run\nrun = start_run(globals(), notebook='study')",
-    """import hashlib, random, time
+    """import hashlib, os, random, time
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from resflow.workflow.stored_points import attach_points""",
 X = np.array(content.split(), float)
 run.log_dataset(table, X[:, None], digest=hashlib.sha256(content).hexdigest())""",
     """if Path("slow").exists():
-    Path("begun").write_text("yes")
+    Path("begun").write_text("checkpoints: " + os.environ["RESFLOW_CHECKPOINTS"])
     time.sleep(60)""",
     """history = {step: {"objective": helper.factor * X.mean() / (1 + rate * step)} for step in range(5)}
 run.log_history(history)
@@ -284,7 +284,7 @@ def test_killed_while_it_executes_leaves_nothing(project, run_id, unchanged, tmp
     monkeypatch.setenv("JUPYTER_PATH", "")  # a kernel as it is for users, which ends with its client
     (project / "slow").touch()
     command = start(project, "resflow", "verify", "--rerun", run_id)
-    wait_for(project / "begun", command)
+    assert wait_for(project / "begun", command) == "checkpoints: "
     command.send_signal(number)
     _, said = command.communicate()
     assert command.returncode in (-number, 128 + number)
