@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from resflow.workflow.cache_folder import cache_folder
+from resflow.workflow.cache_folder import CACHE, cache_folder
 from resflow.workflow.sources import code_digest, library_digest
 
 __all__ = ["FOLDER", "Checkpoints"]
@@ -44,8 +44,11 @@ class Checkpoints:
 
     def __init__(self, root: Path, notebook: Any, kernel: str) -> None:
         self._folder: Path | None = None
-        if FOLDER not in os.environ and (kept := cache_folder(root, "checkpoints")) is not None:
-            _forget(kept)
+        if FOLDER not in os.environ:
+            kept = root / CACHE / "checkpoints"  # made by who first keeps something
+            if kept.is_dir():
+                cache_folder(root, kept.name)
+                _forget(kept)
             computed = (
                 code_digest(notebook),
                 kernel,
