@@ -43,7 +43,7 @@ test: $(READY)  ## run the whole suite
 # In whatever environment has the library's dependencies, pytest and beartype, and JAX for the device; as compiled by
 # default, and memory taken as it is needed.
 test-device:     ## run the library's tests alone, by PYTHON with its own packages, on the device that its JAX finds
-	XLA_FLAGS= XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTHON) -m pytest --library $(DEVICE_ARGS) tests
+	XLA_FLAGS= XLA_PYTHON_CLIENT_PREALLOCATE=false $(PYTHON) -m pytest --library -p no:benchmark $(DEVICE_ARGS) tests
 
 fuzz: $(READY)  ## try a thousand seeded mutants of each kind of input
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --mutants 1000 tests/fuzz

@@ -277,7 +277,8 @@ def test_kernel_that_is_not_installed_is_failed_at_once(project, client):
     assert [status_of(run) for run in attempts(client, "absent")] == ["FAILED"]
 
 
-def test_point_process_killed_after_its_notebook_left_a_block_is_repeated(project, client):
+def test_point_process_killed_after_its_notebook_left_a_block_is_repeated(project, client, monkeypatch):
+    monkeypatch.setenv("RESFLOW_KERNELS", "ordinary")  # whose parent is that process
     killed_once = "\nif not os.path.exists('once'):\n    open('once', 'w').close()\n    os.kill(os.getppid(), 9)"
     outcome = attempt.execute(job_for(project, client, "python3", BLOCK_LEFT + killed_once, retries=1))
     assert (outcome.status, outcome.attempts) == ("FINISHED", 2), outcome

@@ -150,20 +150,20 @@ def test_failure_at_any_file_leaves_nothing(here, monkeypatch, folder, call):
             raise OSError(28, "No space left on device", str(target))
         os.link(finished, target)
 
-    monkeypatch.setattr(placing, "_name", fails)
+    monkeypatch.setattr(placing, "give_name", fails)
     with pytest.raises(OSError, match="No space left"):
         place(here if folder == "here" else here / "new", BOTH)
     assert list(here.iterdir()) == []
 
 
 def test_file_that_somebody_else_makes_meanwhile_is_kept(here, monkeypatch):
-    name = placing._name
+    name = placing.give_name
 
     def later(finished, target):
         target.write_text("mine")
         name(finished, target)
 
-    monkeypatch.setattr(placing, "_name", later)
+    monkeypatch.setattr(placing, "give_name", later)
     with pytest.raises(InvalidInputError, match="is there already"):
         place(here, {"a.ipynb": b"new"})
     assert contents(here) == {"a.ipynb": b"mine"}
@@ -182,13 +182,13 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from resflow.workflow import placing
-name, left = placing._name, [{left}]
+name, left = placing.give_name, [{left}]
 def kill(finished, target):
     if not left.pop():
         os.kill(os.getpid(), signal.SIGKILL)
     left.append(left_after := False)
     name(finished, target)
-placing._name = kill
+placing.give_name = kill
 from resflow.workflow.{module} import {function}
 {function}({argument})
 """
