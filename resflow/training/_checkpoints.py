@@ -53,7 +53,7 @@ def checkpoints_of(settings: Any, *trees: Any) -> Checkpoints | None:
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return Checkpoints(Path(folder), digest.hexdigest()[:32], float(os.environ.get(SECONDS, _DEFAULT_SECONDS)))
 
 
