@@ -1,6 +1,7 @@
 """Looking after a store: what is missing in it is found, and what can go goes, but nothing that is in use."""
 
 import io
+import json
 import os
 import sqlite3
 import sys
@@ -13,7 +14,8 @@ from fabricated_runs import fabricate
 from mlflow.entities import ViewType
 from small_notebooks import in_project, make_project, resflow_here
 
-from resflow.workflow import names, store_cleaning
+from resflow.workflow import artifact_list, names, store_cleaning
+from resflow.workflow.artifact_list import LIST, attach_list
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.records import Run, create_run, open_client
 from resflow.workflow.store_cleaning import removable_in, remove
@@ -35,7 +37,7 @@ def project(tmp_path_factory):
 def new_run(project):
     """Makes a run as the engine leaves one behind."""
 
-    def make(end="FINISHED", **tags):
+    def make(end="FINISHED", listed=True, **tags):
         with in_project(project):
             given = provenance_tags("work.ipynb") | {names.KERNEL: "forked"} | tags
             run = create_run(open_client(), notebook="work", name="whole", parameters={}, tags=given)
@@ -43,6 +45,9 @@ def new_run(project):
             run.log_text("<html>...</html>\n", "work.html")
             run.set_tags(attach_points(run, "final", {"w": np.ones(3)}, {}))
             run.log_text("{}", "environment/environment.json")
+            run.log_text("x,y\n1,2\n", "tables/ends.csv")
+            if listed:
+                attach_list(run)
             if end:
                 run.end(end)
             return run
@@ -85,15 +90,56 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("path", FAULTS)
-def test_missing_artifact_of_a_finished_run_is_found(project, new_run, path):
-    run, failed = new_run(), new_run("FAILED")
-    for each in (run, failed):
-        (folder_of(each) / path).unlink()
+def test_missing_artifacts_of_finished_runs_are_found(project, new_run):
+    spoiled = {}
+    for path, what in FAULTS.items():
+        runs = new_run(), new_run(listed=False)
+        failed = new_run("FAILED", listed=False)  # which promises nothing
+        for each in (*runs, failed):
+            (folder_of(each) / path).unlink()
+        spoiled |= dict.fromkeys(runs, what) | {failed: None}
     code, said = check(project)
     assert code == 1
-    assert f"run       {run.id}  whole: {FAULTS[path]}" in said
-    assert failed.id not in said  # which promises nothing
+    for run, what in spoiled.items():
+        told = [line for line in said.splitlines() if line.startswith(f"run       {run.id}")]
+        assert [line.partition("whole: ")[2].startswith(what) for line in told] == ([True] if what else [])
+        run.client.delete_run(run.id)
+
+
+SPOILED = {
+    "tables/ends.csv is missing": ("tables/ends.csv", None),
+    "tables/ends.csv has 4 bytes, and 8 when the run ended": ("tables/ends.csv", b"x,y\n"),
+    "tables/ends.csv changed since the run ended": ("tables/ends.csv", b"x,y\n1,3\n"),
+    "work.ipynb changed since the run ended": ("work.ipynb", b"[]"),
+    f"{LIST} is missing": (LIST, None),
+    f"{LIST} changed since the run ended": (LIST, b"{}\n"),
+    "": ("work.html", b"<html>again</html>\n"),  # as `resflow report` writes it
+}
+
+
+def test_whatever_runs_had_attached_and_is_not_as_it_was_is_found(project, new_run):
+    runs = {}
+    for said, (path, content) in SPOILED.items():
+        runs[said] = run = new_run()
+        run.log_text("x", "tables/later.csv")
+        file = folder_of(run) / path
+        file.unlink() if content is None else file.write_bytes(content)
+    code, told = check(project)
+    assert code == 1
+    for said, run in runs.items():
+        found = [line.partition("whole: ")[2] for line in told.splitlines() if run.id in line]
+        assert found == ([said] if said else [])
+        run.client.delete_run(run.id)
+
+
+def test_of_files_that_are_large_the_size_is_listed_alone(project, new_run, monkeypatch):
+    monkeypatch.setattr(artifact_list, "READ", 8)
+    run = new_run()
+    listed = json.loads((folder_of(run) / LIST).read_text())
+    assert listed["environment/environment.json"].keys() == {"size", "sha256"}
+    assert listed["tables/ends.csv"] == {"size": 8}
+    assert listed["points/final.npz"]["sha256"] == run.stored.data.tags[names.STORED_POINT_DIGEST]
+    assert listed["work.html"] == {}
     run.client.delete_run(run.id)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import kernels
 from resflow.workflow.addresses import without_credentials, without_secrets
+from resflow.workflow.artifact_list import attach_list
 from resflow.workflow.checkpoints import Checkpoints
 from resflow.workflow.environment import attach_environment
 from resflow.workflow.interruption import Interruptions
@@ -184,6 +185,8 @@ def _conclude(
         tried("attaching the environment", attach_environment, run, once=True)
         tried("attaching the notebook", lambda: run.log_text(nbformat.writes(nb), f"{notebook}.ipynb"))
         tried("attaching its HTML", attach_report, run, nb, notebook, outcome.error)
+        if outcome.status == "FINISHED":
+            tried("listing what is attached", attach_list, run)
 
     def end(status: str, error: str) -> None:
         tags = {"error": error, "failed_cell": outcome.cell, "attachment_error": "; ".join(problems)}

@@ -49,6 +49,8 @@ DATA_PREPARATION = "resflow.data_preparation"
 STORED_POINT, STORED_POINT_DIGEST = "resflow.stored_point", "resflow.stored_point_digest"
 """Where the trained model is among the artifacts, of a member of a population its row behind a #, and the file's
 SHA-256; or why it is nowhere."""
+ARTIFACTS = "resflow.artifacts"
+"""The SHA-256 of the list of what a run had attached when it ended."""
 VERIFIED = "resflow.verified"
 """When and where a run's values were computed again from its stored point, and how that came out."""
 EXECUTED = "resflow.executed_again"

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.workflow import names
+from resflow.workflow.artifact_list import unlike_list
 from resflow.workflow.environment import ENVIRONMENT
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import Role, role_of
@@ -61,7 +62,15 @@ class Faults:
                 yield Fault(run_id, name, f"is nested in the run {parent}, which is deleted or gone")
 
     def _of_finished(self, stored: StoredRun) -> Iterator[str]:
-        """What a finished run lacks."""
+        """What a finished run lacks, and what of it changed."""
+        found = [*self._by_rules(stored)]
+        yield from found
+        for path, what in unlike_list(Run(self._client, stored.info.run_id)):
+            if not any(path in each for each in found):
+                yield f"{path} {what}"
+
+    def _by_rules(self, stored: StoredRun) -> Iterator[str]:
+        """What is wrong with what every such run has, as far as the run itself tells."""
         run, tags = Run(self._client, stored.info.run_id), stored.data.tags
         if role_of(stored) not in (Role.SWEEP, Role.MEMBER):
             yield from _of_notebook(run, tags, run.files())

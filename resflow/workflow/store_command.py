@@ -38,10 +38,10 @@ def relocate() -> None:
 
 @store.command(short_help="Say whether the store is sound and every finished run whole.")
 def check() -> int:
-    """Say whether the database is sound, and whether of every finished run all is there: notebook, report, points.
+    """Say whether the database is sound, and of every finished run whether all is there and as it was when it ended.
 
-    Every page of the database is read, and of every run the files that it says it has. The exit code is 0 if nothing is
-    wrong, and 1 if something is.
+    Every page of the database is read, and every file of such runs. The exit code is 0 if nothing is wrong, and 1 if
+    something is.
     """
     from resflow.workflow.plainly import told_plainly
     from resflow.workflow.records import open_client

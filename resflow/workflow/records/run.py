@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import names
 from resflow.workflow.addresses import local_path, without_secrets
+from resflow.workflow.artifact_list import attach_list
 from resflow.workflow.environment import attach_environment
 from resflow.workflow.last_word import AT_WORK, word
 from resflow.workflow.limits import RUN_NAME, TAG, shortened
@@ -182,15 +183,26 @@ class Run:
         """The artifact paths of the files that are attached in a folder, those of folders in it left out."""
         return [entry.path for entry in self.client.list_artifacts(self.id, folder or None) if not entry.is_dir]
 
-    def every_file(self) -> Iterator[str]:
+    def every_file(self) -> list[str]:
         """The artifact paths of all attached files, those in folders included."""
-        folders = [""]
+        return list(self.sizes())
+
+    def executed_notebook(self) -> str:
+        """The artifact path of the notebook as it was executed; "" if none is attached, or several of other names."""
+        attached = [path for path in self.files() if path.endswith(".ipynb")]
+        own = Path(self.stored.data.tags.get(names.SOURCE, "")).name
+        return own if own in attached else attached[0] if len(attached) == 1 else ""
+
+    def sizes(self) -> dict[str, int]:
+        """The size in bytes of every attached file by its artifact path, those in folders included."""
+        found, folders = {}, [""]
         while folders:
             for entry in self.client.list_artifacts(self.id, folders.pop() or None):
                 if entry.is_dir:
                     folders.append(entry.path)
                 else:
-                    yield entry.path
+                    found[entry.path] = entry.file_size or 0
+        return found
 
     def read_text(self, path: str) -> str:
         """The text of an attached file."""
@@ -258,6 +270,7 @@ class Run:
         self.tag_precision()
         attach_environment(self)
         if self._on_finish is not None:
+            attach_list(self)
             self._on_finish()
             print(f"Recorded as {self.name!r}; `resflow ui` shows it.")
 
