@@ -8,14 +8,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from small_notebooks import in_project, make_project, resflow_here, start, wait_for, write_notebook
+from small_notebooks import in_project, make_project, quick_stores, resflow_here, start, wait_for, write_notebook
 from warm_kernels import warm_kernels
 
 import resflow
-from resflow.workflow import names, store
-from resflow.workflow import rerun as rerun_module
+from resflow.workflow import names
 from resflow.workflow.compared import compared_tables
-from resflow.workflow.project import database_of, database_uri
 from resflow.workflow.records import Run, every_run, experiments, open_client
 
 PARAMETERS = "rate: float = 0.5\ntable: str = 'table.csv'"
@@ -52,13 +50,7 @@ def kernels(tmp_path_factory):
     with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables, pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        store.ensure_store(ready := tmp_path_factory.mktemp("ready"))
-
-        def copied(folder):
-            shutil.copytree(ready / "mlruns", folder / "mlruns")
-            return database_uri(database_of(folder))
-
-        patch.setattr(rerun_module, "ensure_store", copied)
+        quick_stores(tmp_path_factory.mktemp("ready"), patch)
         yield
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import names
-from resflow.workflow.environment import CHANGES, ENVIRONMENT, digests, environment, kept_environment, uncommitted
+from resflow.workflow.environment import (
+    CHANGES,
+    ENVIRONMENT,
+    LIBRARY,
+    digests,
+    environment,
+    kept_environment,
+    uncommitted,
+)
+from resflow.workflow.limits import listed
 from resflow.workflow.notebook_file import read_notebook
 from resflow.workflow.parameters import brief, declared_in_notebook
 from resflow.workflow.project import project_root
@@ -19,9 +28,6 @@ if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
 __all__ = ["changes"]
-
-_SHOWN = 5
-"""Names of files and packages, of which there may be hundreds."""
 
 
 def changes(run: Run, notebook: Any = None, again: Run | None = None) -> Iterator[str]:
@@ -34,20 +40,25 @@ def changes(run: Run, notebook: Any = None, again: Run | None = None) -> Iterato
     """
     tags, root, then = run.stored.data.tags, project_root(), kept_environment(run)
     now = (again and kept_environment(again)) or environment()
-    code = now.get("code") or digests(then.get("code", ()), root)
-    if files := [name for name, digest in then.get("code", {}).items() if code.get(name, digest) != digest]:
-        yield f"code changed: {_listed(files)}"
+    kept, code = then.get("code", {}), now.get("code") or digests(then.get("code", ()), root)
+    if files := [name for name, digest in kept.items() if code.get(name, digest) != digest]:
+        yield f"code changed: {listed(files)}"
+    ours = [name for name in kept if name.startswith(LIBRARY)]
+    if again and (elsewhere := [name for name in kept.keys() - code.keys() if name not in ours] if code else []):
+        yield f"code that was loaded and is not now: {listed(sorted(elsewhere))}"
     yield from _uncommitted(run)
     if notebook is not None:
         yield from _of_notebook(tags, notebook)
     versions = {names.COMMIT: git(root, "rev-parse", "--verify", "--quiet", "HEAD")}
     versions |= {f"{names.VERSION}{package}": version for package, version in versions_of(PACKAGES).items()}
     versions |= {names.PYTHON: platform.python_version(), names.PLATFORM: platform.platform()}
+    if ours and not set(ours).intersection(files):  # its files say more than its number
+        del versions[f"{names.VERSION}resflow"]
     for key, value in versions.items():
         if key in tags and tags[key] != value:
             yield f"{key.removeprefix(names.VERSION).rpartition('.')[2]} was {tags[key]}, is {value or 'unknown'}"
     if then and (others := _unlike(then["packages"], now["packages"], but=PACKAGES)):
-        yield f"other packages changed: {_listed(others)}"
+        yield f"other packages changed: {listed(others)}"
     if then.get("process") == now.get("process"):
         yield from _of_kernels(then, now)
 
@@ -84,7 +95,7 @@ def _uncommitted(run: Run) -> Iterator[str]:
     if attached and before != (after := uncommitted(project_root())):
         parts, others = _by_file(before), _by_file(after)
         files = [name for name in {**parts, **others} if parts.get(name) != others.get(name)]
-        where = f", in {_listed(files)}" if files else ""
+        where = f", in {listed(files)}" if files else ""
         yield f"uncommitted changes were {CHANGES if before else 'none'}, are others{where}"
 
 
@@ -126,8 +137,3 @@ def _as_written(notebook: Any) -> Any:
     """The notebook without the cell of parameters that were set for the run."""
     kept = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     return type(notebook)(notebook | {"cells": kept})
-
-
-def _listed(found: list[str]) -> str:
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more

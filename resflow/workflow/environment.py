@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.workflow.addresses import without_secrets
 from resflow.workflow.project import project_root
-from resflow.workflow.provenance import git
+from resflow.workflow.provenance import git, git_output
 
 if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
-__all__ = ["CHANGES", "ENVIRONMENT", "attach_environment", "digests", "environment", "kept_environment", "uncommitted"]
+__all__ = [
+    "CHANGES",
+    "ENVIRONMENT",
+    "LIBRARY",
+    "attach_environment",
+    "digests",
+    "environment",
+    "is_cut_off",
+    "kept_environment",
+    "uncommitted",
+]
 
 ENVIRONMENT = "environment"
 """The folder among a run's artifacts."""
@@ -29,9 +39,17 @@ CHANGES = f"{ENVIRONMENT}/changes.diff"
 """What was uncommitted; there is none where nothing was."""
 
 _LIBRARY = Path(__file__).parents[1]
+LIBRARY = f"{_LIBRARY.name}/"
+"""What the names of the library's own files begin with."""
 
 LONGEST_DIFF = 1 << 20
 """Characters of the changes since the commit that are kept."""
+
+_CUT = "… cut here:"
+
+_AS_GIT_APPLIES_IT = ("--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--src-prefix=a/",
+                      "--dst-prefix=b/")  # fmt: skip
+"""Whatever is configured for people to read."""
 
 _FLAGS = re.compile(
     r"(?!JAX_COMPILATION_CACHE_DIR|TPU_SKIP_MDS_QUERY)"  # another folder each time; set by JAX itself, once it looked
@@ -86,17 +104,26 @@ def digests(files: Iterable[str], root: Path) -> dict[str, str]:
     """The first digits of the SHA-256 of files, by their names within resflow's own folder or within a project's."""
     found = {}
     for name in files:
-        place = _LIBRARY.parent if name.startswith(f"{_LIBRARY.name}/") else root
+        place = _LIBRARY.parent if name.startswith(LIBRARY) else root
         with suppress(OSError):  # gone
             found[name] = hashlib.sha256((place / name).read_bytes()).hexdigest()[:16]
     return found
 
 
 def uncommitted(root: Path) -> str:
-    """By what the tracked files in a folder differ from their commit, without secrets; cut off where that is long."""
-    text = without_secrets(git(root, "diff", "HEAD", "--no-ext-diff", "--no-color"))
-    cut = f"\n… cut here: {len(text) - LONGEST_DIFF:,} more characters" if len(text) > LONGEST_DIFF else ""
-    return f"{text[:LONGEST_DIFF]}{cut}\n" if text else ""
+    """By what the tracked files in a folder differ from their commit, without secrets; cut off where that is long.
+
+    It is what `git apply` takes.
+    """
+    text = without_secrets(git_output(root, "diff", "HEAD", *_AS_GIT_APPLIES_IT))
+    if len(text) <= LONGEST_DIFF:
+        return text
+    return f"{text[:LONGEST_DIFF]}\n{_CUT} {len(text) - LONGEST_DIFF:,} more characters\n"
+
+
+def is_cut_off(changes: bytes) -> bool:
+    """Whether these are not all of the changes that there were."""
+    return changes.rstrip(b"\n").rpartition(b"\n")[2].startswith(_CUT.encode())
 
 
 def _packages() -> dict[str, str]:

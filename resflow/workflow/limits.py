@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from resflow.workflow.addresses import without_secrets
 
-__all__ = ["PARAMETER", "RUN_NAME", "TAG", "duration", "first_line", "one_line", "parameter_name", "shortened"]
+__all__ = [
+    "PARAMETER",
+    "RUN_NAME",
+    "TAG",
+    "duration",
+    "first_line",
+    "listed",
+    "one_line",
+    "parameter_name",
+    "shortened",
+]
 
 PARAMETER = 6000
 RUN_NAME = 250
@@ -29,6 +40,16 @@ def shortened(text: str, longest: int) -> str:
 def first_line(text: str) -> str:
     """The first line of a text."""
     return next(iter(text.strip().splitlines()), "")
+
+
+def listed(found: Sequence[str], most: int = 5) -> str:
+    """Names in a line, and how many more there are where they are many.
+
+    >>> listed(["a.py", "b.py", "c.py"], most=2)
+    'a.py, b.py and 1 more'
+    """
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
 
 
 def one_line(text: object, longest: int = 400) -> str:

@@ -23,7 +23,17 @@ from resflow.workflow import names
 from resflow.workflow.goal import Goal
 from resflow.workflow.project import project_root
 
-__all__ = ["Owner", "notebook_digest", "owner_is_gone", "owner_of", "owner_tag", "provenance_tags", "versions_of"]
+__all__ = [
+    "Owner",
+    "git",
+    "git_output",
+    "notebook_digest",
+    "owner_is_gone",
+    "owner_of",
+    "owner_tag",
+    "provenance_tags",
+    "versions_of",
+]
 
 PACKAGES = (
     "resflow",
@@ -134,8 +144,14 @@ def _git_tags(root: Path) -> dict[str, str]:
 
 
 def git(root: Path, *arguments: str) -> str:
+    """What git says in a folder, without white space around it; "" where it fails or is not there."""
+    return git_output(root, *arguments).strip()
+
+
+def git_output(root: Path, *arguments: str) -> str:
+    """All that git says, line ends as they are; what is no UTF-8 is replaced."""
     if not shutil.which("git"):
         return ""
     # optional locks off: asking for the status must not get in the way of a commit being made beside it
     command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(command, capture_output=True, check=False).stdout.decode(errors="replace")

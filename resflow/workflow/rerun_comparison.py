@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
 from resflow.workflow.names import FINISHED, Role, role_of
 from resflow.workflow.reports.metrics import LEVEL
-from resflow.workflow.rerun import executed_again, notebook_of
+from resflow.workflow.rerun import changed_environment, executed_again, notebook_of
 from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.stored_points import UnverifiableError
 from resflow.workflow.verification import Verification
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
 
     from resflow.workflow.records import Run
+    from resflow.workflow.source_trees import SourceTree, SourceTrees
 
 __all__ = ["TOLERANCE", "rerun"]
 
@@ -36,12 +38,13 @@ _PAGES = (".ipynb", ".html", ".pdf")
 """Files that say when they were made."""
 
 
-def rerun(run: Run, tolerance: float = TOLERANCE) -> Iterator[Verification]:
+def rerun(run: Run, tolerance: float = TOLERANCE, trees: SourceTrees | None = None) -> Iterator[Verification]:
     """Execute a run's notebook again, in the store that is in use, and compare it and each run below it.
 
     Args:
         run: A run of a store other than that.
         tolerance: By how much values may differ, for each unit of their size.
+        trees: What gets the source that the run was executed from; if None, it is executed from what is here now.
     """
     stored = run.stored
     if status_of(stored) != FINISHED:
@@ -49,26 +52,39 @@ def rerun(run: Run, tolerance: float = TOLERANCE) -> Iterator[Verification]:
         return
     try:
         notebook = notebook_of(run)
+        tree = trees.of(run, notebook) if trees else None
     except UnverifiableError as error:
         yield Verification(stored, obstacle=str(error), executed=True)
         return
-    again, failure = executed_again(run, notebook)
-    since = tuple(changes(run, notebook, again))
+    with _entered(tree):
+        again, failure = executed_again(run, notebook)
+        since = tuple(changes(run, notebook, again))
+    source = tree.told if tree else ""
     obstacle = _other_data(stored, again.stored) if again else ""
     if not obstacle and failure:
         obstacle = f"executed again, {failure}; since then {'; '.join(since) or 'nothing that is known has changed'}"
     if obstacle or again is None:
-        yield Verification(stored, obstacle=obstacle, since=since, executed=True)
+        yield Verification(stored, obstacle=obstacle, since=since, executed=True, source=source)
         return
-    yield _beside(run, again, tolerance, since)
+    yield _beside(run, again, tolerance, since, source)
     for below, same in _pairs(run, again):
         if same is None:
             missing = "the notebook executed again makes no such run below its own"
-            yield Verification(below.stored, obstacle=missing, since=since, executed=True)
+            yield Verification(below.stored, obstacle=missing, since=since, executed=True, source=source)
         elif data := _other_data(below.stored, same.stored):
-            yield Verification(below.stored, obstacle=data, since=since, executed=True)
+            yield Verification(below.stored, obstacle=data, since=since, executed=True, source=source)
         else:
-            yield _beside(below, same, tolerance, since)
+            yield _beside(below, same, tolerance, since, source)
+
+
+@contextmanager
+def _entered(tree: SourceTree | None) -> Iterator[None]:
+    """While entered, a source tree's folder is this process's, and kernels import what is in it."""
+    if tree is None:
+        yield
+    else:
+        with chdir(tree.root), changed_environment(tree.variables):
+            yield
 
 
 def _other_data(stored: StoredRun, again: StoredRun) -> str:
@@ -112,7 +128,7 @@ def _place(stored: StoredRun) -> tuple[str, frozenset[tuple[str, str]]]:
     return role_of(stored), frozenset(parameters_of(stored).items())
 
 
-def _beside(run: Run, again: Run, tolerance: float, since: tuple[str, ...]) -> Verification:
+def _beside(run: Run, again: Run, tolerance: float, since: tuple[str, ...], source: str) -> Verification:
     stored, new = run.stored, again.stored
     sizes = [each.data.metrics.get(name, 0.0) for each in (stored, new) for name in ("objective", LEVEL)]
     scale = max((abs(size) for size in sizes if is_finite(size)), default=0.0)
@@ -126,7 +142,7 @@ def _beside(run: Run, again: Run, tolerance: float, since: tuple[str, ...]) -> V
             unlike += [] if found else [path]
         if unlike:
             left_out.append(f"{', '.join(unlike)}: other bytes, and nothing but bytes can be compared of them")
-    return Verification(stored, tuple(values), left_out=tuple(left_out), since=since, executed=True)
+    return Verification(stored, tuple(values), left_out=tuple(left_out), since=since, executed=True, source=source)
 
 
 def _metrics(run: Run, again: Run, scale: float, tolerance: float) -> Iterator[Compared]:

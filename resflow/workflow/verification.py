@@ -56,6 +56,7 @@ class Verification(NamedTuple):
         left_out: What was recorded and not compared, and why.
         since: What else is otherwise now than when the run ran, as far as it was looked at.
         executed: Whether its notebook was executed again; else its values were computed from its stored point.
+        source: From which source it was executed, if not from the present one.
     """
 
     run: StoredRun
@@ -64,6 +65,7 @@ class Verification(NamedTuple):
     left_out: tuple[str, ...] = ()
     since: tuple[str, ...] = ()
     executed: bool = False
+    source: str = ""
 
     @property
     def holds(self) -> bool:
@@ -90,7 +92,8 @@ class Verification(NamedTuple):
     def tag(self) -> dict[str, str]:
         """The tag that keeps it: when, how, what came out and on which platform."""
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        key, how = (names.EXECUTED, "executed") if self.executed else (names.VERIFIED, "from the stored point")
+        at = f" at {self.source}" if self.source else ""
+        key, how = (names.EXECUTED, f"executed{at}") if self.executed else (names.VERIFIED, "from the stored point")
         return {key: f"{when}, {how}: {self.summary} ({platform.platform()})"}
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -34,17 +34,20 @@ __all__ = ["verify"]
 @click.option(
     "--points/--rerun", default=True, help="From the stored points, in seconds; or by executing the notebooks again."
 )
+@click.option("--at-commit", is_flag=True, help="Of --rerun: from the source that each run had, out of git.")
 @click.option(
     "--tolerance", type=float, metavar="T", help="Of --rerun: by how much values may differ, relatively; 1e-6 without."
 )
-def verify(name: str, points: bool, tolerance: float | None) -> int:
+def verify(name: str, points: bool, at_commit: bool, tolerance: float | None) -> int:
     """Compute again what the run NAME recorded: from its stored model and the data alone, or by executing it again.
 
     NAME is the id of a run, or the name of a sweep, of which every finished run is verified. Of each value it is said
     whether it has the same bits, lies within rounding, or differs; of each run that cannot be checked, why. With
     --rerun the notebook that is attached to the run is executed with the run's parameters, in a store that is gone
-    afterwards, and every metric is compared at every step, and every table and file. The exit code is 0 if all came
-    out the same up to rounding or the tolerance, and 1 if not.
+    afterwards, and every metric is compared at every step, and every table and file. With --at-commit that is done in
+    a scratch folder with the commit that the run recorded, and what was uncommitted then: by the project's own code,
+    and the library's where the project has it, as they were. The exit code is 0 if all came out the same up to rounding
+    or the tolerance, and 1 if not.
     """
     from resflow.workflow.records import Run, open_client
 
@@ -53,14 +56,17 @@ def verify(name: str, points: bool, tolerance: float | None) -> int:
             "is for --rerun" if points else "must be at least 0 and below 1: 1e-6 is a millionth of a value's size"
         )
         raise InvalidInputError(f"--tolerance={tolerance:g} {allowed}")
+    if at_commit and points:
+        raise InvalidInputError("--at-commit is for --rerun: stored points are looked at by the code that is here")
     client = open_client()
     runs, found = _runs_of(client, name, members=points), []
     several = len(runs) > 1
-    for each in _from_points(client, runs) if points else _executed(client, runs, tolerance):
+    for each in _from_points(client, runs) if points else _executed(client, runs, tolerance, at_commit):
         Run(client, each.run.info.run_id).set_tags(each.tag())
         found.append(each)
         if several or len(found) > 1:
-            click.echo(f"{each.run.info.run_id}  {each.run.info.run_name}: {each.summary}")
+            at = f", at {each.source}" if each.source else ""
+            click.echo(f"{each.run.info.run_id}  {each.run.info.run_name}{at}: {each.summary}")
         else:
             _show(client, each)
     holding = sum(each.holds for each in found)
@@ -76,17 +82,22 @@ def _from_points(client: MlflowClient, runs: list[StoredRun]) -> Iterator[Verifi
         yield from verified(client, runs)
 
 
-def _executed(client: MlflowClient, runs: list[StoredRun], tolerance: float | None) -> Iterator[Verification]:
+def _executed(
+    client: MlflowClient, runs: list[StoredRun], tolerance: float | None, at_commit: bool
+) -> Iterator[Verification]:
     """Each of the runs, and those below it, after its notebook was executed again."""
     from resflow.workflow.records import Run
     from resflow.workflow.rerun import changed_environment, scratch_store
     from resflow.workflow.rerun_comparison import TOLERANCE, rerun
+    from resflow.workflow.source_trees import SourceTrees
 
-    with _told_of_signals(), scratch_store() as variables:
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    with _told_of_signals(), scratch_store() as variables, ExitStack() as stack:
+        trees = SourceTrees(stack) if at_commit else None
         for stored in runs:
             began = time.monotonic()
             with changed_environment(variables):
-                found = list(rerun(Run(client, stored.info.run_id), TOLERANCE if tolerance is None else tolerance))
+                found = list(rerun(Run(client, stored.info.run_id), tolerance, trees))
             click.echo(f"executed  {stored.info.run_name}, in {time.monotonic() - began:.0f} s", err=len(runs) > 1)
             yield from found
 
@@ -156,6 +167,8 @@ def _show(client: MlflowClient, verification: Verification) -> None:
     click.echo(f"run       {stored.info.run_name}")
     if not verification.executed:
         click.echo(f"point     {stored.data.tags.get(names.STORED_POINT) or 'none'}")
+    if verification.source:
+        click.echo(f"commit    {verification.source}")
     for line in verification.since if verification.executed else changes(run):
         click.echo(f"since     {line}")
     width = max((len(each.name) for each in verification.values), default=0)
