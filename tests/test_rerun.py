@@ -270,6 +270,16 @@ def test_members_are_compared_with_those_of_their_population_executed_again(proj
     assert names.EXECUTED in runs(project)[members[1].info.run_id].data.tags
 
 
+def test_run_that_compared_others_cannot_be_executed_again_and_says_so(project, run_id, unchanged):
+    compare = "from resflow.notebook.comparison import load_runs\nlen(load_runs(source)[1].points)"
+    write_notebook(project / "compare.ipynb", compare, parameters="source: str = 'study'")
+    done = rerun(project, made(project, "compare.ipynb"))
+    assert done.returncode == 1
+    assert verdict_of(done).startswith(
+        "verified  could not be checked: it compares other runs, of the experiment study, "
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_while_it_executes_leaves_nothing(project, run_id, unchanged, tmp_path, monkeypatch, number):
     monkeypatch.setenv("TMPDIR", str(tmp_path))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from resflow.notebook.block_gains import about_block_gains, block_gains
 from resflow.plots.svg import show_well
-from resflow.workflow.records import open_client
+from resflow.workflow import names
+from resflow.workflow.records import Run, open_client
 from resflow.workflow.reports import overview
 from resflow.workflow.reports.comparison import Comparison, load_comparison
 from resflow.workflow.reports.effects import about_effects, axis_effects, seeds_table
@@ -23,7 +25,8 @@ __all__ = ["about_ends", "about_gaps", "load_runs", "overview", "shares_above_li
 def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tuple[MlflowClient, Comparison]:
     """The runs of a sweep or an experiment, with what they are compared by, and the client that read them.
 
-    From here on figures are shown as SVG.
+    From here on figures are shown as SVG. A run that the notebook is executed as is tagged with what it compares, as it
+    depends on more than itself.
 
     Args:
         source: Its name; whatever the latest run belongs to if empty.
@@ -35,7 +38,10 @@ def load_runs(source: str = "", *, metric: str = "", direction: str = "") -> tup
     """
     show_well()
     client = open_client()
-    return client, overview.towards(load_comparison(client, source), metric, direction)
+    comparison = overview.towards(load_comparison(client, source), metric, direction)
+    if run_id := os.environ.get("MLFLOW_RUN_ID"):
+        Run(client, run_id).set_tags({names.COMPARED: f"{comparison.kind} {comparison.name}"})
+    return client, comparison
 
 
 def about_gaps(comparison: Comparison) -> str:

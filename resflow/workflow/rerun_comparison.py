@@ -50,6 +50,10 @@ def rerun(run: Run, tolerance: float = TOLERANCE, trees: SourceTrees | None = No
     if status_of(stored) != FINISHED:
         yield Verification(stored, obstacle=f"the run is {status_of(stored)}", executed=True)
         return
+    if others := stored.data.tags.get(names.COMPARED):
+        why = f"it compares other runs, of the {others}, and a store to execute it in has none of them"
+        yield Verification(stored, obstacle=why, executed=True)
+        return
     try:
         notebook = notebook_of(run)
         tree = trees.of(run, notebook) if trees else None
