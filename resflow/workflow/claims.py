@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.plots.labels import label_of, number_text
 from resflow.workflow import names
 from resflow.workflow.last_word import is_finished
+from resflow.workflow.reports.plain import plain, table
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -125,14 +126,4 @@ def _sections(tested: Sequence[Tested]) -> Iterator[str]:
         own = [each for each in tested if each.claim == claim]
         head = ("Notebook", "Data", "Outcome", "Smallest margin", "Runs of", "Verified")
         rows = [(each.notebook, each.data, each.came_out, each.least, each.when, each.verified) for each in own]
-        lines = [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
-        yield f"## {_plain(label_of(claim).capitalize())}\n\n" + "\n".join(lines)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(_plain, cells))} |"
-
-
-def _plain(text: str) -> str:
-    """Text as Markdown shows it as it is, within one cell of a table."""
-    return "".join(f"\\{letter}" if letter in "\\|`*_<>[]$#&~" else letter for letter in " ".join(text.split()))
+        yield f"## {plain(label_of(claim).capitalize())}\n\n{table(head, rows)}"

@@ -65,11 +65,8 @@ def notebook_of(run: Run) -> Any:
         UnverifiableError: If none is attached, or it is not the one that the run says it executed.
     """
     tags = run.stored.data.tags
-    attached = [path for path in run.files() if path.endswith(".ipynb")]
-    own = Path(tags.get(names.SOURCE, "")).name
-    if own not in attached and len(attached) != 1:
+    if not (path := run.executed_notebook()):
         raise UnverifiableError("no executed notebook is attached to it")
-    path = own if own in attached else attached[0]
     with temporary_folder() as folder:
         (file := folder / Path(path).name).write_bytes(run.read_bytes(path))
         try:

@@ -7,10 +7,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+import nbformat
+
 from resflow.numerals import number_text
 from resflow.workflow import names
 from resflow.workflow.compared import Outcome, difference
 from resflow.workflow.environment import CHANGES, ENVIRONMENT, kept_environment
+from resflow.workflow.notebook_differences import CellDifference, cell_differences
 from resflow.workflow.run_parameters import parameters_of
 
 if TYPE_CHECKING:
@@ -30,12 +33,14 @@ class Difference(NamedTuple):
         name: The parameter, package, metric or whatever it is.
         first, second: What it is in each; "none" where there is none.
         remark: What is to be said of it; "" if nothing.
+        cell: The lines that differ, of a cell of the executed notebooks, which has no values; None of anything else.
     """
 
     name: str
     first: str
     second: str
     remark: str = ""
+    cell: CellDifference | None = None
 
 
 class Section(NamedTuple):
@@ -64,7 +69,7 @@ def differences(first: Run, second: Run) -> list[Section]:
         _section("parameters", parameters_of(one), parameters_of(other)),
         _section("environment", *environments),
         _section("data", _data(one), _data(other)),
-        _section("notebook", _notebook(one), _notebook(other)),
+        _notebooks(first, second),
         _section("outcome", _tags_of_people(one), _tags_of_people(other)),
         _metrics(one.data.metrics, other.data.metrics),
     ]
@@ -81,8 +86,8 @@ def _metrics(one: Mapping[str, float], other: Mapping[str, float]) -> Section:
     found = []
     for name in sorted({*one, *other}):
         if name not in one or name not in other:
-            told = [number_text(each[name], 6) if name in each else _NONE for each in (one, other)]
-            found.append(Difference(name, *told))
+            before, after = (number_text(each[name], 6) if name in each else _NONE for each in (one, other))
+            found.append(Difference(name, before, after))
             continue
         outcome, units = difference(one[name], other[name])
         if outcome is not Outcome.SAME:
@@ -121,9 +126,24 @@ def _data(stored: StoredRun) -> dict[str, str]:
     return {key: str(each) for key, each in prepared.items()} | digests
 
 
-def _notebook(stored: StoredRun) -> dict[str, str]:
-    tags, told = stored.data.tags, {"file": names.SOURCE, "digest": names.NOTEBOOK_DIGEST}
-    return {name: tags[key] for name, key in told.items() if key in tags}
+def _notebooks(first: Run, second: Run) -> Section:
+    """In what the notebooks differ: which they are, and where both are attached as executed, cell by cell."""
+    section = _section("notebook", *map(_notebook, (first, second)))
+    paths = [run.executed_notebook() for run in (first, second)]
+    if not all(paths):
+        return section
+    nodes = [
+        nbformat.reads(run.read_text(path), as_version=4) for run, path in zip((first, second), paths, strict=True)
+    ]
+    cells, same = cell_differences(*nodes)
+    found = tuple(Difference(cell.place, "", "", cell.what, cell) for cell in cells)
+    return Section(section.name, section.differences + found, section.same + same)
+
+
+def _notebook(run: Run) -> dict[str, str]:
+    tags, told = run.stored.data.tags, {"file": names.SOURCE, "digest": names.NOTEBOOK_DIGEST}
+    attached = {"executed and attached": run.executed_notebook() or _NONE}
+    return {name: tags[key] for name, key in told.items() if key in tags} | attached
 
 
 def _tags_of_people(stored: StoredRun) -> dict[str, str]:

@@ -84,9 +84,7 @@ def report_again(run: Run) -> tuple[str, str]:
     stored = run.stored
     if status_of(stored) == RUNNING:
         raise InvalidInputError(f"the run {run.id} is still running: its report is written when it ends")
-    attached = [path for path in run.files() if path.endswith(".ipynb")]
-    own = PurePosixPath(stored.data.tags.get(names.SOURCE, "")).name
-    if own not in attached and len(attached) != 1:
+    if not (path := run.executed_notebook()):
         if role_of(stored) == Role.MEMBER:
             above = stored.data.tags.get(names.PARENT, "")
             raise InvalidInputError(
@@ -96,7 +94,6 @@ def report_again(run: Run) -> tuple[str, str]:
             f"the run {run.id} has no executed notebook attached: only what `resflow run`, a sweep or papermill with "
             "--engine resflow ran has one"
         )
-    path = own if own in attached else attached[0]
     error = "" if status_of(stored) == FINISHED else stored.data.tags.get(names.ERROR, "")
     notebook = PurePosixPath(path).stem
     return notebook, attach_report(run, nbformat.reads(run.read_text(path), as_version=4), notebook, error)
