@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from resflow.workflow import names
+from resflow.workflow.addresses import local_path
 from resflow.workflow.environment import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def attach_list(run: Run) -> None:
     It is to be the last file that is attached; its own SHA-256 becomes a tag. What a report is written to is listed by
     its path alone, as reports are written again. Where artifacts are on a server, nothing is read for a digest.
     """
-    tags, folder, left = run.stored.data.tags, Path(run.artifact_folder), READ
+    stored, left = run.stored, READ
+    tags, folder = stored.data.tags, Path(local_path(stored.info.artifact_uri))
     known = {tags.get(names.STORED_POINT): tags.get(names.STORED_POINT_DIGEST)}
     found: dict[str, dict[str, Any]] = {}
     for path, size in sorted(run.sizes().items(), key=lambda entry: (entry[1], entry[0])):
@@ -50,9 +52,10 @@ def unlike_list(run: Run) -> Iterator[tuple[str, str]]:
 
     Files that were attached since are nothing wrong.
     """
-    if (digest := run.stored.data.tags.get(names.ARTIFACTS)) is None:
+    stored = run.stored
+    if (digest := stored.data.tags.get(names.ARTIFACTS)) is None:
         return
-    sizes, folder = run.sizes(), Path(run.artifact_folder)
+    sizes, folder = run.sizes(), Path(local_path(stored.info.artifact_uri))
     if LIST not in sizes:
         yield LIST, "is missing"
         return
