@@ -1,5 +1,6 @@
 """Runs executed again from the source that they had: its commit and what was uncommitted, and nothing left of that."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from warm_kernels import warm_kernels
 
 import resflow
 from resflow.workflow import environment, names
+from resflow.workflow.artifact_list import LIST
 from resflow.workflow.records import Run, open_client
 
 CELLS = [
@@ -110,6 +112,8 @@ def test_run_whose_source_changed_has_the_same_bits_at_its_commit(project, run_i
     assert f"\ncommit    {said}, which git does not keep\n" in done.stdout
     assert f" UTC, executed at {said}" in tags[names.EXECUTED]
     assert all_files(project) == files  # of the repository's too: no worktree is entered there
+    run = Run(open_client(), run_id)
+    assert json.loads(run.read_text(LIST)).keys() == {*run.every_file()} - {LIST}
     assert list(tmp_path.iterdir()) == []
 
 
