@@ -309,6 +309,9 @@ def test_torch_loader_in_any_order_and_tensors_of_any_kind():
     assert torch_report(weights(np.float32), shuffled, None, ridge=0.01).objective == pytest.approx(
         at_once.objective, abs=1e-6
     )
+    net = torch_network(weights(np.float32))
+    arrays = resflow.networks.torch.stream(net, X, y, blocks=net.blocks, head=net.head)
+    assert resflow.probe(**arrays, ridge=0.01).metrics() == at_once.metrics()
     tensor = torch.as_tensor(X, dtype=torch.float64).requires_grad_()
     assert torch_report(weights(np.float32), tensor, torch.as_tensor(y), ridge=0.01).metrics() == at_once.metrics()
     net = torch_network(weights(np.float32)).to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""All batches of samples through a network of any framework, and the report on what they showed."""
+"""All batches of samples through a network of any framework: what they showed as arrays, and the report on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resflow.probing.probe import report_with
 from resflow.probing.report import ProbeReport
 from resflow.probing.stream import Head, Stream, as_head, plain_array
 
-__all__ = ["CurvatureOf", "report_on"]
+__all__ = ["CurvatureOf", "report_on", "stream_of"]
 
 CurvatureOf = Callable[[list[Any], np.ndarray, Head, Loss], Curvature]
 """λ_min in all parameters of a network, of the training samples in batches, their labels, the head and the loss."""
@@ -49,9 +49,35 @@ def report_on(
     Raises:
         InvalidInputError: If samples and labels do not fit, or the network predicts something else than its head.
     """
-    as_number("batch_size", batch_size, "must be at least 1", lambda size: size >= 1, whole=True)
     chosen, whole = as_loss(loss), hessian == "network"
     kept: list[Any] = []
+    arrays = stream_of(
+        run, head, data, y, held_out=held_out, loss=chosen, batch_size=batch_size, kept=kept if whole else None
+    )
+
+    def of_network(stream: Stream, head: Head, loss: Loss) -> Curvature:
+        return curvature(kept, stream.y, head, loss)
+
+    options = {"ridge": ridge, "path": path, "hessian": hessian}
+    return report_with(**arrays, loss=chosen, of_network=of_network if whole else None, **options)
+
+
+def stream_of(
+    run: Callable[[Any], Pass],
+    head: tuple[Any, Any],
+    data: Any,
+    y: Any,
+    *,
+    held_out: Any,
+    loss: Loss,
+    batch_size: int,
+    kept: list[Any] | None = None,
+) -> dict[str, Any]:
+    """The arguments of `resflow.probe`: representations, head, y and held_out.
+
+    Arguments and errors are those of `report_on`; besides, `kept` gets the batches of training samples.
+    """
+    as_number("batch_size", batch_size, "must be at least 1", lambda size: size >= 1, whole=True)
     W, b = plain_array(head[0]), plain_array(head[1])
 
     def collected(samples: Any, labels: Any, name: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -65,10 +91,10 @@ def report_on(
                     f"batch {place} of {name} has labels of shape {targets.shape} for {len(h)} samples: pass batches "
                     "(X, y), as of a DataLoader, or arrays of as many labels as samples"
                 )
-            last = last or as_head((W, b), h.shape[1], chosen)
-            _check_scores(last, passed, chosen)
+            last = last or as_head((W, b), h.shape[1], loss)
+            _check_scores(last, passed, loss)
             streams.append(passed.stream)
-            if whole and name == "data":
+            if kept is not None and name == "data":
                 kept.append(X)
             ys.append(targets)
         if not ys:
@@ -79,14 +105,7 @@ def report_on(
     pair = isinstance(held_out, tuple) and len(held_out) == 2
     samples, targets = held_out if pair else (held_out, None)
     unseen = None if held_out is None else collected(samples, targets, "held_out")
-
-    def of_network(stream: Stream, head: Head, loss: Loss) -> Curvature:
-        return curvature(kept, stream.y, head, loss)
-
-    options = {"held_out": unseen, "ridge": ridge, "path": path}
-    return report_with(
-        training, (W, b), labels, loss=chosen, hessian=hessian, of_network=of_network if whole else None, **options
-    )
+    return {"representations": training, "head": (W, b), "y": labels, "held_out": unseen}
 
 
 def _each(convert: Callable[[Any], Any], part: Any) -> Any:

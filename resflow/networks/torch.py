@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resflow.errors import InvalidInputError
-from resflow.losses import Loss
-from resflow.networks._batches import report_on
+from resflow.losses import Loss, as_loss
+from resflow.networks._batches import report_on, stream_of
 from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
 from resflow.networks._torch_curvature import torch_curvature
 from resflow.networks.frameworks import framework
 from resflow.probing.curvature import Curvature
 from resflow.probing.report import ProbeReport
 
-__all__ = ["probe"]
+__all__ = ["probe", "stream"]
 
 
 def probe(
@@ -65,6 +65,63 @@ def probe(
         InvalidInputError: If torch is not installed, a block or the head is no module of net or is not called once in
             a pass, the network gives something else than its head, or what `resflow.probe` is given does not fit.
     """
+    passes = _passes(net, blocks, head, pool)
+
+    def curvature(batches: list[Any], *arguments: Any) -> Curvature:
+        torch = framework("torch")
+        return torch_curvature(torch, net, passes.scores, [passes.placed(X) for X in batches], *arguments)
+
+    with _evaluating(net):
+        return report_on(
+            passes.run,
+            passes.head,
+            data,
+            y,
+            held_out=held_out,
+            loss=loss,
+            ridge=ridge,
+            batch_size=batch_size,
+            hessian=hessian,
+            path=path,
+            curvature=curvature,
+        )
+
+
+def stream(
+    net: Any,
+    data: Any,
+    y: Any = None,
+    *,
+    blocks: Any,
+    head: Any,
+    pool: Any = "mean",
+    held_out: Any = None,
+    loss: str | Loss = "softmax",
+    batch_size: int = 256,
+) -> dict[str, Any]:
+    """The arrays that `probe` collects, as the arguments of `resflow.probe`: the report without the network.
+
+    Arguments and errors are those of `probe`; of the loss it counts here whether it minds a shift of all scores.
+
+    Returns:
+        representations, [h_0, ..., h_L] of shape (n, d_l) each; head, the pair (W, b); y; and held_out, a pair of
+        these of other samples, or None.
+    """
+    passes = _passes(net, blocks, head, pool)
+    with _evaluating(net):
+        return stream_of(passes.run, passes.head, data, y, held_out=held_out, loss=as_loss(loss), batch_size=batch_size)
+
+
+class _Passes(NamedTuple):
+    """A network's passes: what one shows, its scores alone, a batch on its device, and its head (W, b)."""
+
+    run: Callable[[Any], Pass]
+    scores: Callable[[Callable[[Any], Any], Any], Any]
+    placed: Callable[[Any], Any]
+    head: tuple[Any, Any]
+
+
+def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
     torch = framework("torch")
     if not isinstance(net, torch.nn.Module):
         raise InvalidInputError(f"net is a {type(net).__name__}, but must be a torch.nn.Module")
@@ -95,23 +152,7 @@ def probe(
             call(X)
         return recorder.left[HEAD]
 
-    def curvature(batches: list[Any], *arguments: Any) -> Curvature:
-        return torch_curvature(torch, net, scores, [placed(X) for X in batches], *arguments)
-
-    with _evaluating(net), torch.no_grad():
-        return report_on(
-            run,
-            (last.weight, last.bias),
-            data,
-            y,
-            held_out=held_out,
-            loss=loss,
-            ridge=ridge,
-            batch_size=batch_size,
-            hessian=hessian,
-            path=path,
-            curvature=curvature,
-        )
+    return _Passes(run, scores, placed, (last.weight, last.bias))
 
 
 def _module(modules: dict[str, Any], each: Any) -> Any:
@@ -139,11 +180,12 @@ def _hooked(modules: dict[int, Any], recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(net: Any) -> Iterator[None]:
-    """Evaluation mode, and every module's own mode again afterwards."""
+    """Evaluation mode without gradients, and every module's own mode again afterwards."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
-        yield
+        with framework("torch").no_grad():
+            yield
     finally:
         for module, training in modes:
             module.training = training
