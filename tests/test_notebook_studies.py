@@ -9,8 +9,9 @@ import pytest
 import resflow
 from resflow.studies.deep_networks import block_fits, bounds_at_best_w, curvature_along
 from resflow.studies.example_order import over_seeds
-from resflow.studies.projected_sgd import SGDExcess, TeacherStream, excess_table, slope_table, theorem4_bound
 from resflow.studies.rank_loss import spectrum_deviation, truncated_ranks
+from resflow.studies.sgd_excess import SGDExcess, excess_table, slope_table, theorem4_bound
+from resflow.studies.sgd_sources import TeacherStream
 from resflow.studies.skip_comparison import COMPARED, compare_architectures, table_of_ends, train_over
 
 N, D, K, M = 24, 4, 5, 3

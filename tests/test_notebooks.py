@@ -17,6 +17,7 @@ from warm_kernels import warm_kernels
 from resflow.stationarity.report import VERDICTS
 from resflow.workflow.names import RESERVED
 from resflow.workflow.reports.comparison import load_comparison
+from resflow.workflow.verification import verified
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "notebooks/train_residual_unit.ipynb"
@@ -230,6 +231,8 @@ def test_notebook_tests_its_claim_and_says_how_it_came_out(project, notebook):
     assert run.data.metrics["claim_margin"] > -1e-9
     assert run.info.status == "FINISHED"
     assert f"claim   {claim.replace('_', ' ')}: holds" in done.stdout
+    if notebook in ("sgd_output_skip", NEEDS_TORCH):
+        assert_verified(project, run)
     kept = {artifact.path for artifact in client_of(project).list_artifacts(run.info.run_id, "figures")}
     assert kept == {f"figures/{name}.{kind}" for name in figures for kind in ("png", "pdf")}
     assert_sound(read_artifact(client_of(project), run, f"{notebook}.html"))
@@ -302,6 +305,7 @@ def test_norm_and_regularization_finds_the_minima_of_shamirs_figure_and_bounds_e
     np.testing.assert_allclose(run.data.metrics["spurious/ridge_value"], 0.52491385, atol=1e-8)
     np.testing.assert_allclose(run.data.metrics["spurious/circle_value"], 0.0343174257, atol=1e-9)
     np.testing.assert_allclose(run.data.metrics["curvature/flattest_lambda_min"], -1e-6, rtol=1e-6)
+    assert_verified(project, run)
 
 
 def test_stationary_points_finds_no_counterexample_for_the_residual_unit_and_some_for_a_control(project):
@@ -377,6 +381,16 @@ def test_report_of_a_run_is_written_again_from_its_notebook(project, two_equal_r
         done = resflow_here(project, "report", *arguments)
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
         assert message in done.stderr
+
+
+def assert_verified(project, run):
+    """All numbers, the claim and the tables come out again, of the stored arrays alone."""
+    (found,) = verified(client_of(project), [run])
+    assert found.holds, found.summary
+    assert {"claim_margin", "claim_holds"} < {each.name for each in found.values}
+    assert run.data.metrics.keys() <= {each.name for each in found.values}
+    tables = {artifact.path for artifact in client_of(project).list_artifacts(run.info.run_id, "tables")}
+    assert tables == {each.name.partition(":")[0] for each in found.values if each.name.startswith("tables/")}
 
 
 def finished_runs(project, notebook):

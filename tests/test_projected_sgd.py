@@ -6,13 +6,9 @@ import pytest
 
 from resflow import InvalidInputError, feature_map, fit_linear_predictor
 from resflow.losses import LOSSES
-from resflow.studies.projected_sgd import (
-    Bootstrap,
-    TeacherStream,
-    loss_constants,
-    projected_sgd_excess,
-    theorem4_bound,
-)
+from resflow.studies.projected_sgd import projected_sgd_excess
+from resflow.studies.sgd_excess import judge_iterates, loss_constants, theorem4_bound
+from resflow.studies.sgd_sources import Bootstrap, TeacherStream
 
 RADIUS, DELTA, SEEDS = 3.0, 0.05, 20
 
@@ -62,6 +58,24 @@ def test_bound_of_theorem_4_holds_whatever_theta_does(results):
 def test_adversarial_theta_hurts_and_helpful_theta_helps(results):
     helped, frozen, hurt = (result.mean_excess[-1].mean() for result in results)
     assert helped < frozen < hurt
+
+
+def test_excess_is_computed_again_from_the_iterates_alone(data, maps, results):
+    X, y = data
+    fit = fit_linear_predictor(X, y, loss="logistic", max_norm=RADIUS)
+    source, keys = Bootstrap(jnp.asarray(X), jnp.asarray(y)), jax.random.split(jax.random.key(1), SEEDS)
+    how = {"loss": "logistic", "radius": RADIUS, "linear_w": fit.W, "feature_norm": 5**0.5, "delta": DELTA}
+    how |= {"steps": np.array([100, 400, 2000]), "keys": keys, "parts": 20}
+    kept = [
+        jax.tree.map(lambda leaf: np.array(leaf) if eqx.is_array(leaf) else leaf, each.iterates) for each in results
+    ]
+    for again, result in zip(judge_iterates(kept, source, **how), results, strict=True):
+        np.testing.assert_array_equal(again.mean_excess, result.mean_excess)
+    kept[1].v[(2 * SEEDS + 3) * 20 + 5] += 1.0  # θ left alone, the largest T, the fourth seed, the sixth part
+    changed = judge_iterates(kept, source, **how)
+    assert [np.argwhere(a.mean_excess != b.mean_excess).tolist() for a, b in zip(changed, results, strict=True)] == [
+        [], [[2, 3]], [],
+    ]  # fmt: skip
 
 
 def test_one_run_equals_a_plain_numpy_version(data, maps):

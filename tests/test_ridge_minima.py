@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from scipy.optimize import minimize
 
 from resflow import InvalidInputError, feature_map
-from resflow.studies.ridge_minima import find_ridge_minima
+from resflow.studies.ridge_minima import find_ridge_minima, judge_ridge_minima
 
 RIDGES = np.array([0.0, 0.003, 0.3])
 
@@ -43,7 +44,8 @@ def test_an_independent_minimiser_comes_back_to_each_spurious_minimum(problem, e
     f, X, y = problem
     features = np.asarray(jax.vmap(f)(jnp.asarray(X)))
     number = int(np.flatnonzero(ends.spurious[1])[0])
-    ridge, w, V = RIDGES[1], ends.W[1, number], ends.V[1, number]
+    place = ends.spurious.shape[1] + number
+    ridge, w, V = RIDGES[1], np.asarray(ends.units.W[place]), np.asarray(ends.units.V[place])
 
     def objective(point):
         p = (X + features @ point[1:].reshape(V.shape).T) @ point[:1]
@@ -56,6 +58,18 @@ def test_an_independent_minimiser_comes_back_to_each_spurious_minimum(problem, e
     linear = 0.5 * np.mean((np.outer(u, X[:, 0]) - y) ** 2, axis=1) + 0.5 * ridge * u**2
     assert objective(point) > linear.min() + 1e-3
     np.testing.assert_allclose(ends.linear_objective[1], linear.min(), atol=1e-6)
+
+
+def test_ends_are_judged_again_from_their_arrays_alone(problem, ends):
+    _, X, y = problem
+    kept = jax.tree.map(lambda leaf: np.array(leaf) if eqx.is_array(leaf) else leaf, ends.units)
+    again = judge_ridge_minima(kept, X, y, loss="squared", ridges=RIDGES)
+    np.testing.assert_array_equal(again.certificate.regularized_gap, ends.certificate.regularized_gap)
+    np.testing.assert_array_equal(again.lambda_min, ends.lambda_min)
+    number = np.flatnonzero(ends.minimum[2])[0]
+    kept.W[2 * ends.minimum.shape[1] + number] += 0.1
+    moved = judge_ridge_minima(kept, X, y, loss="squared", ridges=RIDGES)
+    assert np.argwhere(moved.minimum != ends.minimum).tolist() == [[2, number]]
 
 
 def test_impossible_values_are_refused(problem):

@@ -18,12 +18,14 @@ from resflow.errors import InvalidInputError
 from resflow.notebook import (
     Trained,
     TrainedGroups,
+    TrainedStream,
     load_model,
     load_models,
     population_points,
     prepare,
     prepare_population,
     prepare_split,
+    probed,
     record,
     train_members,
 )
@@ -296,3 +298,36 @@ def test_models_in_groups_are_verified_against_the_table_of_their_ends(project):
     assert "now 1 of them otherwise" in done.stdout
     shutil.rmtree(Path(run.artifact_folder) / "tables")
     assert "1 DIFFER: tables/ends.csv" in verdict_of(verify(project, run.id))
+
+
+def test_network_of_any_framework_is_verified_by_its_residual_stream(project):
+    run, rng = new_run(), np.random.default_rng(1)
+    train, test = prepare_split(run, "table.csv", target="y", loss="squared", test_fraction=0.25, seed=0)
+    order = rng.permutation(len(train.y))
+    hidden = [np.tanh(part.X @ rng.standard_normal((4, 4))).astype(np.float32) for part in (train, test)]
+    stream = {
+        "representations": [train.X.astype(np.float32)[order], hidden[0][order]],
+        "head": (rng.standard_normal(4), np.zeros(())),
+        "y": train.y[order],
+        "held_out": ([test.X.astype(np.float32), hidden[1]], test.y),
+    }
+    settings = {"loss": "squared", "ridge": 0.01}
+    report = resflow.probe(**stream, **settings)
+    found = probed(report)
+    record(
+        run, name="looked at", claim=found.claim, trained=TrainedStream(stream, settings), metrics=found.metrics,
+        tags=found.tags, tables={"blocks": report.table().reset_index()}, summary="It was looked at.",
+    )  # fmt: skip
+    run.end("FINISHED")
+    done = verify(project, run.id)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"claim_holds +\w+ +same bits", done.stdout)
+    assert re.search(r"tables/blocks.csv: verdict +2 values  same bits", done.stdout)
+    assert "left out" not in done.stdout
+    with pytest.raises(InvalidInputError, match="keeps a network's residual stream"):
+        load_model(run.id)
+    stream["y"][0] += 1.0
+    TrainedStream(stream, settings).keep(run)
+    done = verify(project, run.id)
+    assert done.returncode == 1
+    assert "could not be checked: the stored residual stream has other labels y than table.csv" in done.stdout

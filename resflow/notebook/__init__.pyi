@@ -16,11 +16,13 @@ from .probed import probed, probes_title
 from .record import record
 from .stream import load_stream
 from .trained import Trained, TrainedGroups, load_model, load_models, load_point
+from .trained_stream import TrainedStream
 
 __all__ = [
     "Claim",
     "Trained",
     "TrainedGroups",
+    "TrainedStream",
     "above_linear",
     "below_title",
     "first_and_last",

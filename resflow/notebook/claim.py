@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from resflow.workflow import names
+
 __all__ = ["ROUNDING", "Claim"]
 
 ROUNDING = 1e-10
@@ -48,3 +50,7 @@ class Claim:
     def outcome(self) -> str:
         """How it came out, as a sentence has it: holds or FAILS."""
         return "holds" if self.holds else "FAILS"
+
+    def values(self) -> dict[str, str | float]:
+        """How it came out, by the names that a run has for it."""
+        return {names.CLAIM_HOLDS: "true" if self.holds else "false", names.CLAIM_MARGIN: self.margin}

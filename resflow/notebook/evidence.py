@@ -6,30 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
-import pandas as pd
 
 from resflow.certificates.augmented import fit_augmented
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset
 from resflow.labels import one_hot
 from resflow.linear.fit import LinearFit
-from resflow.losses import as_loss
 from resflow.models.residual_unit import NoSkipNetwork, OutputSkipNetwork, ResidualUnit
 from resflow.networks.equinox import probe
 from resflow.notebook.probed import probed
 from resflow.point import ModelPoint, Point
 from resflow.stationarity.analyze import analyze
 from resflow.studies.deep_networks import curvature_along
-from resflow.studies.modalities import ends_of_subsets
 from resflow.studies.rank_loss import error_rates
-from resflow.studies.skip_comparison import training_ends
 from resflow.training.measures import GapMeasure, StationarityMeasure
 from resflow.training.train import TrainingOptions, train
 
-__all__ = ["EVIDENCE", "OF_GROUPS", "LastPoint", "labels_for"]
+__all__ = ["EVIDENCE", "LastPoint", "labels_for"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,7 @@ def _probe(last: LastPoint) -> dict[str, Any]:
         **last.settings,
     )
     found = probed(report)
-    return {**found.metrics, **found.tags, "claim_margin": found.claim.margin}
+    return {**found.metrics, **found.tags, **found.claim.values()}
 
 
 EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
@@ -161,39 +156,4 @@ EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
     curvature     λ_min of the Hessian in all parameters, with its residual
     errors        the shares of wrong classes, of the model and the linear predictor
     probe         the report of `probe` on a `PreActivationNetwork`, with samples held out, and the margin of its claim
-"""
-
-
-def _ends(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    assert last.epsilon is not None
-    ends = [
-        training_ends(models, last.train.X, last.train.y, loss=last.loss, fit=last.fit, epsilon=last.epsilon)
-        for models in groups.values()
-    ]
-    return {}, {"ends": pd.concat(ends, ignore_index=True)}
-
-
-def _mean_gaps(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    loss, gaps = as_loss(last.loss), {}
-    for name, models in groups.items():
-        values = eqx.filter_vmap(lambda model: loss.value(model(last.train.X), last.train.y).mean())(models)
-        gaps[f"linear_predictor_gap_{name}"] = float(np.mean(np.asarray(values) - last.fit.objective))
-    return gaps, {}
-
-
-def _subsets(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    table = ends_of_subsets(last.train, groups, **last.settings)
-    return {"best_linear_objective": table["linear_objective"].max()}, {"subsets": table}
-
-
-OF_GROUPS: dict[str, Callable[[Mapping[str, Any], LastPoint], tuple[dict[str, Any], dict[str, pd.DataFrame]]]] = {
-    "ends": _ends,
-    "mean_gaps": _mean_gaps,
-    "subsets": _subsets,
-}
-"""The same of groups of models: metrics, and tables as they were recorded.
-
-    ends       table `ends`: what `training_ends` says of each model, in the order of the groups
-    mean_gaps  linear_predictor_gap_GROUP: the mean gap of each group's models
-    subsets    table `subsets`: what `compare_subsets` says of each unit, every one with a linear predictor of its own
 """

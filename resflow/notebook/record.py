@@ -9,6 +9,7 @@ import pandas as pd
 
 from resflow.notebook.claim import Claim
 from resflow.notebook.trained import Trained, TrainedGroups
+from resflow.notebook.trained_stream import TrainedStream
 from resflow.plots.labels import verdict_name, with_signs
 from resflow.workflow import names
 from resflow.workflow.records import Run
@@ -28,7 +29,7 @@ def record(
     of: str = "",
     summary: str,
     claim: Claim | None = None,
-    trained: Trained | TrainedGroups | None = None,
+    trained: Trained | TrainedGroups | TrainedStream | None = None,
     about: str = "",
     facts: Mapping[str, str] | None = None,
     history: pd.DataFrame | Sequence[pd.DataFrame] = (),
@@ -46,8 +47,8 @@ def record(
         summary: What came out, in Markdown: the run's description. Its verdict is put in words for people, and its
             numbers get true minus signs.
         claim: What was put to the test.
-        trained: The model or models that were trained, which are kept with the run, so that what was computed from them
-            can be again.
+        trained: The model or models that were trained, or the residual stream of one, which are kept with the run, so
+            that what was computed from them can be again.
         about: What verdict, objective and gaps are of, where the claim is about something else, as "trained unit".
         facts: What else the run's report is to open with: what it is about, and what came out.
         history: Values along training, as for `Run.log_history`; several frames, if they have steps of their own. They

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,9 @@ from resflow.errors import InvalidInputError, check_known
 from resflow.linear.fit import LinearFit
 from resflow.models.stored import arrays_of_model, described_model, rebuilt_model
 from resflow.notebook.data import Preparation
-from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, labels_for
+from resflow.notebook.evidence import EVIDENCE, labels_for
+from resflow.notebook.evidence_of_groups import OF_GROUPS
+from resflow.notebook.kept import VERIFIER, preparation_tag
 from resflow.point import ModelPoint, Point
 from resflow.workflow import names
 from resflow.workflow.records import Run, client_in_use
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 __all__ = [
-    "VERIFIER",
     "Trained",
     "TrainedGroups",
     "keep_models",
@@ -41,9 +41,6 @@ __all__ = [
     "preparation_of",
     "rebuilt_groups",
 ]
-
-VERIFIER = f"{__package__}.verification"
-"""The module that computes values again from a stored point."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class TrainedGroups:
     Attributes:
         groups: The models of each group by its name, stacked: every array with an axis of them in front.
         fit: The linear predictor that they are compared with; None if each has its own.
-        evidence: What was computed, by names of `resflow.notebook.evidence.OF_GROUPS`.
+        evidence: What was computed, by names of `resflow.notebook.evidence_of_groups.OF_GROUPS`.
         epsilon: ε of the verdicts, where there are some.
         settings: What else it was computed with, in JSON's types; the loss by its name among it where there is no fit.
     """
@@ -130,7 +127,7 @@ def _described(run: Run, trained: Trained | TrainedGroups) -> dict[str, Any]:
     """What is needed beside the models to compute again what was computed from them."""
     fit = trained.fit
     return {
-        "data": json.loads(run.stored.data.tags.get(names.DATA_PREPARATION, "null")),
+        "data": preparation_tag(run),
         "loss": fit.loss if fit else trained.settings["loss"],
         "linear": {"max_norm": fit.max_norm, "ridge": fit.ridge} if fit else None,
         "settings": dict(trained.settings),
@@ -210,6 +207,8 @@ def _load(run_id: str, client: MlflowClient | None) -> tuple[Any, dict[str, Any]
     points, row = _read(run_id, client)
     if "groups" in points.description:
         raise InvalidInputError(f"the run {run_id} keeps groups of models: load_models gives them all")
+    if "model" not in points.description:
+        raise InvalidInputError(f"the run {run_id} keeps a network's residual stream, and no model of resflow's")
     if row is None:
         return rebuilt_model(points.description["model"], points.arrays), points.description, None
     arrays = {name: array[row] for name, array in points.arrays.items()}

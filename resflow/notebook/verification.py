@@ -13,8 +13,10 @@ from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.models.stored import rebuilt_model
 from resflow.notebook.data import labelled_data
-from resflow.notebook.evidence import EVIDENCE, OF_GROUPS, LastPoint, labels_for
+from resflow.notebook.evidence import EVIDENCE, LastPoint, labels_for
+from resflow.notebook.evidence_of_groups import OF_GROUPS
 from resflow.notebook.trained import preparation_of, rebuilt_groups
+from resflow.notebook.trained_stream import of_stream
 from resflow.studies.population_problem import population_outcomes, population_problem
 from resflow.training.measures import GapMeasure
 from resflow.training.population import train_population
@@ -49,6 +51,8 @@ def recompute(
 
 def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
     description = points.description
+    if "stream" in description:
+        return _of_stream(points, tags)
     train, test = preparation_of(description).load()
     _check_data(train, test, tags)
     loss, groups = description["loss"], "groups" in description
@@ -65,6 +69,18 @@ def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
             values, tables = values | found, tables | further
         else:
             values |= EVIDENCE[name](last)
+    return _recomputed(values)._replace(tables=tables)
+
+
+def _of_stream(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
+    """What was computed from a residual stream alone; where its data is known, it is looked at, too."""
+    if points.description["data"]:
+        train, test = preparation_of(points.description).load()
+        _check_data(train, test, tags)
+        for part, name in ((train, "y"), (test, "test_y")):
+            if part is not None and not np.array_equal(np.sort(part.y), np.sort(points.arrays[name])):
+                raise UnverifiableError(f"the stored residual stream has other labels {name} than {part.name}")
+    values, tables = of_stream(points.arrays, points.description["stream"])
     return _recomputed(values)._replace(tables=tables)
 
 

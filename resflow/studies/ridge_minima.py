@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -24,7 +24,7 @@ from resflow.objectives import MeanLoss
 from resflow.point import checked_samples, in_default_precision, point_of_unit
 from resflow.stationarity.starts import random_starts
 
-__all__ = ["RidgeMinima", "find_ridge_minima"]
+__all__ = ["RidgeMinima", "find_ridge_minima", "judge_ridge_minima", "measures_of_minima", "ridge_table"]
 
 
 class RidgeMinima(NamedTuple):
@@ -33,8 +33,8 @@ class RidgeMinima(NamedTuple):
     Attributes:
         ridge: The strengths, shape (m,).
         linear_objective: min_u F_lin(u) + ½ ridge ‖u‖², the regularised linear predictor's objective, shape (m,).
-        W: Output weights at the ends, shape (m, S, d).
-        V: Mixing matrices there, shape (m, S, d, k).
+        units: The residual units at the ends, stacked: every array with an axis of m S in front, those of the first
+            strength first.
         certificate: The gap at each end with its certificate, every field of shape (m, S).
         grad_norm: ‖∇(F + R)‖ in all parameters that were trained, shape (m, S).
         lambda_min: The smallest eigenvalue of ∇²(F + R) in those, shape (m, S).
@@ -44,8 +44,7 @@ class RidgeMinima(NamedTuple):
 
     ridge: Float[np.ndarray, "m"]
     linear_objective: Float[np.ndarray, "m"]
-    W: Float[np.ndarray, "m S d"]
-    V: Float[np.ndarray, "m S d k"]
+    units: Any
     certificate: GapCertificate
     grad_norm: Float[np.ndarray, "m S"]
     lambda_min: Float[np.ndarray, "m S"]
@@ -117,26 +116,58 @@ def find_ridge_minima(
     """
     loss = as_loss(loss)
     X, y = checked_samples(X, y, loss)
-    ridges = np.asarray(ridges, float)
-    for ridge in ridges:
-        check_ridge(float(ridge), float(ridge))
     if starts < 1:
         raise InvalidInputError(f"starts={starts} must be at least 1")
-    fits = [fit_linear_predictor(X, y, loss=loss, ridge=float(ridge)) for ridge in ridges]
+    ridges = _checked_ridges(ridges)
     with jax.enable_x64(True):
         model = residual_unit(X.shape[1], feature_map, key=key)
         drawn = random_starts(model, starts, key=key, scales=(0.3, 3.0))
         moving, fixed = eqx.partition(drawn, trainable(drawn))
-        linear = jnp.stack([fit.W for fit in fits]), jnp.asarray([fit.objective for fit in fits])
         samples = jnp.asarray(X, float), jnp.asarray(y, float)
-        ends = _ends(moving, fixed, jnp.asarray(ridges), *linear, *samples, loss, steps, learning_rate)
-        W, V, certificate, grad_norm, lambda_min = jax.tree.map(np.asarray, ends)
+        ends = _ends(moving, fixed, jnp.asarray(ridges), *samples, loss, steps, learning_rate)
+        repeated = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (len(ridges) * starts, *leaf.shape)) if eqx.is_array(leaf) else leaf,
+            fixed,
+        )
+    return judge_ridge_minima(eqx.combine(ends, repeated), X, y, loss=loss, ridges=ridges, tolerance=tolerance)
+
+
+def judge_ridge_minima(
+    units: Any,
+    X: Real[Array, "n d"],
+    y: Shaped[Array, "n"],
+    *,
+    loss: str | Loss,
+    ridges: Real[Array, "m"],
+    tolerance: float = 1e-7,
+) -> RidgeMinima:
+    """What `find_ridge_minima` says of the units that it ended at, computed from these: nothing is trained.
+
+    Args:
+        units: The units, stacked: as many for each strength, those of the first strength first.
+        X, y, loss, ridges, tolerance: As for `find_ridge_minima`.
+
+    Raises:
+        InvalidInputError: If labels do not suit the loss, or a ridge strength is negative.
+    """
+    loss = as_loss(loss)
+    X, y = checked_samples(X, y, loss)
+    ridges = _checked_ridges(ridges)
+    fits = [fit_linear_predictor(X, y, loss=loss, ridge=float(ridge)) for ridge in ridges]
+    starts = len(units.W) // len(ridges)
+    with jax.enable_x64(True):
+        moving, fixed = eqx.partition(units, trainable(units))
+        linear = jnp.stack([fit.W for fit in fits]), jnp.asarray([fit.objective for fit in fits])
+        own = tuple(jnp.repeat(each, starts, axis=0) for each in (jnp.asarray(ridges), *linear))
+        found = _judged(moving, fixed, own, jnp.asarray(X, float), jnp.asarray(y, float), loss)
+        certificate, grad_norm, lambda_min = jax.tree.map(
+            lambda leaf: np.asarray(leaf).reshape(len(ridges), starts), found
+        )
     minimum = (grad_norm <= tolerance) & (lambda_min >= -tolerance)
     return RidgeMinima(
         ridge=ridges,
         linear_objective=np.array([fit.objective + 0.5 * fit.ridge * fit.W @ fit.W for fit in fits]),
-        W=W,
-        V=V,
+        units=units,
         certificate=certificate,
         grad_norm=grad_norm,
         lambda_min=lambda_min,
@@ -145,18 +176,46 @@ def find_ridge_minima(
     )
 
 
+def ridge_table(ends: Mapping[int, RidgeMinima]) -> tuple[pd.DataFrame, float]:
+    """The summaries for each number of inputs, with a column inputs; and the least certificate minus gap at any end."""
+    tables = [each.summary().assign(inputs=inputs) for inputs, each in ends.items()]
+    slack = [
+        np.min(each.certificate.regularized_certificate - each.certificate.regularized_gap) for each in ends.values()
+    ]
+    return pd.concat(tables, ignore_index=True), float(min(slack))
+
+
+def measures_of_minima(table: pd.DataFrame) -> dict[str, float]:
+    """The numbers of a run, of `ridge_table`: largest_spurious_share and smallest_minimum_share."""
+    return {
+        "largest_spurious_share": float(table["spurious_share"].max()),
+        "smallest_minimum_share": float(table["minimum_share"].min()),
+    }
+
+
+def _checked_ridges(ridges: Any) -> np.ndarray:
+    ridges = np.asarray(ridges, float)
+    for ridge in ridges:
+        check_ridge(float(ridge), float(ridge))
+    return ridges
+
+
+def _objective(loss, ridge, X, y, unit):
+    return MeanLoss(loss)(unit, X, y) + 0.5 * ridge * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
+
+
 @eqx.filter_jit
-def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, learning_rate):
+def _ends(moving, fixed, ridges, X, y, loss, steps, learning_rate):
+    """The trained arrays of the units at the ends, with an axis of all strengths and starts in front."""
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))
     flat = jax.vmap(lambda model: ravel_pytree(model)[0])(moving)
     adam = optax.adam(learning_rate)
 
     def end(arguments):
-        start, ridge, linear_w, linear_objective = arguments
+        start, ridge = arguments
 
         def objective(x):
-            unit = eqx.combine(unravel(x), fixed)
-            return MeanLoss(loss)(unit, X, y) + 0.5 * ridge * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
+            return _objective(loss, ridge, X, y, eqx.combine(unravel(x), fixed))
 
         def descend(_, carry):
             x, state = carry
@@ -164,15 +223,31 @@ def _ends(moving, fixed, ridges, linear_w, linear_objective, X, y, loss, steps, 
             return optax.apply_updates(x, change), state
 
         x, _ = jax.lax.fori_loop(0, steps, descend, (start, adam.init(start)))
-        x, gradient, eigenvalues = _polish(objective, x)
-        unit = eqx.combine(unravel(x), fixed)
-        point = in_default_precision(point_of_unit(unit, X, y, loss))
-        terms = gap_certificate(point, linear_w, linear_objective, Ridge(ridge, ridge))
-        return unit.W, unit.V, terms, jnp.linalg.norm(gradient), eigenvalues[0]
+        return unravel(_polish(objective, x))
 
-    rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, len(flat), axis=0), (ridges, linear_w, linear_objective))
-    ends = jax.lax.map(end, (jnp.tile(flat, (len(ridges), 1)), *rows), batch_size=_CHUNK)
-    return jax.tree.map(lambda leaf: leaf.reshape(len(ridges), len(flat), *leaf.shape[1:]), ends)
+    return jax.lax.map(
+        end, (jnp.tile(flat, (len(ridges), 1)), jnp.repeat(ridges, len(flat), axis=0)), batch_size=_CHUNK
+    )
+
+
+@eqx.filter_jit
+def _judged(moving, fixed, own, X, y, loss):
+    """The gap's certificate, ‖∇(F + R)‖ and the smallest eigenvalue of ∇²(F + R) at each unit."""
+    _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))
+    flat = jax.vmap(lambda model: ravel_pytree(model)[0])(moving)
+    still, static = eqx.partition(fixed, eqx.is_array)
+
+    def judge(arguments):
+        x, still, ridge, linear_w, linear_objective = arguments
+
+        def objective(x):
+            return _objective(loss, ridge, X, y, eqx.combine(unravel(x), still, static))
+
+        point = in_default_precision(point_of_unit(eqx.combine(unravel(x), still, static), X, y, loss))
+        terms = gap_certificate(point, linear_w, linear_objective, Ridge(ridge, ridge))
+        return terms, jnp.linalg.norm(jax.grad(objective)(x)), _spectrum(objective, x)[0][0]
+
+    return jax.lax.map(judge, (flat, still, *own), batch_size=_CHUNK)
 
 
 _CHUNK = 32
@@ -182,13 +257,9 @@ _CHUNK = 32
 def _polish(objective, x):
     """Newton's method with the moduli of the eigenvalues, so that saddles repel, while it gets anywhere."""
 
-    def spectrum(x):
-        H = jax.hessian(objective)(x)
-        return jnp.linalg.eigh(jnp.where(jnp.all(jnp.isfinite(H)), H, jnp.zeros_like(H)))
-
     def step(carry):
         x, gradient, count, _ = carry
-        eigenvalues, Q = spectrum(x)
+        eigenvalues, Q = _spectrum(objective, x)
         size = jnp.abs(eigenvalues)
         size = jnp.where(size > 1e-12 * jnp.max(size), size, jnp.inf)
         change = -Q @ ((Q.T @ gradient) / size)
@@ -205,5 +276,10 @@ def _polish(objective, x):
         return x, gradient, count + 1, moved
 
     carry = (x, jax.grad(objective)(x), jnp.asarray(0), jnp.asarray(True))
-    x, gradient, _, _ = jax.lax.while_loop(lambda carry: carry[-1] & (carry[2] < 100), step, carry)
-    return x, gradient, spectrum(x)[0]
+    return jax.lax.while_loop(lambda carry: carry[-1] & (carry[2] < 100), step, carry)[0]
+
+
+def _spectrum(objective, x):
+    """Eigenvalues and eigenvectors of the Hessian; of zero where that is not finite."""
+    H = jax.hessian(objective)(x)
+    return jnp.linalg.eigh(jnp.where(jnp.all(jnp.isfinite(H)), H, jnp.zeros_like(H)))

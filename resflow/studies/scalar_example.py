@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from resflow.linear.predictor import fit_linear_predictor
 from resflow.point import Point
 from resflow.stationarity.find import find_stationary_points
 
-__all__ = ["ScalarExample", "disc_minima", "flat_saddles", "landscape"]
+__all__ = ["ScalarExample", "disc_minima", "flat_saddles", "landscape", "landscape_points", "measures"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class ScalarExample:
     def __call__(self, point: Float[Array, "2"]) -> Float[Array, ""]:
         w, v = point[0], point[1]
         return 0.5 * (w * (1.0 + self.epsilon * v) - 1.0) ** 2 + 0.5 * self.ridge * (w**2 + v**2)
+
+    @property
+    def linear_objective(self) -> float:
+        """The best linear predictor's: min over u of ½(u − 1)² + ½ ridge u²."""
+        return self.ridge / (2.0 * (1.0 + self.ridge))
 
 
 def flat_saddles(epsilons: Real[np.ndarray, "m"]) -> pd.DataFrame:
@@ -126,6 +131,44 @@ def disc_minima(
                 rows.append((*point, float(objective(jnp.asarray(point))), edge, multiplier, residual))
     table = pd.DataFrame(rows, columns=["w", "v", "value", "on_circle", "multiplier", "residual"])
     return table.sort_values("value", kind="stable", ignore_index=True)
+
+
+def landscape_points(in_panels: Sequence[Real[np.ndarray, "s 2"]], *, ridge: float) -> pd.DataFrame:
+    """Saddles of F, minima of F with a ridge term, and minima of F on a disc, against the linear predictor of each.
+
+    Args:
+        in_panels: These points (w, v), of each of the three.
+        ridge: Strength of the ridge term of the second.
+
+    Returns:
+        One row a point: panel (0, 1 or 2), kind, w, v, and value.
+    """
+    plain, ridged = ScalarExample(), ScalarExample(ridge=ridge)
+    rows = []
+    with jax.enable_x64(True):
+        for panel, (F, found) in enumerate(zip((plain, ridged, plain), in_panels, strict=True)):
+            for w, v in np.asarray(found, float):
+                value = float(F(jnp.asarray([w, v])))
+                above = value > F.linear_objective + 1e-9
+                kind = "local minimum above the linear predictor" if above else "minimum below it"
+                rows.append((panel, kind if panel else "saddle", w, v, value))
+    return pd.DataFrame(rows, columns=["panel", "kind", "w", "v", "value"])
+
+
+def measures(saddles: pd.DataFrame, points: pd.DataFrame) -> dict[str, float]:
+    """The numbers of a run, of the tables of `flat_saddles` and `landscape_points`.
+
+    Returns:
+        flattest_lambda_min, of the first saddle; theorem2_slack, the least left side minus gap; ridge_spurious_value
+        and circle_spurious_value, the highest minimum above the linear predictor, NaN where there is none.
+    """
+    above = points[points["kind"].str.startswith("local")]
+    return {
+        "flattest_lambda_min": float(saddles["lambda_min"].iloc[0]),
+        "theorem2_slack": float((saddles["theorem2_left"] - saddles["gap"]).min()),
+        "ridge_spurious_value": float(above.loc[above["panel"] == 1, "value"].max()),
+        "circle_spurious_value": float(above.loc[above["panel"] == 2, "value"].max()),
+    }
 
 
 _STRICT = 1e-8
