@@ -10,7 +10,7 @@ import numpy as np
 
 from resflow.arrays import as_number
 from resflow.data.dataset import Dataset
-from resflow.data.files import FILE_SUFFIXES, check_file, load_file
+from resflow.data.files import check_file, is_file_name, load_file
 from resflow.errors import InvalidInputError, nearest, shown
 
 __all__ = ["DATASETS", "check_dataset_name", "load_dataset", "teacher"]
@@ -112,7 +112,7 @@ def _is_file(name: Any) -> bool:
     """Whether a data set's name, which must be a text, is that of a file."""
     if not isinstance(name, str):
         raise InvalidInputError(f"dataset={name!r} must be a text: one of {', '.join(DATASETS)}, or the path of a file")
-    return name.lower().endswith(FILE_SUFFIXES)
+    return is_file_name(name)
 
 
 def _breast_cancer(name: str, options: list[str]) -> Dataset:

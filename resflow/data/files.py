@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from resflow.data.names import is_one_line, plain
 from resflow.data.parquet import check_parquet, load_parquet
 from resflow.errors import InvalidInputError, nearest_file, shown
 
-__all__ = ["FILE_SUFFIXES", "check_file", "load_file"]
+__all__ = ["FILE_SUFFIXES", "check_file", "is_file_name", "load_file", "read_instead"]
 
 _FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, str], Dataset]]] = {
     ".csv": (check_delimited, load_delimited),
@@ -24,13 +26,31 @@ _FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, str], Dataset]
 FILE_SUFFIXES = tuple(_FORMATS)
 
 
+INSTEAD = "RESFLOW_DATA_INSTEAD"
+"""The environment variable by which other files are read in the place of some: a JSON object of names."""
+
+
+def is_file_name(name: str) -> bool:
+    """Whether that is the name of a data file, and not of a bundled data set."""
+    return name.lower().endswith(FILE_SUFFIXES)
+
+
+def read_instead(name: str) -> Path:
+    """The file of that name, or the one that is read instead; a first ~ is the home folder.
+
+    Raises:
+        RuntimeError: If it is an unknown user's home.
+    """
+    return Path(json.loads(os.environ.get(INSTEAD) or "{}").get(name, name)).expanduser()
+
+
 def _existing(name: str) -> Path:
     """The path of that name, where there must be a file; a first ~ is the home folder."""
     if not is_one_line(name):
         raise InvalidInputError(f"dataset={shown(name)} holds a control character: rename the file")
     path = Path(name)
     try:
-        path = path.expanduser()
+        path = read_instead(name)
         if path.is_file():
             return path
         found = "this is a folder" if path.is_dir() else "there is no such file"

@@ -9,8 +9,10 @@ from typing import Any
 
 from resflow.data.catalog import load_dataset
 from resflow.data.dataset import Dataset, Standardization
+from resflow.data.files import is_file_name
 from resflow.studies.population_problem import PopulationProblem, population_problem
 from resflow.workflow import names
+from resflow.workflow.kept_data import keep_data
 from resflow.workflow.records import Run
 
 __all__ = ["Preparation", "labelled_data", "prepare", "prepare_population", "prepare_split"]
@@ -68,7 +70,7 @@ def prepare(
     preparation = Preparation(dataset, target, loss, standardize, intercept)
     data, _ = preparation.load()
     _log(run, data)
-    run.set_tags(preparation.tag())
+    _tell(run, preparation)
     return data
 
 
@@ -92,7 +94,7 @@ def prepare_split(
     assert test is not None
     _log(run, train)
     _log(run, test, "test")
-    run.set_tags(preparation.tag())
+    _tell(run, preparation)
     return train, test
 
 
@@ -112,9 +114,16 @@ def prepare_population(
     The arguments are those of `prepare_split`; `points` has each member's values, of `population_points`.
     """
     data = labelled_data(dataset, target=target, loss=loss)
-    run.set_tags(Preparation(dataset, target, loss, standardize, intercept, test_fraction).tag())
+    _tell(run, Preparation(dataset, target, loss, standardize, intercept, test_fraction))
     scaling = {"standardize": standardize, "intercept": intercept}
     return population_problem(data, points, test_fraction=test_fraction, loss=loss, **scaling)
+
+
+def _tell(run: Run, preparation: Preparation) -> None:
+    """Tag how the data was prepared, and keep it with the run where it is the user's own."""
+    run.set_tags(preparation.tag())
+    if is_file_name(preparation.dataset):
+        keep_data(run, preparation.dataset)
 
 
 def _log(run: Run, data: Dataset, context: str = "training") -> None:

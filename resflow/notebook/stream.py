@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import count, takewhile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,9 @@ import numpy as np
 from resflow.arrays import check_samples
 from resflow.data.contents import DAMAGED_ARRAYS, DAMAGED_HEADER
 from resflow.data.dataset import Dataset
+from resflow.data.files import read_instead
 from resflow.errors import InvalidInputError, nearest_file, shown
+from resflow.workflow.kept_data import keep_data
 from resflow.workflow.records import Run
 
 __all__ = ["load_stream"]
@@ -32,7 +33,7 @@ def load_stream(run: Run, path: str) -> dict[str, Any]:
     Raises:
         InvalidInputError: If there is no such file, it is none of arrays, or an array is missing.
     """
-    file = Path(path)
+    file = read_instead(path)
     if not file.is_file():
         raise InvalidInputError(f"stream={shown(path)}: there is no such file{nearest_file(file, '.npz')}")
     try:
@@ -53,6 +54,7 @@ def load_stream(run: Run, path: str) -> dict[str, Any]:
         run.log_dataset(
             data.name, data.X, data.y, digest=data.digest, feature_names=data.feature_names, context=context
         )
+    keep_data(run, path)
     head = (arrays["W"], arrays.get("b"))
     return {"representations": representations, "head": head, "y": y, "held_out": held_out}
 

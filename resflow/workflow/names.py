@@ -46,6 +46,11 @@ DATA_DIGEST = "resflow.data_digest"
 """The digest of the training data; of other data its context follows, as in resflow.data_digest.test."""
 DATA_PREPARATION = "resflow.data_preparation"
 """How the data was loaded, split and scaled, as JSON, so that it can be again."""
+DATA_FILE = "resflow.data_file"
+"""The user's own data file, as the notebook was told its name."""
+KEPT_DATA, KEPT_DATA_DIGEST = "resflow.kept_data", "resflow.kept_data_digest"
+"""Where the copy of it is among the artifacts, of a sweep's run among those of the sweep; or why it is nowhere. And the
+file's SHA-256."""
 STORED_POINT, STORED_POINT_DIGEST = "resflow.stored_point", "resflow.stored_point_digest"
 """Where the trained model is among the artifacts, of a member of a population its row behind a #, and the file's
 SHA-256; or why it is nowhere."""

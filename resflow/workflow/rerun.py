@@ -17,6 +17,7 @@ from resflow.workflow import names
 from resflow.workflow.checkpoints import FOLDER
 from resflow.workflow.declared_types import SourceText
 from resflow.workflow.environment import kept_environment
+from resflow.workflow.kept_data import KEEP
 from resflow.workflow.limits import one_line
 from resflow.workflow.logged_values import as_params
 from resflow.workflow.notebook_file import read_notebook
@@ -32,7 +33,7 @@ from resflow.workflow.stored_points import UnverifiableError
 if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
-__all__ = ["changed_environment", "executed_again", "notebook_of", "scratch_store"]
+__all__ = ["changed_environment", "executed_again", "folder_of", "notebook_of", "scratch_store"]
 
 
 @contextmanager
@@ -43,6 +44,7 @@ def scratch_store() -> Iterator[dict[str, str | None]]:
             "MLFLOW_TRACKING_URI": ensure_store(folder),
             "_MLFLOW_SERVER_ARTIFACT_ROOT": artifact_root(folder),  # where MLflow puts experiments that say nothing
             **dict.fromkeys(("MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", names.RUN_TAGS)),
+            KEEP: None,
             FOLDER: "",  # all of it again: no training goes on from where one was cut off
         }
 
@@ -85,6 +87,12 @@ def notebook_of(run: Run) -> Any:
     return node
 
 
+def folder_of(run: Run) -> Path:
+    """The folder that a run's notebook was executed in; the current one where there is none such here."""
+    folder = project_root() / kept_environment(run).get("folder", "")
+    return folder if folder.is_dir() else Path.cwd()
+
+
 def executed_again(run: Run, node: Any) -> tuple[Run | None, str]:
     """Execute a run's notebook again, in the store that is in use and the folder that the run was in.
 
@@ -99,9 +107,8 @@ def executed_again(run: Run, node: Any) -> tuple[Run | None, str]:
     from resflow.workflow.kernels import check_kernel, kernel_name
 
     root, source = project_root(), run.stored.data.tags.get(names.SOURCE, "notebook.ipynb")
-    folder = root / kept_environment(run).get("folder", "")
     begun: list[Run] = []
-    with contextlib.chdir(folder if folder.is_dir() else Path.cwd()), temporary_folder() as scratch:
+    with contextlib.chdir(folder_of(run)), temporary_folder() as scratch:
         try:
             check_kernel(kernel := kernel_name(node))
         except InvalidInputError as error:

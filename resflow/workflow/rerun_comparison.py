@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from resflow.workflow import names
 from resflow.workflow.changes import changes
 from resflow.workflow.compared import Compared, Outcome, compared_tables, compared_values, difference
+from resflow.workflow.kept_data import kept_data
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
 from resflow.workflow.names import FINISHED, Role, role_of
 from resflow.workflow.reports.metrics import LEVEL
-from resflow.workflow.rerun import changed_environment, executed_again, notebook_of
+from resflow.workflow.rerun import changed_environment, executed_again, folder_of, notebook_of
 from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.stored_points import UnverifiableError
 from resflow.workflow.verification import Verification
@@ -57,12 +58,12 @@ def rerun(run: Run, tolerance: float = TOLERANCE, trees: SourceTrees | None = No
     try:
         notebook = notebook_of(run)
         tree = trees.of(run, notebook) if trees else None
+        with _entered(tree), kept_data(run, folder_of(run)) as (kept, variables), changed_environment(variables):
+            again, failure = executed_again(run, notebook)
+            since = tuple(changes(run, notebook, again))
     except UnverifiableError as error:
         yield Verification(stored, obstacle=str(error), executed=True)
         return
-    with _entered(tree):
-        again, failure = executed_again(run, notebook)
-        since = tuple(changes(run, notebook, again))
     source = tree.told if tree else ""
     obstacle = _other_data(stored, again.stored) if again else ""
     if not obstacle and failure:
@@ -70,7 +71,7 @@ def rerun(run: Run, tolerance: float = TOLERANCE, trees: SourceTrees | None = No
     if obstacle or again is None:
         yield Verification(stored, obstacle=obstacle, since=since, executed=True, source=source)
         return
-    yield _beside(run, again, tolerance, since, source)
+    yield _beside(run, again, tolerance, since, source)._replace(data=kept)
     for below, same in _pairs(run, again):
         if same is None:
             missing = "the notebook executed again makes no such run below its own"
@@ -78,7 +79,7 @@ def rerun(run: Run, tolerance: float = TOLERANCE, trees: SourceTrees | None = No
         elif data := _other_data(below.stored, same.stored):
             yield Verification(below.stored, obstacle=data, since=since, executed=True, source=source)
         else:
-            yield _beside(below, same, tolerance, since, source)
+            yield _beside(below, same, tolerance, since, source)._replace(data=kept)
 
 
 @contextmanager

@@ -8,15 +8,18 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from resflow.errors import shown
 from resflow.workflow import names
 from resflow.workflow.compared import Compared, Outcome, compared_tables, difference
+from resflow.workflow.kept_data import kept_data
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import FINISHED
 from resflow.workflow.reports.metrics import as_recorded
+from resflow.workflow.rerun import changed_environment
 from resflow.workflow.stored_points import UnverifiableError, read_points, row_of
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class Verification(NamedTuple):
         since: What else is otherwise now than when the run ran, as far as it was looked at.
         executed: Whether its notebook was executed again; else its values were computed from its stored point.
         source: From which source it was executed, if not from the present one.
+        data: That its data file changed or is gone, and which copy was used; "" where it is as it was.
     """
 
     run: StoredRun
@@ -66,6 +70,7 @@ class Verification(NamedTuple):
     since: tuple[str, ...] = ()
     executed: bool = False
     source: str = ""
+    data: str = ""
 
     @property
     def holds(self) -> bool:
@@ -78,6 +83,7 @@ class Verification(NamedTuple):
         if not self.values:
             nothing = f"it recorded nothing that {'can be compared' if self.executed else 'its point tells'}"
             return f"could not be checked: {self.obstacle or nothing}"
+        of_copy = [f"{self.data.partition('; ')[0]}: on the kept copy"] if self.data else []
         counts = {outcome: [each for each in self.values if each.outcome is outcome] for outcome in Outcome}
         told = [f"{len(counts[Outcome.SAME])} with the same bits"]
         for outcome in (Outcome.WITHIN, Outcome.TOLERATED):
@@ -87,7 +93,7 @@ class Verification(NamedTuple):
             told.append(f"{len(differing)} DIFFER: {', '.join(each.name for each in differing)}")
             if self.executed:
                 told.append(f"since then {'; '.join(self.since) or 'nothing that is known has changed'}")
-        return ", ".join(told)
+        return ", ".join(told + of_copy)
 
     def tag(self) -> dict[str, str]:
         """The tag that keeps it: when, how, what came out and on which platform."""
@@ -136,6 +142,11 @@ def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> It
             Run(client, holder), first.get(names.STORED_POINT, ""), first.get(names.STORED_POINT_DIGEST, "")
         )
         recompute = _verifier(points.description.get("verifier"))
+        with (
+            kept_data(Run(client, whole[0].info.run_id), Path.cwd()) as (data, variables),
+            changed_environment(variables),
+        ):
+            found = recompute(points, [row_of(run) for run in whole], [run.data.tags for run in whole])
     except UnverifiableError as error:
         instead = (
             ""
@@ -144,7 +155,6 @@ def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> It
         )
         yield from (Verification(run, obstacle=f"{error}{instead}") for run in whole)
         return
-    found = recompute(points, [row_of(run) for run in whole], [run.data.tags for run in whole])
     for run, again in zip(whole, found, strict=True):
         if isinstance(again, UnverifiableError):
             yield Verification(run, obstacle=str(again))
@@ -153,7 +163,7 @@ def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> It
             columns = [
                 column for name, table in again.tables.items() for column in _columns(own, name, table, again.scale)
             ]
-            yield Verification(run, (*compared(run, again), *columns))
+            yield Verification(run, (*compared(run, again), *columns), data=data)
 
 
 def _columns(run: Run, name: str, again: DataFrame, scale: float) -> Iterator[Compared]:

@@ -171,6 +171,8 @@ def _show(client: MlflowClient, verification: Verification) -> None:
         click.echo(f"commit    {verification.source}")
     for line in verification.since if verification.executed else changes(run):
         click.echo(f"since     {line}")
+    if verification.data:
+        click.echo(f"data      {verification.data}")
     width = max((len(each.name) for each in verification.values), default=0)
     for each in verification.values:
         units = f", {each.units:.2g} units" if each.units else ""
