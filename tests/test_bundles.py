@@ -10,10 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote
 
+import mlflow
 import nbformat
 import pytest
 from fabricated_runs import fabricate
-from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.entities import Metric
 from rocrate.rocrate import ROCrate
 from small_notebooks import in_project, make_project, resflow_here
 
@@ -159,14 +160,54 @@ def test_two_processes_do_not_import_at_once(project, run_id, other, tmp_path):
     assert "imported  1 runs" in imported(other, bundle)
 
 
-def test_models_that_mlflow_keeps_apart_are_left_out_and_counted(project, tmp_path):
+def log_a_model(run):
+    """A model of a run by MLflow's own call, with all that one can have; what it predicts for 3."""
+    mlflow.set_tracking_uri(run.client.tracking_uri)
+    with mlflow.start_run(run.id):
+        info = mlflow.pyfunc.log_model(
+            name="twice", python_model=lambda model_input: [2.0 * each for each in model_input], pip_requirements=[],
+            input_example=[1.0], params={"alpha": 1}, tags={"who": "we"}, step=7,
+        )  # fmt: skip
+    run.client.log_batch(run.id, metrics=[Metric("loss", math.nan, 5, 0, info.model_id, "table", "d" * 8)])
+    return info.model_id
+
+
+def stop():
+    raise Stopped
+
+
+def said_of(client, model_id):
+    model = client.get_logged_model(model_id)
+    metrics = [(each.key, repr(each.value), each.timestamp, each.step, each.dataset_name) for each in model.metrics]
+    return model.name, model.status, model.params, model.tags.get("who"), metrics
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_models_that_mlflow_keeps_apart_go_along_once(project, other, tmp_path, monkeypatch):
     with in_project(project):
         run = create_run(open_client(), notebook="models", name="models", parameters={}, tags={})
-        model = run.client.create_logged_model(run.experiment_id, "model", source_run_id=run.id)
-        run.client.log_outputs(run.id, [LoggedModelOutput(model.model_id, 0)])
+        model_id = log_a_model(run)
         run.end("FINISHED")
-    done = resflow_here(project, "export", run.id, str(tmp_path / "bundle.zip"))
-    assert "left out  1 models that MLflow logged apart from their runs\n" in done.stdout
+        given = said_of(run.client, model_id)
+    first = exported(project, run.id, tmp_path / "models.zip")
+    with in_project(other), monkeypatch.context() as patch:
+        patch.setattr(restoring, "without_links", stop)  # once the models are there, and the run is not whole
+        with pytest.raises(Stopped):
+            importing.import_bundle(open_client(), first)
+    for _ in range(2):
+        imported(other, first)
+    with in_project(other):
+        client = open_client()
+        copy = client.get_run(copies_of(client, [run.id])[run.id].run_id)
+        (model,) = client.search_logged_models([copy.info.experiment_id])
+        assert [(each.model_id, each.step) for each in copy.outputs.model_outputs] == [(model.model_id, 7)]
+        assert model.model_id != model_id
+        assert model.source_run_id == copy.info.run_id
+        assert said_of(client, model.model_id) == given
+        mlflow.set_tracking_uri(client.tracking_uri)
+        assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict([3.0]) == [6.0]
+    again = exported(other, copy.info.run_id, tmp_path / "again.zip")
+    assert again.read_bytes() == first.read_bytes()
 
 
 class Stopped(BaseException):

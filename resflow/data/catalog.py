@@ -10,7 +10,7 @@ import numpy as np
 
 from resflow.arrays import as_number
 from resflow.data.dataset import Dataset
-from resflow.data.files import check_file, is_file_name, load_file
+from resflow.data.files import FILE_SUFFIXES, check_file, is_file_name, load_file
 from resflow.errors import InvalidInputError, nearest, shown
 
 __all__ = ["DATASETS", "check_dataset_name", "load_dataset", "teacher"]

@@ -40,7 +40,7 @@ def export(name: str, file: Path, license_: str) -> None:
     done = export_runs(client, _named(client, name), file, license_)
     click.echo(f"exported  {done.runs} runs, {done.files} files, {done.size / 1e6:.1f} MB")
     if done.models:
-        click.echo(f"left out  {done.models} models that MLflow logged apart from their runs")
+        click.echo(f"models    {done.models} that MLflow keeps apart from their runs")
     click.echo(f"kept in   {file} ({file.stat().st_size / 1e6:.1f} MB)")
 
 

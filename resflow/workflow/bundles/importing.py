@@ -16,10 +16,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow import names
 from resflow.workflow.bundles.exporting import COLUMNS
-from resflow.workflow.bundles.layout import artifact_folder, metrics_place, run_id_of, run_place
+from resflow.workflow.bundles.layout import (
+    artifact_folder,
+    metrics_place,
+    model_folder,
+    model_id_of,
+    run_folder,
+    run_id_of,
+    run_place,
+)
 from resflow.workflow.bundles.reader import Bundle, opened
 from resflow.workflow.names import Role
 from resflow.workflow.records import (
+    CopiedModel,
     CopiedRun,
     Copy,
     MetricValue,
@@ -103,6 +112,7 @@ def _checked(bundle: Bundle, run_id: str, experiment: str) -> _Entry:
     run = _run(bundle, run_id)
     for _ in _values(bundle, run_id):
         pass
+    _models(bundle, run_id)
     sweep = run.tags.get(names.SWEEP, "") if run.tags.get(names.ROLE) == Role.SWEEP else ""
     return _Entry(run.tags.get(names.PARENT, ""), experiment or run.experiment, sweep)
 
@@ -135,6 +145,28 @@ def _values(bundle: Bundle, run_id: str) -> Iterator[MetricValue]:
         raise
     except (ValueError, csv.Error) as error:
         raise bundle.fault(place, f"is no table of metrics ({error})") from None
+
+
+def _models(bundle: Bundle, run_id: str) -> list[CopiedModel]:
+    """The models that are copied with a run."""
+    own = [place for place in bundle.places if place.startswith(run_folder(run_id))]
+    found = []
+    for model_id in dict.fromkeys(filter(None, map(model_id_of, own))):
+        place = f"{model_folder(run_id, model_id)}model.json"
+        if place not in bundle.places:
+            raise bundle.fault(place, "is missing")
+        try:
+            model = CopiedModel.from_json(json.loads(bundle.text(place)))
+        except InvalidInputError:
+            raise
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise bundle.fault(place, f"is no JSON ({error})") from None
+        except ValueError as error:
+            raise bundle.fault(place, str(error)) from None
+        if model.id != model_id:
+            raise bundle.fault(place, f"is of the model {model.id}")
+        found.append(model)
+    return found
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
@@ -183,9 +215,17 @@ def _write(
         (artifacts := folder / "artifacts").mkdir()
         for place in bundle.artifacts(origin):
             bundle.unpack(place, artifacts / place.removeprefix(artifact_folder(origin)))
+        models = {}
+        for number, model in enumerate(_models(bundle, origin)):
+            (files := folder / f"model{number}").mkdir()
+            inside = f"{model_folder(origin, model.id)}artifacts/"
+            for place in bundle.places:
+                if place.startswith(inside):
+                    bundle.unpack(place, files / place.removeprefix(inside))
+            models[files] = model
         values = _values(bundle, origin)
         at = begun.run_id if begun else ""
-        return restore(client, run, experiment_id, ids=ids, values=values, artifacts=artifacts, begun=at)
+        return restore(client, run, experiment_id, ids=ids, values=values, artifacts=artifacts, models=models, begun=at)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ __all__ = [
     "artifact_folder",
     "fault_of",
     "metrics_place",
+    "model_folder",
+    "model_id_of",
     "run_folder",
     "run_id_of",
     "run_place",
@@ -29,7 +31,8 @@ that is larger is not compressed, and nothing is once half the ratio is reached:
 
 _PLACES = re.compile(
     r"ro-crate-metadata\.json|manifest-sha256\.txt|workflows/[^/]+"
-    r"|runs/(?P<run>[0-9a-f]{32})/(run\.json|metrics\.csv|artifacts/.+)",
+    r"|runs/(?P<run>[0-9a-f]{32})/(run\.json|metrics\.csv|artifacts/.+"
+    r"|models/(?P<model>m-[0-9a-f]{32})/(model\.json|artifacts/.+))",
     re.DOTALL,
 )
 SEAL = b"resflow bundle 1, sha256 "
@@ -55,6 +58,17 @@ def metrics_place(run_id: str) -> str:
 def artifact_folder(run_id: str) -> str:
     """Where a run's artifacts are, with a slash at the end."""
     return run_folder(run_id) + "artifacts/"
+
+
+def model_folder(run_id: str, model_id: str) -> str:
+    """Where a model is that MLflow keeps apart from its run: model.json and artifacts/; with a slash at the end."""
+    return f"{run_folder(run_id)}models/{model_id}/"
+
+
+def model_id_of(place: str) -> str:
+    """Which model's file it is; "" if no model's."""
+    found = _PLACES.fullmatch(place)
+    return (found["model"] if found else None) or ""
 
 
 def run_id_of(place: str) -> str:

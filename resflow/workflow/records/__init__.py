@@ -20,6 +20,7 @@ from resflow.workflow.records.ending import (
     end_lost,
     set_aside,
 )
+from resflow.workflow.records.logged_models import CopiedModel, copied_models, download_model, models_of_runs
 from resflow.workflow.records.opening import open_client
 from resflow.workflow.records.reading import (
     every_run,
@@ -36,6 +37,7 @@ from resflow.workflow.records.restoring import Copy, copies_of, restore
 from resflow.workflow.records.run import Run, create_run, record_run, run_name
 
 __all__ = [
+    "CopiedModel",
     "CopiedRun",
     "Copy",
     "MetricValue",
@@ -45,9 +47,11 @@ __all__ = [
     "client_in_use",
     "client_of",
     "copied",
+    "copied_models",
     "copies_of",
     "create_run",
     "download",
+    "download_model",
     "drop_duplicates",
     "end_children",
     "end_cut_off",
@@ -59,6 +63,7 @@ __all__ = [
     "finished_points",
     "history_of",
     "is_unfinished_copy",
+    "models_of_runs",
     "open_client",
     "origin_of",
     "parent_of_sweep",

@@ -22,6 +22,7 @@ from resflow.workflow.records.copying import (
     origin_of,
     with_other_ids,
 )
+from resflow.workflow.records.logged_models import CopiedModel, restore_models
 from resflow.workflow.records.reading import every_run, experiments
 from resflow.workflow.records.run import BATCH, Run
 
@@ -62,6 +63,7 @@ def restore(
     ids: Mapping[str, str],
     values: Iterable[MetricValue],
     artifacts: Path,
+    models: Mapping[Path, CopiedModel],
     begun: str = "",
 ) -> str:
     """Write a copied run into a store; until it is whole it is RUNNING, and owned by this process.
@@ -73,6 +75,7 @@ def restore(
         ids: What the runs that it names are called there, by their origins.
         values: All values of its metrics.
         artifacts: A folder with its files, and nothing else.
+        models: The models that are copied with it, by the folders that have their files.
         begun: What it is called there if somebody began to copy it; what was written then is written again.
 
     Returns:
@@ -104,6 +107,7 @@ def restore(
     if any(artifacts.iterdir()):
         with without_progress_bars():
             client.log_artifacts(begun, str(artifacts))
+    restore_models(client, begun, experiment_id, models)
     with without_links():
         patiently(client.set_terminated, begun, run.status, run.end_time)
     tags = with_other_ids(run.tags, {**ids, run.id: begun})
