@@ -55,17 +55,14 @@ def attach_points(
     size = sum(array.nbytes for array in arrays.values())
     if size > LARGEST:
         return none_kept(f"its arrays have {size / 2**20:.0f} MiB, and at most {LARGEST >> 20} are kept of a point")
-    buffer = io.BytesIO()
     entries: dict[str, Any] = {**arrays, _DESCRIPTION: np.array(json.dumps(description))}
-    np.savez(buffer, **entries)
-    content, path = buffer.getvalue(), f"{name}.npz"
+    path = f"{name}.npz"
     with temporary_folder() as folder:
-        (file := folder / path).write_bytes(content)
+        np.savez(file := folder / path, **entries)
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
         run.attach(file, _FOLDER)
-    return {
-        names.STORED_POINT: f"{_FOLDER}/{path}",
-        names.STORED_POINT_DIGEST: hashlib.sha256(content).hexdigest(),
-    }
+    return {names.STORED_POINT: f"{_FOLDER}/{path}", names.STORED_POINT_DIGEST: digest}
 
 
 def none_kept(why: str) -> dict[str, str]:

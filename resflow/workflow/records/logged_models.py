@@ -88,13 +88,13 @@ def models_of_runs(client: MlflowClient, runs: Iterable[StoredRun]) -> dict[str,
     known = {run.info.run_id: run for run in runs}
     found: dict[str, dict[str, LoggedModel]] = {run_id: {} for run_id in known}
     for model in _search(client, sorted({run.info.experiment_id for run in known.values()})):
-        if model.source_run_id in known:
-            found[model.source_run_id][model.model_id] = model
+        if (source := model.source_run_id or "") in known:
+            found[source][model.model_id] = model
     made = {model_id for models in found.values() for model_id in models}
     for run_id, run in known.items():
         for output in run.outputs.model_outputs if run.outputs else ():
-            if output.model_id not in made and (model := _get(client, output.model_id)) is not None:
-                found[run_id][output.model_id] = model
+            if output.model_id not in made and (named := _get(client, output.model_id)) is not None:
+                found[run_id][output.model_id] = named
                 made.add(output.model_id)
     return {run_id: list(models.values()) for run_id, models in found.items() if models}
 
