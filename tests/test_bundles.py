@@ -160,13 +160,16 @@ def test_two_processes_do_not_import_at_once(project, run_id, other, tmp_path):
     assert "imported  1 runs" in imported(other, bundle)
 
 
+def twice(model_input: list[float]) -> list[float]:
+    return [2.0 * each for each in model_input]
+
+
 def log_a_model(run):
     """A model of a run by MLflow's own call, with all that one can have; what it predicts for 3."""
     mlflow.set_tracking_uri(run.client.tracking_uri)
     with mlflow.start_run(run.id):
         info = mlflow.pyfunc.log_model(
-            name="twice", python_model=lambda model_input: [2.0 * each for each in model_input], pip_requirements=[],
-            input_example=[1.0], params={"alpha": 1}, tags={"who": "we"}, step=7,
+            name="twice", python_model=twice, pip_requirements=[], params={"alpha": 1}, tags={"who": "we"}, step=7,
         )  # fmt: skip
     run.client.log_batch(run.id, metrics=[Metric("loss", math.nan, 5, 0, info.model_id, "table", "d" * 8)])
     return info.model_id
