@@ -109,7 +109,7 @@ def _add(
     artifacts = download(client, stored.info.run_id, folder / "artifacts")
     artifacts += _data_from_above(Run(client, stored.info.run_id), ids, folder / "artifacts")
     packed = list(_packed(run.id, artifacts, folder, bundle))
-    for model, model_id in copied_models(stored, models):
+    for model, model_id in copied_models(client, stored, models):
         packed += _packed_model(client, run.id, model, model_id, folder / "model", bundle)
     workflow = workflow_in(folder / "artifacts", artifacts, run.tags.get(names.SOURCE, ""))
     place = workflows.get(run.tags.get(names.PARENT, ""), "")

@@ -12,9 +12,10 @@ from resflow.errors import shown
 from resflow.workflow.names import IMPORTED_FROM
 from resflow.workflow.quiet import without_progress_bars
 from resflow.workflow.records.client import patiently
+from resflow.workflow.records.reading import history_of
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Metric
     from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
@@ -99,12 +100,14 @@ def models_of_runs(client: MlflowClient, runs: Iterable[StoredRun]) -> dict[str,
     return {run_id: list(models.values()) for run_id, models in found.items() if models}
 
 
-def copied_models(run: StoredRun, models: Sequence[LoggedModel]) -> Iterator[tuple[CopiedModel, str]]:
+def copied_models(
+    client: MlflowClient, run: StoredRun, models: Sequence[LoggedModel]
+) -> Iterator[tuple[CopiedModel, str]]:
     """The models of a run as they are copied, in the order of their first ids, each with its id in this store."""
     steps = {output.model_id: output.step for output in (run.outputs.model_outputs if run.outputs else ())}
     for model in sorted(models, key=_origin_of):
         metrics = [
-            {key: getattr(each, key) for key in _METRIC} | {"value": repr(float(each.value))}
+            {key: getattr(each, key) for key in _METRIC} | {"value": _value(client, run, each)}
             for each in model.metrics or ()
             if each.run_id == run.info.run_id
         ]
@@ -120,6 +123,16 @@ def copied_models(run: StoredRun, models: Sequence[LoggedModel]) -> Iterator[tup
             metrics=sorted(metrics, key=lambda each: [str(each[key]) for key in _METRIC]),
         )
         yield copied, model.model_id
+
+
+def _value(client: MlflowClient, run: StoredRun, metric: Metric) -> str:
+    """The value of a model's metric as the run has it: of NaN MLflow keeps 0 with the model."""
+    of_run = {
+        each.value
+        for each in history_of(client, run.info.run_id, metric.key)
+        if (each.timestamp, each.step) == (metric.timestamp, metric.step)
+    }
+    return repr(float(metric.value if metric.value in of_run else next(iter(of_run), metric.value)))
 
 
 def download_model(client: MlflowClient, model_id: str, folder: Path) -> list[Path]:
