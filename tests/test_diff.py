@@ -209,3 +209,18 @@ def test_long_outputs_are_compared_to_their_ends(project, run):
     third = with_notebook(run, ("print()", printed("other\n" + "".join(f"{line}!" for line in lines))))
     done = resflow_here(project, "diff", first.id, third.id)
     assert re.search(r"\n    … [\d]+ more lines, which --html FILE writes\n", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"cells": [', "[]", '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [3]}']
+)
+def test_damaged_notebook_is_told_and_the_rest_compared(project, run, text):
+    first, second = with_notebook(run, ("1",)), with_notebook(run, ("1",), width=64)
+    second.log_text(text, "work.ipynb")
+    done = resflow_here(project, "diff", first.id, second.id)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "  executed  work.ipynb | work.ipynb: the executed notebook is cut off or damaged\n" in done.stdout
+    assert "  width  32 | 64\n" in done.stdout
+    done = resflow_here(project, "report", second.id)
+    assert done.returncode == 2
+    assert f"run {second.id}, work.ipynb: the executed notebook is cut off or damaged" in done.stderr

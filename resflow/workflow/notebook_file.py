@@ -10,7 +10,7 @@ from typing import Any
 
 from resflow.errors import InvalidInputError, nearest_file, shown
 
-__all__ = ["metadata_of", "read_notebook"]
+__all__ = ["executed_notebook", "metadata_of", "read_notebook"]
 
 _DEEPEST = 100
 """Levels of lists and objects within one another: Python's own tools for notebooks fail at a few hundred."""
@@ -38,6 +38,23 @@ def read_notebook(path: Path) -> Any:
     node = _as_node(path, content)
     _complete(path, node)
     return node
+
+
+def executed_notebook(text: str, name: str) -> Any:
+    """The executed notebook of a file's text, as a node of nbformat's version 4, with its outputs.
+
+    Raises:
+        InvalidInputError: If it is none, as one that was cut off; the file is told by the name.
+    """
+    import nbformat
+
+    try:
+        node = nbformat.reads(text, as_version=4)
+        if all(isinstance(cell.source, str) and isinstance(cell.metadata, dict) for cell in node.cells):
+            return node  # whatever else its schema forbids: it ran
+    except (ValueError, KeyError, AttributeError, TypeError):
+        pass
+    raise InvalidInputError(f"{name}: the executed notebook is cut off or damaged")
 
 
 def metadata_of(notebook: Any, key: str) -> dict[str, Any]:

@@ -7,17 +7,18 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-import nbformat
-
+from resflow.errors import InvalidInputError
 from resflow.numerals import number_text
 from resflow.workflow import names
 from resflow.workflow.compared import Outcome, difference
 from resflow.workflow.environment import CHANGES, ENVIRONMENT, kept_environment
 from resflow.workflow.notebook_differences import CellDifference, cell_differences
+from resflow.workflow.notebook_file import executed_notebook
 from resflow.workflow.run_parameters import parameters_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
+    from nbformat import NotebookNode
 
     from resflow.workflow.records import Run
 
@@ -128,22 +129,28 @@ def _data(stored: StoredRun) -> dict[str, str]:
 
 def _notebooks(first: Run, second: Run) -> Section:
     """In what the notebooks differ: which they are, and where both are attached as executed, cell by cell."""
-    section = _section("notebook", *map(_notebook, (first, second)))
-    paths = [run.executed_notebook() for run in (first, second)]
-    if not all(paths):
+    (one, said), (other, also_said) = (_executed(run) for run in (first, second))
+    section = _section("notebook", _notebook(first.stored) | said, _notebook(second.stored) | also_said)
+    if one is None or other is None:
         return section
-    nodes = [
-        nbformat.reads(run.read_text(path), as_version=4) for run, path in zip((first, second), paths, strict=True)
-    ]
-    cells, same = cell_differences(*nodes)
+    cells, same = cell_differences(one, other)
     found = tuple(Difference(cell.place, "", "", cell.what, cell) for cell in cells)
     return Section(section.name, section.differences + found, section.same + same)
 
 
-def _notebook(run: Run) -> dict[str, str]:
-    tags, told = run.stored.data.tags, {"file": names.SOURCE, "digest": names.NOTEBOOK_DIGEST}
-    attached = {"executed and attached": run.executed_notebook() or _NONE}
-    return {name: tags[key] for name, key in told.items() if key in tags} | attached
+def _executed(run: Run) -> tuple[NotebookNode | None, dict[str, str]]:
+    """The executed notebook, and what is to be said of it."""
+    if not (path := run.executed_notebook()):
+        return None, {"executed": _NONE}
+    try:
+        return executed_notebook(run.read_text(path), path), {"executed": path}
+    except InvalidInputError as error:
+        return None, {"executed": str(error)}
+
+
+def _notebook(stored: StoredRun) -> dict[str, str]:
+    tags, told = stored.data.tags, {"file": names.SOURCE, "digest": names.NOTEBOOK_DIGEST}
+    return {name: tags[key] for name, key in told.items() if key in tags}
 
 
 def _tags_of_people(stored: StoredRun) -> dict[str, str]:

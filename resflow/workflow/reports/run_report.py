@@ -10,6 +10,7 @@ from resflow.errors import InvalidInputError
 from resflow.workflow import names
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import FINISHED, RUNNING, Role, role_of
+from resflow.workflow.notebook_file import executed_notebook
 from resflow.workflow.outcome import failed_cell
 
 if TYPE_CHECKING:
@@ -77,10 +78,8 @@ def report_again(run: Run) -> tuple[str, str]:
         What the notebook is called, and the HTML text.
 
     Raises:
-        InvalidInputError: If the run is not over, or has no executed notebook.
+        InvalidInputError: If the run is not over, or has no executed notebook, or a damaged one.
     """
-    import nbformat
-
     stored = run.stored
     if status_of(stored) == RUNNING:
         raise InvalidInputError(f"the run {run.id} is still running: its report is written when it ends")
@@ -96,7 +95,8 @@ def report_again(run: Run) -> tuple[str, str]:
         )
     error = "" if status_of(stored) == FINISHED else stored.data.tags.get(names.ERROR, "")
     notebook = PurePosixPath(path).stem
-    return notebook, attach_report(run, nbformat.reads(run.read_text(path), as_version=4), notebook, error)
+    node = executed_notebook(run.read_text(path), f"run {run.id}, {path}")
+    return notebook, attach_report(run, node, notebook, error)
 
 
 def _tables(run: Run) -> Iterator[tuple[str, str]]:
