@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 from crowd import STEPS
 from fabricated_runs import fabricate
+from mlflow.entities import LoggedModelOutput
 from mlflow.tracking import MlflowClient
 from small_notebooks import make_project, resflow_here, runs_of
 
@@ -133,6 +134,13 @@ def test_sweep_exported_from_sqlite_comes_back_the_same_from_a_server_with_postg
     client.log_text(run, "öäü", "notes/of all, öäü.txt")
     client.log_metric(run, "never", float("nan"), step=3)
     client.log_metric(run, "always", float("-inf"), step=-(2**62))
+    model = client.create_logged_model("1", "unit", source_run_id=run, tags={"who": "we"}, params={"width": "4"})
+    (files := tmp_path / "model" / "data").mkdir(parents=True)
+    (files / "weights.bin").write_bytes(bytes(range(256)))
+    client.log_model_artifacts(model.model_id, str(files.parent))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run, [LoggedModelOutput(model.model_id, 2)])
+    client.log_metric(run, "loss", 0.5, model_id=model.model_id)
     first, again = tmp_path / "first.zip", tmp_path / "again.zip"
     commands = (
         (["export", "skip", str(first)], {}, "exported  39 runs, "),

@@ -137,11 +137,12 @@ def _value(client: MlflowClient, run: StoredRun, metric: Metric) -> str:
 
 def download_model(client: MlflowClient, model_id: str, folder: Path) -> list[Path]:
     """Copy a model's files into a folder; the files, by their paths from there."""
-    from mlflow.artifacts import download_artifacts
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     if client.list_logged_model_artifacts(model_id):
         with without_progress_bars():
-            download_artifacts(f"models:/{model_id}", dst_path=str(folder), tracking_uri=client.tracking_uri)
+            location = client.get_logged_model(model_id).artifact_location  # models:/ID would be looked up elsewhere
+            get_artifact_repository(location, tracking_uri=client.tracking_uri).download_artifacts("", str(folder))
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
 
 
