@@ -207,10 +207,10 @@ def test_models_that_mlflow_keeps_apart_go_along_once(project, other, tmp_path, 
         assert model.model_id != model_id
         assert model.source_run_id == copy.info.run_id
         assert said_of(client, model.model_id) == given
-        mlflow.set_tracking_uri(client.tracking_uri)
-        assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict([3.0]) == [6.0]
     again = exported(other, copy.info.run_id, tmp_path / "again.zip")
     assert again.read_bytes() == first.read_bytes()
+    mlflow.set_tracking_uri(client.tracking_uri)
+    assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict([3.0]) == [6.0]  # which adds a file to it
 
 
 class Stopped(BaseException):
