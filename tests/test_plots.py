@@ -1,11 +1,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from resflow.plots.bounds import plot_gap
 from resflow.plots.curves import plot_held_out, plot_objective
 from resflow.plots.depth import plot_block_gains, plot_probes
 from resflow.plots.sgd import plot_excess, plot_orders, plot_slopes
+from resflow.plots.ticks import log_scale
 
 
 @pytest.fixture
@@ -110,3 +112,18 @@ def test_what_blocks_add_is_drawn_a_bar_each_with_errors_of_held_out_samples():
     assert heights == [[0.2, -0.1], [0.1, 0.0]]
     (axes,) = plot_block_gains(table.assign(held_out_gain=np.nan), title="").axes
     assert len([bars for bars in axes.containers if hasattr(bars, "patches")]) == 1
+
+
+def test_ticks_of_logarithmic_axes_are_text_that_needs_no_formula():
+    axes = Figure().subplots()
+    log_scale(axes, "x")
+    log_scale(axes, "y", linear_within=0.01)
+    axes.set(xlim=(0.002, 0.03), ylim=(-1.0, 10.0))
+    axes.figure.draw_without_rendering()
+    shown = {
+        name: [tick.get_text() for minor in (False, True) for tick in axis.get_ticklabels(minor=minor)]
+        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis))
+    }
+    assert {"10⁻²", "2×10⁻³", "2×10⁻²"} <= set(shown["x"])
+    assert {"−10⁰", "−10⁻²", "0", "10⁻¹", "10¹"} <= set(shown["y"])
+    assert not any("$" in text for texts in shown.values() for text in texts)

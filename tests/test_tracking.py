@@ -191,6 +191,22 @@ def test_claim_is_found_by_its_outcome_and_says_by_how_much(run, client, holds, 
     assert found.data.metrics["claim_margin"] == margin
 
 
+def test_figure_is_laid_out_once_for_its_files_and_can_be_laid_out_again(run, client, monkeypatch):
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    laid_out = []
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: laid_out.append(1) or execute(self, fig))
+    figure = Figure(layout="constrained")
+    engine = figure.get_layout_engine()
+    figure.subplots().set_ylabel("a label")
+    run.log_figure(figure, "line")
+    assert len(laid_out) == 1
+    assert figure.get_layout_engine() is engine
+    assert artifacts_of(client, run_of(client, run), "figures") == {"figures/line.png", "figures/line.pdf"}
+
+
 def test_figures_tables_texts_and_description_are_attached(run, client):
     from matplotlib.figure import Figure
 

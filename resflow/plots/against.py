@@ -15,6 +15,7 @@ from resflow.plots._apart import DASHES, LABELS, LEVEL_LABEL, groups_of, labelle
 from resflow.plots._style import LINEAR
 from resflow.plots.drawn import tell
 from resflow.plots.labels import label_of, value_name
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_gap_against"]
 
@@ -97,7 +98,7 @@ def plot_gap_against(
     if not np.isfinite(points[metric]).all():
         axes.scatter([], [], s=28, color="0.3", marker="x", label="diverged: not finite")
     if numeric and _spans_decades(points[axis]):
-        axes.set_xscale("log")
+        log_scale(axes, "x")
     if numeric and points[axis].nunique() <= 8:
         values = sorted(points[axis].dropna().unique())
         axes.set_xticks(values, [value_name(value) for value in values])
@@ -159,4 +160,4 @@ def _wide_scale(axes: Axes, values: pd.Series) -> None:
     """A scale that is linear about zero and logarithmic outside, where a linear one would show the largest alone."""
     sizes = np.abs(values[values != 0])
     if len(sizes) and sizes.max() > 100 * np.quantile(sizes, 0.25):
-        axes.set_yscale("symlog", linthresh=float(max(np.quantile(sizes, 0.05), 1e-12 * sizes.max())))
+        log_scale(axes, "y", linear_within=float(max(np.quantile(sizes, 0.05), 1e-12 * sizes.max())))

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from resflow.plots._style import PALETTE
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_atlas"]
 
@@ -47,10 +48,10 @@ def plot_atlas(points: pd.DataFrame, panels: Sequence[str], captions: Sequence[s
         axes.set_title(f"{case}\n", loc="left", fontsize=13, fontweight="bold")
         axes.text(0, 1.018, caption, transform=axes.transAxes, fontsize=10, color="0.3", va="bottom")
         axes.set_xlabel("gap to the best linear predictor")
-    all_axes[0, 0].set_ylabel("smallest Hessian eigenvalue $\\lambda_{\\min}$")
+    all_axes[0, 0].set_ylabel("smallest Hessian eigenvalue λ_min")
     sns.despine(figure)
     handles = [_marker(marker, color, label) for marker, color, label in _KINDS]
-    handles.append(_marker("X", _STUCK, "stuck above: gap > 0, $\\lambda_{\\min}$ ≥ 0"))
+    handles.append(_marker("X", _STUCK, "stuck above: gap > 0, λ_min ≥ 0"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=10.5)
     figure.suptitle(title, x=0.012, ha="left", fontsize=14.5)
     plt.close(figure)
@@ -58,7 +59,7 @@ def plot_atlas(points: pd.DataFrame, panels: Sequence[str], captions: Sequence[s
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, *, bottom: float, top: float) -> None:
-    axes.set_yscale("symlog", linthresh=_LINEAR_WITHIN, linscale=0.7)
+    log_scale(axes, "y", linear_within=_LINEAR_WITHIN, linscale=0.7)
     spread = max(np.ptp([*rows["gap"], 0.0]), 1e-12)
     left, right = min(rows["gap"].min(), 0.0) - 0.09 * spread, max(rows["gap"].max(), 0.0) + 0.13 * spread
     axes.set_xlim(left, right)

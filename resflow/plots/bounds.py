@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from resflow.plots._style import LINEAR, PALETTE, several_axes, wrapped
 from resflow.plots.labels import curve_name
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_gap", "plot_lines"]
 
@@ -90,9 +91,9 @@ def plot_lines(
     axes.set_title(wrapped(title, 6.8), loc="left", fontsize=11)
     # Scales first: limits are chosen as curves are drawn, with a margin that depends on the scale.
     if linear_within is not None:
-        axes.set_yscale("symlog", linthresh=linear_within)
+        log_scale(axes, "y", linear_within=linear_within)
     if log_x:
-        axes.set_xscale("log")
+        log_scale(axes, "x")
     for (column, label), style in zip(curves.items(), _STYLES, strict=False):
         values = frame[[x, column]].replace([float("inf"), float("-inf")], float("nan")).dropna()
         style = style if markers else style | {"marker": ""}

@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_held_out", "plot_objective"]
 
@@ -27,7 +28,7 @@ def plot_objective(history: pd.DataFrame, linear_objective: float, *, title: str
     sns.lineplot(history, x="step", y="objective", ax=axes, color=PALETTE[0], linewidth=2.2, label="residual unit")
     axes.axhline(linear_objective, label=f"best linear predictor: {linear_objective:.4g}", **LINEAR)
     if min(history["objective"].min(), linear_objective) > 0:
-        axes.set_yscale("log")
+        log_scale(axes, "y")
     axes.set(xlabel="optimiser step", ylabel="training objective (mean loss per sample)")
     axes.legend()
     return figure

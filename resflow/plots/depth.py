@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes, several_axes, wrapped
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_block_gains", "plot_probe_path", "plot_probes"]
 
@@ -105,9 +106,9 @@ def plot_probe_path(
             style: dict[str, Any] = {"marker": marker, "linestyle": line, "color": color}
             axes.plot(rows["norm"], rows[column], label=f"probe on h_{block}", **style)
         axes.axhline(network, color=PALETTE[1], linewidth=2.0, linestyle=":", label="network")
-        axes.set_xscale("log")
+        log_scale(axes, "x")
         if logarithmic:
-            axes.set_yscale("log")
+            log_scale(axes, "y")
         axes.set_title(samples, loc="left", fontsize=10)
         axes.set_xlabel("norm of the probe's weights\n(in units of 1 over the representation's root mean square)")
     grid[0].set_ylabel("mean loss per sample")
@@ -124,6 +125,6 @@ def _draw(axes: Axes, levels: pd.Series, errors: pd.Series | None, network: floa
     shown = np.array([*levels, network])
     shown = shown[np.isfinite(shown)]
     if shown.size and shown.min() > 0 and shown.max() > _DECADES * shown.min():
-        axes.set_yscale("log")
+        log_scale(axes, "y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("block (0: the network's input)")

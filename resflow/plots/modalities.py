@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from resflow.plots._style import LINEAR, PALETTE, several_axes
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_subset_gaps", "plot_subset_objectives"]
 
@@ -30,7 +31,7 @@ def plot_subset_objectives(table: pd.DataFrame, *, title: str) -> Figure:
             (linear, "best linear predictor", "s", "black", -0.16), (unit, "residual unit", "o", PALETTE[0], 0.16),
         ):  # fmt: skip
             _points(axes, table, column, names, shift, label=label, marker=marker, color=color)
-        axes.set_yscale("log")
+        log_scale(axes, "y")
         axes.set_title(where, loc="left", fontsize=10)
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
         axes.set(xlabel="modalities")
@@ -49,7 +50,7 @@ def plot_subset_gaps(table: pd.DataFrame, *, title: str, linear_within: float = 
     """
     names = list(dict.fromkeys(table["subset"]))
     figure, (axes,) = several_axes(1, title=textwrap.fill(title, 84), width=7.2, height=4.6)
-    axes.set_yscale("symlog", linthresh=linear_within)  # first: limits are chosen as points are drawn
+    log_scale(axes, "y", linear_within=linear_within)  # first: limits are chosen as points are drawn
     for column, label, marker, color, shift in (
         ("linear_predictor_gap", "training set", "o", PALETTE[0], -0.16),
         ("test_linear_predictor_gap", "test set", "D", PALETTE[1], 0.16),

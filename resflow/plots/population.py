@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from resflow.plots._style import LINEAR, PALETTE, one_axes
 from resflow.plots.drawn import tell
 from resflow.plots.labels import label_of, number_text, value_name
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_final_gaps", "plot_gap_trajectories"]
 
@@ -36,7 +37,7 @@ def plot_gap_trajectories(history: pd.DataFrame, *, by: str, title: str, smalles
         )
     axes.autoscale_view()
     axes.axhline(0.0, **LINEAR)
-    axes.set_yscale("symlog", linthresh=smallest)
+    log_scale(axes, "y", linear_within=smallest)
     axes.set(xlabel="optimiser step", ylabel="objective minus best linear objective")
     shown = (
         values
@@ -86,7 +87,7 @@ def plot_final_gaps(final: pd.DataFrame, *, by: str, title: str, smallest: float
     else:
         axes.axhline(0.0, label="best linear predictor", **LINEAR)
         if len(gaps) and gaps.abs().max() > 100 * max(gaps.abs().quantile(0.25), smallest):
-            axes.set_yscale("symlog", linthresh=smallest)
+            log_scale(axes, "y", linear_within=smallest)
     axes.set_xticks(range(len(values)), [value_name(value) for value in values])
     axes.set(xlabel=label_of(by), ylabel="final objective\nminus best linear objective")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)

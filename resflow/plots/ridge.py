@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from resflow.plots._style import LINEAR, LINESTYLES, MARKERS, PALETTE, one_axes, several_axes
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_flat_saddles", "plot_landscapes", "plot_ridge_minima"]
 
@@ -29,7 +30,8 @@ def plot_flat_saddles(frame: pd.DataFrame, *, title: str) -> Figure:
     axes.plot(frame["V_norm"], frame["gap"], color=PALETTE[0], marker="o", label="gap to the linear predictor")
     curvature: dict[str, Any] = {"color": PALETTE[1], "marker": "s", "linestyle": "--"}
     axes.plot(frame["V_norm"], -frame["lambda_min"], label="negative curvature |λ_min|", **curvature)
-    axes.set(xscale="log", yscale="log", xlabel="norm of V at the saddle, 1/ε", ylabel="gap, and |λ_min|")
+    log_scale(axes, "x", "y")
+    axes.set(xlabel="norm of V at the saddle, 1/ε", ylabel="gap, and |λ_min|")
     axes.legend()
     return figure
 
@@ -104,8 +106,11 @@ def plot_ridge_minima(frame: pd.DataFrame, *, title: str) -> Figure:
             gaps.plot(rows["ridge"], rows["largest_certificate"], label=f"{label}: its certificate", **style)
     gaps.axhline(0.0, label="best regularised linear predictor", **LINEAR)
     shares.yaxis.set_major_formatter(PercentFormatter(1.0))
-    shares.set(xscale="log", xlabel="ridge strength", ylabel="starts that end at a minimum above\nthe linear predictor")
-    gaps.set(xscale="log", xlabel="ridge strength", ylabel="largest such gap, regularised objective")
+    for axes in (shares, gaps):
+        log_scale(axes, "x")
+        axes.set_xlabel("ridge strength")
+    shares.set_ylabel("starts that end at a minimum above\nthe linear predictor")
+    gaps.set_ylabel("largest such gap, regularised objective")
     gaps.set_xlim(shares.get_xlim())
     for axes in (shares, gaps):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3, frameon=False, fontsize=9)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from resflow.plots._style import LINEAR, LINESTYLES, MARKERS, PALETTE, several_axes
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_excess", "plot_orders", "plot_slopes"]
 
@@ -42,7 +43,8 @@ def plot_excess(frame: pd.DataFrame, *, title: str) -> Figure:
                 )
         guide = 0.4 * bound["mean"].iloc[0] * np.sqrt(bound["steps"].iloc[0] / bound["steps"])
         axes.plot(bound["steps"], guide, color="0.6", linewidth=1.2, label="slope −1/2")
-        axes.set(xscale="log", yscale="log", xlabel="number of SGD steps T")
+        log_scale(axes, "x", "y")
+        axes.set_xlabel("number of SGD steps T")
         axes.set_title(source, loc="left", fontsize=10)
         axes.legend(fontsize=9, **_BELOW)
     positive = frame["mean"][frame["mean"] > 0]
@@ -104,7 +106,8 @@ def plot_orders(
             axes.fill_between(line["epoch"], line["low"], line["high"], color=color, alpha=0.15, linewidth=0)
         if level is not None:
             axes.axhline(0.0, label=level, **LINEAR)
-        axes.set(xscale="log", xlabel=f"epoch (band: {band})", yscale="log" if log_y else "linear")
+        log_scale(axes, *("xy" if log_y else "x"))
+        axes.set_xlabel(f"epoch (band: {band})")
         axes.set_title(f"learning rate {rate:g}", loc="left", fontsize=10)
     panels[0].set_ylabel(ylabel)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -15,6 +15,7 @@ from matplotlib.ticker import PercentFormatter
 
 from resflow.plots._style import LINEAR, LINESTYLES, MARKERS, PALETTE, one_axes, several_axes
 from resflow.plots.labels import label_of
+from resflow.plots.ticks import log_scale
 
 __all__ = ["plot_end_gaps", "plot_ends_by_gradient", "plot_shares_along_training"]
 
@@ -108,9 +109,8 @@ def plot_ends_by_gradient(ends: pd.DataFrame, *, epsilon: float, names: Sequence
         )  # fmt: skip
         axes.axhline(0.0, **LINEAR)
         axes.axvline(epsilon, color="0.5", linewidth=1.0)
-        axes.set(
-            xscale="log", xlim=(low, 2.0 * max(norms.max(), epsilon)), xlabel="gradient norm in the weights around f"
-        )
+        log_scale(axes, "x")
+        axes.set(xlim=(low, 2.0 * max(norms.max(), epsilon)), xlabel="gradient norm in the weights around f")
         axes.set_ylim(top=top)
         axes.set_title(label_of(name), loc="left", fontsize=10)
     grid[0].set_ylabel("final objective\nminus best linear objective")

@@ -59,7 +59,8 @@ def figure_svg(figure: Figure) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "resflow"}):
         metadata = {"Title": finding_of(figure), "Date": None, "Creator": None}
         hovers = hovers_of(figure)
-        figure.savefig(text, format="svg", bbox_inches="tight", dpi=_DPI, metadata=metadata)
+        cut = None if figure.get_layout_engine() else "tight"  # a layout leaves nothing to cut off
+        figure.savefig(text, format="svg", bbox_inches=cut, dpi=_DPI, metadata=metadata)
     return with_titles(text.getvalue(), hovers)
 
 

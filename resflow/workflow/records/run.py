@@ -161,9 +161,16 @@ class Run:
 
     def log_figure(self, figure: Figure, name: str) -> None:
         """Attach a figure as figures/NAME.png and figures/NAME.pdf."""
-        options = {"dpi": 150, "bbox_inches": "tight"}
-        for kind in ("png", "pdf"):
-            self.client.log_figure(self.id, figure, f"figures/{name}.{kind}", save_kwargs=options)
+        layout = figure.get_layout_engine()
+        options = {"dpi": 150, "bbox_inches": None if layout else "tight"}
+        if layout:
+            figure.draw_without_rendering()  # lays it out, once for both
+            figure.set_layout_engine(None)
+        try:
+            for kind in ("png", "pdf"):
+                self.client.log_figure(self.id, figure, f"figures/{name}.{kind}", save_kwargs=options)
+        finally:
+            figure.set_layout_engine(layout)
 
     def log_table(self, frame: DataFrame, name: str) -> None:
         """Attach a data frame as tables/NAME.csv; its index only if it says something."""
