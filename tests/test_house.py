@@ -121,6 +121,31 @@ def test_rooms_and_modules_import_each_other_in_no_circle():
             done |= ready
 
 
+def imported_with(path):
+    """What a file imports as it is imported itself, not later in its functions, nor for type checkers alone."""
+    waiting = list(ast.parse(path.read_text()).body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports_of(node)
+        elif not isinstance(node, ast.FunctionDef) and not (
+            isinstance(node, ast.If) and "TYPE_" in ast.dump(node.test)
+        ):
+            waiting += ast.iter_child_nodes(node)
+
+
+def test_kernels_import_nothing_of_what_executes_and_checks_notebooks():
+    paths = {full_name(path): path for path in MODULES}
+    needed = {"resflow.workflow.session", *map(full_name, NOTEBOOK)}
+    waiting = list(needed)
+    while waiting:
+        new = set(imported_with(paths[waiting.pop()])) - needed
+        needed |= new
+        waiting += new & paths.keys()
+    assert {"resflow.workflow.records", "jax", "pandas"} <= needed
+    assert {"nbformat", "jsonschema", "papermill", "nbclient", "nbconvert", "jupyter_client"} & needed == set()
+
+
 @pytest.mark.parametrize("path", MODULES, ids=label)
 def test_private_modules_stay_in_their_folder(path):
     private = {full_name(path) for path in MODULES if path.name.startswith("_") and path.name != "__init__.py"}

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.declared_types import as_declared
@@ -67,7 +65,7 @@ def _open_run(namespace: dict[str, Any], notebook: str) -> Run:
         if parameter.name in namespace
     }
     path = _file_of(notebook)
-    written = nbformat.read(path, as_version=4) if path else None
+    written = _read(path) if path else None
     tags = provenance_tags(path or f"{notebook}.ipynb", written)
     question = question_of(written) if written else ""
     name = run_name(notebook, values, parameters)
@@ -129,12 +127,18 @@ def _number_of(info: Any, path: Path | None) -> int | None:
     if path is None:
         return None
     try:
-        cells = nbformat.read(path, as_version=4).cells
+        cells = _read(path).cells
     except (OSError, ValueError):  # moved, or being written
         return None
     by_id = [number for number, cell in enumerate(cells, 1) if cell.get("id", "") == getattr(info, "cell_id", None)]
     same = by_id or [number for number, cell in enumerate(cells, 1) if cell.source == info.raw_cell]
     return same[0] if len(same) == 1 else None
+
+
+def _read(path: Path) -> Any:
+    import nbformat  # with what checks notebooks, which takes a second, and executed ones have no need of it
+
+    return nbformat.read(path, as_version=4)
 
 
 def _at_exit() -> None:
