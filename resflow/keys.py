@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +43,11 @@ def random_keys(seed: int | np.integer | Integer[Array, ""]) -> RandomKeys:
     True
     """
     seed = as_number("seed", seed, "must be a whole number, at least 0", lambda seed: seed >= 0, whole=True)
+    return _keys(seed)
+
+
+@jax.jit
+def _keys(seed: Any) -> RandomKeys:
     key = jax.random.key(seed)
     model, features, batches = jax.random.split(key, 3)
     return RandomKeys(model, features, batches, data=jax.random.fold_in(key, 3))

@@ -113,9 +113,9 @@ def gap_certificate(
     point: Point, linear_W: Float[Array, "*m d"], linear_objective: float | Float[Array, ""], ridge: Ridge | None = None
 ) -> GapCertificate:
     """`certify_point` against the linear predictor `linear_W` of that mean loss, unchecked and in JAX."""
-    ridge, linear_W = Ridge() if ridge is None else ridge, jnp.atleast_2d(linear_W)
+    ridge = Ridge() if ridge is None else ridge
     sums = sum_over_samples(_sums, point, linear_W)
-    return _assemble(point.rows, point.V, linear_W, linear_objective, sums, point.X.shape[0], ridge)
+    return _assemble(point.W, point.V, linear_W, linear_objective, sums, point.X.shape[0], ridge)
 
 
 def _sums(point: Point, linear_W) -> tuple[jax.Array, ...]:
@@ -124,7 +124,7 @@ def _sums(point: Point, linear_W) -> tuple[jax.Array, ...]:
     p = a @ point.rows.T
     slope = loss.derivative(p, point.y)
     # Its mean is ⟨G, ∇F⟩ wherever W has full row rank, and bounds the gap, by convexity alone, anywhere.
-    certificate = jnp.sum(slope * (p - point.X @ linear_W.T))
+    certificate = jnp.sum(slope * (p - point.X @ jnp.atleast_2d(linear_W).T))
     sound = nan_unless(all_finite(p, slope), jnp.zeros((), p.dtype))
     return jnp.sum(loss.value(p, point.y)), certificate, slope.T @ a, slope.T @ point.features, sound
 
@@ -133,6 +133,7 @@ def _sums(point: Point, linear_W) -> tuple[jax.Array, ...]:
 def _assemble(W, V, linear_W, linear_objective, sums, n, ridge: Ridge) -> GapCertificate:
     objective, certificate, grad_W, R, sound = (total / n for total in sums)
     finite = all_finite(sound, objective, linear_W, linear_objective, objective - linear_objective)
+    W, linear_W = jnp.atleast_2d(W), jnp.atleast_2d(linear_W)
     m, d = W.shape
     left, singular, _ = singular_vectors(W)
     positive = singular > max(m, d) * jnp.finfo(W.dtype).eps * singular[0] if m > 1 else singular > 0

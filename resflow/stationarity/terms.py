@@ -95,18 +95,19 @@ def stationarity_terms(
     constants = None
     if point.loss.curvature is not None and point.loss.curvature_lipschitz is not None:
         constants = lipschitz_constants_terms(point, jnp.maximum(gap.w_norm, gap.V_norm))
-    errors = sum_over_samples(_errors, point, jnp.atleast_2d(fit.W), gap.w_norm, gap.V_norm)
-    errors = [total / point.X.shape[0] for total in errors]
+    errors = sum_over_samples(_errors, point, fit.W, gap.w_norm, gap.V_norm)
     # of one output alone: with several, W may lose rank without being 0
     covered = point.W.ndim == 1
-    full_rank = gap.W_rank == point.outputs
-    return _decide(gap, smallest, constants, errors, point.V, fit, epsilon, ridge, mu2, full_rank, covered=covered)
+    counts = len(point.X), point.outputs
+    return _decide(gap, smallest, constants, errors, point.V, fit, epsilon, ridge, mu2, counts, covered=covered)
 
 
 @partial(jax.jit, static_argnames="covered")
 def _decide(
-    gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, full_rank, *, covered: bool
+    gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, counts, *, covered: bool
 ) -> StationarityTerms:
+    n, m = counts
+    errors, full_rank = [total / n for total in errors], gap.W_rank == m
     dtype, linear_norm, W_norm = V.dtype, norm(fit.W), gap.w_norm
     unit = ROUNDINGS * jnp.finfo(dtype).eps
     grad_error = unit * (errors[0] + ridge.W * W_norm + ridge.V * jnp.linalg.norm(V))
@@ -164,7 +165,7 @@ def _errors(point: Point, linear_W, W_norm, V_norm):
 
     x_norm, f_norm = jnp.linalg.norm(point.X, axis=1), jnp.linalg.norm(point.features, axis=1)
     a_norm = x_norm + V_norm * f_norm
-    p, linear_p = point.predictions.reshape(len(x_norm), -1), point.X @ linear_W.T
+    p, linear_p = point.predictions.reshape(len(x_norm), -1), point.X @ jnp.atleast_2d(linear_W).T
     (slope, curvature), (linear_slope, linear_curvature) = sizes(p), sizes(linear_p)
     p_error, linear_p_error = W_norm * a_norm, norm(linear_W) * x_norm
     grad = jnp.sum((slope + curvature * p_error) * (a_norm + W_norm * f_norm))
