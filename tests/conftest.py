@@ -98,6 +98,18 @@ def few_programs():
         gc.collect()  # programs are held by what refers to itself, too
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stores_built_once(request):
+    """New stores are copies of one, but where building them is what is tested."""
+    if request.config.getoption("--library"):
+        yield
+        return
+    from ready_stores import copied_stores
+
+    with copied_stores():
+        yield
+
+
 @pytest.fixture
 def unchecked_types():
     """Switch the run-time check of annotated shapes off, so that the library's own messages are seen."""

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -20,12 +19,9 @@ import pytest
 from bs4 import BeautifulSoup
 from legible import assert_legible
 
-from resflow.workflow import rerun
 from resflow.workflow.cli import main
-from resflow.workflow.project import database_of, database_uri
 from resflow.workflow.provenance import provenance_tags
 from resflow.workflow.records import Run, create_run, open_client
-from resflow.workflow.store import ensure_store
 
 BIN = Path(sys.executable).parent
 
@@ -83,17 +79,6 @@ def in_project(root: Path, **variables: str) -> Iterator[pytest.MonkeyPatch]:
             patch.setenv(name, value)
         patch.chdir(root)
         yield patch
-
-
-def quick_stores(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Let the stores in which `resflow verify --rerun` executes be copies of one in a new folder."""
-    ensure_store(folder)
-
-    def copied(root: Path) -> str:
-        shutil.copytree(folder / "mlruns", root / "mlruns")
-        return database_uri(database_of(root))
-
-    patch.setattr(rerun, "ensure_store", copied)
 
 
 def start(root: Path, *command: str) -> subprocess.Popen[str]:

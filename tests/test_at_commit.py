@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from small_notebooks import in_project, make_project, quick_stores, resflow_here, start, wait_for, write_notebook
+from small_notebooks import in_project, make_project, resflow_here, start, wait_for, write_notebook
 from warm_kernels import warm_kernels
 
 import resflow
@@ -51,8 +51,7 @@ def project(tmp_path_factory):
     hook.chmod(0o755)
     folder = tmp_path_factory.mktemp("kernels")
     modules = "resflow.workflow.session", "resflow.workflow.records", "mlflow.tracking"
-    with warm_kernels(folder, *modules) as variables, in_project(root, **variables) as patch:
-        quick_stores(tmp_path_factory.mktemp("ready"), patch)
+    with warm_kernels(folder, *modules) as variables, in_project(root, **variables):
         yield root
 
 

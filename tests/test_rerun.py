@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from small_notebooks import in_project, make_project, quick_stores, resflow_here, start, wait_for, write_notebook
+from small_notebooks import in_project, make_project, resflow_here, start, wait_for, write_notebook
 from warm_kernels import warm_kernels
 
 import resflow
@@ -46,11 +46,10 @@ run.set_tags(attach_points(run, "final", {"w": X}, {}) | {"verdict": "fine"})"""
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """Kernels that have imported everything already, and new stores that are copies of one."""
+    """Kernels that have imported everything already."""
     with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables, pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        quick_stores(tmp_path_factory.mktemp("ready"), patch)
         yield
 
 

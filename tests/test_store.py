@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from ready_stores import build
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import store
@@ -20,6 +21,12 @@ from resflow.workflow.project import artifact_root, project_root
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def built_as_for_users(monkeypatch):
+    """No copies of a store that is ready."""
+    monkeypatch.setattr(store, "_build", build)
 
 
 @pytest.fixture
