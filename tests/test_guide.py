@@ -1,5 +1,6 @@
-"""The guide's promises: its pages, followed from top to bottom, do what they say; links lead somewhere."""
+"""The guide's promises: its pages, followed from top to bottom, do what they say, as do the README's commands."""
 
+import os
 import re
 import shutil
 import socket
@@ -7,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pages import blocks, follow
+from pages import BIN, blocks, commands, follow
 from warm_kernels import warm_kernels
 
 import resflow
 
 ROOT = Path(__file__).parents[1]
+README = commands((ROOT / "README.md").read_text())
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 
 
@@ -50,6 +53,26 @@ def test_page_followed_from_top_to_bottom_does_what_it_says(page, project, tmp_p
     (tmp_path / "notes").mkdir()
     text = PAGES[page].read_text()
     follow(on_this_machine(text) if page == "clusters" else text, project, tmp_path / "notes", **kernels)
+
+
+@pytest.fixture(scope="module")
+def readers_project(tmp_path_factory):
+    """A project folder with the notebooks and the file that the README's commands speak of."""
+    folder = tmp_path_factory.mktemp("project with a space")
+    (folder / "pyproject.toml").touch()
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    X = np.random.default_rng(0).standard_normal((80, 2))
+    table = np.column_stack([X, X[:, 0] + X[:, 1] ** 2])
+    np.savetxt(folder / "table.csv", table, delimiter=",", header="size,age,price", comments="")
+    return folder
+
+
+@pytest.mark.parametrize("command", [line for line in README if line.split()[0] in ("resflow", "papermill")])
+def test_readmes_commands_run_as_they_stand(command, readers_project, kernels):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
+    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | kernels
+    done = subprocess.run(command.split(), cwd=readers_project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)
