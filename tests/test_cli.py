@@ -73,7 +73,7 @@ def test_finished_run_says_where_its_report_is(project):
 
 
 def test_notebook_that_raises_is_named_with_its_cell_and_exits_with_1(project):
-    done = command(project, "run", "tiny.ipynb", "-p", "size", "7")
+    done = resflow_here(project, "run", "tiny.ipynb", "-p", "size", "7")
     assert done.returncode == 1
     assert "AssertionError: seven" in done.stderr
     assert statuses(project)["7"] == "FAILED"
@@ -215,7 +215,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_ui_serves_the_store_and_ends_with_everything_it_started(project, end):
-    command(project, "store", "where")
+    resflow_here(project, "store", "where")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

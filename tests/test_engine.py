@@ -154,7 +154,7 @@ def ended(project, client):
     kernels = {name: int(wait_for(project / f"{name}.pid", processes[name])) for name in signals}
     for name, number in signals.items():
         processes[name].send_signal(number)
-    messages = {name: process.communicate(timeout=60) for name, process in processes.items()}
+    messages = {name: process.communicate(timeout=300) for name, process in processes.items()}
     return processes, messages, kernels
 
 

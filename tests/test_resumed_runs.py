@@ -9,6 +9,7 @@ import time
 import nbformat
 import pytest
 from small_notebooks import in_project, is_gone, make_project, resflow_here, runs_of, start, write_notebook
+from warm_kernels import warm_kernels
 
 from resflow.workflow import checkpoints, records
 from resflow.workflow.last_word import is_finished
@@ -33,7 +34,16 @@ with mlflow.start_run():
     mlflow.log_metrics({"w": float(np.sum(result.model.W)), "objective": float(result.history["objective"][-1])})"""
 
 
-def test_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
+@pytest.fixture
+def kernels(tmp_path_factory, monkeypatch):
+    """Kernels that have imported everything already."""
+    with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+def test_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path, kernels, monkeypatch):
     root = make_project(tmp_path)
     write_notebook(root / "train.ipynb", TRAIN, parameters="steps: int = 0")
     command = ["run", "train.ipynb", "-p", "steps", "150000"]
