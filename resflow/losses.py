@@ -76,6 +76,11 @@ class Loss:
         """ℓ''(p_i; y_i), never negative: shape (n,) for one output, positive semidefinite (n, m, m) for m."""
         raise NotImplementedError
 
+    def curved(self, p: Any, y: Any, t: Any) -> Any:
+        """ℓ''(p_i; y_i) t_i, of the shape of p."""
+        second = self.second_derivative(p, y)
+        return second * t if p.ndim < 2 else _namespace(p).einsum("nij,nj->ni", second, t)
+
     def steepest(self, reach: Any, y: Any, m: int) -> Any:
         """A bound on ‖ℓ'(p; y_i)‖ over all p of m outputs with ‖p‖ ≤ reach_i, shape (n,).
 
@@ -112,6 +117,9 @@ class Squared(Loss):
             return xp.ones_like(p - y)
         n, m = p.shape
         return xp.broadcast_to(xp.eye(m, dtype=p.dtype), (n, m, m))
+
+    def curved(self, p: Any, y: Any, t: Any) -> Any:
+        return t
 
     def steepest(self, reach: Any, y: Any, m: int) -> Any:
         return reach + (abs(y) if y.ndim < 2 else _namespace(reach).linalg.norm(y, axis=1))
@@ -226,6 +234,12 @@ class Softmax(Loss):
         eye = _namespace(p).eye(p.shape[1], dtype=p.dtype)
         own = sigma * (sigma @ (1.0 - eye))
         return own[:, :, None] * eye - sigma[:, :, None] * sigma[:, None, :] * (1.0 - eye)
+
+    def curved(self, p: Any, y: Any, t: Any) -> Any:
+        # σ_j Σ_k σ_k (t_j − t_k), relative to the t of the largest σ: without a matrix, and 1 − σ_j keeps its digits
+        sigma = _softmax(p)
+        t = t - _namespace(p).take_along_axis(t, p.argmax(axis=1)[:, None], axis=1)
+        return sigma * (t - (sigma * t).sum(axis=1, keepdims=True))
 
     def steepest(self, reach: Any, y: Any, m: int) -> Any:
         # ‖σ − e_y‖ ≤ √2 (1 − σ_y), and no p_j − p_y exceeds √2 ‖p‖

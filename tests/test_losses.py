@@ -42,6 +42,18 @@ def test_derivatives_of_several_outputs_agree_with_automatic_differentiation(los
         np.testing.assert_allclose(derivative(jnp.asarray(p), jnp.asarray(y)), expected, rtol=1e-12, atol=1e-35)
 
 
+@pytest.mark.parametrize("loss", SEVERAL_OUTPUTS, ids=repr)
+def test_products_with_second_derivatives_need_no_matrices(loss):
+    """A confident prediction, whose σ_j is 1 but for rounding, included."""
+    rng = np.random.default_rng(1)
+    p, t = 3.0 * rng.standard_normal((2, 50, 4))
+    p[0, 0] += 45.0
+    y = np.arange(50) % 4 if loss.labels == "classes" else p
+    expected = np.einsum("nij,nj->ni", loss.second_derivative(p, y), t)
+    np.testing.assert_allclose(loss.curved(p, y, t), expected, rtol=1e-12, atol=1e-30)
+    np.testing.assert_allclose(loss.curved(jnp.asarray(p), y, jnp.asarray(t)), expected, rtol=1e-12, atol=1e-30)
+
+
 @pytest.mark.parametrize("loss", ONE_OUTPUT, ids=repr)
 def test_loss_of_one_output_takes_rows_of_one_when_lifted(loss):
     y = labels_for(loss, PREDICTIONS.shape)
