@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from resflow.plots._style import LINEAR, PALETTE, one_axes, several_axes, wrapped
 from resflow.plots.ticks import log_scale
@@ -109,12 +109,22 @@ def plot_probe_path(
         log_scale(axes, "x")
         if logarithmic:
             log_scale(axes, "y")
+        for axis in (axes.xaxis, *([axes.yaxis] if logarithmic else [])):
+            axis.set_major_formatter(_Plain())
+            axis.set_minor_formatter(_Plain())
         axes.set_title(samples, loc="left", fontsize=10)
         axes.set_xlabel("norm of the probe's weights\n(in units of 1 over the representation's root mean square)")
     grid[0].set_ylabel("mean loss per sample")
     handles, labels = grid[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
     return figure
+
+
+class _Plain(LogFormatter):
+    """Labels where a logarithmic axis has them, but 0.02 and not 2 × 10⁻²."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _draw(axes: Axes, levels: pd.Series, errors: pd.Series | None, network: float) -> None:
