@@ -65,7 +65,14 @@ def trained():
 
 def report_on(net, **options):
     X, y = samples(0)
-    how = {"blocks": net.blocks, "head": net.head, "held_out": samples(1), "loss": "squared", "ridge": 1e-6}
+    how = {
+        "blocks": net.blocks,
+        "head": net.head,
+        "held_out": samples(1),
+        "loss": "squared",
+        "ridge": 1e-6,
+        "hessian": None,
+    }
     return probe(net, X, y, **how | options)
 
 

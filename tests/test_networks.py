@@ -22,6 +22,7 @@ from tests.new_process import python
 
 C, M, BLOCKS = 6, 10, 3
 FRAMEWORKS = ("equinox", "nnx", "linen", "torch")
+NO_HESSIAN = {"hessian": None}
 TORCH_MISSING = "torch is not installed: pip install '.[torch]'"
 
 
@@ -89,7 +90,7 @@ def torch_network(given):
 
 def torch_report(given, X, y, **options):
     net = torch_network(given)
-    return resflow.networks.torch.probe(net, X, y, blocks=net.blocks, head=net.head, **options)
+    return resflow.networks.torch.probe(net, X, y, blocks=net.blocks, head=net.head, **NO_HESSIAN | options)
 
 
 def nnx_network(given):
@@ -134,9 +135,8 @@ def nnx_network(given):
 def nnx_report(given, X, y, held_out, **options):
     net = nnx_network(given)
     held_out = (held_out[0].transpose(0, 2, 3, 1), held_out[1])
-    return resflow.networks.flax.probe(
-        net, X.transpose(0, 2, 3, 1), y, blocks=net.blocks, head=net.head, held_out=held_out, **options
-    )
+    options = NO_HESSIAN | options | {"held_out": held_out}
+    return resflow.networks.flax.probe(net, X.transpose(0, 2, 3, 1), y, blocks=net.blocks, head=net.head, **options)
 
 
 def linen_network(given):
@@ -176,7 +176,7 @@ def linen_report(given, X, y, held_out, **options):
     net, variables = linen_network(given)
     held_out = (held_out[0].transpose(0, 2, 3, 1), held_out[1])
     blocks = [f"block_{place}" for place in range(BLOCKS)]
-    options |= {"held_out": held_out, "variables": variables}
+    options = NO_HESSIAN | options | {"held_out": held_out, "variables": variables}
     return resflow.networks.flax.probe(net, X.transpose(0, 2, 3, 1), y, blocks=blocks, head="head", **options)
 
 
@@ -231,7 +231,7 @@ class Network(eqx.Module):
 
 def equinox_report(given, X, y, **options):
     net = Network(given)
-    return resflow.networks.equinox.probe(net, X, y, blocks=net.blocks, head=net.head, **options)
+    return resflow.networks.equinox.probe(net, X, y, blocks=net.blocks, head=net.head, **NO_HESSIAN | options)
 
 
 REPORTS = {"equinox": equinox_report, "nnx": nnx_report, "linen": linen_report, "torch": torch_report}
@@ -259,7 +259,7 @@ def independent(given, X, y, X_there, y_there, ridge):
         return [*kept[:-1], normalized(h, given["norm"]).mean((2, 3))]
 
     head = (given["W"], given["b"])
-    return resflow.probe(stream(X), head, y, held_out=(stream(X_there), y_there), ridge=ridge)
+    return resflow.probe(stream(X), head, y, held_out=(stream(X_there), y_there), ridge=ridge, hessian=None)
 
 
 def halves(X, y):
@@ -311,11 +311,11 @@ def test_torch_loader_in_any_order_and_tensors_of_any_kind():
     )
     net = torch_network(weights(np.float32))
     arrays = resflow.networks.torch.stream(net, X, y, blocks=net.blocks, head=net.head)
-    assert resflow.probe(**arrays, ridge=0.01).metrics() == at_once.metrics()
+    assert resflow.probe(**arrays, ridge=0.01, hessian=None).metrics() == at_once.metrics()
     tensor = torch.as_tensor(X, dtype=torch.float64).requires_grad_()
     assert torch_report(weights(np.float32), tensor, torch.as_tensor(y), ridge=0.01).metrics() == at_once.metrics()
     net = torch_network(weights(np.float32)).to(torch.bfloat16)
-    coarse = resflow.networks.torch.probe(net, X, y, blocks=net.blocks, head=net.head, ridge=0.01)
+    coarse = resflow.networks.torch.probe(net, X, y, blocks=net.blocks, head=net.head, ridge=0.01, hessian=None)
     assert coarse.objective == pytest.approx(at_once.objective, rel=0.05)
     assert coarse.objective != at_once.objective
 
@@ -336,6 +336,29 @@ def test_torch_network_on_a_device_gives_the_report_of_the_cpu():
         np.testing.assert_allclose(there.metrics()[name], value, rtol=1e-9, atol=1e-10)
 
 
+def test_torch_networks_without_numbers_or_arrays_get_one_line():
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
+    net = torch_network(weights(np.float32)).to("meta")
+    with pytest.raises(InvalidInputError, match=r"a tensor of shape \(10, 6\) is on torch's meta device"):
+        resflow.networks.torch.probe(net, *samples(n=9), blocks=net.blocks, head=net.head)
+
+    class Named(torch.nn.Linear):
+        def forward(self, h):
+            return {"h": super().forward(h)}
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.head = Named(4, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, X):
+            return self.head(self.block(X)["h"])
+
+    net = Network()
+    with pytest.raises(InvalidInputError, match="block 1 gives a dict, but must give an array"):
+        resflow.networks.torch.probe(net, np.zeros((9, 4)), np.arange(9) % 3, blocks=[net.block], head=net.head)
+
+
 def test_torch_network_is_left_as_it_was():
     torch = pytest.importorskip("torch", reason=TORCH_MISSING)
     net = torch_network(weights(np.float32)).train()
@@ -344,7 +367,8 @@ def test_torch_network_is_left_as_it_was():
     before = {name: each.clone() for name, each in net.state_dict().items()}
     for X, good in ((samples()[0], True), (np.zeros((9, 2, 8, 8), np.float32), False)):
         try:
-            resflow.networks.torch.probe(net, X, samples()[1][: len(X)], blocks=net.blocks, head="head", ridge=0.01)
+            how = {"ridge": 0.01, "hessian": None}
+            resflow.networks.torch.probe(net, X, samples()[1][: len(X)], blocks=net.blocks, head="head", **how)
         except RuntimeError:  # of two channels
             assert not good
         assert [module.training for module in net.modules()] == modes
@@ -389,10 +413,11 @@ class Vectors(eqx.Module):
         self.head, self.way = head(C, M, key=jax.random.key(0)), way
 
     def __call__(self, h):
+        h = jnp.stack([h] * 5) if self.way == "turns" else h  # positions before samples
         for block in self.blocks[: 1 if self.way == "skips" else 2]:
             h = jax.vmap(block)(h) if self.way == "vmaps" else block(h)
         h = self.blocks[0](h) if self.way == "twice" else h
-        scores = self.head(h)
+        scores = self.head(h.mean(0) if self.way == "turns" else h)
         return {"softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax}.get(self.way, lambda p: p)(scores)
 
 
@@ -403,7 +428,7 @@ def vectors(n=40):
 
 def on_vectors(net, *, data=None, y=None, **options):
     X, labels = vectors()
-    options = {"blocks": net.blocks, "head": net.head, "ridge": 0.1} | options
+    options = {"blocks": net.blocks, "head": net.head, "ridge": 0.1, "hessian": None} | options
     if data is None:
         data, y = X, labels
     return resflow.networks.equinox.probe(net, data, y, **options)
@@ -413,7 +438,7 @@ def test_network_of_batches_and_one_that_gives_log_probabilities():
     net, X = Vectors(), vectors()[0]
     head = (net.head.weight, net.head.bias)
     h = [X, net.blocks[0](X)]
-    expected = resflow.probe([*h, net.blocks[1](h[-1])], head, vectors()[1], ridge=0.1)
+    expected = resflow.probe([*h, net.blocks[1](h[-1])], head, vectors()[1], ridge=0.1, hessian=None)
     for each in (
         on_vectors(net),
         on_vectors(Vectors(head=RowWise), batched=True),
@@ -552,6 +577,7 @@ X, Y = vectors()
         ("well", {"held_out": [(X * np.nan, Y)]}, r"held_out\[0\]\[0\] has a value that is not finite"),
         ("well", {"batch_size": 0}, "batch_size=0 must be at least 1"),
         ("well", {"pool": "max"}, "pool='max' is unknown"),
+        ("turns", {"batched": True}, r"h_0 of shape \(5, 40, 6\) is pooled to \(5, 6\), but the head reads 40 samples"),
         ("well", {"hessian": "net"}, "hessian='net' is unknown: nearest is 'network'"),
     ],
 )

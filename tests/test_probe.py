@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from resflow.probing.comparison import compare, resolution_factor
 from resflow.probing.linear_probe import _standardized
 
 D, M, N = 6, 3, 1200
+probe = partial(resflow.probe, hessian=None)
 
 
 def network(seed, *, blocks=("add", "add"), n=N):
@@ -51,7 +53,7 @@ def best_head(hs, y, ridge=1e-4):
 
 def report_on(blocks, head=best_head, **options):
     (hs, y), held_out = network(1, blocks=blocks), network(2, blocks=blocks, n=3000)
-    return resflow.probe(hs, head(hs, y), y, held_out=held_out, ridge=1e-3, **options)
+    return probe(hs, head(hs, y), y, held_out=held_out, ridge=1e-3, **options)
 
 
 def sentence(report, about):
@@ -89,7 +91,7 @@ def test_head_trained_too_short_is_called_unfinished():
 
 def test_head_that_knows_its_samples_by_heart_is_called_overfitted():
     (hs, y), held_out = network(1, n=40), network(2, n=3000)
-    report = resflow.probe(hs, best_head(hs, y, ridge=1e-7), y, held_out=held_out, ridge=0.1)
+    report = probe(hs, best_head(hs, y, ridge=1e-7), y, held_out=held_out, ridge=0.1)
     assert report.findings["head"] == "overfitted"
 
 
@@ -102,15 +104,13 @@ def test_network_whose_block_destroys_what_it_read_is_above_its_own_input():
 
 def test_network_that_is_a_linear_predictor_cannot_be_told_from_one():
     (hs, y), held_out = network(1, blocks=("add",)), network(2, blocks=("add",))
-    report = resflow.probe(
-        [hs[1], hs[1]], best_head(hs, y), y, held_out=([held_out[0][1]] * 2, held_out[1]), ridge=1e-3
-    )
+    report = probe([hs[1], hs[1]], best_head(hs, y), y, held_out=([held_out[0][1]] * 2, held_out[1]), ridge=1e-3)
     assert report.findings["network"] == "not told apart"
 
 
 def test_without_held_out_samples_only_what_training_left_is_judged():
     hs, y = network(1)
-    report = resflow.probe(hs, (np.zeros((M, D)), None), y, ridge=1e-3)
+    report = probe(hs, (np.zeros((M, D)), None), y, ridge=1e-3)
     assert report.findings == {"network": "above", "head": "unfinished", "blocks": "not judged"}
     assert set(report.table()["verdict"]) == {"", "not judged"}
     assert not any(name.startswith("held_out") for name in report.metrics())
@@ -130,7 +130,7 @@ def test_levels_are_those_of_scikit_learn_at_the_same_ridge(ridge):
     hs, y = network(3)
     hs = [1e3 + 40.0 * h for h in hs]  # neither shift nor scale counts
     held_out = [h[:600] for h in hs]
-    report = resflow.probe(hs, (np.zeros((M, D)), None), y, held_out=(held_out, y[:600]), ridge=ridge)
+    report = probe(hs, (np.zeros((M, D)), None), y, held_out=(held_out, y[:600]), ridge=ridge)
     for h, layer in zip(hs, report.layers, strict=True):
         square = np.mean((h - h.mean(axis=0)) ** 2)
         peer = LogisticRegression(C=1.0 / (ridge * square * len(y)), tol=1e-10, max_iter=5000).fit(
@@ -169,19 +169,19 @@ def test_strength_is_the_best_of_all_in_cross_validation():
     hs, y = network(4, n=300)
     noise, labels = np.random.default_rng(0).standard_normal((300, 4)), np.where(y > 0, 1.0, -1.0)
     head = (np.zeros(D), None)
-    report = resflow.probe([noise, hs[-1]], head, labels, loss="logistic")
+    report = probe([noise, hs[-1]], head, labels, loss="logistic")
     assert report.layers[0].probe.ridge >= 0.1 > 0.01 >= report.head.probe.ridge
-    again = resflow.probe([noise, 1e-6 * hs[-1] + 7.0], head, labels, loss="logistic")
+    again = probe([noise, 1e-6 * hs[-1] + 7.0], head, labels, loss="logistic")
     assert [layer.probe.ridge for layer in again.layers] == [layer.probe.ridge for layer in report.layers]
 
 
 def test_separable_representations_are_said_once():
     y = np.repeat(np.arange(M), 20)
     h = np.eye(M)[y] + 0.01 * np.random.default_rng(0).standard_normal((60, M))
-    report = resflow.probe([h, h, h], (np.eye(M), None), y, ridge=0.01)
+    report = probe([h, h, h], (np.eye(M), None), y, ridge=0.01)
     assert str(report).count("linearly separable on h_0, h_1 and h_2") == 1
     with pytest.raises(InvalidInputError, match=r"^h_0: .*separable"):
-        resflow.probe([h, h, h], (np.eye(M), None), y, ridge=0.0)
+        probe([h, h, h], (np.eye(M), None), y, ridge=0.0)
 
 
 @pytest.mark.parametrize(("loss", "shape"), [("logistic", (D,)), ("squared", (1, D)), ("squared", (2, D))])
@@ -192,7 +192,7 @@ def test_heads_of_one_output_and_of_several_numbers(loss, shape):
     b = rng.standard_normal(shape[:-1])
     p = hs[-1] @ W.T + b + rng.standard_normal((N, *shape[:-1]))
     y = (p[..., 0] if shape == (1, D) else p) if loss == "squared" else p > 0
-    report = resflow.probe(hs, (W, b), y, loss=loss, held_out=(hs, y), ridge=1e-4)
+    report = probe(hs, (W, b), y, loss=loss, held_out=(hs, y), ridge=1e-4)
     assert report.layers[0].gap.sign < 0
     assert abs(report.head.gap.value) < 0.1
     assert report.augmented.width == 3 * D
@@ -200,7 +200,7 @@ def test_heads_of_one_output_and_of_several_numbers(loss, shape):
 
 def test_layers_of_other_widths_have_no_augmented_baseline():
     hs, y = network(6)
-    report = resflow.probe([hs[0][:, :4], hs[1], hs[2]], best_head(hs, y), y, ridge=0.01)
+    report = probe([hs[0][:, :4], hs[1], hs[2]], best_head(hs, y), y, ridge=0.01)
     assert report.augmented is None
     assert list(report.table()["width"]) == [4, D, D]
 
@@ -208,7 +208,7 @@ def test_layers_of_other_widths_have_no_augmented_baseline():
 def test_constant_layer_is_no_better_than_the_frequencies_of_classes():
     hs, y = network(7)
     dead = np.full_like(hs[0], 0.1)
-    report = resflow.probe([dead, hs[-1]], best_head(hs, y), y, ridge=1e-3)
+    report = probe([dead, hs[-1]], best_head(hs, y), y, ridge=1e-3)
     shares = np.bincount(y) / N
     np.testing.assert_allclose(report.layers[0].probe.objective, -np.sum(shares * np.log(shares)), rtol=1e-6)
 
@@ -237,9 +237,9 @@ def test_whatever_holds_the_same_numbers_gives_the_same_report(given):
     hs = [np.round(8 * h) / 8 for h in hs]  # which bfloat16 holds
     W, b = (np.round(4 * part) / 4 for part in best_head(hs, y))
     hs = [np.clip(h, -7.875, 7.875) for h in hs]
-    expected = resflow.probe(hs, (W, b), y, held_out=(hs, y), ridge=0.01)
+    expected = probe(hs, (W, b), y, held_out=(hs, y), ridge=0.01)
     layers = [given(h) for h in hs]
-    found = resflow.probe(layers, (given(W), given(b)), given(y), held_out=(layers, given(y)), ridge=0.01)
+    found = probe(layers, (given(W), given(b)), given(y), held_out=(layers, given(y)), ridge=0.01)
     assert found.metrics() == expected.metrics()
     assert str(found) == str(expected)
 
@@ -267,7 +267,7 @@ def test_curvature_of_the_last_block_is_that_of_the_dense_hessian(loss, m, bias)
     head = (rng.standard_normal((*shape, 4)), rng.standard_normal(shape) if bias else None)
     y = {"softmax": np.arange(n) % 3, "logistic": np.where(np.arange(n) % 3, 1.0, -1.0)}.get(loss)
     y = rng.standard_normal((n, *shape)) if y is None else y
-    found = resflow.probe(hs, head, y, loss=loss, ridge=0.1, hessian="last block").curvature
+    found = probe(hs, head, y, loss=loss, ridge=0.1, hessian="last block").curvature
     eigenvalues, slope = dense_hessian(hs, head, jnp.asarray(y), loss)
     np.testing.assert_allclose(found.lambda_min, eigenvalues[0], rtol=1e-9)
     np.testing.assert_allclose(found.grad_norm, slope, rtol=1e-10)
@@ -290,7 +290,7 @@ def stuck(n=200):
 
 def test_network_at_a_saddle_above_its_own_input_is_told_where_it_leads_down():
     hs, head, y = stuck()
-    report = resflow.probe(hs, head, y, loss="squared", ridge=1e-3, hessian="last block")
+    report = probe(hs, head, y, loss="squared", ridge=1e-3, hessian="last block")
     found = report.curvature
     assert report.findings["network"] == "above"
     assert report.findings["curvature"] == "saddle"
@@ -314,14 +314,14 @@ def test_block_and_head_that_training_finished_have_no_direction_that_curves_dow
     at = resflow.Point(rng.standard_normal(3), V, features, X, X[:, 0] ** 2, "squared")
     end = resflow.solve(at, epsilon=1e-11, fit=resflow.fit_linear_predictor(X, at.y, loss="squared")).point
     hs = [X, X + end.features @ end.V.T]
-    report = resflow.probe(hs, (end.W, None), at.y, loss="squared", ridge=1e-6, hessian="last block")
+    report = probe(hs, (end.W, None), at.y, loss="squared", ridge=1e-6, hessian="last block")
     assert report.findings["curvature"] == "not negative"
     assert abs(report.curvature.lambda_min) < 1e-9
 
 
 def test_path_goes_over_norms_as_fits_in_balls_do():
     (hs, y), held_out = network(3, n=300), network(4, n=200)
-    report = resflow.probe(hs, best_head(hs, y), y, held_out=held_out, ridge=0.01, path=[0.01, 1.0, 0.1])
+    report = probe(hs, best_head(hs, y), y, held_out=held_out, ridge=0.01, path=[0.01, 1.0, 0.1])
     table = report.path_table()
     assert list(table["ridge"]) == [1.0, 0.1, 0.01] * 3
     assert table["converged"].all()
@@ -335,7 +335,11 @@ def test_path_goes_over_norms_as_fits_in_balls_do():
     for _, row in table[table["block"] == 1].iterrows():
         ball = resflow.fit_linear_predictor(columns, y, loss="softmax", max_norm=row["norm"])
         np.testing.assert_allclose(row["objective"], ball.objective, rtol=1e-5)
-    assert plot_probe_path(table, objective=report.objective, held_out_objective=report.held_out_objective, title="a")
+    levels = {"objective": report.objective, "held_out_objective": report.held_out_objective}
+    figure = plot_probe_path(table, **levels, title="a")
+    figure.draw_without_rendering()
+    labels = [label.get_text() for axes in figure.axes for label in axes.get_xticklabels("both") if label.get_text()]
+    assert labels == [f"{float(label):g}" for label in labels] != []
 
 
 HS, Y = network(9, n=30)
@@ -374,7 +378,7 @@ HEAD = (np.ones((M, D)), np.zeros(M))
 @pytest.mark.usefixtures("unchecked_types")
 def test_bad_input_gets_one_line_that_names_it(changed, message):
     with pytest.raises(InvalidInputError, match=message) as raised:
-        resflow.probe(**{"representations": HS, "head": HEAD, "y": Y} | changed)
+        probe(**{"representations": HS, "head": HEAD, "y": Y} | changed)
     assert "\n" not in str(raised.value)
 
 

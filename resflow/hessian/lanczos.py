@@ -23,6 +23,7 @@ __all__ = [
     "HessianEigenvalue",
     "check_options",
     "hessian_eigenvalues",
+    "most_products",
     "smallest_hessian_eigenvalue",
     "smallest_operator_eigenvalue",
     "split_parameters",
@@ -131,10 +132,15 @@ def smallest_hessian_eigenvalue(
     if is_traced(*leaves) or not progress:
         return _of_hessian(*arguments, None)
     D, precision = sum(leaf.size for leaf in jax.tree.leaves(moving)), jnp.result_type(*jax.tree.leaves(moving))
-    length = _length(D, precision, steps)
-    most = -(-D // _PRODUCTS) if length == D else (max_restarts + 1) * (length + 1)
+    most = most_products(D, precision, max_restarts, steps, at_once=_PRODUCTS)
     with counted(progress, most, "product") as reporter:
         return jax.block_until_ready(_of_hessian(*arguments, reporter))
+
+
+def most_products(D: int, precision: Any, max_restarts: int, steps: int | None = None, at_once: int = 1) -> int:
+    """How many times products with a Hessian in D parameters are made at most, where a whole one's are in groups."""
+    length = _length(D, precision, steps)
+    return -(-D // at_once) if length == D else (max_restarts + 1) * (length + 1)
 
 
 @in_full_precision

@@ -10,16 +10,13 @@ import numpy as np
 from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss, as_loss
+from resflow.networks._choice import Choice, LinearLayer, Whole
 from resflow.networks._passes import Pass
-from resflow.probing.curvature import Curvature
 from resflow.probing.probe import report_with
 from resflow.probing.report import ProbeReport
-from resflow.probing.stream import Head, Stream, as_head, plain_array
+from resflow.probing.stream import Head, as_head, plain_array
 
-__all__ = ["CurvatureOf", "report_on", "stream_of"]
-
-CurvatureOf = Callable[[list[Any], np.ndarray, Head, Loss], Curvature]
-"""λ_min in all parameters of a network, of the training samples in batches, their labels, the head and the loss."""
+__all__ = ["report_on", "stream_of"]
 
 _FAR = 0.01
 """How far scores may lie from W h + b, in units of |W||h| + |b|: what bfloat16 and TF32 leave of a product."""
@@ -37,29 +34,24 @@ def report_on(
     batch_size: int,
     hessian: str | None,
     path: Any,
-    curvature: CurvatureOf,
+    whole: Whole,
+    layers: dict[int, LinearLayer],
 ) -> ProbeReport:
     """The report on a network from its passes over all samples, the arguments as of `resflow.networks.torch.probe`.
 
     Args:
         run: One pass of a batch.
         head: (W, b) in the orientation of `resflow.probe`.
-        curvature: Asked where `hessian` is "network".
+        whole: The Hessian in all parameters.
+        layers: The linear layers of the last block, by their numbers.
 
     Raises:
         InvalidInputError: If samples and labels do not fit, or the network predicts something else than its head.
     """
-    chosen, whole = as_loss(loss), hessian == "network"
-    kept: list[Any] = []
-    arrays = stream_of(
-        run, head, data, y, held_out=held_out, loss=chosen, batch_size=batch_size, kept=kept if whole else None
-    )
-
-    def of_network(stream: Stream, head: Head, loss: Loss) -> Curvature:
-        return curvature(kept, stream.y, head, loss)
-
-    options = {"ridge": ridge, "path": path, "hessian": hessian}
-    return report_with(**arrays, loss=chosen, of_network=of_network if whole else None, **options)
+    chosen = as_loss(loss)
+    choice = Choice(hessian, layers, whole, bias=head[1] is not None, chosen=ridge is None)
+    arrays = stream_of(run, head, data, y, held_out=held_out, loss=chosen, batch_size=batch_size, see=choice.see)
+    return report_with(**arrays, loss=chosen, ridge=ridge, path=path, curvature=choice.curvature)
 
 
 def stream_of(
@@ -71,11 +63,11 @@ def stream_of(
     held_out: Any,
     loss: Loss,
     batch_size: int,
-    kept: list[Any] | None = None,
+    see: Callable[[Any, Pass], None] | None = None,
 ) -> dict[str, Any]:
     """The arguments of `resflow.probe`: representations, head, y and held_out.
 
-    Arguments and errors are those of `report_on`; besides, `kept` gets the batches of training samples.
+    Arguments and errors are those of `report_on`; besides, `see` is told every batch of training samples and its pass.
     """
     as_number("batch_size", batch_size, "must be at least 1", lambda size: size >= 1, whole=True)
     W, b = plain_array(head[0]), plain_array(head[1])
@@ -83,7 +75,7 @@ def stream_of(
     def collected(samples: Any, labels: Any, name: str) -> tuple[list[np.ndarray], np.ndarray]:
         streams, ys, last = [], [], None
         for place, (X, targets) in enumerate(_batches(samples, labels, batch_size, name)):
-            passed = Pass(*(_each(plain_array, part) for part in run(X)))
+            passed = _plain(run(X))
             targets = np.asarray(plain_array(targets))
             h = passed.stream[-1]
             if targets.shape[:1] != h.shape[:1]:
@@ -94,8 +86,8 @@ def stream_of(
             last = last or as_head((W, b), h.shape[1], loss)
             _check_scores(last, passed, loss)
             streams.append(passed.stream)
-            if kept is not None and name == "data":
-                kept.append(X)
+            if see is not None and name == "data":
+                see(X, passed)
             ys.append(targets)
         if not ys:
             raise InvalidInputError(f"{name} has no batch of samples")
@@ -108,8 +100,12 @@ def stream_of(
     return {"representations": training, "head": (W, b), "y": labels, "held_out": unseen}
 
 
-def _each(convert: Callable[[Any], Any], part: Any) -> Any:
-    return tuple(np.asarray(convert(h)) for h in part) if isinstance(part, tuple) else np.asarray(convert(part))
+def _plain(passed: Pass) -> Pass:
+    """A pass in NumPy's arrays."""
+    plain = (np.asarray(plain_array(h)) for h in (*passed.stream, passed.scores, passed.predictions))
+    *stream, scores, predictions = plain
+    features = {place: np.asarray(plain_array(h)) for place, h in passed.features.items()}
+    return Pass(tuple(stream), scores, predictions, features)
 
 
 def _batches(data: Any, y: Any, size: int, name: str) -> Iterator[tuple[Any, Any]]:

@@ -16,8 +16,9 @@ from resflow.losses import Loss
 from resflow.networks._passes import Pass
 from resflow.probing.curvature import STEPS, Curvature, curvature_of
 from resflow.probing.stream import Head, plain_array
+from resflow.progress import Progress
 
-__all__ = ["jax_curvature"]
+__all__ = ["jax_curvature", "parameters_of"]
 
 
 @in_full_precision
@@ -29,6 +30,9 @@ def jax_curvature(
     y: np.ndarray,
     head: Head,
     loss: Loss,
+    max_restarts: int,
+    *,
+    progress: bool | Progress,
 ) -> Curvature:
     """λ_min of the Hessian of the mean loss in all floating-point arrays of `moving`, in float64.
 
@@ -43,6 +47,8 @@ def jax_curvature(
         y: Their labels, as the loss takes them.
         head: The head, for the shape of predictions.
         loss: The loss.
+        max_restarts: Of the iteration.
+        progress: As of `smallest_hessian_eigenvalue`.
 
     Raises:
         InvalidInputError: If batches hold samples of different shapes.
@@ -75,7 +81,8 @@ def jax_curvature(
             return jax.lax.scan(jax.checkpoint(add), jnp.zeros(()), data)[0]
 
         parameters = [leaves[place] for place in free]
-        found = as_numpy(smallest_hessian_eigenvalue(objective, parameters, others, held, data))
+        how: dict[str, Any] = {"max_restarts": max_restarts, "progress": progress}
+        found = as_numpy(smallest_hessian_eigenvalue(objective, parameters, others, held, data, **how))
         gradient = as_numpy(jax.jit(jax.grad(objective))(parameters, others, held, data))
 
         @jax.jit
@@ -118,3 +125,8 @@ def _double(array: np.ndarray) -> np.ndarray:
 
 def _in_double(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def parameters_of(moving: Any) -> int:
+    """How many parameters λ_min is in."""
+    return sum(leaf.size for leaf in jax.tree.leaves(moving) if jnp.issubdtype(leaf.dtype, jnp.floating))

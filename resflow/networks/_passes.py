@@ -21,18 +21,23 @@ class Pass(NamedTuple):
         stream: h_0, ..., h_L, shape (n, d_l) each: what enters the first block, what leaves each, what the head reads.
         scores: What the head gives.
         predictions: What the network gives.
+        features: What enters linear layers of the last block, shape (n, k) each, by their numbers, which are below 0;
+            without those that are not called once, or where that cannot be seen or pooled.
     """
 
     stream: tuple[Any, ...]
     scores: Any
     predictions: Any
+    features: dict[int, Any]
 
 
 class Recorder:
     """Keeps what enters and what leaves each of L blocks, called by the numbers 1, ..., L, and the head.
 
+    Of linear layers of the last block, called by numbers below 0, what enters.
+
     Attributes:
-        entered: The first argument of each, by its number.
+        entered: The first argument of each, by its number; None of a linear layer that is called again.
         left: The result of each; of several the first.
     """
 
@@ -42,21 +47,40 @@ class Recorder:
         self.left = {} if left is None else left
 
     def tell(self, place: int, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        """One call of a block or the head.
+        """One call of a block, the head or a linear layer.
 
         Raises:
-            InvalidInputError: If it was called before.
+            InvalidInputError: If it is a block or the head and was called before.
         """
+        given = next(iter((*arguments, *named.values())), None)
+        if place < HEAD:
+            self.entered[place] = None if place in self.entered else given
+            return
         if place in self.left:
             raise InvalidInputError(
                 f"{_called(place)} is called more than once in a pass, so that what leaves it is no one "
                 "representation: pass modules that are called once"
             )
-        self.entered[place] = next(iter((*arguments, *named.values())), None)
+        self.entered[place] = given
         self.left[place] = _first(result)
 
-    def passed(self, predictions: Any, *, pool: Any, channels_first: bool, widened: Callable[[Any], Any]) -> Pass:
+    def passed(
+        self,
+        predictions: Any,
+        *,
+        pool: Any,
+        channels_first: bool,
+        widened: Callable[[Any], Any],
+        visible: Callable[[Any], bool] = lambda h: True,
+    ) -> Pass:
         """All of a pass, representations pooled, in at least float32.
+
+        Args:
+            predictions: What the network gave.
+            pool: As of `pooled`.
+            channels_first: As of `pooled`.
+            widened: Makes an array at least float32.
+            visible: Whether what entered a linear layer can be used outside of it.
 
         Raises:
             InvalidInputError: If a module was not called, or a representation or what the head reads does not fit.
@@ -67,6 +91,11 @@ class Recorder:
                     f"{_called(place)} is not called in a pass of the network, or only inside of a transformation of "
                     "the network's own: pass modules that it calls"
                 )
+            if not hasattr(_first(self.left[place]), "shape"):
+                raise InvalidInputError(
+                    f"{_called(place)} gives a {type(self.left[place]).__name__}, but must give an array, or a tuple "
+                    "of which that is the first"
+                )
         inner = [self.entered[1], *(self.left[place] for place in range(1, self._blocks))]
         read, scores = self.entered[HEAD], self.left[HEAD]
         if len(read.shape) != 2:
@@ -74,10 +103,22 @@ class Recorder:
                 f"the head reads an array of shape {tuple(read.shape)}, but must read one vector a sample, shape (n, d)"
             )
         stream = [pooled(widened(h), pool, f"h_{place}", channels_first) for place, h in enumerate(inner)]
+        for place, h in enumerate(stream):
+            if len(h) != len(read):
+                raise InvalidInputError(
+                    f"h_{place} of shape {tuple(inner[place].shape)} is pooled to {tuple(h.shape)}, but the head reads "
+                    f"{len(read)} samples: pass pool=..., a function that makes it one vector a sample, such as "
+                    "lambda h: h.mean(0) where the first axis is that of positions"
+                )
         predictions = _first(predictions)
         if math.prod(getattr(predictions, "shape", ())) != math.prod(scores.shape):  # such as an object that holds them
             predictions = scores
-        return Pass((*stream, widened(read)), widened(scores), widened(predictions))
+        features = {
+            place: pooled(widened(h), pool, "", channels_first)
+            for place, h in self.entered.items()
+            if place < HEAD and h is not None and visible(h) and (h.ndim == 2 or (h.ndim > 2 and not callable(pool)))
+        }
+        return Pass((*stream, widened(read)), widened(scores), widened(predictions), features)
 
 
 def pooled(h: Any, pool: Any, name: str, channels_first: bool) -> Any:

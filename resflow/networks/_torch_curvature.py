@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import jax
@@ -11,15 +12,13 @@ import numpy as np
 
 from resflow.arrays import as_numpy, in_full_precision
 from resflow.errors import InvalidInputError
-from resflow.hessian.lanczos import smallest_operator_eigenvalue
+from resflow.hessian.lanczos import most_products, smallest_operator_eigenvalue
 from resflow.losses import Loss
 from resflow.probing.curvature import STEPS, Curvature, curvature_of
 from resflow.probing.stream import Head
+from resflow.progress import Progress, reported
 
 __all__ = ["torch_curvature"]
-
-_ENTRIES = 1 << 22
-"""Of ℓ''_i of the samples that are looked at together."""
 
 
 @in_full_precision
@@ -31,6 +30,8 @@ def torch_curvature(
     y: np.ndarray,
     head: Head,
     loss: Loss,
+    max_restarts: int,
+    progress: bool | Progress,
 ) -> Curvature:
     """λ_min of the Hessian of the mean loss in all parameters that ask for a gradient, in float64.
 
@@ -44,6 +45,8 @@ def torch_curvature(
         y: Their labels, as the loss takes them.
         head: The head, for the shape of predictions.
         loss: The loss.
+        max_restarts: Of the iteration.
+        progress: As of `smallest_hessian_eigenvalue`.
 
     Raises:
         InvalidInputError: If no parameter asks for a gradient.
@@ -85,19 +88,21 @@ def torch_curvature(
                 values = p.detach().cpu().numpy()
                 slopes = in_torch(loss.derivative(values, labels)).requires_grad_()
                 options = {"allow_unused": True, "materialize_grads": True}
-                gradient = torch.autograd.grad(p, leaves, slopes, create_graph=vector is not None, **options)
+                slope = torch.autograd.grad(p, leaves, slopes, create_graph=vector is not None, **options)
                 if vector is None:
-                    total += flat(gradient)
+                    total += flat(slope)
                     continue
-                inner = sum((g * v).sum() for g, v in zip(gradient, split(vector), strict=True))
+                inner = sum((g * v).sum() for g, v in zip(slope, split(vector), strict=True))
                 *second, moved = torch.autograd.grad(inner, [*leaves, slopes], retain_graph=True, **options)
-                curved = _curved(loss, values, labels, moved.detach().cpu().numpy())
+                curved = loss.curved(values, labels, moved.detach().cpu().numpy())
                 first = torch.autograd.grad(p, leaves, in_torch(curved), **options)
                 total += flat(first) + flat(second)
         return total / n
 
     def product_of_bits(bits: Any) -> np.ndarray:
         """Hv, float64 as pairs of whole numbers: a callback's thread would round it to JAX's default precision."""
+        if tell is not None:
+            tell(next(done))
         return summed(np.array(bits).view(np.float64)[:, 0])[:, None].view(np.uint32)
 
     def level(t: float, direction: list[Any]) -> float:
@@ -106,6 +111,8 @@ def torch_curvature(
             values = [loss.value(predictions(moved, X).cpu().numpy(), labels).sum() for X, labels in parts]
         return float(np.sum(values)) / n
 
+    gradient = summed()
+    summed(gradient)  # so that a network without second derivatives says so itself, and not from within JAX
     with jax.enable_x64(True):
         like = jnp.zeros(sum(sizes))
         halves = jax.ShapeDtypeStruct((sum(sizes), 2), jnp.uint32)
@@ -117,27 +124,20 @@ def torch_curvature(
                 bits = jax.pure_callback(product_of_bits, halves, bits, vmap_method="sequential")
                 return jax.lax.bitcast_convert_type(bits, jnp.float64)
 
-            return smallest_operator_eigenvalue(product, like, key=jax.random.key(0))
+            return smallest_operator_eigenvalue(product, like, key=jax.random.key(0), max_restarts=max_restarts)
 
-        found = as_numpy(jax.block_until_ready(smallest()))
+        done = count(1)
+        with reported(progress, most_products(len(like), like.dtype, max_restarts), "product") as tell:
+            found = as_numpy(jax.block_until_ready(smallest()))
     direction = split(found.direction)
     return curvature_of(
         found,
         of="network",
         direction={name: v.cpu().numpy() for name, v in zip(start, direction, strict=True)},
         parameters=sum(sizes),
-        grad_norm=float(np.linalg.norm(summed())),
+        grad_norm=float(np.linalg.norm(gradient)),
         levels=np.array([level(t, direction) for t in (0.0, *STEPS)]),
     )
-
-
-def _curved(loss: Loss, p: np.ndarray, y: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """ℓ''_i u_i of one output, or of several, of few samples at a time where a matrix a sample is large."""
-    if p.ndim == 1:
-        return loss.second_derivative(p, y) * moved
-    rows = max(1, _ENTRIES // p.shape[1] ** 2)
-    parts = [slice(at, at + rows) for at in range(0, len(p), rows)]
-    return np.concatenate([np.einsum("nij,nj->ni", loss.second_derivative(p[s], y[s]), moved[s]) for s in parts])
 
 
 def _double(tensor: Any) -> Any:

@@ -14,13 +14,28 @@ from resflow.errors import InvalidInputError
 from resflow.networks._passes import Pass, Recorder
 from resflow.probing.stream import plain_array
 
-__all__ = ["compiled", "listening", "widened"]
+__all__ = ["compiled", "listening", "multiplications", "visible", "widened"]
 
 
 def widened(h: Any) -> jax.Array:
     """In at least float32; the sum also has JAX say of a value that it is none of this trace."""
     dtype = jnp.promote_types(h.dtype, jnp.float32)
     return h.astype(dtype) + jnp.zeros((), dtype)
+
+
+def visible(h: Any) -> bool:
+    """Whether a value belongs to this trace, and not to one within it that has ended."""
+    try:
+        widened(h)
+    except jax.errors.UnexpectedTracerError:
+        return False
+    return True
+
+
+def multiplications(traced: Callable[[Any, jax.Array], Pass], parameters: Any, X: Any) -> float:
+    """How many multiplications a pass of a batch takes."""
+    lowered = jax.jit(traced).lower(parameters, jnp.asarray(plain_array(X)))
+    return float((lowered.cost_analysis() or {}).get("flops", 0.0)) / 2.0
 
 
 def compiled(traced: Callable[[Any, jax.Array], Pass], parameters: Any) -> Callable[[Any], Pass]:

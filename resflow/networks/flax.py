@@ -12,11 +12,13 @@ import jax
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._batches import report_on
-from resflow.networks._curvature import jax_curvature
+from resflow.networks._choice import LinearLayer, Whole
+from resflow.networks._curvature import jax_curvature, parameters_of
 from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
-from resflow.networks._tracing import compiled, listening, widened
+from resflow.networks._tracing import compiled, listening, multiplications, visible, widened
 from resflow.networks.frameworks import framework
 from resflow.probing.report import ProbeReport
+from resflow.progress import Progress
 
 __all__ = ["probe"]
 
@@ -37,7 +39,8 @@ def probe(
     loss: str | Loss = "softmax",
     ridge: float | None = None,
     batch_size: int = 256,
-    hessian: str | None = None,
+    hessian: str | None = "auto",
+    progress: bool | Progress = False,
     path: Any = None,
 ) -> ProbeReport:
     """What linear probes along its residual stream say of a Flax network: `resflow.probe` with the arrays collected.
@@ -60,9 +63,15 @@ def probe(
         loss: As of `resflow.probe`; the network's scores are its predictions, not probabilities.
         ridge: As of `resflow.probe`.
         batch_size: Samples in a pass, where arrays are given.
-        hessian: "network" for λ_min of the Hessian of the mean training loss in all parameters, in float64:
-            all of it up to 1,024 parameters, by a Lanczos iteration beyond, of some hundred to some thousand products
-            with the Hessian, each a pass over all samples, which are kept. "last block" as of `resflow.probe`.
+        hessian: "network" for λ_min of the Hessian of the mean training loss in all parameters, in float64: all of it
+            up to 1,024 parameters, by a Lanczos iteration beyond, of some hundred to some thousand products with the
+            Hessian, each a pass over all samples, which are kept. "last block" for that in the head and the linear
+            layer that the last block ends in, h_L = h_{L−1} + V f + c, or as of `resflow.probe` if it ends in none.
+            "auto" for the last block's if it ends in a linear layer and nothing stands between that and the head, as
+            is found out by its numbers, and otherwise the network's, of at most some 300 products; each only if it
+            costs no more than the probes, or some seconds. The report says which it had and why. None for neither.
+        progress: Called with how many products with the network's Hessian are done, and how many there may be; True
+            for a progress bar.
         path: As of `resflow.probe`.
 
     Raises:
@@ -75,17 +84,18 @@ def probe(
     places = dict(enumerate(check_blocks(blocks), 1)) | {HEAD: head}
     named = dict(arguments or {})
     if isinstance(net, nnx.Module):
-        told, parameters, weights = _of_nnx(nnx, net, places, named)
+        told, parameters, weights, layers = _of_nnx(nnx, net, places, named)
     elif isinstance(net, linen.Module):
-        told, parameters, weights = _of_linen(linen, net, variables, places, named)
+        told, parameters, weights, layers = _of_linen(linen, net, variables, places, named)
     else:
         raise InvalidInputError(f"net is a {type(net).__name__}, but must be a Flax nnx or linen module")
 
     def traced(parameters: Any, X: jax.Array) -> Pass:
         recorder = Recorder(len(places) - 1)
         predictions = told(parameters, X, recorder)
-        return recorder.passed(predictions, pool=pool, channels_first=False, widened=widened)
+        return recorder.passed(predictions, pool=pool, channels_first=False, widened=widened, visible=visible)
 
+    curvature = partial(jax_curvature, traced, *parameters, progress=progress)
     return report_on(
         compiled(traced, parameters),
         weights,
@@ -97,12 +107,13 @@ def probe(
         batch_size=batch_size,
         hessian=hessian,
         path=path,
-        curvature=partial(jax_curvature, traced, *parameters),
+        whole=Whole(curvature, parameters_of(parameters[0]), partial(multiplications, traced, parameters)),
+        layers=layers,
     )
 
 
-_Told = tuple[Callable[[Any, jax.Array, Recorder], Any], Any, tuple[Any, Any]]
-"""The pass of parameters, samples and recorder, the parameters with what else there is, and (W, b)."""
+_Told = tuple[Callable[[Any, jax.Array, Recorder], Any], Any, tuple[Any, Any], dict[int, LinearLayer]]
+"""The pass of parameters, samples and recorder, the parameters with what else there is, (W, b), and linear layers."""
 
 
 def _of_nnx(nnx: Any, net: Any, places: dict[int, Any], named: dict[str, Any]) -> _Told:
@@ -113,17 +124,26 @@ def _of_nnx(nnx: Any, net: Any, places: dict[int, Any], named: dict[str, Any]) -
     head = places[HEAD]
     if not isinstance(head, nnx.Linear):
         raise InvalidInputError(f"head is a {type(head).__name__}, but must be an nnx.Linear: the last layer")
+    block = places[len(places) - 1]
+    inner = [each for _, each in nnx.iter_modules(block) if isinstance(each, nnx.Linear) and each is not block]
+    layers = {-place: each for place, each in enumerate(inner, 1)}
     graph, *state = nnx.split(net, nnx.Param, ...)
 
     def told(state: Any, X: jax.Array, recorder: Recorder) -> Any:
         copy = nnx.merge(graph, *state)
         copy.eval()
         modules = dict(nnx.iter_modules(copy))
-        with listening({place: modules[paths[id(each)]] for place, each in places.items()}, recorder):
+        with listening({place: modules[paths[id(each)]] for place, each in (places | layers).items()}, recorder):
             return copy(X, **named)
 
-    bias = getattr(head, "bias", None)
-    return told, tuple(state), (head.kernel[...].T, None if bias is None else bias[...])
+    def weights(layer: Any) -> tuple[Any, Any]:
+        bias = getattr(layer, "bias", None)
+        return layer.kernel[...].T, None if bias is None else bias[...]
+
+    named_layers = {
+        place: LinearLayer(".".join(map(str, paths[id(each)])), *weights(each)) for place, each in layers.items()
+    }
+    return told, tuple(state), weights(head), named_layers
 
 
 def _of_linen(linen: Any, net: Any, variables: Any, places: dict[int, Any], named: dict[str, Any]) -> _Told:
@@ -132,13 +152,20 @@ def _of_linen(linen: Any, net: Any, variables: Any, places: dict[int, Any], name
     by_name = {each: place for place, each in places.items() if isinstance(each, str)}
     if len(by_name) < len(places):
         raise InvalidInputError("blocks and head of a linen module must be names, each another, such as 'block_0'")
-    weights: Any = variables.get("params", {})
-    for part in places[HEAD].split("/"):
-        weights = weights.get(part, {})
+    weights = _at(variables.get("params", {}), places[HEAD])
     if getattr(weights.get("kernel"), "ndim", 0) != 2:
         raise InvalidInputError(
             f"head={places[HEAD]!r} has no kernel of shape (d, m): name the Dense layer that is last"
         )
+
+    layers: dict[int, LinearLayer] = {}
+    block = places[len(places) - 1]
+    for path, kernel in jax.tree_util.tree_leaves_with_path(_at(variables["params"], block)):
+        *inner, last = (part.key for part in path)
+        if last == "kernel" and kernel.ndim == 2:
+            name = "/".join([block, *inner])
+            layers[-1 - len(layers)] = LinearLayer(name, kernel.T, _at(variables["params"], name).get("bias"))
+    by_name |= {layer.name: place for place, layer in layers.items() if layer.name not in by_name}
 
     def told(variables: Any, X: jax.Array, recorder: Recorder) -> Any:
         called: set[str] = set()
@@ -155,13 +182,20 @@ def _of_linen(linen: Any, net: Any, variables: Any, places: dict[int, Any], name
 
         with linen.intercept_methods(evaluating):
             predictions = net.apply({"params": variables[0], **variables[1]}, X, **named)
-        for name in by_name:
-            if name not in called:
+        for name, place in by_name.items():
+            if name not in called and place >= HEAD:
                 raise no_part(name, sorted(called))
         return predictions
 
     others = {name: each for name, each in variables.items() if name != "params"}
-    return told, (variables["params"], others), (weights["kernel"].T, weights.get("bias"))
+    return told, (variables["params"], others), (weights["kernel"].T, weights.get("bias")), layers
+
+
+def _at(parameters: Any, name: str) -> Any:
+    """The parameters of a linen module by its name; none of one that has none."""
+    for part in name.split("/"):
+        parameters = parameters.get(part, {})
+    return parameters
 
 
 def _evaluated(call: Any, module: Any, arguments: Any, named: dict[str, Any]) -> Any:

@@ -11,11 +11,14 @@ import numpy as np
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss, as_loss
 from resflow.networks._batches import report_on, stream_of
+from resflow.networks._choice import LinearLayer, Whole
 from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
 from resflow.networks._torch_curvature import torch_curvature
 from resflow.networks.frameworks import framework
 from resflow.probing.curvature import Curvature
 from resflow.probing.report import ProbeReport
+from resflow.probing.stream import check_not_meta
+from resflow.progress import Progress
 
 __all__ = ["probe", "stream"]
 
@@ -32,7 +35,8 @@ def probe(
     loss: str | Loss = "softmax",
     ridge: float | None = None,
     batch_size: int = 256,
-    hessian: str | None = None,
+    hessian: str | None = "auto",
+    progress: bool | Progress = False,
     path: Any = None,
 ) -> ProbeReport:
     """What linear probes along its residual stream say of a torch network: `resflow.probe` with the arrays collected.
@@ -57,8 +61,14 @@ def probe(
         batch_size: Samples in a pass, where arrays are given.
         hessian: "network" for λ_min of the Hessian of the mean training loss in all parameters that ask for a
             gradient, in float64: all of it up to 1,024 parameters, by a Lanczos iteration beyond, of some hundred to
-            some thousand products with the Hessian, each a pass over all samples, which are kept. "last block" as of
-            `resflow.probe`.
+            some thousand products with the Hessian, each a pass over all samples, which are kept. "last block" for that
+            in the head and the linear layer that the last block ends in, h_L = h_{L−1} + V f + c, or as of
+            `resflow.probe` if it ends in none. "auto" for the last block's if it ends in a linear layer and nothing
+            stands between that and the head, as is found out by its numbers, and otherwise the network's, of at most
+            some 300 products; each only if it costs no more than the probes, or some seconds. The report says which it
+            had and why. None for neither.
+        progress: Called with how many products with the network's Hessian are done, and how many there may be; True
+            for a progress bar.
         path: As of `resflow.probe`.
 
     Raises:
@@ -67,10 +77,20 @@ def probe(
     """
     passes = _passes(net, blocks, head, pool)
 
-    def curvature(batches: list[Any], *arguments: Any) -> Curvature:
-        torch = framework("torch")
-        return torch_curvature(torch, net, passes.scores, [passes.placed(X) for X in batches], *arguments)
+    torch = framework("torch")
 
+    def curvature(batches: list[Any], *arguments: Any) -> Curvature:
+        placed = [passes.placed(X) for X in batches]
+        return torch_curvature(torch, net, passes.scores, placed, *arguments, progress)
+
+    def multiplications(X: Any) -> float:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counted:
+            net(passes.placed(X))
+        return counted.get_total_flops() / 2.0
+
+    parameters = sum(each.numel() for each in net.parameters() if each.requires_grad)
     with _evaluating(net):
         return report_on(
             passes.run,
@@ -83,7 +103,8 @@ def probe(
             batch_size=batch_size,
             hessian=hessian,
             path=path,
-            curvature=curvature,
+            whole=Whole(curvature, parameters, multiplications),
+            layers=passes.layers,
         )
 
 
@@ -113,12 +134,16 @@ def stream(
 
 
 class _Passes(NamedTuple):
-    """A network's passes: what one shows, its scores alone, a batch on its device, and its head (W, b)."""
+    """A network's passes: what one shows, its scores alone, a batch on its device, its head (W, b), and linear layers.
+
+    These are those of the last block, by their numbers.
+    """
 
     run: Callable[[Any], Pass]
     scores: Callable[[Callable[[Any], Any], Any], Any]
     placed: Callable[[Any], Any]
     head: tuple[Any, Any]
+    layers: dict[int, LinearLayer]
 
 
 def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
@@ -130,6 +155,8 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
     last = _module(modules, head)
     if not isinstance(last, torch.nn.Linear):
         raise InvalidInputError(f"head is a {type(last).__name__}, but must be a torch.nn.Linear: the last layer")
+    layers = _linear_layers(torch, modules, [*found.values(), last], found[len(found)])
+    told = {**found, HEAD: last, **{place: modules[each.name] for place, each in layers.items()}}
     weight = next((each for each in net.parameters() if each.is_floating_point()), last.weight)
 
     def widened(h: Any) -> Any:
@@ -137,12 +164,13 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
 
     def placed(X: Any) -> Any:
         X = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
+        check_not_meta(X)
         return X.to(weight.device, weight.dtype if X.is_floating_point() else None)
 
     def run(X: Any) -> Pass:
         X = placed(X)
         recorder = Recorder(len(found))
-        with _hooked({**found, HEAD: last}, recorder):
+        with _hooked(told, recorder):
             predictions = net(X)
         return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
 
@@ -152,7 +180,7 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
             call(X)
         return recorder.left[HEAD]
 
-    return _Passes(run, scores, placed, (last.weight, last.bias))
+    return _Passes(run, scores, placed, (last.weight, last.bias), layers)
 
 
 def _module(modules: dict[str, Any], each: Any) -> Any:
@@ -161,6 +189,14 @@ def _module(modules: dict[str, Any], each: Any) -> Any:
     if isinstance(each, str) or not any(each is module for module in modules.values()):
         raise no_part(each, modules)
     return each
+
+
+def _linear_layers(torch: Any, modules: dict[str, Any], others: list[Any], block: Any) -> dict[int, LinearLayer]:
+    """Linear layers of a block, other than some modules, by numbers below 0."""
+    inner = {id(each) for each in block.modules() if isinstance(each, torch.nn.Linear)} - {id(each) for each in others}
+    names = [name for name, each in modules.items() if id(each) in inner]
+    found = [(name, modules[name]) for name in names]
+    return {-place: LinearLayer(name, each.weight, each.bias) for place, (name, each) in enumerate(found, 1)}
 
 
 @contextmanager

@@ -8,12 +8,13 @@ from resflow.probing.report import Advice, Baseline
 
 __all__ = ["of_curvature"]
 
-_WHERE = {"network": "in all parameters", "last block": "in the head and a linear map behind the last block"}
-
 
 def of_curvature(found: Curvature, first: Baseline) -> Advice:
     """The finding on curvature: a saddle only where the network is above the probe on h_0 and λ_min surely negative."""
-    where = _WHERE[found.of]
+    where = "in all parameters"
+    if found.of == "last block":
+        map_at = f"the last block's {found.layer}" if found.layer else "a linear map behind the last block"
+        where = f"in the head and {map_at}"
     above = first.probe.finished and first.gap.sign > 0
     known = f"{found} {where}, ‖∇F‖ = {number_text(found.grad_norm, 2)}"
     if found.sign < 0:

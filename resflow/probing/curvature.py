@@ -19,11 +19,27 @@ from resflow.numerals import number_text
 from resflow.point import Point
 from resflow.probing.stream import Head, Stream
 
-__all__ = ["STEPS", "Curvature", "check_hessian", "curvature_of", "last_block_curvature"]
+__all__ = ["STEPS", "Curvature", "LastLayer", "check_hessian", "curvature_of", "last_block_curvature"]
 
 STEPS = np.array([sign * 2.0**power for power in range(-20, 5) for sign in (1.0, -1.0)])
 """Lengths at which the objective is looked at along a direction of norm 1."""
 _ROUNDINGS = 256.0
+
+
+class LastLayer(NamedTuple):
+    """The linear layer that a network's last block ends in, h_L = h_{L−1} + V f + c.
+
+    Attributes:
+        name: What the network calls it.
+        V: Its weights, shape (d, k).
+        c: Its biases, shape (d,); None for none.
+        features: f of the training samples, shape (n, k).
+    """
+
+    name: str
+    V: np.ndarray
+    c: np.ndarray | None
+    features: np.ndarray
 
 
 class Curvature(NamedTuple):
@@ -32,8 +48,9 @@ class Curvature(NamedTuple):
     lambda_min_lower ≤ λ_min ≤ lambda_min, up to `rounding`. NaN where the network is not finite.
 
     Attributes:
-        of: What the Hessian is taken in: "network" for all of its parameters; "last block" for the head (W, b) and a
-            linear map V behind what the last block adds, p = W(h_{L−1} + V(h_L − h_{L−1})) + b at V = I.
+        of: What the Hessian is taken in: "network" for all of its parameters; "last block" for the head (W, b) and
+            V, c of the `layer`, p = W(h_{L−1} + V f + c) + b, or without a layer a linear map V behind what the last
+            block adds, p = W(h_{L−1} + V(h_L − h_{L−1})) + b at V = I.
         parameters: How many these are.
         lambda_min: λ, the Rayleigh quotient of the direction.
         lambda_min_lower: No eigenvalue lies below.
@@ -46,7 +63,8 @@ class Curvature(NamedTuple):
             more than rounding, as where a network has kinks all around.
         step: That step t of θ + t v.
         direction: v, with the structure of the parameters; of a torch module a dictionary by their names, of the last
-            block a dictionary of W, b and V.
+            block a dictionary of W, b, V and c.
+        layer: The name of the linear layer that the last block ends in, where it is known.
     """
 
     of: str
@@ -61,6 +79,7 @@ class Curvature(NamedTuple):
     fall: float
     step: float
     direction: Any
+    layer: str = ""
 
     @property
     def sign(self) -> int:
@@ -86,13 +105,13 @@ class Curvature(NamedTuple):
 
 
 def check_hessian(hessian: str | None) -> None:
-    """Check that it names what a Hessian may be taken in, or None.
+    """Check that it names what a Hessian may be taken in, "auto" for what fits, or None.
 
     Raises:
         InvalidInputError: If it does not.
     """
     if hessian is not None:
-        check_known("hessian", hessian, ["last block", "network"])
+        check_known("hessian", hessian, ["auto", "last block", "network"])
 
 
 def curvature_of(
@@ -125,12 +144,23 @@ def curvature_of(
     )
 
 
-def last_block_curvature(stream: Stream, head: Head, loss: Any, *, bias: bool) -> Curvature:
-    """λ_min in the head and a linear map behind what the last block adds, as of the residual unit that these make.
+def last_block_curvature(
+    stream: Stream, head: Head, loss: Any, *, bias: bool, layer: LastLayer | None = None, max_restarts: int = 20
+) -> Curvature:
+    """λ_min in the head and the linear layer of the last block, as of the residual unit that these make.
 
-    The unit is W(x + V f) with x = h_{L−1} and f = h_L − h_{L−1}. With a bias x has a constant column, whose row of V
-    is no parameter: the bracket of the unit's Hessian in all of (W, V) bounds λ_min from below, as that of a larger
-    matrix, and its direction without the row is where a Lanczos iteration without it goes on from.
+    The unit is W(x + V f) with x = h_{L−1}; of a layer with biases f has a constant column. Without a layer f is
+    h_L − h_{L−1} and V = I. With a bias of the head x has a constant column, whose row of V is no parameter: the
+    bracket of the unit's Hessian in all of (W, V) bounds λ_min from below, as that of a larger matrix, and its
+    direction without the row is where a Lanczos iteration without it goes on from.
+
+    Args:
+        stream: The training samples.
+        head: The head.
+        loss: The loss.
+        bias: Whether the head has biases.
+        layer: The linear layer that the last block ends in, if it is known.
+        max_restarts: Of the Lanczos iteration.
 
     Raises:
         InvalidInputError: If the last two representations differ in width.
@@ -141,18 +171,25 @@ def last_block_curvature(stream: Stream, head: Head, loss: Any, *, bias: bool) -
             f"hessian='last block' needs h_{{L-1}} and h_L of one width, but they have {before.shape[1]} and "
             f"{after.shape[1]} columns: what the last block adds is no difference of the two"
         )
-    d = before.shape[1]
-    X, W, V = before, head.W, np.eye(d)
+    n, d = before.shape
+    if layer is None:
+        inner, f = np.eye(d), after - before
+    else:
+        inner, f = np.asarray(layer.V, dtype=np.float64), np.asarray(layer.features, dtype=np.float64)
+        if layer.c is not None:
+            inner, f = np.column_stack([inner, layer.c]), np.column_stack([f, np.ones(n)])
+        before = after - f @ inner.T  # h_{L−1} but for rounding, so that the scores are the network's own
+    X, W, V = before, head.W, inner
     if bias:
-        X, V = np.column_stack([before, np.ones(len(before))]), np.eye(d + 1, d)
+        X, V = np.column_stack([before, np.ones(n)]), np.vstack([inner, np.zeros(inner.shape[1])])
         W = np.concatenate([W, head.b[..., None]], axis=-1)
-    point = Point(W, V, after - before, X, stream.y, loss)
+    point = Point(W, V, f, X, stream.y, loss)
     unit = smallest_partial_eigenvalue(point)
     A, B = (np.asarray(part, dtype=np.float64) for part in unit.direction)
     grad_W, grad_V = point.gradient
     with jax.enable_x64(True):
-        inner = jax.tree.map(jnp.asarray, point)
-        found = as_numpy(_refined(inner, jnp.asarray(A).reshape(-1, X.shape[1]), jnp.asarray(B), d))
+        start = jax.tree.map(jnp.asarray, point)
+        found = as_numpy(_refined(start, jnp.asarray(A).reshape(-1, X.shape[1]), jnp.asarray(B), d, max_restarts))
     a, b = (np.asarray(part) for part in found.direction)
     a = a.reshape(W.shape)
     lower = max(float(unit.lambda_min_lower), float(found.lambda_min_lower) if found.certain else -np.inf)
@@ -166,19 +203,23 @@ def last_block_curvature(stream: Stream, head: Head, loss: Any, *, bias: bool) -
     full = np.zeros_like(V)
     full[:d] = b
     levels = [float(point.at(W + t * a, V + t * full).objective) for t in (0.0, *STEPS)]
-    return curvature_of(
+    direction = {"W": a[..., :d], "V": b} | ({"b": a[..., d]} if bias else {})
+    if layer is not None and layer.c is not None:
+        direction |= {"V": b[:, :-1], "c": b[:, -1]}
+    found_of = curvature_of(
         found,
         of="last block",
-        direction={"W": a[..., :d], "V": b} | ({"b": a[..., d]} if bias else {}),
+        direction=direction,
         parameters=a.size + b.size,
         grad_norm=float(np.hypot(np.linalg.norm(grad_W), np.linalg.norm(grad_V[:d]))),
         levels=np.array(levels),
     )
+    return found_of._replace(layer="" if layer is None else layer.name)
 
 
 @in_full_precision
 @eqx.filter_jit
-def _refined(point: Point, A: jax.Array, B: jax.Array, d: int) -> HessianEigenvalue:
+def _refined(point: Point, A: jax.Array, B: jax.Array, d: int, max_restarts: int) -> HessianEigenvalue:
     """λ_min in W and the first d rows of V, from where a direction in all rows points."""
     like, unravel = ravel_pytree((A, B[:d]))
     rest = B.shape[0] - d
@@ -191,5 +232,5 @@ def _refined(point: Point, A: jax.Array, B: jax.Array, d: int) -> HessianEigenva
     size = jnp.linalg.norm(like)
     candidate = jnp.where(size > 0, like / size, jnp.zeros_like(like).at[0].set(1.0))
     key = jax.random.key(0)
-    result = smallest_operator_eigenvalue(product, like, key=key, candidate=candidate)
+    result = smallest_operator_eigenvalue(product, like, key=key, candidate=candidate, max_restarts=max_restarts)
     return result._replace(direction=unravel(result.direction))

@@ -14,8 +14,9 @@ from resflow.errors import InvalidInputError, shown
 from resflow.losses import Loss, as_loss
 from resflow.probing._advice import advise
 from resflow.probing._path import as_path, probe_path
+from resflow.probing.choice import CurvatureFound, curvature_by_arrays
 from resflow.probing.comparison import NOTHING, Difference, compare, resolution_factor
-from resflow.probing.curvature import Curvature, check_hessian, last_block_curvature
+from resflow.probing.curvature import check_hessian
 from resflow.probing.linear_probe import fit_linear_probe
 from resflow.probing.report import Baseline, ProbeReport
 from resflow.probing.stream import Head, Stream, as_head, as_representations, as_stream
@@ -33,7 +34,7 @@ def probe(
     loss: str | Loss = "softmax",
     held_out: tuple[Any, Any] | None = None,
     ridge: float | None = None,
-    hessian: str | None = None,
+    hessian: str | None = "auto",
     path: Any = None,
 ) -> ProbeReport:
     """What linear probes along the residual stream say of a network: is it stuck, what does each block add?
@@ -71,7 +72,8 @@ def probe(
         hessian: "last block" for λ_min of the Hessian in the head and a linear map behind what the last block adds, of
             the residual unit that these make: directions that the network itself has where its last block ends in a
             linear layer and its head reads what leaves that. That of the whole network needs the network:
-            `resflow.networks`. None for neither.
+            `resflow.networks`. "auto" for that of the last block where both of its representations have one width and
+            it costs no more than the probes, or some seconds; the report says which it had and why. None for neither.
         path: Strengths λ, for the path of every layer's probes over them, each fit started from the one before, the
             strongest first. Every one is also the best predictor within the ball of its own norm. None for no path.
 
@@ -88,7 +90,12 @@ def probe(
             "hessian='network' needs the network, not its arrays: call the probe of resflow.networks.torch, .flax or "
             ".equinox, or choose hessian='last block'"
         )
-    return report_with(representations, head, y, loss=loss, held_out=held_out, ridge=ridge, hessian=hessian, path=path)
+    check_hessian(hessian)
+    bias = isinstance(head, tuple | list) and len(head) == 2 and head[1] is not None
+    curvature = partial(curvature_by_arrays, hessian=hessian, bias=bias, chosen=ridge is None)
+    return report_with(
+        representations, head, y, loss=loss, held_out=held_out, ridge=ridge, path=path, curvature=curvature
+    )
 
 
 def report_with(
@@ -99,17 +106,15 @@ def report_with(
     loss: str | Loss,
     held_out: Any,
     ridge: float | None,
-    hessian: str | None,
     path: Any,
-    of_network: Callable[[Stream, Head, Loss], Curvature] | None = None,
+    curvature: Callable[[Stream, Head, Loss], CurvatureFound],
 ) -> ProbeReport:
     """The report of `probe`, whose arguments these are, for networks that are at hand.
 
     Args:
-        of_network: λ_min in all parameters, of the training samples' stream, the head and the loss.
+        curvature: λ_min of the training samples' stream, the head and the loss.
     """
     loss = as_loss(loss)
-    check_hessian(hessian)
     strengths = as_path(path)
     if ridge is not None:
         allowed = "must be 0, or from 1e-12 to 1e12, in units of the columns' mean square; None to choose it"
@@ -150,11 +155,7 @@ def report_with(
     if training.blocks_add and sum(h.shape[1] for h in training.representations) <= _MOST_COLUMNS:
         h_there = None if unseen is None else unseen.side_by_side()
         augmented = baseline("augmented", training.side_by_side(), h_there, layers[0])
-    curvature = None
-    if of_network is not None:
-        curvature = of_network(training, last, loss)
-    elif hessian is not None:
-        curvature = last_block_curvature(training, last, loss, bias=head[1] is not None)
+    found, why = curvature(training, last, loss)
     held_out_samples = 0 if unseen is None else len(unseen.y)
     return ProbeReport(
         loss=loss.name,
@@ -164,9 +165,10 @@ def report_with(
         held_out_objective=math.nan if there is None else there.objective,
         layers=tuple(layers),
         augmented=augmented,
-        curvature=curvature,
+        curvature=found,
+        curvature_choice=why,
         path=probe_path(strengths, training, unseen, loss, here.outputs, here.objective),
-        advice=advise(layers, held_out=held_out_samples, curvature=curvature),
+        advice=advise(layers, held_out=held_out_samples, curvature=found),
     )
 
 

@@ -81,7 +81,8 @@ class ProbeReport:
         augmented: The probe of (h_0, h_1 − h_0, ..., h_L − h_{L−1}) side by side, of which the network's output is a
             linear function: its gap is what training left undone, its gain what the blocks offer. None where widths
             differ, or the columns are more than 2,048.
-        curvature: λ_min of the Hessian; None where it was not asked for.
+        curvature: λ_min of the Hessian; None for none.
+        curvature_choice: Why that of this Hessian, or why none; "" where the caller named it.
         path: The probes of h_0, ..., h_L over strengths λ, where these were asked for.
         advice: One sentence for each finding.
     """
@@ -94,6 +95,7 @@ class ProbeReport:
     layers: tuple[Baseline, ...]
     augmented: Baseline | None
     curvature: Curvature | None
+    curvature_choice: str
     path: tuple[PathPoint, ...]
     advice: tuple[Advice, ...]
 
@@ -178,6 +180,7 @@ class ProbeReport:
                 *self._lines(),
                 *([] if self.curvature is None else [f"  {self.curvature.of}: {self.curvature}"]),
                 *(each.sentence for each in self.advice),
+                *filter(None, [self.curvature_choice]),
             ]
         )
 
