@@ -191,7 +191,7 @@ CLAIMS = {
         {"dataset": "wine:all", "steps": 150, "blocks": 2, "width": 4, "learning_rate": 0.01, "batch_size": None}
         | {"hessian": "network"},
         "network_no_worse_than_linear_probe",
-        {"depth", "gains"},
+        {"depth", "gains", "path"},
     ),
     "probe_torch_network": (
         {"epochs": 4},

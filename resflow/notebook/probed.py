@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resflow.notebook.claim import Claim
+from resflow.numerals import number_text
 from resflow.probing.report import ProbeReport
 
-__all__ = ["Probed", "probed", "probes_title"]
+__all__ = ["Probed", "path_title", "probed", "probes_title"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Probed:
             told. Its margin is negative where it is worse by more than can be noise; not a number without such samples.
         metrics: All numbers of the report, and the gap to that probe by the names that other notebooks have for gaps.
         tags: Whether all fits are finished.
-        advice: The report's advice as a list in Markdown.
+        advice: The report's advice as a list in Markdown, with why it has that λ_min or none.
     """
 
     claim: Claim
@@ -34,6 +35,7 @@ def probed(report: ProbeReport) -> Probed:
     gap = first.held_out_gap
     margin = gap.resolution - gap.value
     layers = [*report.layers, *filter(None, [report.augmented])]
+    sentences = [each.sentence for each in report.advice]
     own = {"linear_predictor_gap": first.gap.value, "best_linear_objective": first.probe.objective}
     if report.held_out_samples:
         own |= {"test_linear_predictor_gap": gap.value, "test_linear_predictor_gap_error": gap.standard_error}
@@ -41,7 +43,7 @@ def probed(report: ProbeReport) -> Probed:
         claim=Claim("network_no_worse_than_linear_probe", bool(margin >= 0 and first.probe.finished), margin),
         metrics=report.metrics() | own,
         tags={"linear_fit_converged": all(layer.probe.finished for layer in layers)},
-        advice="\n".join(f"- {each.sentence}" for each in report.advice),
+        advice="\n".join(f"- {each}" for each in filter(None, [*sentences, report.curvature_choice])),
     )
 
 
@@ -57,4 +59,20 @@ def probes_title(report: ProbeReport) -> str:
     return (
         f"On {where} samples the network is {stands} the linear probe on its input, gap {gap}; "
         f"{adds} of {len(blocks)} blocks add what a linear probe can tell"
+    )
+
+
+def path_title(report: ProbeReport) -> str:
+    """How the network stands to the lowest of all probes over bounds on their norm; of what `probe` found."""
+    held_out = report.held_out_samples > 0
+    where, column, network = (
+        ("held-out", "held_out_objective", report.held_out_objective)
+        if held_out
+        else ("training", "objective", report.objective)
+    )
+    lowest = min(report.path, key=lambda point: getattr(point, column))
+    level = getattr(lowest, column)
+    return (
+        f"On {where} samples the lowest of all probes is on h_{lowest.block}, of norm {number_text(lowest.norm, 2)}: "
+        f"{number_text(level, 3)}, where the network has {number_text(network, 3)}"
     )
