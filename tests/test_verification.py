@@ -147,7 +147,13 @@ def lose_the_file(run):
     shutil.rmtree(Path(run.artifact_folder) / "points")
 
 
+def lose_the_data(run):
+    run.remove_tags([names.KEPT_DATA])
+    Path("table.csv").unlink()
+
+
 def change_the_data(run):
+    run.remove_tags([names.KEPT_DATA])
     table = Path("table.csv").read_text()
     Path("table.csv").write_text(table.replace("1", "2", 1))
 
@@ -161,7 +167,7 @@ OBSTACLES = {
     "file": (lose_the_file, "the stored point is gone: points/final.npz is not among the artifacts"),
     "point": (lambda run: run.remove_tags([names.STORED_POINT]), "no point is stored: the run recorded none"),
     "data": (change_the_data, "the data changed: what is read from table.csv now has the digest "),
-    "no data": (lambda run: Path("table.csv").unlink(), "there is no such file (looked for "),
+    "no data": (lose_the_data, "there is no such file (looked for "),
     "failed": (fail, "the run is FAILED"),
 }
 
