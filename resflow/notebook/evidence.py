@@ -13,7 +13,6 @@ from resflow.certificates.augmented import fit_augmented
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset
 from resflow.labels import one_hot
-from resflow.linear.fit import LinearFit
 from resflow.models.residual_unit import NoSkipNetwork, OutputSkipNetwork, ResidualUnit
 from resflow.networks.equinox import probe
 from resflow.notebook.probed import probed
@@ -34,7 +33,7 @@ class LastPoint:
     Attributes:
         model: The model; None where there are groups of them.
         train, test: What it was trained on, and what was held out, if anything was.
-        fit: The best linear predictor of the training data; None where nothing needs it.
+        fit: The best linear predictor of the training data, a `LinearFit`; None where nothing needs it.
         loss: The loss, by its name.
         epsilon: ε of the verdict.
         settings: What else values were computed with.
@@ -43,7 +42,7 @@ class LastPoint:
     model: Any
     train: Dataset
     test: Dataset | None
-    fit: LinearFit
+    fit: Any
     loss: str
     epsilon: float | None
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -49,12 +49,13 @@ def _subsets(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any]
 
 def _example(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     saddles = example.flat_saddles(np.asarray(last.settings["epsilons"]))
-    points = example.landscape_points(last.settings["in_panels"], ridge=last.settings["picture_ridge"])
+    in_panels = [np.reshape(points, (-1, 2)) for points in last.settings["in_panels"]]
+    points = example.landscape_points(in_panels, ridge=last.settings["picture_ridge"])
     return example.measures(saddles, points), {"landscape_points": points}
 
 
 def _ridge_minima(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    ridges, ends = last.settings["ridges"], {}
+    ridges, ends = np.asarray(last.settings["ridges"]), {}
     for inputs, units in groups.items():
         X = last.train.X[:, last.settings["columns"][: int(inputs)]]
         ends[int(inputs)] = judge_ridge_minima(units, X, last.train.y, loss=last.loss, ridges=ridges)
@@ -66,13 +67,13 @@ def _excess(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any],
     settings = last.settings
     keys, loss, radius = random_keys(settings["seed"]), last.loss, settings["radius"]
     of_sources = {name: settings[name] for name in ("inputs", "nonlinearity", "seed")}
-    of_runs = {name: settings[name] for name in ("feature_norm", "steps", "delta", "parts")}
-    results: dict[tuple[str, str], SGDExcess] = {}
+    of_runs = {name: settings[name] for name in ("feature_norm", "delta", "parts")}
+    steps, results = np.asarray(settings["steps"]), dict[tuple[str, str], SGDExcess]()
     for kind, (source, X, y) in fresh_and_bootstrap(last.train, **of_sources, key=keys.data).items():
         fit = fit_linear_predictor(X, y, loss=loss, max_norm=radius)
         ways = {name.partition(" ")[2]: each for name, each in groups.items() if name.startswith(f"{kind} ")}
         seeds = jax.random.split(keys.batches, settings["seeds"])
-        how = {"loss": loss, "radius": radius, "linear_w": fit.W, "keys": seeds, **of_runs}
+        how = {"loss": loss, "radius": radius, "linear_w": fit.W, "keys": seeds, "steps": steps, **of_runs}
         found = judge_iterates(list(ways.values()), source, **how)
         results |= {(settings["titles"][kind], way): each for way, each in zip(ways, found, strict=True)}
     table, slopes = excess_table(results), slope_table(results)

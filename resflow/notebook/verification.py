@@ -60,7 +60,7 @@ def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
     linear, y = description["linear"], labels_for(train.y, model)
     fit = None if linear is None else fit_linear_predictor(train.X, y, loss=loss, **linear)
     settings = description.get("settings", {})
-    last = LastPoint(model, train, test, fit, loss, description["epsilon"], settings)  # type: ignore[arg-type]
+    last = LastPoint(model, train, test, fit, loss, description["epsilon"], settings)
     values: dict[str, Any] = {} if fit is None else {"best_linear_objective": fit.objective}
     tables: dict[str, Any] = {}
     for name in description["evidence"]:

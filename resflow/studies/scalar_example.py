@@ -133,11 +133,11 @@ def disc_minima(
     return table.sort_values("value", kind="stable", ignore_index=True)
 
 
-def landscape_points(in_panels: Sequence[Real[np.ndarray, "s 2"]], *, ridge: float) -> pd.DataFrame:
+def landscape_points(in_panels: Sequence[Real[np.ndarray, "_ 2"]], *, ridge: float) -> pd.DataFrame:
     """Saddles of F, minima of F with a ridge term, and minima of F on a disc, against the linear predictor of each.
 
     Args:
-        in_panels: These points (w, v), of each of the three.
+        in_panels: These points (w, v), of each of the three, one a row.
         ridge: Strength of the ridge term of the second.
 
     Returns:
