@@ -321,8 +321,16 @@ def test_members_of_a_population_are_runs_of_their_own_below_the_notebooks(run):
         }
 
 
+@pytest.fixture
+def kept(monkeypatch):
+    """The files of which a run would keep a copy."""
+    files = []
+    monkeypatch.setattr("resflow.notebook.stream.keep_data", lambda run, name: files.append(name))
+    return files
+
+
 @pytest.mark.usefixtures("unchecked_types")
-def test_stream_of_a_network_is_read_from_a_file_or_refused_in_one_line(tmp_path):
+def test_stream_of_a_network_is_read_from_a_file_or_refused_in_one_line(tmp_path, kept):
     rng, file, run = np.random.default_rng(0), tmp_path / "stream.npz", RecordedData()
     arrays = {"h_0": rng.standard_normal((20, 3)), "h_1": rng.standard_normal((20, 3)), "W": np.eye(3)}
     for saved, message in (
@@ -342,9 +350,10 @@ def test_stream_of_a_network_is_read_from_a_file_or_refused_in_one_line(tmp_path
     report = resflow.probe(**load_stream(run, str(file)), ridge=1.0)
     assert (report.samples, report.held_out_samples) == (20, 20)
     assert run.contexts == ["training", "test"]
+    assert kept == [str(file)]
 
 
-@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.usefixtures("unchecked_types", "kept")
 def test_damaged_stream_is_refused_in_one_line_wherever_the_damage_is(tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "stream.npz"
     np.savez_compressed(file, h_0=rng.standard_normal((9, 2)), h_1=np.zeros((9, 2)), W=np.eye(2), y=np.arange(9) % 2)
