@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow import names
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 __all__ = ["Imported", "import_bundle"]
+
+_Copied = TypeVar("_Copied", CopiedRun, CopiedModel)
 
 
 class Imported(NamedTuple):
@@ -119,14 +121,7 @@ def _checked(bundle: Bundle, run_id: str, experiment: str) -> _Entry:
 
 def _run(bundle: Bundle, run_id: str) -> CopiedRun:
     place = run_place(run_id)
-    try:
-        run = CopiedRun.from_json(json.loads(bundle.text(place)))
-    except InvalidInputError:
-        raise
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise bundle.fault(place, f"is no JSON ({error})") from None
-    except ValueError as error:
-        raise bundle.fault(place, str(error)) from None
+    run = _copied(bundle, place, CopiedRun.from_json)
     if run.id != run_id:
         raise bundle.fault(place, f"is of the run {run.id}")
     return run
@@ -155,18 +150,23 @@ def _models(bundle: Bundle, run_id: str) -> list[CopiedModel]:
         place = f"{model_folder(run_id, model_id)}model.json"
         if place not in bundle.places:
             raise bundle.fault(place, "is missing")
-        try:
-            model = CopiedModel.from_json(json.loads(bundle.text(place)))
-        except InvalidInputError:
-            raise
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise bundle.fault(place, f"is no JSON ({error})") from None
-        except ValueError as error:
-            raise bundle.fault(place, str(error)) from None
+        model = _copied(bundle, place, CopiedModel.from_json)
         if model.id != model_id:
             raise bundle.fault(place, f"is of the model {model.id}")
         found.append(model)
     return found
+
+
+def _copied(bundle: Bundle, place: str, from_json: Callable[[Any], _Copied]) -> _Copied:
+    """What a file of the bundle has in JSON."""
+    try:
+        return from_json(json.loads(bundle.text(place)))
+    except InvalidInputError:
+        raise
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise bundle.fault(place, f"is no JSON ({error})") from None
+    except ValueError as error:
+        raise bundle.fault(place, str(error)) from None
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[str]:
