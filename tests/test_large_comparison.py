@@ -1,6 +1,7 @@
 """A comparison of many runs stays a page that can be sent and opened."""
 
 import math
+import os
 
 import numpy as np
 from fabricated_runs import fabricate_grid
@@ -21,7 +22,9 @@ def test_report_of_500_runs_is_under_5_megabytes(tmp_path, monkeypatch):
 
     client = fabricate_grid(tmp_path, axes, end)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")  # the client's store is meant
     comparison, text = write_report(client, "grid", {})
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/another.db"
     assert len(comparison.points) == 500
     assert len(text.encode()) < 5 * MEGABYTE
     assert_sound(text)

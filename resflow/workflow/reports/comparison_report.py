@@ -54,7 +54,8 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
 
     comparison = load_comparison(client, name)
     comparison = towards(comparison, values.get("metric", ""), values.get("direction", ""))
-    executed = _execute(comparing_notebook(), {**values, "source": comparison.name})
+    values = {**values, "source": comparison.name}
+    executed = _execute(comparing_notebook(), values, client.tracking_uri)
     address = effective_values(executed).get("address") or ui_address(client.tracking_uri)
     title = f"{comparison.kind} {comparison.name}"
     result = RunResult(title, summary=headline(comparison, address=str(address)))
@@ -64,7 +65,7 @@ def write_report(client: MlflowClient, name: str, values: Mapping[str, Any]) -> 
     return comparison, text
 
 
-def _execute(notebook: Path, values: dict[str, Any]) -> Any:
+def _execute(notebook: Path, values: dict[str, Any], tracking_uri: str) -> Any:
     import papermill
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
@@ -81,7 +82,7 @@ def _execute(notebook: Path, values: dict[str, Any]) -> Any:
         temporary_folder() as folder,
         private_transport(PYTHON) as transport,
         displayed(node.cells) as (display, _),
-        _unset(*_UNWANTED),
+        _environment(MLFLOW_TRACKING_URI=tracking_uri),
     ):
         options = {"progress_bar": False, "config": transport, "on_cell_start": display}
         options |= {"kernel_manager_class": RestingKernelManager}
@@ -93,10 +94,19 @@ _UNWANTED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MPLBACKEND")
 
 
 @contextmanager
-def _unset(*names: str) -> Iterator[None]:
-    """Hide environment variables from the processes started within."""
-    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+def _environment(**values: str) -> Iterator[None]:
+    """Give the processes started within these variables, and none of the unwanted ones."""
+    former = {name: os.environ.get(name) for name in (*values, *_UNWANTED)}
+    _set({name: values.get(name) for name in former})
     try:
         yield
     finally:
-        os.environ.update(hidden)
+        _set(former)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
