@@ -98,6 +98,14 @@ def few_programs():
         gc.collect()  # programs are held by what refers to itself, too
 
 
+@pytest.fixture(autouse=True)
+def stores_of_its_own():
+    """No test leaves MLflow's variables to the next of its worker, which would read and write the store they name."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+    yield
+    assert {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")} == before
+
+
 @pytest.fixture(scope="session", autouse=True)
 def stores_built_once(request):
     """New stores are copies of one, but where building them is what is tested."""

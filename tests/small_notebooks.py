@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import mlflow
 import nbformat
 import psutil
 import pytest
@@ -79,6 +80,18 @@ def in_project(root: Path, **variables: str) -> Iterator[pytest.MonkeyPatch]:
             patch.setenv(name, value)
         patch.chdir(root)
         yield patch
+
+
+@contextlib.contextmanager
+def mlflow_at(uri: str) -> Iterator[None]:
+    """While entered, MLflow's own calls go to the store at this address, which MLflow says in the environment, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(None)
 
 
 def start(root: Path, *command: str) -> subprocess.Popen[str]:

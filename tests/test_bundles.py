@@ -16,7 +16,7 @@ import pytest
 from fabricated_runs import fabricate
 from mlflow.entities import Metric
 from rocrate.rocrate import ROCrate
-from small_notebooks import in_project, make_project, resflow_here
+from small_notebooks import in_project, make_project, mlflow_at, resflow_here
 
 from resflow.workflow import names
 from resflow.workflow.bundles import exporting, importing
@@ -166,8 +166,7 @@ def twice(model_input: list[float]) -> list[float]:
 
 def log_a_model(run):
     """A model of a run by MLflow's own call, with all that one can have; what it predicts for 3."""
-    mlflow.set_tracking_uri(run.client.tracking_uri)
-    with mlflow.start_run(run.id):
+    with mlflow_at(run.client.tracking_uri), mlflow.start_run(run.id):
         info = mlflow.pyfunc.log_model(
             name="twice", python_model=twice, pip_requirements=[], params={"alpha": 1}, tags={"who": "we"}, step=7,
         )  # fmt: skip
@@ -209,8 +208,8 @@ def test_models_that_mlflow_keeps_apart_go_along_once(project, other, tmp_path, 
         assert said_of(client, model.model_id) == given
     again = exported(other, copy.info.run_id, tmp_path / "again.zip")
     assert again.read_bytes() == first.read_bytes()
-    mlflow.set_tracking_uri(client.tracking_uri)
-    assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict([3.0]) == [6.0]  # which adds a file to it
+    with mlflow_at(client.tracking_uri):
+        assert mlflow.pyfunc.load_model(f"models:/{model.model_id}").predict([3.0]) == [6.0]  # which adds a file to it
 
 
 class Stopped(BaseException):
