@@ -46,12 +46,12 @@ def test_every_superset_is_compared_with_each_of_its_subsets():
 
 def test_subsets_are_fitted_in_nested_balls_on_the_same_split():
     groups, how = modalities(DATA, ["text", "image"]), {"loss": "logistic", "max_norm": R, "seeds": range(2)}
+    how["options"] = TrainingOptions(steps=30, learning_rate=0.03, log_every=30)
     table, units = compare_subsets(
-        DATA, groups, feature_map=lambda d, key: feature_map("mlp", d, width=2, key=key),
-        options=TrainingOptions(steps=30, learning_rate=0.03, log_every=30), **how,
-    )  # fmt: skip
+        DATA, groups, feature_map=lambda d, key: feature_map("mlp", d, width=2, key=key), **how
+    )
     again = ends_of_subsets(DATA, units, groups=groups, test_fraction=0.25, epsilon=1e-3, **how)
-    pd.testing.assert_frame_equal(again, table, rtol=1e-12, atol=1e-14)
+    pd.testing.assert_frame_equal(again, table, rtol=0, atol=0)
     assert list(table["subset"]) == ["text"] * 2 + ["image"] * 2 + ["text+image"] * 2
     gains = supersets(table, "linear_objective")["improvement"]
     assert (gains >= -1e-12).all()

@@ -16,6 +16,7 @@ from resflow import GapMeasure, InvalidInputError, StationarityMeasure, Training
 from resflow.losses import as_loss
 from resflow.models.residual_unit import trainable
 from resflow.training._layout import PopulationLayout, population_layout
+from resflow.training.population import measured_population
 from tests.new_process import python
 
 M, N, D, K = 7, 60, 4, 6
@@ -128,6 +129,21 @@ def test_members_are_what_they_would_be_alone(loss, architecture, features, meas
         ours, theirs = (jax.tree.leaves(eqx.filter(model, eqx.is_array)) for model in (member.model, alone.model))
         for leaf, expected in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(leaf, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_last_points_are_measured_again_by_the_program_that_trained_them(exact, caplog):
+    given = of_loss("logistic")
+    models, keys = population()
+    how = {"loss": "logistic", "options": TrainingOptions(steps=120, log_every=50), "data_sets": WHICH, "exact": exact}
+    how["measure"] = [GapMeasure.against(given.fits[which], "logistic") for which in WHICH]
+    result = resflow.train_population(models, given.X, given.y, keys=keys, **how)
+    with jax.log_compiles():
+        again = measured_population(result.models, given.X, given.y, **how)
+    assert "advance_chunks" not in caplog.text
+    assert again.keys() == result.history.keys()
+    for name, column in again.items():
+        np.testing.assert_array_equal(column, result.history[name][:, -1], err_msg=name)
 
 
 def check_exact_members(loss):

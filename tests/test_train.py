@@ -13,7 +13,7 @@ import resflow
 from resflow import InvalidInputError
 from resflow.losses import Logistic
 from resflow.models.residual_unit import trainable
-from resflow.training.train import OPTIMIZERS
+from resflow.training.train import OPTIMIZERS, measured
 from tests.new_process import python
 
 N, D = 60, 4
@@ -191,6 +191,19 @@ def test_a_program_that_tells_of_its_steps_is_found_in_the_cache_too(progress, t
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     first, second = (int(python("-c", textwrap.dedent(program), **cache).splitlines()[-1]) for _ in range(2))
     assert first > second == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 16, "optimizer": "momentum"}])
+def test_last_point_is_measured_again_by_the_program_that_trained_it(options, caplog):
+    fit = resflow.fit_linear_predictor(X, Y, loss="logistic")
+    options = resflow.TrainingOptions(**{"steps": 300, "learning_rate": 0.03, "log_every": 70} | options)
+    how = {"loss": "logistic", "options": options, "measure": resflow.StationarityMeasure.against(fit, "logistic")}
+    result = resflow.train(unit(), X, Y, key=KEY, **how)
+    with jax.log_compiles():
+        again = measured(result.model, X, Y, **how)
+    assert "_advance" not in caplog.text
+    assert again.keys() == result.history.keys() - {"step"}
+    assert {name: column[-1] for name, column in result.history.items() if name != "step"} == again
 
 
 def test_what_is_told_of_steps_is_told_a_few_times_a_second():

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
 from resflow.certificates.augmented import fit_augmented
@@ -20,8 +19,8 @@ from resflow.point import ModelPoint, Point
 from resflow.stationarity.analyze import analyze
 from resflow.studies.deep_networks import curvature_along
 from resflow.studies.rank_loss import error_rates
-from resflow.training.measures import GapMeasure, StationarityMeasure
-from resflow.training.train import TrainingOptions, train
+from resflow.training.measures import Checkpoints, GapMeasure, StationarityMeasure
+from resflow.training.train import TrainingOptions, measured
 
 __all__ = ["EVIDENCE", "LastPoint", "labels_for"]
 
@@ -37,6 +36,7 @@ class LastPoint:
         loss: The loss, by its name.
         epsilon: ε of the verdict.
         settings: What else values were computed with.
+        options: How the model was trained; of no step where that is not known.
     """
 
     model: Any
@@ -46,6 +46,7 @@ class LastPoint:
     loss: str
     epsilon: float | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    options: TrainingOptions = field(default_factory=lambda: TrainingOptions(steps=0))
 
     @property
     def y(self) -> np.ndarray:
@@ -68,13 +69,16 @@ def labels_for(y: np.ndarray, model: Any) -> np.ndarray:
 
 def _measured(last: LastPoint, measure: Any) -> dict[str, Any]:
     """What training measures, by the program that does."""
-    options, key = TrainingOptions(steps=0), jax.random.key(0)
-    result = train(last.model, last.train.X, last.y, loss=last.loss, options=options, key=key, measure=measure)
-    return {name: column[-1] for name, column in result.history.items() if name != "step"}
+    return measured(last.model, last.train.X, last.y, loss=last.loss, options=last.options, measure=measure)
 
 
 def _gap(last: LastPoint) -> dict[str, Any]:
     return _measured(last, GapMeasure.against(last.fit, last.loss))
+
+
+def _checkpoints(last: LastPoint) -> dict[str, Any]:
+    found = _measured(last, Checkpoints(GapMeasure.against(last.fit, last.loss)))
+    return {name: value for name, value in found.items() if name != "weights"}
 
 
 def _stationarity(last: LastPoint) -> dict[str, Any]:
@@ -136,6 +140,7 @@ def _probe(last: LastPoint) -> dict[str, Any]:
 EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
     "linear": _linear,
     "gap": _gap,
+    "checkpoints": _checkpoints,
     "stationarity": _stationarity,
     "verdict": _verdict,
     "augmented": _augmented,
@@ -148,6 +153,7 @@ EVIDENCE: dict[str, Callable[[LastPoint], dict[str, Any]]] = {
 
     linear        the best linear predictor's objective, its gradient's norm, and whether the fit is finished
     gap           the last row of `GapMeasure`: gap, certificate and bounds
+    checkpoints   the same, of training that kept its weights along the way by `Checkpoints`
     stationarity  the last row of `StationarityMeasure`: the same, and λ_min with its bracket
     verdict       `analyze` at ε
     augmented     `fit_augmented`

@@ -14,10 +14,12 @@ import pandas as pd
 
 from resflow.notebook.checks import VARYING, check_population
 from resflow.notebook.data import Preparation
+from resflow.notebook.kept import described_options
 from resflow.notebook.trained import keep_models
 from resflow.plots.labels import label_of, number_text, point_name
 from resflow.studies.population_problem import PopulationProblem, population_outcomes
 from resflow.training.population import PopulationResult, train_population
+from resflow.training.train import TrainingOptions
 from resflow.workflow import names
 from resflow.workflow.logged_values import dataset_input
 from resflow.workflow.provenance import owner_tag
@@ -91,6 +93,7 @@ def train_members(
     *,
     loss: str,
     epsilon: float,
+    options: TrainingOptions,
     **training: Any,
 ) -> TrainedMembers:
     """Train the members of a population, and record each block of them as runs of their own when it is done.
@@ -103,9 +106,10 @@ def train_members(
         keys: One random key a member for its minibatches.
         loss: The loss.
         epsilon: Of the verdict on their last points.
+        options: How to train.
         training: Further arguments of `train_population`.
     """
-    runs = _MemberRuns(run, points, problem, loss=loss, epsilon=epsilon)
+    runs = _MemberRuns(run, points, problem, loss=loss, epsilon=epsilon, options=options)
     outcomes = []
 
     def record(rows: range, block: PopulationResult) -> None:
@@ -118,6 +122,7 @@ def train_members(
         problem.X,
         problem.y,
         loss=loss,
+        options=options,
         keys=keys,
         learning_rates=np.array([point["learning_rate"] for point in points], float),
         data_sets=problem.data_sets,
@@ -152,9 +157,17 @@ class _MemberRuns:
     """
 
     def __init__(
-        self, run: Run, points: Sequence[Mapping[str, Any]], problem: PopulationProblem, *, loss: str, epsilon: float
+        self,
+        run: Run,
+        points: Sequence[Mapping[str, Any]],
+        problem: PopulationProblem,
+        *,
+        loss: str,
+        epsilon: float,
+        options: TrainingOptions,
     ) -> None:
         began = time.perf_counter()
+        self._options = described_options(options)
         self._run, self._points, self._problem = run, points, problem
         self._loss, self._epsilon = loss, epsilon
         self._varying = [name for name in VARYING if name == "seed" or len({point[name] for point in points}) > 1]
@@ -220,6 +233,7 @@ class _MemberRuns:
             "loss": self._loss,
             "evidence": ["population"],
             "epsilon": self._epsilon,
+            "options": self._options,
             "members": [{name: self._points[member][name] for name in VARYING} for member in members],
         }
         return keep_models(self._run, f"members_{members[0]:06d}", models, description, stacked=True)

@@ -15,8 +15,9 @@ from resflow.models.stored import arrays_of_model, described_model, rebuilt_mode
 from resflow.notebook.data import Preparation
 from resflow.notebook.evidence import EVIDENCE, labels_for
 from resflow.notebook.evidence_of_groups import OF_GROUPS
-from resflow.notebook.kept import VERIFIER, preparation_tag
+from resflow.notebook.kept import described_options, preparation_tag, verifier
 from resflow.point import ModelPoint, Point
+from resflow.training.train import TrainingOptions
 from resflow.workflow import names
 from resflow.workflow.records import Run, client_in_use
 from resflow.workflow.stored_points import (
@@ -53,6 +54,7 @@ class Trained:
         evidence: What was computed from both, by names of `resflow.notebook.evidence.EVIDENCE`.
         epsilon: ε of the verdict, where one is among it.
         settings: What else it was computed with, in JSON's types; the loss by its name among it where there is no fit.
+        options: How it was trained, so that its last point is measured again by the program that trained it.
     """
 
     model: Any
@@ -60,6 +62,7 @@ class Trained:
     evidence: Sequence[str] = ()
     epsilon: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    options: TrainingOptions | None = None
 
     def __post_init__(self) -> None:
         for name in self.evidence:
@@ -83,6 +86,7 @@ class TrainedGroups:
         evidence: What was computed, by names of `resflow.notebook.evidence_of_groups.OF_GROUPS`.
         epsilon: ε of the verdicts, where there are some.
         settings: What else it was computed with, in JSON's types; the loss by its name among it where there is no fit.
+        options: How they were trained, so that their last points are measured again by the program that trained them.
     """
 
     groups: Mapping[str, Any]
@@ -90,6 +94,7 @@ class TrainedGroups:
     evidence: Sequence[str] = ()
     epsilon: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    options: TrainingOptions | None = None
 
     def __post_init__(self) -> None:
         for name in self.evidence:
@@ -107,7 +112,7 @@ class TrainedGroups:
             for name, models in self.groups.items()
             for place, array in arrays_of_model(models).items()
         }
-        description = {"verifier": VERIFIER, "groups": described, **_described(run, self)}
+        description = {**verifier(), "groups": described, **_described(run, self)}
         run.set_tags(attach_points(run, "final", arrays, description))
 
 
@@ -131,6 +136,7 @@ def _described(run: Run, trained: Trained | TrainedGroups) -> dict[str, Any]:
         "loss": fit.loss if fit else trained.settings["loss"],
         "linear": {"max_norm": fit.max_norm, "ridge": fit.ridge} if fit else None,
         "settings": dict(trained.settings),
+        "options": described_options(trained.options),
         "evidence": list(trained.evidence),
         "epsilon": trained.epsilon,
     }
@@ -153,7 +159,7 @@ def keep_models(
         described = described_model(_first(model) if stacked else model)
     except InvalidInputError as error:  # a class of the user's own, which only his code can make again
         return none_kept(str(error))
-    return attach_points(run, name, arrays_of_model(model), {"verifier": VERIFIER, "model": described, **description})
+    return attach_points(run, name, arrays_of_model(model), {**verifier(), "model": described, **description})
 
 
 def load_model(run_id: str, *, client: MlflowClient | None = None) -> Any:

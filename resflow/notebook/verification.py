@@ -15,12 +15,12 @@ from resflow.models.stored import rebuilt_model
 from resflow.notebook.data import labelled_data
 from resflow.notebook.evidence import EVIDENCE, LastPoint, labels_for
 from resflow.notebook.evidence_of_groups import OF_GROUPS
+from resflow.notebook.kept import options_again
 from resflow.notebook.trained import preparation_of, rebuilt_groups
 from resflow.notebook.trained_stream import of_stream
 from resflow.studies.population_problem import population_outcomes, population_problem
 from resflow.training.measures import GapMeasure
-from resflow.training.population import train_population
-from resflow.training.train import TrainingOptions
+from resflow.training.population import ask_for_cpu_devices, measured_population
 from resflow.workflow import names
 from resflow.workflow.stored_points import StoredPoints, UnverifiableError
 from resflow.workflow.verification import Recomputed
@@ -38,6 +38,7 @@ def recompute(
         rows: Which of the members in it; None alone for the point of a run of its own.
         tags: The tags of each of these runs, which say what data it had.
     """
+    ask_for_cpu_devices(points.description.get("cpu_devices", 1))
     with jax.enable_x64(True):
         try:
             if None in rows:
@@ -60,7 +61,8 @@ def _of_run(points: StoredPoints, tags: Mapping[str, str]) -> Recomputed:
     linear, y = description["linear"], labels_for(train.y, model)
     fit = None if linear is None else fit_linear_predictor(train.X, y, loss=loss, **linear)
     settings = description.get("settings", {})
-    last = LastPoint(model, train, test, fit, loss, description["epsilon"], settings)
+    options = options_again(description.get("options"))
+    last = LastPoint(model, train, test, fit, loss, description["epsilon"], settings, options)
     values: dict[str, Any] = {} if fit is None else {"best_linear_objective": fit.objective}
     tables: dict[str, Any] = {}
     for name in description["evidence"]:
@@ -104,17 +106,15 @@ def _of_members(
     arrays = {name: array[np.asarray(rows)] for name, array in points.arrays.items()}
     models = rebuilt_model(description["model"], arrays, stacked=True)
     outcomes = population_outcomes(problem, models, range(len(rows)), loss=loss, epsilon=description["epsilon"])
-    measured = train_population(
+    last = measured_population(
         models,
         problem.X,
         problem.y,
         loss=loss,
-        options=TrainingOptions(steps=0),
-        keys=jax.random.split(jax.random.key(0), len(rows)),
+        options=options_again(description.get("options")),
         data_sets=problem.data_sets,
         measure=[GapMeasure.against(fit, loss) for fit in problem.linear_fits],
     )
-    last = {name: column[:, -1] for name, column in measured.history.items()}
     return [
         _recomputed({name: column[index] for name, column in last.items()} | row)
         for index, row in enumerate(outcomes.to_dict("records"))

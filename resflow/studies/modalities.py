@@ -8,7 +8,6 @@ from itertools import combinations, permutations
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 import pandas as pd
 
@@ -20,7 +19,7 @@ from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit
 from resflow.studies.population_problem import PopulationProblem, population_outcomes, population_problem
 from resflow.training.measures import GapMeasure
-from resflow.training.population import PopulationResult, train_population
+from resflow.training.population import measured_population, train_population
 from resflow.training.train import TrainingOptions
 
 __all__ = ["compare_subsets", "ends_of_subsets", "modalities", "subsets", "supersets"]
@@ -120,9 +119,10 @@ def compare_subsets(
             return residual_unit(d, feature_map(d, keys.features), key=keys.model, outputs=outputs), keys.batches
 
         models, keys = eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
-        result = _train(problem, models, keys, loss, options)
+        result = train_population(models, problem.X, problem.y, keys=keys, **_training(problem, loss, options))
         trained["+".join(chosen)] = result.models
-        tables.append(_ends(problem, chosen, seeds, result, loss, epsilon))
+        measured = {name: column[:, -1] for name, column in result.history.items()}
+        tables.append(_ends(problem, chosen, seeds, result.models, measured, loss, epsilon))
     return pd.concat(tables, ignore_index=True), trained
 
 
@@ -136,21 +136,22 @@ def ends_of_subsets(
     seeds: Sequence[int],
     test_fraction: float,
     epsilon: float,
+    options: TrainingOptions,
 ) -> pd.DataFrame:
     """The table of `compare_subsets` of units that it trained, computed from these units: nothing is trained.
 
     Args:
         data: The data that it had.
         models: The trained units of each subset, as it gives them.
-        groups, loss, max_norm, seeds, test_fraction, epsilon: What it was given.
+        groups, loss, max_norm, seeds, test_fraction, epsilon, options: What it was given.
     """
     loss = as_loss(loss)
-    keys = jax.random.split(jax.random.key(0), len(seeds))  # of minibatches, of which there are none
     tables = []
     for chosen in subsets(list(groups)):
         problem = _problem(data, groups, chosen, loss, max_norm, seeds, test_fraction)
-        result = _train(problem, models["+".join(chosen)], keys, loss, TrainingOptions(steps=0))
-        tables.append(_ends(problem, chosen, seeds, result, loss, epsilon))
+        units = models["+".join(chosen)]
+        measured = measured_population(units, problem.X, problem.y, **_training(problem, loss, options))
+        tables.append(_ends(problem, chosen, seeds, units, measured, loss, epsilon))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -170,25 +171,23 @@ def _problem(
     return population_problem(part, members, test_fraction=test_fraction, standardize=True, intercept=True, loss=loss)
 
 
-def _train(
-    problem: PopulationProblem, models: Any, keys: Any, loss: Loss, options: TrainingOptions
-) -> PopulationResult:
-    return train_population(
-        models, problem.X, problem.y, loss=loss, options=options, keys=keys, data_sets=problem.data_sets,
-        measure=[GapMeasure.against(fit, loss, bounds=False) for fit in problem.linear_fits], exact=False,
-    )  # fmt: skip
+def _training(problem: PopulationProblem, loss: Loss, options: TrainingOptions) -> dict[str, Any]:
+    """How the units of one subset are trained and measured."""
+    measure = [GapMeasure.against(fit, loss, bounds=False) for fit in problem.linear_fits]
+    return {"loss": loss, "options": options, "data_sets": problem.data_sets, "measure": measure, "exact": False}
 
 
 def _ends(
     problem: PopulationProblem,
     chosen: Sequence[str],
     seeds: Sequence[int],
-    result: PopulationResult,
+    units: Any,
+    measured: Mapping[str, np.ndarray],
     loss: Loss,
     epsilon: float,
 ) -> pd.DataFrame:
-    """The rows of one subset."""
-    outcomes = population_outcomes(problem, result.models, range(len(seeds)), loss=loss, epsilon=epsilon)
+    """The rows of one subset, of its trained units and what was measured of them."""
+    outcomes = population_outcomes(problem, units, range(len(seeds)), loss=loss, epsilon=epsilon)
     held_out = [
         float(np.mean(loss.value(problem.test[place].X @ fit.W.T, problem.test[place].y)))
         for place, fit in zip(problem.data_sets, problem.linear_fits, strict=True)
@@ -202,8 +201,8 @@ def _ends(
             "linear_suboptimality": [fit.suboptimality for fit in problem.linear_fits],
             "linear_converged": outcomes["linear_fit_converged"],
             "test_linear_objective": held_out,
-            "objective": result.history["objective"][:, -1],
-            "linear_predictor_gap": result.history["linear_predictor_gap"][:, -1],
+            "objective": measured["objective"],
+            "linear_predictor_gap": measured["linear_predictor_gap"],
             "test_linear_predictor_gap": outcomes["test_linear_predictor_gap"],
             "verdict": outcomes["verdict"],
         }

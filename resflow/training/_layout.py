@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from resflow.losses import Loss
 from resflow.parallel import cores, free_memory
 
-__all__ = ["PopulationLayout", "one_device_per_core", "population_layout"]
+__all__ = ["PopulationLayout", "ask_for_cpu_devices", "cpu_devices", "one_device_per_core", "population_layout"]
 
 _CPU_BYTES = 6 << 20
 """What a chunk may keep for its gradients at each step on a CPU.
@@ -41,6 +42,21 @@ def one_device_per_core() -> int:
     devices = min(cores(), int(limit)) if limit.isdigit() and int(limit) > 0 else cores()
     jax.config.update("jax_num_cpu_devices", devices)
     return devices
+
+
+def cpu_devices() -> int:
+    """How many CPU devices JAX has: what is compiled, and in which order it sums, is of as many."""
+    return len(jax.devices("cpu"))
+
+
+def ask_for_cpu_devices(devices: int) -> None:
+    """Ask JAX for as many CPU devices as something was computed on before, whatever the cores.
+
+    Where JAX has computed something, or XLA_FLAGS asks for some, all is left as it is.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):  # it has computed
+            jax.config.update("jax_num_cpu_devices", devices)
 
 
 @dataclass(frozen=True)

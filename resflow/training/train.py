@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -25,7 +24,7 @@ from resflow.training._blocks import steps_in_block
 from resflow.training._checkpoints import checkpoints_of
 from resflow.training._program import Course, ObjectiveMeasure, Setting, Training, check_measure
 
-__all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "train"]
+__all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "measured", "train"]
 
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -166,29 +165,70 @@ def train(
             batch_size exceeds their number, or the model's predictions have another shape than the loss and y need,
             or measure is against a linear fit to other samples.
     """
-    loss = as_loss(loss)
+    task = _task(model, X, y, as_loss(loss), options, key, measure)
+    course, advance, training = task.begun(), task.advance, task.training
+    with reported(progress, options.steps) as tell:
+        keep = checkpoints_of(training, task.dynamic, task.setting)
+        course = in_turns(advance, course, training.ticks, tell, training.steps_before, keep)
+    final, diverged_at, reached, history = course.results
+    model = eqx.combine(final, task.setting.frozen, training.static)
+    return TrainResult(model, recorded(reached, history), None if diverged_at < 0 else int(diverged_at))
+
+
+def measured(
+    model: Any,
+    X: Float[Array, "n d"],
+    y: Shaped[Array, "n ..."],
+    *,
+    loss: str | Loss,
+    options: TrainingOptions,
+    measure: Measure | None = None,
+) -> dict[str, Any]:
+    """What `train` with the same arguments records of the point it begins at, by the same compiled program.
+
+    So a trained model has the very numbers that its training ended with, and nothing is compiled where that training's
+    program is in JAX's cache. Of the training itself one block of steps is done, and forgotten.
+
+    Returns:
+        One number or array a measurement.
+
+    Raises:
+        InvalidInputError: As `train`.
+    """
+    task = _task(model, X, y, as_loss(loss), options, jax.random.key(0), measure)
+    *_, history = task.advance(task.begun(), np.int32(0), np.int32(1)).results
+    return {name: np.asarray(column)[0] for name, column in history.items()}
+
+
+class _Task(NamedTuple):
+    """What is to be trained, on what and how, checked."""
+
+    dynamic: Any
+    setting: Setting
+    training: Training
+
+    def begun(self) -> Course:
+        return _begin(self.dynamic, self.setting, self.training)
+
+    def advance(self, course: Course, first: Any, last: Any) -> Course:
+        return _advance(course, first, last, self.setting, self.training)
+
+
+def _task(model: Any, X: Any, y: Any, loss: Loss, options: TrainingOptions, key: Any, measure: Any) -> _Task:
     X, y = checked_samples(X, y, loss)
     check_predictions(model, X, y, loss)
     options.check_batch(len(y))
     check_measure(measure, X, y)
     dynamic, rest = eqx.partition(model, trainable(model))
     frozen, static = eqx.partition(rest, eqx.is_array)
-    measured, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
+    arrays, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
     rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
-    setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, measured, jnp.asarray(True))
+    setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, arrays, jnp.asarray(True))
     on_cpu, rows = jax.default_backend() == "cpu", options.batch_size or len(y)
     parameters = sum(leaf.size for leaf in jax.tree.leaves((dynamic, frozen)))
     block = steps_in_block(options, parameters, members=1, rows=rows, on_cpu=on_cpu)
     # The program is given the learning rate as a value: one compilation serves all.
-    training = Training(static, measure, loss, replace(options, learning_rate=1.0), block)
-    course, advance = _begin(dynamic, setting, training), partial(_advance, setting=setting, training=training)
-    with reported(progress, options.steps) as tell:
-        keep = checkpoints_of(training, dynamic, setting)
-        course = in_turns(advance, course, training.ticks, tell, training.steps_before, keep)
-    final, diverged_at, reached, history = course.results
-    return TrainResult(
-        eqx.combine(final, frozen, static), recorded(reached, history), None if diverged_at < 0 else int(diverged_at)
-    )
+    return _Task(dynamic, setting, Training(static, measure, loss, replace(options, learning_rate=1.0), block))
 
 
 def recorded(reached: Array, history: dict[str, Any]) -> dict[str, np.ndarray]:
