@@ -12,12 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import papermill
 import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager, start_new_kernel
-from small_notebooks import in_project, is_gone, make_project, runs_of, write_notebook
+from small_notebooks import in_project, is_gone, make_project, resflow_here, runs_of, write_notebook
 
 from resflow.workflow import records
 from resflow.workflow.forking import client
@@ -320,6 +321,26 @@ def test_run_says_which_kernel_it_had(project, monkeypatch):
         papermill.execute_notebook("plain.ipynb", "out.ipynb", engine_name="resflow", progress_bar=False)
         run = max(runs_of(records.open_client(), "plain"), key=lambda run: run.info.start_time)
         assert run.data.tags["resflow.kernel"] == said
+
+
+def test_kernel_is_forked_by_the_server_that_was_started_while_parameters_were_checked(project, monkeypatch):
+    called = "def check_values(values):\n    os.environ['SET_BY_A_CALL'] = 'x'\n"
+    (project / "loud_checks.py").write_text(f"import os\nos.environ['SET_BY_AN_IMPORT'] = 'x'\n{called}")
+    monkeypatch.syspath_prepend(project)
+    node = nbformat.read(
+        write_notebook(project / "loud.ipynb", "import os; print(os.getppid(), sorted(os.environ))"), 4
+    )
+    node.metadata["resflow"] = {"checks": "loud_checks"}
+    nbformat.write(node, project / "loud.ipynb")
+    started, start = [], client.KernelServer.__init__
+    monkeypatch.setattr(client.KernelServer, "__init__", lambda *given: (started.append(given[0]), start(*given))[1])
+    monkeypatch.setattr(client._servers, "current", None)
+    done = resflow_here(project, "run", "loud.ipynb", "out.ipynb")
+    assert done.returncode == 0, done.stderr
+    (server,) = started
+    said = nbformat.read(project / "out.ipynb", 4).cells[-1].outputs[0].text
+    assert said.startswith(f"{server.process.pid} ")
+    assert "SET_BY" not in said
 
 
 def test_kernel_by_the_name_of_resflow_is_installed():

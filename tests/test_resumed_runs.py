@@ -13,7 +13,8 @@ from warm_kernels import warm_kernels
 
 from resflow.workflow import checkpoints, records
 from resflow.workflow.last_word import is_finished
-from resflow.workflow.rerun import changed_environment, scratch_store
+from resflow.workflow.rerun import scratch_store
+from resflow.workflow.variables import changed_environment
 
 # MLflow's own use of SQLAlchemy, which deprecates it
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")

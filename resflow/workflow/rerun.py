@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from resflow.workflow.stored_points import UnverifiableError
 if TYPE_CHECKING:
     from resflow.workflow.records import Run
 
-__all__ = ["changed_environment", "executed_again", "folder_of", "notebook_of", "scratch_store"]
+__all__ = ["executed_again", "folder_of", "notebook_of", "scratch_store"]
 
 
 @contextmanager
@@ -47,17 +46,6 @@ def scratch_store() -> Iterator[dict[str, str | None]]:
             KEEP: None,
             FOLDER: "",  # all of it again: no training goes on from where one was cut off
         }
-
-
-@contextmanager
-def changed_environment(others: Mapping[str, str | None]) -> Iterator[None]:
-    """While entered, variables of this process, and of those it starts, have other values, or none."""
-    former = {name: os.environ.get(name) for name in others}
-    try:
-        _set(others)
-        yield
-    finally:
-        _set(former)
 
 
 def notebook_of(run: Run) -> Any:
@@ -143,11 +131,3 @@ def executed_again(run: Run, node: Any) -> tuple[Run | None, str]:
 
 def _last(begun: list[Run]) -> Run | None:
     return begun[-1] if begun else None
-
-
-def _set(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

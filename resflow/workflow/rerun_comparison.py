@@ -18,9 +18,10 @@ from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
 from resflow.workflow.names import FINISHED, Role, role_of
 from resflow.workflow.reports.metrics import LEVEL
-from resflow.workflow.rerun import changed_environment, executed_again, folder_of, notebook_of
+from resflow.workflow.rerun import executed_again, folder_of, notebook_of
 from resflow.workflow.run_parameters import parameters_of
 from resflow.workflow.stored_points import UnverifiableError
+from resflow.workflow.variables import changed_environment
 from resflow.workflow.verification import Verification
 
 if TYPE_CHECKING:

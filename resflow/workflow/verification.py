@@ -19,8 +19,8 @@ from resflow.workflow.kept_data import kept_data
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import FINISHED
 from resflow.workflow.reports.metrics import as_recorded
-from resflow.workflow.rerun import changed_environment
 from resflow.workflow.stored_points import UnverifiableError, read_points, row_of
+from resflow.workflow.variables import changed_environment
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun

@@ -87,9 +87,10 @@ def _executed(
 ) -> Iterator[Verification]:
     """Each of the runs, and those below it, after its notebook was executed again."""
     from resflow.workflow.records import Run
-    from resflow.workflow.rerun import changed_environment, scratch_store
+    from resflow.workflow.rerun import scratch_store
     from resflow.workflow.rerun_comparison import TOLERANCE, rerun
     from resflow.workflow.source_trees import SourceTrees
+    from resflow.workflow.variables import changed_environment
 
     tolerance = TOLERANCE if tolerance is None else tolerance
     with _told_of_signals(), scratch_store() as variables, ExitStack() as stack:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +72,7 @@ def _execute(notebook: Path, values: dict[str, Any], tracking_uri: str) -> Any:
     from resflow.workflow.kernels import PYTHON
     from resflow.workflow.run_display import displayed
     from resflow.workflow.scratch import temporary_folder
+    from resflow.workflow.variables import changed_environment
 
     # What papermill has to say of parameters the command has checked already, and better.
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -82,7 +81,7 @@ def _execute(notebook: Path, values: dict[str, Any], tracking_uri: str) -> Any:
         temporary_folder() as folder,
         private_transport(PYTHON) as transport,
         displayed(node.cells) as (display, _),
-        _environment(MLFLOW_TRACKING_URI=tracking_uri),
+        changed_environment({"MLFLOW_TRACKING_URI": tracking_uri, **dict.fromkeys(_UNWANTED)}),
     ):
         options = {"progress_bar": False, "config": transport, "on_cell_start": display}
         options |= {"kernel_manager_class": RestingKernelManager}
@@ -91,22 +90,3 @@ def _execute(notebook: Path, values: dict[str, Any], tracking_uri: str) -> Any:
 
 _UNWANTED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MPLBACKEND")
 """What a kernel must not inherit: a run that this process is part of, and a backend that shows figures elsewhere."""
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Give the processes started within these variables, and none of the unwanted ones."""
-    former = {name: os.environ.get(name) for name in (*values, *_UNWANTED)}
-    _set({name: values.get(name) for name in former})
-    try:
-        yield
-    finally:
-        _set(former)
-
-
-def _set(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
