@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit, logsumexp, softmax
 
 from resflow.arrays import as_number
-from resflow.errors import InvalidInputError, nearest
+from resflow.known import check_loss
 
 __all__ = [
     "LOSSES",
@@ -285,11 +285,7 @@ def as_loss(loss: str | Loss) -> Loss:
     """
     if isinstance(loss, Loss):
         return loss
-    if not isinstance(loss, str) or loss not in LOSSES:
-        raise InvalidInputError(
-            f"loss={loss!r} is unknown: nearest is {nearest(str(loss), LOSSES, 1)[0]!r}; "
-            f"choose one of {', '.join(LOSSES)}, or pass a resflow.Loss"
-        )
+    check_loss(loss)
     return LOSSES[loss]()
 
 

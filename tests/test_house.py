@@ -20,7 +20,7 @@ LIBRARY = [path for path in MODULES if path not in (*WORKFLOW, *NOTEBOOK, *PLOTS
 
 # From the ground up: a module or folder of the library imports only from rows above its own, or from its own row.
 FLOORS = [
-    ["compiling", "errors", "floating", "numerals", "parallel", "progress", "status"],
+    ["compiling", "errors", "floating", "known", "numerals", "parallel", "progress", "status"],
     ["arrays"],
     ["keys", "losses"],
     ["data", "labels", "models", "objectives"],
@@ -134,14 +134,25 @@ def imported_with(path):
             waiting += ast.iter_child_nodes(node)
 
 
-def test_kernels_import_nothing_of_what_executes_and_checks_notebooks():
+def imported_by(*modules):
+    """All that is imported with these modules of the package."""
     paths = {full_name(path): path for path in MODULES}
-    needed = {"resflow.workflow.session", *map(full_name, NOTEBOOK)}
-    waiting = list(needed)
+    needed, waiting = set(modules), list(modules)
     while waiting:
         new = set(imported_with(paths[waiting.pop()])) - needed
         needed |= new
         waiting += new & paths.keys()
+    return needed
+
+
+def test_parameters_are_checked_without_importing_what_takes_long():
+    needed = imported_by("resflow.notebook.checks", "resflow.workflow.parameters")
+    assert {"resflow.known", "resflow.errors", "ast"} <= needed
+    assert {"jax", "numpy", "scipy", "equinox", "mlflow", "pandas"} & needed == set()
+
+
+def test_kernels_import_nothing_of_what_executes_and_checks_notebooks():
+    needed = imported_by("resflow.workflow.session", *map(full_name, NOTEBOOK))
     assert {"resflow.workflow.records", "jax", "pandas"} <= needed
     assert {"nbformat", "jsonschema", "papermill", "nbclient", "nbconvert", "jupyter_client"} & needed == set()
 

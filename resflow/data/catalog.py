@@ -10,8 +10,9 @@ import numpy as np
 
 from resflow.arrays import as_number
 from resflow.data.dataset import Dataset
-from resflow.data.files import FILE_SUFFIXES, check_file, is_file_name, load_file
-from resflow.errors import InvalidInputError, nearest, shown
+from resflow.data.files import check_file, load_file
+from resflow.errors import InvalidInputError, nearest
+from resflow.known import check_table, is_file_name
 
 __all__ = ["DATASETS", "check_dataset_name", "load_dataset", "teacher"]
 
@@ -44,7 +45,7 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
             is missing or not a finite number that float64 holds, names repeat, or the target has one value only. The
             message has the line of the file, or the row counted from 0 where there are no lines, and the value.
     """
-    if _is_file(name):
+    if is_file_name(name):
         return load_file(name, target)
     source, options = _parse(name)
     if target is not None:
@@ -60,10 +61,10 @@ def check_dataset_name(name: str) -> None:
     Raises:
         InvalidInputError: As `load_dataset`.
     """
-    if _is_file(name):
+    if is_file_name(name):
         check_file(name)
     else:
-        _parse(name)
+        check_table(name)
 
 
 def teacher(
@@ -106,13 +107,6 @@ def teacher(
     if labels == "binary":
         y, classes = np.where(rng.random(n) < 1.0 / (1.0 + np.exp(-4.0 * y)), 1.0, -1.0), ("negative", "positive")
     return Dataset("teacher", X, y, tuple(f"x{j}" for j in range(d)), "y", classes)
-
-
-def _is_file(name: Any) -> bool:
-    """Whether a data set's name, which must be a text, is that of a file."""
-    if not isinstance(name, str):
-        raise InvalidInputError(f"dataset={name!r} must be a text: one of {', '.join(DATASETS)}, or the path of a file")
-    return is_file_name(name)
 
 
 def _breast_cancer(name: str, options: list[str]) -> Dataset:
@@ -180,19 +174,9 @@ DATASETS: dict[str, Callable[[str, list[str]], Dataset]] = {
 
 
 def _parse(name: str) -> tuple[Callable[[str, list[str]], Dataset], list[str]]:
+    check_table(name)
     base, _, rest = name.partition(":")
-    if base not in DATASETS:
-        raise InvalidInputError(f"dataset={shown(name)} is unknown: {_known(name, base)}")
     return DATASETS[base], [option.strip() for option in rest.split(",") if option.strip()]
-
-
-def _known(name: str, base: str) -> str:
-    """What to name instead of what is no data set."""
-    files = f"a {', '.join(FILE_SUFFIXES[:-1])} or {FILE_SUFFIXES[-1]} file"
-    if packed := next((end for end in (".gz", ".bz2", ".xz", ".zip", ".zst") if name.lower().endswith(end)), None):
-        return f"a file that is compressed is not read: unpack it, and name {files}, e.g. {shown(name[: -len(packed)])}"
-    near = ", ".join(nearest(base[:80], DATASETS))
-    return f"nearest are {near}; known are {', '.join(DATASETS)}, or the path of {files}"
 
 
 def _choice(name: str, options: list[str], known: list[str], *, default: str | None) -> str:

@@ -13,8 +13,9 @@ from resflow.data.delimited import check_delimited, load_delimited
 from resflow.data.names import is_one_line, plain
 from resflow.data.parquet import check_parquet, load_parquet
 from resflow.errors import InvalidInputError, nearest_file, shown
+from resflow.known import FILE_SUFFIXES
 
-__all__ = ["FILE_SUFFIXES", "check_file", "is_file_name", "load_file", "read_instead"]
+__all__ = ["check_file", "load_file", "read_instead"]
 
 _FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, str], Dataset]]] = {
     ".csv": (check_delimited, load_delimited),
@@ -23,16 +24,8 @@ _FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path, str], Dataset]
     ".npz": (check_archive, load_archive),
 }
 
-FILE_SUFFIXES = tuple(_FORMATS)
-
-
 INSTEAD = "RESFLOW_DATA_INSTEAD"
 """The environment variable by which other files are read in the place of some: a JSON object of names."""
-
-
-def is_file_name(name: str) -> bool:
-    """Whether that is the name of a data file, and not of a bundled data set."""
-    return name.lower().endswith(FILE_SUFFIXES)
 
 
 def read_instead(name: str) -> Path:

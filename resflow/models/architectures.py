@@ -12,7 +12,7 @@ from resflow.errors import check_known
 from resflow.models.deep_network import deep_residual_network
 from resflow.models.residual_unit import no_skip, output_skip, residual_unit
 
-__all__ = ["ARCHITECTURES", "build_model", "check_architecture"]
+__all__ = ["ARCHITECTURES", "build_model"]
 
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
     "residual_unit": residual_unit,
@@ -53,14 +53,5 @@ def build_model(
     >>> build_model("output_skip", 3, lambda x: x**2, key=jax.random.key(0)).v.shape
     (3,)
     """
-    check_architecture(architecture)
+    check_known("architecture", architecture, ARCHITECTURES)
     return ARCHITECTURES[architecture](d, feature_map, key=key, scale=scale, **options)
-
-
-def check_architecture(name: str) -> None:
-    """Check that there is an architecture of that name.
-
-    Raises:
-        InvalidInputError: If there is none.
-    """
-    check_known("architecture", name, ARCHITECTURES)

@@ -20,7 +20,6 @@ __all__ = [
     "ConvolutionalFeatures",
     "ParametricFeatureMap",
     "RandomFourierFeatures",
-    "check_activation",
     "feature_map",
     "flax_feature_map",
     "mlp",
@@ -76,19 +75,10 @@ def mlp(d: int, *, width: int, depth: int, activation: str, key: PRNGKeyArray) -
     """
     allowed = "must be at least 1: the number of layers of the feature map"
     as_number("depth", depth, allowed, lambda depth: depth >= 1, whole=True)
-    check_activation(activation)
+    check_known("activation", activation, ACTIVATIONS)
     phi = ACTIVATIONS[activation]
     # Not final_activation=phi: equinox.nn.MLP ignores it where it has no hidden layer, and the map would be linear.
     return eqx.nn.Sequential([eqx.nn.MLP(d, width, width, depth - 1, activation=phi, key=key), eqx.nn.Lambda(phi)])
-
-
-def check_activation(name: str) -> None:
-    """Check that the activation is known.
-
-    Raises:
-        InvalidInputError: If it is not.
-    """
-    check_known("activation", name, ACTIVATIONS)
 
 
 class RandomFourierFeatures(eqx.Module):
@@ -131,7 +121,7 @@ class ConvolutionalFeatures(eqx.Module):
         Raises:
             InvalidInputError: If d is not a square or one more, the activation is unknown, or depth is out of range.
         """
-        check_activation(activation)
+        check_known("activation", activation, ACTIVATIONS)
         side = math.isqrt(d)
         if side < 2 or d - side**2 > 1:
             raise InvalidInputError(

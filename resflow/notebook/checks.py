@@ -7,11 +7,11 @@ Another notebook may call anything `loss` or `seed`. So a notebook asks for thes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from pkgutil import resolve_name
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from resflow.errors import InvalidInputError, nearest, shown
+from resflow import known
+from resflow.errors import InvalidInputError, check_known, nearest, shown
 from resflow.workflow.names import FINGERPRINT
 
 __all__ = ["VARYING", "check_population", "check_values"]
@@ -65,15 +65,28 @@ def _at_least(least: int) -> Callable[[str, Any], None]:
     return _number(f"at least {least}", lambda value: value >= least)
 
 
-def _name(path: str) -> Callable[[str, Any], None]:
-    """A check of a name by the library's function "module:function", which is imported when it is first needed."""
+def _name(check: Callable[[str], None]) -> Callable[[str, Any], None]:
+    """A check of a name, which must be a text of some length."""
 
-    def check(name: str, value: Any) -> None:
+    def check_text(name: str, value: Any) -> None:
         if not isinstance(value, str) or len(value) > 1000:
             raise InvalidInputError(f"{name}={shown(value)} must be a name of at most 1000 characters")
-        resolve_name(path)(value)
+        check(value)
 
-    return check
+    return check_text
+
+
+def _one_of(name: str, names: Sequence[str]) -> Callable[[str, Any], None]:
+    return _name(lambda value: check_known(name, value, names))
+
+
+def _check_dataset(name: str) -> None:
+    if known.is_file_name(name):
+        from resflow.data.files import check_file  # which imports JAX
+
+        check_file(name)
+    else:
+        known.check_table(name)
 
 
 _COUNTS = (
@@ -89,11 +102,11 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     ),
     **dict.fromkeys(("test_fraction", "delta"), _number("between 0 and 1, both excluded", lambda value: 0 < value < 1)),
     "ridge": _number("zero or a positive finite number", lambda value: value >= 0),
-    "loss": _name("resflow.losses:as_loss"),
-    "dataset": _name("resflow.data.catalog:check_dataset_name"),
-    "activation": _name("resflow.models.feature_maps:check_activation"),
-    "architecture": _name("resflow.models.architectures:check_architecture"),
-    "hessian": _name("resflow.probing.curvature:check_hessian"),
+    "loss": _name(known.check_loss),
+    "dataset": _name(_check_dataset),
+    "activation": _one_of("activation", known.ACTIVATIONS),
+    "architecture": _one_of("architecture", known.ARCHITECTURES),
+    "hessian": _one_of("hessian", known.HESSIANS),
     "population": check_population,
 }
 """What a parameter of that name must satisfy; None passes, where the declared type allows it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from resflow.data.catalog import load_dataset
 from resflow.data.dataset import Dataset, Standardization
-from resflow.data.files import is_file_name
+from resflow.known import is_file_name
 from resflow.studies.population_problem import PopulationProblem, population_problem
 from resflow.workflow import names
 from resflow.workflow.kept_data import keep_data

@@ -15,6 +15,7 @@ from resflow.errors import InvalidInputError, check_known
 from resflow.hessian.lanczos import HessianEigenvalue, smallest_operator_eigenvalue
 from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.hessian.partial_hessian import hessian_vector_product
+from resflow.known import HESSIANS
 from resflow.numerals import number_text
 from resflow.point import Point
 from resflow.probing.stream import Head, Stream
@@ -111,7 +112,7 @@ def check_hessian(hessian: str | None) -> None:
         InvalidInputError: If it does not.
     """
     if hessian is not None:
-        check_known("hessian", hessian, ["auto", "last block", "network"])
+        check_known("hessian", hessian, HESSIANS)
 
 
 def curvature_of(
