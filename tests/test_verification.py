@@ -31,6 +31,7 @@ from resflow.notebook import (
 )
 from resflow.notebook.checks import VARYING
 from resflow.studies.skip_comparison import compare_architectures
+from resflow.training.population import PopulationLayout
 from resflow.workflow import names
 from resflow.workflow.compared import Outcome
 from resflow.workflow.provenance import provenance_tags
@@ -221,6 +222,7 @@ def test_members_of_a_population_and_runs_of_a_sweep_are_verified_together(proje
     train_members(
         population, points, problem, build(keys), keys, loss="squared", epsilon=EPSILON,
         options=resflow.TrainingOptions(steps=20, log_every=10),
+        layout=PopulationLayout((jax.devices()[0],), chunk=1, chunks=3),  # in two files: of three members, and of one
         measure=[resflow.GapMeasure.against(fit, "squared") for fit in problem.linear_fits],
     )  # fmt: skip
     population.end("FINISHED")
@@ -240,6 +242,11 @@ def test_members_of_a_population_and_runs_of_a_sweep_are_verified_together(proje
     assert done.returncode == 1
     assert f"{one.id}  {one.name}: 14 with the same bits, 1 DIFFER: linear_predictor_gap" in done.stdout
     assert verdict_of(done) == "verified  3 of 4 runs have all values again"
+    _, last = sorted((project / "mlruns").glob("**/points/members_*.npz"))
+    last.write_bytes(last.read_bytes()[:-1])
+    done = verify(project, population.id)
+    assert done.stdout.count(": 15 with the same bits\n") == 3
+    assert done.stdout.count(f": could not be checked: the stored point changed: points/{last.name} has SHA-256") == 1
 
 
 def test_what_is_no_run_and_no_sweep_is_said_in_one_line(project, run):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resflow.errors import shown
 from resflow.workflow import names
@@ -19,7 +19,7 @@ from resflow.workflow.kept_data import kept_data
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import FINISHED
 from resflow.workflow.reports.metrics import as_recorded
-from resflow.workflow.stored_points import UnverifiableError, read_points, row_of
+from resflow.workflow.stored_points import StoredPoints, UnverifiableError, read_points, row_of
 from resflow.workflow.variables import changed_environment
 
 if TYPE_CHECKING:
@@ -117,45 +117,55 @@ def compared(run: StoredRun, again: Recomputed) -> tuple[Compared, ...]:
 
 
 def verified(client: MlflowClient, runs: Sequence[StoredRun]) -> Iterator[Verification]:
-    """Verify runs by their stored points, members of a population whose points are in one file together."""
-    together: dict[tuple[str, str], list[StoredRun]] = {}
+    """Verify runs by their stored points, members of a population together, as they were trained."""
+    together: dict[str, list[StoredRun]] = {}
     for run in runs:
-        path = run.data.tags.get(names.STORED_POINT, "").partition("#")[0]
         holder = run.data.tags.get(names.PARENT, "") if row_of(run) is not None else run.info.run_id
-        together.setdefault((holder, path), []).append(run)
-    for (holder, _), group in together.items():
-        yield from _of_file(client, holder, group)
+        together.setdefault(holder, []).append(run)
+    for holder, group in together.items():
+        yield from _of_holder(client, holder, group)
 
 
-def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> Iterator[Verification]:
+class _Stored(NamedTuple):
+    """Runs whose points are in files that were read."""
+
+    points: StoredPoints
+    runs: list[StoredRun]
+    rows: list[int | None]
+
+
+def _of_holder(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> Iterator[Verification]:
+    """Verify runs whose points are among the artifacts of one."""
     from resflow.workflow.records import Run
 
-    whole = [run for run in runs if status_of(run) == FINISHED]
-    yield from (
-        Verification(run, obstacle=f"the run is {status_of(run)}") for run in runs if status_of(run) != FINISHED
-    )
-    if not whole:
+    files: dict[str, list[StoredRun]] = {}
+    for run in runs:
+        if status_of(run) == FINISHED:
+            files.setdefault(run.data.tags.get(names.STORED_POINT, "").partition("#")[0], []).append(run)
+        else:
+            yield Verification(run, obstacle=f"the run is {status_of(run)}")
+    parts = []
+    for _, group in sorted(files.items()):
+        tags = group[0].data.tags
+        try:
+            place, digest = tags.get(names.STORED_POINT, ""), tags.get(names.STORED_POINT_DIGEST, "")
+            parts.append(
+                _Stored(read_points(Run(client, holder), place, digest), group, [row_of(run) for run in group])
+            )
+        except UnverifiableError as error:
+            yield from _cannot(error, group)
+    if not parts:
         return
-    first = whole[0].data.tags
+    stored = _joined(parts)
+    of_first = Run(client, stored.runs[0].info.run_id)
     try:
-        points = read_points(
-            Run(client, holder), first.get(names.STORED_POINT, ""), first.get(names.STORED_POINT_DIGEST, "")
-        )
-        recompute = _verifier(points.description.get("verifier"))
-        with (
-            kept_data(Run(client, whole[0].info.run_id), Path.cwd()) as (data, variables),
-            changed_environment(variables),
-        ):
-            found = recompute(points, [row_of(run) for run in whole], [run.data.tags for run in whole])
+        recompute = _verifier(stored.points.description.get("verifier"))
+        with kept_data(of_first, Path.cwd()) as (data, variables), changed_environment(variables):
+            found = recompute(stored.points, stored.rows, [run.data.tags for run in stored.runs])
     except UnverifiableError as error:
-        instead = (
-            ""
-            if row_of(whole[0]) is not None or first.get(names.STORED_POINT_DIGEST)
-            else "; --rerun executes its notebook instead"
-        )
-        yield from (Verification(run, obstacle=f"{error}{instead}") for run in whole)
+        yield from _cannot(error, stored.runs)
         return
-    for run, again in zip(whole, found, strict=True):
+    for run, again in zip(stored.runs, found, strict=True):
         if isinstance(again, UnverifiableError):
             yield Verification(run, obstacle=str(again))
         else:
@@ -164,6 +174,30 @@ def _of_file(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> It
                 column for name, table in again.tables.items() for column in _columns(own, name, table, again.scale)
             ]
             yield Verification(run, (*compared(run, again), *columns), data=data)
+
+
+def _joined(parts: Sequence[_Stored]) -> _Stored:
+    """The points of a population, which lie in one file a block of its members, as if they were in one."""
+    if len(parts) == 1:
+        return parts[0]
+    import numpy as np
+
+    members, rows = list[Any](), list[int | None]()
+    for part in parts:
+        rows += [len(members) + (row or 0) for row in part.rows]
+        members += part.points.description["members"]
+    arrays = {name: np.concatenate([part.points.arrays[name] for part in parts]) for name in parts[0].points.arrays}
+    points = StoredPoints(parts[0].points.description | {"members": members}, arrays)
+    return _Stored(points, [run for part in parts for run in part.runs], rows)
+
+
+def _cannot(error: UnverifiableError, runs: Sequence[StoredRun]) -> Iterator[Verification]:
+    """That runs whose points would lie in one place cannot be verified."""
+    kept = row_of(runs[0]) is not None or runs[0].data.tags.get(names.STORED_POINT_DIGEST)
+    yield from (Verification(run, obstacle=f"{error}{'' if kept else _INSTEAD}") for run in runs)
+
+
+_INSTEAD = "; --rerun executes its notebook instead"
 
 
 def _columns(run: Run, name: str, again: DataFrame, scale: float) -> Iterator[Compared]:
