@@ -7,17 +7,15 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from resflow.training.population import cpu_devices
 from resflow.training.train import TrainingOptions
 from resflow.workflow import names
 from resflow.workflow.records import Run
 
-__all__ = ["described_options", "options_again", "preparation_tag", "verifier"]
+__all__ = ["VERIFIER", "described_options", "options_again", "preparation_tag"]
 
 
-def verifier() -> dict[str, Any]:
-    """The module that computes values again from a stored point, and on how many CPU devices the run computed them."""
-    return {"verifier": f"{__package__}.verification", "cpu_devices": cpu_devices()}
+VERIFIER = f"{__package__}.verification"
+"""The module that computes values again from a stored point."""
 
 
 def preparation_tag(run: Run) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from resflow.models.stored import arrays_of_model, described_model, rebuilt_mode
 from resflow.notebook.data import Preparation
 from resflow.notebook.evidence import EVIDENCE, labels_for
 from resflow.notebook.evidence_of_groups import OF_GROUPS
-from resflow.notebook.kept import described_options, preparation_tag, verifier
+from resflow.notebook.kept import VERIFIER, described_options, preparation_tag
 from resflow.point import ModelPoint, Point
 from resflow.training.train import TrainingOptions
 from resflow.workflow import names
@@ -112,7 +112,7 @@ class TrainedGroups:
             for name, models in self.groups.items()
             for place, array in arrays_of_model(models).items()
         }
-        description = {**verifier(), "groups": described, **_described(run, self)}
+        description = {"verifier": VERIFIER, "groups": described, **_described(run, self)}
         run.set_tags(attach_points(run, "final", arrays, description))
 
 
@@ -159,7 +159,7 @@ def keep_models(
         described = described_model(_first(model) if stacked else model)
     except InvalidInputError as error:  # a class of the user's own, which only his code can make again
         return none_kept(str(error))
-    return attach_points(run, name, arrays_of_model(model), {**verifier(), "model": described, **description})
+    return attach_points(run, name, arrays_of_model(model), {"verifier": VERIFIER, "model": described, **description})
 
 
 def load_model(run_id: str, *, client: MlflowClient | None = None) -> Any:

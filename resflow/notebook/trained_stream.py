@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from resflow.notebook.kept import preparation_tag, verifier
+from resflow.notebook.kept import VERIFIER, preparation_tag
 from resflow.notebook.probed import probed
 from resflow.probing.probe import probe
 from resflow.workflow.records import Run
@@ -32,7 +32,7 @@ class TrainedStream:
     def keep(self, run: Run) -> None:
         """Attach the arrays to the run as points/final.npz, by the names of `load_stream`, and tag where they are."""
         description = {
-            **verifier(),
+            "verifier": VERIFIER,
             "data": preparation_tag(run),
             "loss": self.settings.get("loss", "softmax"),
             "stream": dict(self.settings),

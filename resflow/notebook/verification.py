@@ -29,7 +29,7 @@ __all__ = ["recompute"]
 
 
 def recompute(
-    points: StoredPoints, rows: Sequence[int | None], tags: Sequence[Mapping[str, str]]
+    points: StoredPoints, rows: Sequence[int | None], tags: Sequence[Mapping[str, str]], cpu_devices: int
 ) -> list[Recomputed | UnverifiableError]:
     """What was recorded of stored points, computed again; or why it cannot be.
 
@@ -37,8 +37,10 @@ def recompute(
         points: A file of points.
         rows: Which of the members in it; None alone for the point of a run of its own.
         tags: The tags of each of these runs, which say what data it had.
+        cpu_devices: On how many CPU devices the run computed: programs are found compiled, and sum in the same order,
+            on as many.
     """
-    ask_for_cpu_devices(points.description.get("cpu_devices", 1))
+    ask_for_cpu_devices(cpu_devices)
     with jax.enable_x64(True):
         try:
             if None in rows:

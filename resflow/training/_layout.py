@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from resflow.losses import Loss
 from resflow.parallel import cores, free_memory
 
-__all__ = ["PopulationLayout", "ask_for_cpu_devices", "cpu_devices", "one_device_per_core", "population_layout"]
+__all__ = ["PopulationLayout", "ask_for_cpu_devices", "one_device_per_core", "population_layout"]
 
 _CPU_BYTES = 6 << 20
 """What a chunk may keep for its gradients at each step on a CPU.
@@ -42,11 +42,6 @@ def one_device_per_core() -> int:
     devices = min(cores(), int(limit)) if limit.isdigit() and int(limit) > 0 else cores()
     jax.config.update("jax_num_cpu_devices", devices)
     return devices
-
-
-def cpu_devices() -> int:
-    """How many CPU devices JAX has: what is compiled, and in which order it sums, is of as many."""
-    return len(jax.devices("cpu"))
 
 
 def ask_for_cpu_devices(devices: int) -> None:

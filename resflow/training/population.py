@@ -18,7 +18,7 @@ from resflow.losses import Loss, as_loss
 from resflow.progress import Progress, in_turns, reported
 from resflow.training._checkpoints import checkpoints_of
 from resflow.training._chunks import advance_chunks, room_for_chunks
-from resflow.training._layout import PopulationLayout, ask_for_cpu_devices, cpu_devices, one_device_per_core
+from resflow.training._layout import PopulationLayout, ask_for_cpu_devices, one_device_per_core
 from resflow.training._population_task import population_task
 from resflow.training.train import Measure, TrainingOptions, TrainResult, recorded
 
@@ -26,7 +26,6 @@ __all__ = [
     "PopulationLayout",
     "PopulationResult",
     "ask_for_cpu_devices",
-    "cpu_devices",
     "measured_population",
     "one_device_per_core",
     "train_population",

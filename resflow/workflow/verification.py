@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resflow.errors import shown
 from resflow.workflow import names
 from resflow.workflow.compared import Compared, Outcome, compared_tables, difference
+from resflow.workflow.environment import kept_environment
 from resflow.workflow.kept_data import kept_data
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import FINISHED
@@ -161,7 +162,8 @@ def _of_holder(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> 
     try:
         recompute = _verifier(stored.points.description.get("verifier"))
         with kept_data(of_first, Path.cwd()) as (data, variables), changed_environment(variables):
-            found = recompute(stored.points, stored.rows, [run.data.tags for run in stored.runs])
+            of_runs = [run.data.tags for run in stored.runs]
+            found = recompute(stored.points, stored.rows, of_runs, _cpu_devices(Run(client, holder)))
     except UnverifiableError as error:
         yield from _cannot(error, stored.runs)
         return
@@ -189,6 +191,12 @@ def _joined(parts: Sequence[_Stored]) -> _Stored:
     arrays = {name: np.concatenate([part.points.arrays[name] for part in parts]) for name in parts[0].points.arrays}
     points = StoredPoints(parts[0].points.description | {"members": members}, arrays)
     return _Stored(points, [run for part in parts for run in part.runs], rows)
+
+
+def _cpu_devices(run: Run) -> int:
+    """On how many CPU devices a run computed; on one, if on none or that is not kept."""
+    devices = (kept_environment(run) or {}).get("devices", ())
+    return max(1, sum(str(device).startswith("cpu:") for device in devices))
 
 
 def _cannot(error: UnverifiableError, runs: Sequence[StoredRun]) -> Iterator[Verification]:
