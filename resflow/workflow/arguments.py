@@ -9,6 +9,7 @@ from typing import Any
 
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.parameters import declared_in_notebook, parse_overrides, undeclared_names
+from resflow.workflow.variables import unchanged_environment
 
 __all__ = ["check_output", "checked_values"]
 
@@ -46,6 +47,7 @@ def checked_values(
     declared = declared_in_notebook(notebook)
     values = parse_overrides(declared, pairs, undeclared_names(notebook))
     meanwhile()
-    for parameter in declared:
-        parameter.check(values.get(parameter.name, parameter.default))
+    with unchanged_environment():
+        for parameter in declared:
+            parameter.check(values.get(parameter.name, parameter.default))
     return values

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 from resflow.errors import InvalidInputError, nearest, shown
 from resflow.workflow.declared_types import UNREADABLE, SourceText, as_declared, literal, parse_declared, source_text
 from resflow.workflow.notebook_file import metadata_of
-from resflow.workflow.variables import unchanged_environment
 
 __all__ = [
     "Parameter",
@@ -60,15 +59,14 @@ class Parameter:
         """
         if not self.checks or isinstance(value, SourceText):
             return
-        with unchanged_environment():
-            try:
-                check_values = importlib.import_module(self.checks).check_values
-            except (ImportError, AttributeError, TypeError, ValueError) as error:
-                raise InvalidInputError(
-                    f"the notebook's metadata says resflow.checks={shown(self.checks)}, which must be a module that "
-                    f"can be imported here and has a function check_values: {error}"
-                ) from None
-            check_values({self.name: value})
+        try:
+            check_values = importlib.import_module(self.checks).check_values
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"the notebook's metadata says resflow.checks={shown(self.checks)}, which must be a module that can be "
+                f"imported here and has a function check_values: {error}"
+            ) from None
+        check_values({self.name: value})
 
 
 def brief(value: Any) -> str:
