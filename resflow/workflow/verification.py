@@ -195,7 +195,7 @@ def _joined(parts: Sequence[_Stored]) -> _Stored:
 
 def _cpu_devices(run: Run) -> int:
     """On how many CPU devices a run computed; on one, if on none or that is not kept."""
-    devices = (kept_environment(run) or {}).get("devices", ())
+    devices = kept_environment(run).get("devices", ())
     return max(1, sum(str(device).startswith("cpu:") for device in devices))
 
 
