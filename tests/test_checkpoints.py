@@ -147,3 +147,17 @@ def test_nothing_is_kept_of_short_trainings_or_where_no_folder_is_named(folder, 
     monkeypatch.setenv(_checkpoints.FOLDER, "")
     one()
     assert not folder.exists()
+
+
+def test_less_than_an_interval_of_work_is_ever_without_a_copy(tmp_path, monkeypatch):
+    clock, kept = [0.0], []
+    monkeypatch.setattr(_checkpoints.time, "monotonic", lambda: clock[0])
+    keep = _checkpoints.Checkpoints(tmp_path, "training", seconds=1.0)
+    for tick in range(1, 31):  # every 0.4 s: the second after a copy is kept, as the third would be too late
+        clock[0] = 0.4 * tick
+        keep.reached({"w": np.ones(2)}, tick, last=1000)
+        for file in tmp_path.iterdir():
+            kept.append(clock[0])
+            file.unlink()
+    assert len(kept) == 15
+    assert np.max(np.diff([0.0, *kept])) < 1.0

@@ -70,7 +70,7 @@ class Checkpoints:
     def __init__(self, folder: Path, name: str, seconds: float, *, every_end: bool = False) -> None:
         self._folder, self._name, self._seconds, self._every_end = folder, name, seconds, every_end
         self._path = folder / f"{name}.npz"
-        self._began = self._kept = time.monotonic()
+        self._began = self._kept = self._asked = time.monotonic()
 
     def part(self, label: Any, *, of_many: bool) -> Checkpoints:
         """Those of a part of the training."""
@@ -98,9 +98,10 @@ class Checkpoints:
         return jax.tree.unflatten(structure, there), tick
 
     def reached(self, state: Any, tick: int, last: int) -> None:
-        """Keep the state before a tick, if it is time, or at the end of what took so long that it might have been."""
+        """Keep the state before a tick, if it would be too late the next time, or at the end of what took so long."""
         now = time.monotonic()
-        if now - self._kept < self._seconds and not (
+        next_time, self._asked = now + (now - self._asked), now
+        if next_time - self._kept < self._seconds and not (
             tick == last and (self._every_end or now - self._began >= self._seconds)
         ):
             return
