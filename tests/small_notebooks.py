@@ -64,10 +64,17 @@ def make_project(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     (root / "pyproject.toml").write_text("[project]\n")
     (root / ".gitignore").write_text("mlruns/\n*.ipynb\n")
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for arguments in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "-m", "start"]):
-        subprocess.run(["git", "-C", str(root), *arguments], check=True)
+    subprocess.run(["git", "-C", str(root), "init", "--quiet"], check=True)
+    commit(root)
     return root
+
+
+def commit(root: Path) -> str:
+    """Commit all there is; the commit."""
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for arguments in (["add", "--all"], [*identity, "commit", "--quiet", "--allow-empty", "-m", "all"]):
+        subprocess.run(["git", "-C", str(root), *arguments], check=True)
+    return subprocess.check_output(["git", "-C", str(root), "rev-parse", "HEAD"], text=True).strip()
 
 
 @contextlib.contextmanager

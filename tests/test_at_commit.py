@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from small_notebooks import in_project, make_project, resflow_here, start, wait_for, write_notebook
+from small_notebooks import commit, in_project, make_project, resflow_here, start, wait_for, write_notebook
 from warm_kernels import warm_kernels
 
 import resflow
@@ -53,13 +53,6 @@ def project(tmp_path_factory):
     modules = "resflow.workflow.session", "resflow.workflow.records", "mlflow.tracking"
     with warm_kernels(folder, *modules) as variables, in_project(root, **variables):
         yield root
-
-
-def commit(root):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for arguments in (["add", "--all"], [*identity, "commit", "--quiet", "--allow-empty", "-m", "more"]):
-        subprocess.run(["git", "-C", str(root), *arguments], check=True)
-    return subprocess.check_output(["git", "-C", str(root), "rev-parse", "HEAD"], text=True).strip()
 
 
 def made(project):

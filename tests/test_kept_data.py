@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from small_notebooks import in_project, make_project, resflow_here, runs_of, write_notebook
+from small_notebooks import commit, in_project, make_project, resflow_here, runs_of, write_notebook
 
 import resflow
 from resflow.errors import InvalidInputError
@@ -106,6 +106,24 @@ def test_data_goes_along_in_a_bundle_and_notebooks_are_executed_again_on_it(proj
         done = verify(Path.cwd(), copy, "--rerun")
         assert done.returncode == 0, done.stdout
         assert "; checked on the kept copy" in done.stdout
+
+
+@pytest.mark.parametrize("in_git", [True, False])
+def test_at_a_commit_data_is_what_the_run_had(in_git, tmp_path):
+    with in_project(make_project(tmp_path / "project")) as _:
+        root, table = Path.cwd(), Path("table.csv")
+        table.write_text(TABLE)
+        write_notebook(root / "work.ipynb", NOTEBOOK, parameters='dataset: str = "table.csv"', checked=True)
+        (root / ".gitignore").write_text("mlruns\n.resflow_cache\n" + "table.csv\n" * (not in_git))
+        commit(root)
+        assert resflow_here(root, "run", "work.ipynb").returncode == 0
+        (first, *_) = runs_of(open_client(), "work")
+        table.write_text(TABLE.replace("29,", "28,", 1))
+        commit(root)
+        done = verify(root, first.info.run_id, "--rerun", "--at-commit")
+        assert done.returncode == 0, done.stdout
+        assert ("data      the data file table.csv changed: it has SHA-256 " in done.stdout) is not in_git
+        assert "verified  2 with the same bits" in done.stdout
 
 
 def test_sweep_keeps_the_data_of_all_its_runs_once(project, tmp_path):
