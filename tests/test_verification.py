@@ -273,7 +273,9 @@ def test_what_is_no_run_and_no_sweep_is_said_in_one_line(project, run):
 )
 def test_values_are_compared_in_units_of_rounding(recorded, again, outcome, units):
     stored = SimpleNamespace(data=SimpleNamespace(metrics={"curvature/lambda_min": recorded}, tags={}))
-    (found,) = compared(stored, Recomputed({"lambda_min": again, "objective": 1.0, "verdict": "x"}, scale=0.5))
+    (found,) = compared(
+        stored, Recomputed({"lambda_min": again, "objective": 1.0, "verdict": "x"}, scale=0.5, tables={})
+    )
     assert (found.name, found.outcome) == ("curvature/lambda_min", outcome)
     assert found.units == pytest.approx(units, rel=1e-6)
 

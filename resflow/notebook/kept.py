@@ -1,4 +1,4 @@
-"""What every file of points of a notebook's run says: who computes values again from it, and on which data."""
+"""What files of points of notebooks' runs say: on which data a model was trained, and how."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from resflow.training.train import TrainingOptions
 from resflow.workflow import names
 from resflow.workflow.records import Run
 
-__all__ = ["VERIFIER", "described_options", "options_again", "preparation_tag"]
-
-
-VERIFIER = f"{__package__}.verification"
-"""The module that computes values again from a stored point."""
+__all__ = ["described_options", "options_again", "preparation_tag"]
 
 
 def preparation_tag(run: Run) -> dict[str, Any] | None:

@@ -15,12 +15,13 @@ from resflow.models.stored import arrays_of_model, described_model, rebuilt_mode
 from resflow.notebook.data import Preparation
 from resflow.notebook.evidence import EVIDENCE, labels_for
 from resflow.notebook.evidence_of_groups import OF_GROUPS
-from resflow.notebook.kept import VERIFIER, described_options, preparation_tag
+from resflow.notebook.kept import described_options, preparation_tag
 from resflow.point import ModelPoint, Point
 from resflow.training.train import TrainingOptions
 from resflow.workflow import names
 from resflow.workflow.records import Run, client_in_use
 from resflow.workflow.stored_points import (
+    VERIFIER,
     StoredPoints,
     UnverifiableError,
     attach_points,

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from resflow.notebook.kept import VERIFIER, preparation_tag
+from resflow.notebook.kept import preparation_tag
 from resflow.notebook.probed import probed
 from resflow.probing.probe import probe
 from resflow.workflow.records import Run
-from resflow.workflow.stored_points import attach_points
+from resflow.workflow.stored_points import VERIFIER, attach_points
 
 __all__ = ["TrainedStream", "of_stream", "stream_in"]
 

@@ -126,7 +126,7 @@ def _of_members(
 def _recomputed(values: Mapping[str, Any]) -> Recomputed:
     sizes = [abs(float(values[name])) for name in ("objective", "best_linear_objective") if name in values]
     plain = {str(key): value if isinstance(value, str | bool) else float(value) for key, value in values.items()}
-    return Recomputed(plain, max([size for size in sizes if np.isfinite(size)], default=0.0))
+    return Recomputed(plain, max([size for size in sizes if np.isfinite(size)], default=0.0), {})
 
 
 def _check_data(train: Dataset, test: Dataset | None, tags: Mapping[str, str]) -> None:

@@ -18,10 +18,22 @@ if TYPE_CHECKING:
 
     from resflow.workflow.records import Run
 
-__all__ = ["LARGEST", "StoredPoints", "UnverifiableError", "attach_points", "none_kept", "read_points", "row_of"]
+__all__ = [
+    "LARGEST",
+    "VERIFIER",
+    "StoredPoints",
+    "UnverifiableError",
+    "attach_points",
+    "none_kept",
+    "read_points",
+    "row_of",
+]
 
 LARGEST = 256 << 20
 """Bytes of arrays in one file at most; what is larger is not kept, and the run's tag says so."""
+
+VERIFIER = "resflow.notebook.verification"
+"""The module that computes again what this package's own functions for notebooks recorded of a point."""
 
 _FOLDER, _DESCRIPTION, _NONE = "points", "description", "none: "
 

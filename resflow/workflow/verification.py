@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resflow.errors import shown
 from resflow.workflow import names
+from resflow.workflow.beside import Call, call_here
 from resflow.workflow.compared import Compared, Outcome, compared_tables, difference
 from resflow.workflow.environment import kept_environment
 from resflow.workflow.kept_data import kept_data
@@ -47,7 +47,7 @@ class Recomputed(NamedTuple):
 
     values: Mapping[str, float | str | bool]
     scale: float
-    tables: Mapping[str, DataFrame] = MappingProxyType({})
+    tables: Mapping[str, DataFrame]
 
 
 class Verification(NamedTuple):
@@ -117,14 +117,20 @@ def compared(run: StoredRun, again: Recomputed) -> tuple[Compared, ...]:
     return tuple(found)
 
 
-def verified(client: MlflowClient, runs: Sequence[StoredRun]) -> Iterator[Verification]:
-    """Verify runs by their stored points, members of a population together, as they were trained."""
+def verified(client: MlflowClient, runs: Sequence[StoredRun], call: Call = call_here) -> Iterator[Verification]:
+    """Verify runs by their stored points, members of a population together, as they were trained.
+
+    Args:
+        client: A client of their store.
+        runs: The runs.
+        call: Calls what computes.
+    """
     together: dict[str, list[StoredRun]] = {}
     for run in runs:
         holder = run.data.tags.get(names.PARENT, "") if row_of(run) is not None else run.info.run_id
         together.setdefault(holder, []).append(run)
     for holder, group in together.items():
-        yield from _of_holder(client, holder, group)
+        yield from _of_holder(client, holder, group, call)
 
 
 class _Stored(NamedTuple):
@@ -135,7 +141,7 @@ class _Stored(NamedTuple):
     rows: list[int | None]
 
 
-def _of_holder(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> Iterator[Verification]:
+def _of_holder(client: MlflowClient, holder: str, runs: Sequence[StoredRun], call: Call) -> Iterator[Verification]:
     """Verify runs whose points are among the artifacts of one."""
     from resflow.workflow.records import Run
 
@@ -160,10 +166,9 @@ def _of_holder(client: MlflowClient, holder: str, runs: Sequence[StoredRun]) -> 
     stored = _joined(parts)
     of_first = Run(client, stored.runs[0].info.run_id)
     try:
-        recompute = _verifier(stored.points.description.get("verifier"))
-        with kept_data(of_first, Path.cwd()) as (data, variables), changed_environment(variables):
-            of_runs = [run.data.tags for run in stored.runs]
-            found = recompute(stored.points, stored.rows, of_runs, _cpu_devices(Run(client, holder)))
+        with kept_data(of_first, Path.cwd()) as (data, variables):
+            of_runs, cpu_devices = [run.data.tags for run in stored.runs], _cpu_devices(Run(client, holder))
+            found = call(_recomputed, variables, stored.points, stored.rows, of_runs, cpu_devices)
     except UnverifiableError as error:
         yield from _cannot(error, stored.runs)
         return
@@ -214,6 +219,15 @@ def _columns(run: Run, name: str, again: DataFrame, scale: float) -> Iterator[Co
         yield Compared(path, "gone", f"{len(again)} rows", Outcome.DIFFERS, math.inf)
     else:
         yield from compared_tables(path, run.read_text(path), again.to_csv(index=False), scale=scale, whole=False)
+
+
+def _recomputed(
+    variables: Mapping[str, str | None], points: StoredPoints, *of_runs: Any
+) -> list[Recomputed | UnverifiableError]:
+    """What whoever stored points computes of them again, the environment having these variables, too."""
+    recompute = _verifier(points.description.get("verifier"))
+    with changed_environment(variables):
+        return recompute(points, *of_runs)
 
 
 def _verifier(module: object) -> Callable[..., list[Recomputed | UnverifiableError]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,13 @@ import click
 from resflow.errors import InvalidInputError, nearest, shown
 from resflow.numerals import number_text
 from resflow.workflow import names
+from resflow.workflow.beside import called_beside
 from resflow.workflow.boundary import fail
 from resflow.workflow.interruption import Interruptions, Terminated
 from resflow.workflow.last_word import status_of
 from resflow.workflow.names import Role, role_of
 from resflow.workflow.project import project_root
+from resflow.workflow.stored_points import VERIFIER
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as StoredRun
@@ -49,8 +51,6 @@ def verify(name: str, points: bool, at_commit: bool, tolerance: float | None) ->
     and the library's where the project has it, as they were. The exit code is 0 if all came out the same up to rounding
     or the tolerance, and 1 if not.
     """
-    from resflow.workflow.records import Run, open_client
-
     if tolerance is not None and (points or not 0 <= tolerance < 1):
         allowed = (
             "is for --rerun" if points else "must be at least 0 and below 1: 1e-6 is a millionth of a value's size"
@@ -58,10 +58,24 @@ def verify(name: str, points: bool, at_commit: bool, tolerance: float | None) ->
         raise InvalidInputError(f"--tolerance={tolerance:g} {allowed}")
     if at_commit and points:
         raise InvalidInputError("--at-commit is for --rerun: stored points are looked at by the code that is here")
+    if not points:
+        return _verified(name, False, lambda client, runs: _executed(client, runs, tolerance, at_commit))
+    from resflow.workflow.verification import verified
+
+    with _compiled_before(), called_beside(VERIFIER, _prepare_pages) as call:
+        return _verified(name, True, lambda client, runs: verified(client, runs, call))
+
+
+def _verified(
+    name: str, members: bool, verify: Callable[[MlflowClient, list[StoredRun]], Iterable[Verification]]
+) -> int:
+    """Verify what has that name, say what came of it, and tag it; the exit code."""
+    from resflow.workflow.records import Run, open_client
+
     client = open_client()
-    runs, found = _runs_of(client, name, members=points), []
+    runs, found = _runs_of(client, name, members=members), []
     several = len(runs) > 1
-    for each in _from_points(client, runs) if points else _executed(client, runs, tolerance, at_commit):
+    for each in verify(client, runs):
         Run(client, each.run.info.run_id).set_tags(each.tag())
         found.append(each)
         if several or len(found) > 1:
@@ -75,11 +89,11 @@ def verify(name: str, points: bool, at_commit: bool, tolerance: float | None) ->
     return 0 if holding == len(found) else 1
 
 
-def _from_points(client: MlflowClient, runs: list[StoredRun]) -> Iterator[Verification]:
-    from resflow.workflow.verification import verified
+def _prepare_pages() -> None:
+    """Import what writes reports while the point is looked at."""
+    from resflow.workflow.reports.notebook_html import prepare
 
-    with _compiled_before():
-        yield from verified(client, runs)
+    prepare()
 
 
 def _executed(
