@@ -77,7 +77,8 @@ class Kernel:
         return ast.literal_eval(said["data"]["text/plain"])
 
     def run(self, source: str, timeout: float = 60) -> str:
-        return self.client.execute(source, reply=True, timeout=timeout)["content"]["status"]
+        reply = self.client.execute(source, reply=True, timeout=timeout, stop_on_error=False)
+        return reply["content"]["status"]
 
 
 SEEN = {
