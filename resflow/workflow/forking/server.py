@@ -98,8 +98,7 @@ def _serve() -> None:
         os.rename(f"{address}.new", address)
         os.umask(umask)
         _import_all(modules)
-        gc.collect()
-        gc.freeze()  # so that forks share the pages of what there is
+        gc.freeze()  # so that forks share the pages of what there is, the little garbage included
         gc.enable()
         wanted = _Server(listening, began_with, _obstacle()).serve()
     if wanted is not None:
