@@ -37,7 +37,8 @@ def texts(tree):
 
 @pytest.mark.parametrize("path", [path for path in ROOMS if path.name != "names.py"], ids=label)
 def test_tags_are_spelled_in_one_place_only(path):
-    tag = re.compile(r"(tags\.`)?(resflow|mlflow)\.(?!workflow|store\.|db\b|tracking$|data\.pandas)[\w.]+(`|$)")
+    module = r"workflow|notebook\.|store\.|db\b|tracking$|data\.pandas"
+    tag = re.compile(rf"(tags\.`)?(resflow|mlflow)\.(?!{module})[\w.]+(`|$)")
     assert [text for text in texts(ast.parse(path.read_text())) if tag.match(text)] == []
 
 
