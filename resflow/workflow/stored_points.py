@@ -32,7 +32,7 @@ __all__ = [
 LARGEST = 256 << 20
 """Bytes of arrays in one file at most; what is larger is not kept, and the run's tag says so."""
 
-VERIFIER = "resflow.notebook.verification"
+VERIFIER = f"{__name__.partition('.')[0]}.notebook.verification"
 """The module that computes again what this package's own functions for notebooks recorded of a point."""
 
 _FOLDER, _DESCRIPTION, _NONE = "points", "description", "none: "
