@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from resflow.workflow.boundary import fail
-from resflow.workflow.forking.server import PR_SET_PDEATHSIG
+from resflow.workflow.forking.server import end_with
 
 __all__ = ["Call", "call_here", "called_beside"]
 
@@ -77,20 +76,18 @@ def _serve(here: Connection, there: Connection, module: str, parent: int) -> Non
     """Call what is asked for, until the parent is gone."""
     here.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that this
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
+    end_with(parent)
     with contextlib.suppress(ImportError):
         importlib.import_module(module)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             function, arguments = there.recv()
+            answer: tuple[Any, Exception | None]
             try:
-                there.send((function(*arguments), None))
-            except ConnectionError:
-                raise
+                answer = function(*arguments), None
             except Exception as error:
-                there.send((None, _sendable(error)))
+                answer = None, _sendable(error)
+            there.send(answer)
 
 
 def _sendable(error: Exception) -> Exception:

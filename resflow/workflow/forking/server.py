@@ -271,9 +271,7 @@ class _Server:
             warnings.simplefilter("ignore")  # JAX and Python warn of threads: there are none
             pid = os.fork()
         if pid == 0:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != server:
-                os._exit(1)
+            end_with(server)
             signal.set_wakeup_fd(-1)
             kept = [os.dup(each) for each in streams]
             for each in streams:
@@ -356,6 +354,13 @@ def _hidden(folder: str) -> str:
         if not (loaded and os.path.exists(loaded) and os.path.samefile(loaded, path)):
             return entry
     return ""
+
+
+def end_with(parent: int) -> None:
+    """Have the system kill this process, which was just forked, when its parent ends; end if that is gone already."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def become_kernel(wanted: dict, streams: list[int]) -> None:
