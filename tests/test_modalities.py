@@ -1,5 +1,7 @@
 """Groups of features as modalities: which columns they are, their subsets, and what is made of each."""
 
+import equinox as eqx
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,9 +48,9 @@ def test_every_superset_is_compared_with_each_of_its_subsets():
 
 def test_subsets_are_fitted_in_nested_balls_on_the_same_split():
     groups, how = modalities(DATA, ["text", "image"]), {"loss": "logistic", "max_norm": R, "seeds": range(2)}
-    how["options"] = TrainingOptions(steps=30, learning_rate=0.03, log_every=30)
+    options = TrainingOptions(steps=30, learning_rate=0.03, log_every=30)
     table, units = compare_subsets(
-        DATA, groups, feature_map=lambda d, key: feature_map("mlp", d, width=2, key=key), **how
+        DATA, groups, feature_map=lambda d, key: feature_map("mlp", d, width=2, key=key), options=options, **how
     )
     again = ends_of_subsets(DATA, units, groups=groups, test_fraction=0.25, epsilon=1e-3, **how)
     pd.testing.assert_frame_equal(again, table, rtol=0, atol=0)
@@ -73,3 +75,7 @@ def test_subsets_are_fitted_in_nested_balls_on_the_same_split():
     for part_X, y, column in ((train_X, train.y, "linear_objective"), (test_X, test.y, "test_linear_objective")):
         expected = np.mean(np.logaddexp(0.0, -y * (part_X @ model.coef_[0])))
         np.testing.assert_allclose(row[column], expected, rtol=1e-8)
+    unit = jax.tree.map(lambda leaf: leaf[1] if eqx.is_array(leaf) else leaf, units["text"])
+    for part_X, y, column in ((train_X, train.y, "objective"), (test_X, test.y, "test_objective")):
+        expected = np.mean(np.logaddexp(0.0, -y * unit(part_X)))
+        np.testing.assert_allclose(row[column], expected, rtol=1e-12)

@@ -43,7 +43,7 @@ def _mean_gaps(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, An
 
 
 def _subsets(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    table = ends_of_subsets(last.train, groups, options=last.options, **last.settings)
+    table = ends_of_subsets(last.train, groups, **last.settings)
     return {"best_linear_objective": table["linear_objective"].max()}, {"subsets": table}
 
 

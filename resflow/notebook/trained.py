@@ -87,7 +87,6 @@ class TrainedGroups:
         evidence: What was computed, by names of `resflow.notebook.evidence_of_groups.OF_GROUPS`.
         epsilon: ε of the verdicts, where there are some.
         settings: What else it was computed with, in JSON's types; the loss by its name among it where there is no fit.
-        options: How they were trained, so that their last points are measured again by the program that trained them.
     """
 
     groups: Mapping[str, Any]
@@ -95,7 +94,6 @@ class TrainedGroups:
     evidence: Sequence[str] = ()
     epsilon: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    options: TrainingOptions | None = None
 
     def __post_init__(self) -> None:
         for name in self.evidence:
@@ -137,7 +135,7 @@ def _described(run: Run, trained: Trained | TrainedGroups) -> dict[str, Any]:
         "loss": fit.loss if fit else trained.settings["loss"],
         "linear": {"max_norm": fit.max_norm, "ridge": fit.ridge} if fit else None,
         "settings": dict(trained.settings),
-        "options": described_options(trained.options),
+        "options": described_options(trained.options) if isinstance(trained, Trained) else None,
         "evidence": list(trained.evidence),
         "epsilon": trained.epsilon,
     }

@@ -18,8 +18,7 @@ from resflow.labels import count_outputs
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit
 from resflow.studies.population_problem import PopulationProblem, population_outcomes, population_problem
-from resflow.training.measures import GapMeasure
-from resflow.training.population import measured_population, train_population
+from resflow.training.population import train_population
 from resflow.training.train import TrainingOptions
 
 __all__ = ["compare_subsets", "ends_of_subsets", "modalities", "subsets", "supersets"]
@@ -119,10 +118,18 @@ def compare_subsets(
             return residual_unit(d, feature_map(d, keys.features), key=keys.model, outputs=outputs), keys.batches
 
         models, keys = eqx.filter_jit(eqx.filter_vmap(build))(np.asarray(seeds))
-        result = train_population(models, problem.X, problem.y, keys=keys, **_training(problem, loss, options))
+        result = train_population(
+            models,
+            problem.X,
+            problem.y,
+            keys=keys,
+            loss=loss,
+            options=options,
+            data_sets=problem.data_sets,
+            exact=False,
+        )
         trained["+".join(chosen)] = result.models
-        measured = {name: column[:, -1] for name, column in result.history.items()}
-        tables.append(_ends(problem, chosen, seeds, result.models, measured, loss, epsilon))
+        tables.append(_ends(problem, chosen, seeds, result.models, loss, epsilon))
     return pd.concat(tables, ignore_index=True), trained
 
 
@@ -136,22 +143,19 @@ def ends_of_subsets(
     seeds: Sequence[int],
     test_fraction: float,
     epsilon: float,
-    options: TrainingOptions,
 ) -> pd.DataFrame:
     """The table of `compare_subsets` of units that it trained, computed from these units: nothing is trained.
 
     Args:
         data: The data that it had.
         models: The trained units of each subset, as it gives them.
-        groups, loss, max_norm, seeds, test_fraction, epsilon, options: What it was given.
+        groups, loss, max_norm, seeds, test_fraction, epsilon: What it was given.
     """
     loss = as_loss(loss)
     tables = []
     for chosen in subsets(list(groups)):
         problem = _problem(data, groups, chosen, loss, max_norm, seeds, test_fraction)
-        units = models["+".join(chosen)]
-        measured = measured_population(units, problem.X, problem.y, **_training(problem, loss, options))
-        tables.append(_ends(problem, chosen, seeds, units, measured, loss, epsilon))
+        tables.append(_ends(problem, chosen, seeds, models["+".join(chosen)], loss, epsilon))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -171,23 +175,17 @@ def _problem(
     return population_problem(part, members, test_fraction=test_fraction, standardize=True, intercept=True, loss=loss)
 
 
-def _training(problem: PopulationProblem, loss: Loss, options: TrainingOptions) -> dict[str, Any]:
-    """How the units of one subset are trained and measured."""
-    measure = [GapMeasure.against(fit, loss, bounds=False) for fit in problem.linear_fits]
-    return {"loss": loss, "options": options, "data_sets": problem.data_sets, "measure": measure, "exact": False}
-
-
 def _ends(
     problem: PopulationProblem,
     chosen: Sequence[str],
     seeds: Sequence[int],
     units: Any,
-    measured: Mapping[str, np.ndarray],
     loss: Loss,
     epsilon: float,
 ) -> pd.DataFrame:
-    """The rows of one subset, of its trained units and what was measured of them."""
-    outcomes = population_outcomes(problem, units, range(len(seeds)), loss=loss, epsilon=epsilon)
+    """The rows of one subset, of its trained units."""
+    further = "objective", "linear_predictor_gap"
+    outcomes = population_outcomes(problem, units, range(len(seeds)), loss=loss, epsilon=epsilon, further=further)
     held_out = [
         float(np.mean(loss.value(problem.test[place].X @ fit.W.T, problem.test[place].y)))
         for place, fit in zip(problem.data_sets, problem.linear_fits, strict=True)
@@ -201,8 +199,8 @@ def _ends(
             "linear_suboptimality": [fit.suboptimality for fit in problem.linear_fits],
             "linear_converged": outcomes["linear_fit_converged"],
             "test_linear_objective": held_out,
-            "objective": measured["objective"],
-            "linear_predictor_gap": measured["linear_predictor_gap"],
+            "objective": outcomes["objective"],
+            "linear_predictor_gap": outcomes["linear_predictor_gap"],
             "test_linear_predictor_gap": outcomes["test_linear_predictor_gap"],
             "verdict": outcomes["verdict"],
         }

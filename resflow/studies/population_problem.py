@@ -105,7 +105,13 @@ def population_problem(
 
 
 def population_outcomes(
-    problem: PopulationProblem, models: Any, members: Sequence[int], *, loss: str | Loss, epsilon: float
+    problem: PopulationProblem,
+    models: Any,
+    members: Sequence[int],
+    *,
+    loss: str | Loss,
+    epsilon: float,
+    further: Sequence[str] = (),
 ) -> pd.DataFrame:
     """How members came out: on test samples, against the linear predictor, and by the verdict on their last point.
 
@@ -115,11 +121,12 @@ def population_outcomes(
         members: Which members these are.
         loss: The loss.
         epsilon: Of the verdict, see `analyze`; it is on the weights around f_θ, θ held fixed, as `end_of` says.
+        further: What else of that which `end_of` returns is wanted.
 
     Returns:
         One row a member: best_linear_objective, linear_fit_grad_norm, linear_fit_converged, test_linear_predictor_gap,
         test_linear_predictor_gap_error and verdict; for residual units lambda_min and lambda_min_residual, and for
-        other models partial_grad_norm.
+        other models partial_grad_norm; and what further was wanted.
     """
     loss = as_loss(loss)
     sets = problem.data_sets[np.asarray(members)]
@@ -138,17 +145,17 @@ def population_outcomes(
         "test_linear_predictor_gap_error": [gap.standard_error for gap in gaps],
     }
     linear = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *map(FitEvidence.of, fits))
-    shared = jnp.asarray(problem.X), jnp.asarray(problem.y), epsilon, loss
+    shared = jnp.asarray(problem.X), jnp.asarray(problem.y), epsilon, loss, tuple(further)
     outcomes |= describe_each(_outcome, models, (jnp.asarray(sets), linear), *shared)
     return pd.DataFrame(outcomes, index=pd.Index(members, name="member"))
 
 
-def _outcome(model, own, X, y, epsilon, loss):
+def _outcome(model, own, X, y, epsilon, loss, further):
     place, fit = own
     end = end_of(model, X[place], y[place], fit, epsilon, loss)
     # The gradient of a residual unit is measured along training.
     wanted = ("lambda_min", "lambda_min_residual") if "lambda_min" in end else ("partial_grad_norm",)
-    return {name: end[name] for name in (*wanted, "verdict")}
+    return {name: end[name] for name in (*wanted, "verdict", *further)}
 
 
 @eqx.filter_jit
