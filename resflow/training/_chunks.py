@@ -26,8 +26,7 @@ class Members(NamedTuple):
 @eqx.filter_jit
 def room_for_chunks(members: Members, shared: Any, training: Training, layout: PopulationLayout) -> Any:
     """Room for what calls of `advance_chunks` hand on: the course of each device, and the results of all chunks."""
-    setting = members.setting._replace(active=jnp.ones(members.setting.key.shape, bool))
-    chunk = jax.tree.map(lambda leaf: leaf[: layout.chunk], members._replace(setting=setting))
+    chunk = jax.tree.map(lambda leaf: leaf[: layout.chunk], members)
     course = jax.eval_shape(lambda: training.begun(*_of_chunk(chunk, shared, training)))
     results = jax.eval_shape(lambda course: _by_member(course, training), course)
     devices = len(layout.devices)
@@ -50,7 +49,7 @@ def advance_chunks(
     rows = start + jnp.arange(layout.block)
     if layout.block != m:  # at the end of the population a block is filled up with some that are not trained
         members = jax.tree.map(lambda leaf: leaf[jnp.minimum(rows, m - 1)], members)
-    members = members._replace(setting=members.setting._replace(active=rows < m))
+    members = members._replace(setting=members.setting._replace(active=members.setting.active & (rows < m)))
 
     def share(carry, members, shared, first, last):
         courses, results = carry

@@ -69,7 +69,7 @@ def population_task(
         key=keys,
         learning_rate=np.asarray(rates, precision_of(dynamic)),
         measure=None if alike else measured,
-        active=None,
+        active=np.ones(m, bool),
     )
     members = Members(dynamic, own, None if data_sets is None else np.asarray(data_sets))
     shared = X, y, measured if alike else None

@@ -31,7 +31,7 @@ class Setting(NamedTuple):
         key: Random key for the minibatches.
         learning_rate: Step size of the optimiser, in the precision of the model.
         measure: The arrays of what is recorded.
-        active: False for a model that is only there to fill up a chunk, and is not trained.
+        active: False for a model that is not trained: it only fills up a chunk, or is only measured.
     """
 
     frozen: Any

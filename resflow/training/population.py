@@ -171,6 +171,9 @@ def measured_population(
         models, X, y, loss=as_loss(loss), options=options, keys=jax.random.split(jax.random.key(0), m),
         learning_rates=None, measure=measure, data_sets=data_sets, exact=exact, layout=None,
     )  # fmt: skip
+    # A tick measures and goes on by a block of steps, but not of a member that is not trained.
+    inactive = task.members.setting._replace(active=np.zeros(m, bool))
+    task = task._replace(members=task.members._replace(setting=inactive))
     layout, ticks, parts = task.layout, task.training.ticks, []
     for start in range(0, m, layout.block):
         carry = room_for_chunks(*task)

@@ -187,7 +187,7 @@ def measured(
     """What `train` with the same arguments records of the point it begins at, by the same compiled program.
 
     So a trained model has the very numbers that its training ended with, and nothing is compiled where that training's
-    program is in JAX's cache. Of the training itself one block of steps is done, and forgotten.
+    program is in JAX's cache. No step is taken.
 
     Returns:
         One number or array a measurement.
@@ -196,6 +196,7 @@ def measured(
         InvalidInputError: As `train`.
     """
     task = _task(model, X, y, as_loss(loss), options, jax.random.key(0), measure)
+    task = task._replace(setting=task.setting._replace(active=jnp.asarray(False)))
     *_, history = task.advance(task.begun(), np.int32(0), np.int32(1)).results
     return {name: np.asarray(column)[0] for name, column in history.items()}
 
