@@ -256,7 +256,7 @@ def test_kernel_that_does_not_exist_is_a_failed_run(project, client):
     assert "no-such-kernel" in run.data.tags["resflow.error"]
 
 
-@pytest.mark.parametrize("broken", ["log_text", "set_terminated", "log_batch"])
+@pytest.mark.parametrize("broken", ["log_text", "set_terminated", "tags"])
 def test_run_whose_record_cannot_be_written_is_not_finished(project, client, monkeypatch, broken):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     path = write_notebook(project / f"full_{broken}.ipynb", "x = 1", parameters=None)
@@ -264,7 +264,8 @@ def test_run_whose_record_cannot_be_written_is_not_finished(project, client, mon
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"mlflow.tracking.MlflowClient.{broken}", full)
+    for method in ("set_tag", "log_batch") if broken == "tags" else (broken,):
+        monkeypatch.setattr(f"mlflow.tracking.MlflowClient.{method}", full)
     with pytest.raises(AttachmentError, match="No space left on device") as caught:
         execute(path)
     (run,) = runs_of(client, path.stem)

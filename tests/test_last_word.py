@@ -94,11 +94,13 @@ def test_last_word_holds_whatever_is_made_of_the_status_afterwards(run, client, 
 
 
 def test_last_word_is_the_last_thing_that_is_written(run, client, monkeypatch):
-    def full(*_, tags=(), **__):
+    def full(*written, tags=(), **__):
         assert not [tag for tag in tags if tag.key == OUTCOME and "FINISHED" not in tag.value]
+        assert OUTCOME not in written or "FINISHED" in written[-1]
         raise MlflowException("database or disk is full")
 
-    monkeypatch.setattr(client, "log_batch", full)
+    for method in ("log_batch", "set_tag"):
+        monkeypatch.setattr(client, method, full)
     run.client = client
     with pytest.raises(MlflowException):
         run.end("FINISHED")

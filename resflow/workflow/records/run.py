@@ -252,7 +252,10 @@ class Run:
         from mlflow.entities import RunTag
 
         logged = [RunTag(key, shortened(without_secrets(str(value)), TAG)) for key, value in tags.items()]
-        patiently(self.client.log_batch, self.id, tags=logged)
+        if len(logged) == 1:  # a third of a batch's statements
+            patiently(self.client.set_tag, self.id, logged[0].key, logged[0].value)
+        else:
+            patiently(self.client.log_batch, self.id, tags=logged)
 
     def remove_tags(self, keys: Collection[str]) -> None:
         """Remove those of the tags that the run has, in this order."""
