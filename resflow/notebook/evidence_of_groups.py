@@ -12,7 +12,7 @@ import pandas as pd
 
 from resflow.keys import random_keys
 from resflow.linear.predictor import fit_linear_predictor
-from resflow.losses import as_loss
+from resflow.losses import Loss, as_loss
 from resflow.notebook.claim import Claim
 from resflow.notebook.evidence import LastPoint
 from resflow.studies import scalar_example as example
@@ -37,9 +37,15 @@ def _ends(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], d
 def _mean_gaps(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     loss, gaps = as_loss(last.loss), {}
     for name, models in groups.items():
-        values = eqx.filter_vmap(lambda model: loss.value(model(last.train.X), last.train.y).mean())(models)
+        values = _objectives(models, last.train.X, last.train.y, loss)
         gaps[f"linear_predictor_gap_{name}"] = float(np.mean(np.asarray(values) - last.fit.objective))
     return gaps, {}
+
+
+@eqx.filter_jit
+def _objectives(models: Any, X: Any, y: Any, loss: Loss) -> jax.Array:
+    """The mean loss of each of several stacked models, compiled, as that of a training is."""
+    return eqx.filter_vmap(lambda model: loss.value(model(X), y).mean())(models)
 
 
 def _subsets(groups: Mapping[str, Any], last: LastPoint) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:

@@ -153,7 +153,8 @@ def over_seeds(values: Mapping[tuple[float, str], Float[np.ndarray, "S epochs"]]
     """
     frames = []
     for (rate, order), measured in values.items():
-        mean, (seeds, epochs) = measured.mean(axis=0), measured.shape
+        seeds, epochs = measured.shape
+        mean = np.ascontiguousarray(measured.T).mean(axis=1)  # with the bits that an epoch has by itself
         low, high = np.quantile(measured, [0.05, 0.95], axis=0)
         if of_mean:
             error = 1.96 * measured.std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.full(epochs, np.inf)
