@@ -158,18 +158,15 @@ def judge_iterates(
     linear_w = jnp.asarray(linear_w, float)
     shape = len(counts), len(keys), parts
 
-    def at(number: int) -> Any:
-        """The iterates of one T, shape (rates, S, parts, ...)."""
-        return jax.tree.map(
-            lambda *leaves: (
-                jnp.stack([leaf.reshape(*shape, *leaf.shape[1:])[number] for leaf in leaves])
-                if eqx.is_array(leaves[0])
-                else leaves[0]
-            ),
-            *iterates,
-        )
-
-    excess = np.stack([_excess(at(number), source, keys, linear_w, loss) for number in range(len(counts))], axis=1)
+    networks = jax.tree.map(
+        lambda *leaves: (
+            jnp.stack([leaf.reshape(*shape, *leaf.shape[1:]) for leaf in leaves])
+            if eqx.is_array(leaves[0])
+            else leaves[0]
+        ),
+        *iterates,
+    )
+    excess = np.asarray(_excess(networks, source, keys, linear_w, loss))
     bound = theorem4_bound(
         counts,
         distance=float(np.linalg.norm(linear_w)),
@@ -179,10 +176,8 @@ def judge_iterates(
         delta=delta,
     )
     return [
-        SGDExcess(
-            counts.astype(float), eta, each.mean(axis=2), each.min(axis=2), bound, lipschitz, loss_range, networks
-        )
-        for each, networks in zip(excess, iterates, strict=True)
+        SGDExcess(counts.astype(float), eta, each.mean(axis=2), each.min(axis=2), bound, lipschitz, loss_range, at_rate)
+        for each, at_rate in zip(excess, iterates, strict=True)
     ]
 
 
@@ -264,17 +259,19 @@ def loss_constants(loss: Loss, radius: float, input_norm: float, y: Real[np.ndar
 
 @eqx.filter_jit
 def _excess(networks, source, keys, linear_w, loss):
-    """F − F_lin(u) at every iterate, shape (rates, S, parts)."""
+    """F − F_lin(u) at every iterate, shape (rates, m, S, parts), on the same samples for all rates and all T."""
     arrays, static = eqx.partition(networks, eqx.is_array)
 
     def at(each):
         weights, part_key = each
         X, y = source.population(jax.random.split(part_key, 3)[2])
-        return jnp.mean(loss.value(eqx.combine(weights, static)(X), y) - loss.value(X @ linear_w, y))
+        linear = loss.value(X @ linear_w, y)
+        return jax.lax.map(lambda own: jnp.mean(loss.value(eqx.combine(own, static)(X), y) - linear), weights)
 
     def of_seed(weights, key):
-        parts = jax.tree.leaves(weights)[0].shape[0]
-        return jax.lax.map(at, (weights, jax.random.split(key, parts)))
+        by_part = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), weights)
+        parts = jax.tree.leaves(by_part)[0].shape[0]
+        return jax.lax.map(at, (by_part, jax.random.split(key, parts))).T
 
-    found = jax.vmap(jax.vmap(of_seed), in_axes=(0, None))(arrays, keys)
+    found = jax.vmap(jax.vmap(of_seed, in_axes=(1, 0), out_axes=1), in_axes=(0, None))(arrays, keys)
     return nan_unless(all_finite(source, linear_w), found)
