@@ -16,9 +16,10 @@ import scipy.sparse
 import resflow
 from resflow import InvalidInputError, Point
 from resflow.arrays import as_array
-from resflow.data.catalog import check_dataset_name, teacher
+from resflow.data.catalog import teacher
 from resflow.labels import one_hot
 from resflow.losses import Squared
+from resflow.notebook.checks import check_dataset_name
 
 RNG = np.random.default_rng(0)
 N, D, K, M = 20, 3, 4, 3

@@ -4,7 +4,8 @@ import pytest
 from sklearn import datasets as bundled
 
 from resflow import InvalidInputError, load_dataset
-from resflow.data.catalog import DATASETS, check_dataset_name, teacher
+from resflow.data.catalog import DATASETS, teacher
+from resflow.notebook.checks import check_dataset_name
 
 
 def test_breast_cancer_groups_are_the_columns_of_the_bundled_table():

@@ -10,11 +10,11 @@ import numpy as np
 
 from resflow.arrays import as_number
 from resflow.data.dataset import Dataset
-from resflow.data.files import check_file, load_file
+from resflow.data.files import load_file
 from resflow.errors import InvalidInputError, nearest
 from resflow.known import check_table, is_file_name
 
-__all__ = ["DATASETS", "check_dataset_name", "load_dataset", "teacher"]
+__all__ = ["DATASETS", "load_dataset", "teacher"]
 
 
 def load_dataset(name: str, *, target: str | None = None) -> Dataset:
@@ -53,18 +53,6 @@ def load_dataset(name: str, *, target: str | None = None) -> Dataset:
             f"target={target!r} goes with a file, but dataset={name!r} is bundled: leave target out"
         )
     return source(name, options)
-
-
-def check_dataset_name(name: str) -> None:
-    """Check that `load_dataset` knows the name, or that a file begins as it should, without loading the data.
-
-    Raises:
-        InvalidInputError: As `load_dataset`.
-    """
-    if is_file_name(name):
-        check_file(name)
-    else:
-        check_table(name)
 
 
 def teacher(

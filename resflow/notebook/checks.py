@@ -14,7 +14,7 @@ from resflow import known
 from resflow.errors import InvalidInputError, check_known, nearest, shown
 from resflow.workflow.names import FINGERPRINT
 
-__all__ = ["VARYING", "check_population", "check_values"]
+__all__ = ["VARYING", "check_dataset_name", "check_population", "check_values"]
 
 VARYING = ("seed", "learning_rate", "init_scale", "ridge", "max_norm")
 """What may differ between the members of a population: parameters that leave the shapes of arrays unchanged."""
@@ -80,7 +80,12 @@ def _one_of(name: str, names: Sequence[str]) -> Callable[[str, Any], None]:
     return _name(lambda value: check_known(name, value, names))
 
 
-def _check_dataset(name: str) -> None:
+def check_dataset_name(name: str) -> None:
+    """Check that `load_dataset` knows the name, or that a file begins as it should, without loading the data.
+
+    Raises:
+        InvalidInputError: As `resflow.load_dataset`.
+    """
     if known.is_file_name(name):
         from resflow.data.files import check_file  # which imports JAX
 
@@ -103,7 +108,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(("test_fraction", "delta"), _number("between 0 and 1, both excluded", lambda value: 0 < value < 1)),
     "ridge": _number("zero or a positive finite number", lambda value: value >= 0),
     "loss": _name(known.check_loss),
-    "dataset": _name(_check_dataset),
+    "dataset": _name(check_dataset_name),
     "activation": _one_of("activation", known.ACTIVATIONS),
     "architecture": _one_of("architecture", known.ARCHITECTURES),
     "hessian": _one_of("hessian", known.HESSIANS),

@@ -19,7 +19,7 @@ import pytest
 from command import SECONDS, Hangs, check, resflow
 
 from resflow import InvalidInputError, load_dataset
-from resflow.data.catalog import check_dataset_name
+from resflow.notebook.checks import check_dataset_name
 
 NAMES = [
     "a",
