@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from resflow.errors import InvalidInputError, nearest, shown
@@ -37,6 +38,15 @@ LOSSES = ("squared", "logistic", "pseudo_huber", "huber", "softmax")
 """Of `resflow.losses.LOSSES`."""
 
 
+_OTHER_LOSSES = {
+    **dict.fromkeys(("crossentropy", "ce", "categoricalcrossentropy", "nll", "multinomial"), "softmax"),
+    **dict.fromkeys(("bce", "binarycrossentropy", "bcewithlogits", "binarycrossentropywithlogits"), "logistic"),
+    **dict.fromkeys(("mse", "l", "squarederror", "meansquarederror"), "squared"),
+    **dict.fromkeys(("huber", "smoothl"), "pseudo_huber"),
+}
+"""Names of other libraries, in letters alone."""
+
+
 def check_loss(name: object) -> None:
     """Check that a loss has that name.
 
@@ -44,6 +54,9 @@ def check_loss(name: object) -> None:
         InvalidInputError: If none has.
     """
     if not isinstance(name, str) or name not in LOSSES:
+        words = getattr(name, "__name__", None) or (name if isinstance(name, str) else type(name).__name__)
+        if (other := _OTHER_LOSSES.get(re.sub(r"[^a-z]|loss", "", words.lower()))) is not None:
+            raise InvalidInputError(f"loss={shown(name)} is called loss={other!r} here")
         raise InvalidInputError(
             f"loss={name!r} is unknown: nearest is {nearest(str(name), LOSSES, 1)[0]!r}; "
             f"choose one of {', '.join(LOSSES)}, or pass a resflow.Loss"

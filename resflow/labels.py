@@ -116,7 +116,10 @@ def _check_classes(y: np.ndarray, m: int | None) -> None:
         )
     count, present = max(int(y.max()) + 1, 2), len(np.unique(y))
     if m is not None and count > m:
-        raise InvalidInputError(f"y has the label {int(y.max())}, but the model has {m} outputs: one a class is needed")
+        raise InvalidInputError(
+            f"y has the label {int(y.max())}, but the model has {m} outputs: one a class is needed, and classes count "
+            f"from 0 to {m - 1}"
+        )
     if m is None and (count > _MOST_CLASSES or (count > 100 and count > 4 * present)):
         raise InvalidInputError(
             f"y has the label {int(y.max())}, but only {present} classes occur: code them as 0, ..., {present - 1}, "

@@ -17,6 +17,7 @@ import resflow.networks.equinox
 import resflow.networks.flax
 import resflow.networks.torch
 from resflow import InvalidInputError
+from resflow.known import check_loss
 from resflow.losses import as_loss
 from tests.new_process import python
 
@@ -357,6 +358,140 @@ def test_torch_networks_without_numbers_or_arrays_get_one_line():
     net = Network()
     with pytest.raises(InvalidInputError, match="block 1 gives a dict, but must give an array"):
         resflow.networks.torch.probe(net, np.zeros((9, 4)), np.arange(9) % 3, blocks=[net.block], head=net.head)
+
+
+def torch_blocks(*, blocks=2, outputs=M):
+    """A network of fully connected residual blocks on digits as torch users write them, h += f(h) in place."""
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
+    nn = torch.nn
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 64)
+
+        def forward(self, h):
+            if not self.in_place:
+                return h + torch.tanh(self.layer(h))
+            h += torch.tanh(self.layer(h))
+            return h
+
+        in_place = False
+
+    torch.manual_seed(0)
+    X, y = samples()
+    net = nn.Sequential(*(Block() for _ in range(blocks)), nn.Linear(64, outputs))
+    return torch, net, X.reshape(len(X), -1), y
+
+
+def test_blocks_that_add_in_place_are_seen_as_those_that_do_not():
+    _, net, X, y = torch_blocks()
+    how = {"blocks": net[:2], "head": net[2]}
+    apart = resflow.networks.torch.stream(net, X, y, **how)["representations"]
+    for block in net[:2]:
+        block.in_place = True
+    within = resflow.networks.torch.stream(net, X.copy(), y, **how)["representations"]
+    for one, other in zip(apart, within, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(within[0], within[1])
+
+
+def test_block_is_dead_if_it_leaves_what_enters_it_and_not_if_pooling_hides_what_it_does():
+    torch, net, X, y = torch_blocks()
+    with torch.no_grad():
+        for part in net[1].layer.parameters():
+            part.zero_()
+    normed = torch.nn.Sequential(*net[:2], torch.nn.LayerNorm(64), net[2])
+    report = resflow.networks.torch.probe(normed, X, y, blocks=normed[:2], head=normed[3], ridge=0.01, **NO_HESSIAN)
+    assert [layer.verdict for layer in report.layers] == ["", "not judged", "dead"]
+
+    class Tokens(torch.nn.Module):  # the first block writes into one token, and the second reads it
+        def forward(self, h):
+            return h + torch.roll(h, 1, 1) * torch.tensor(self.of)[:, None]
+
+    first, second = Tokens(), Tokens()
+    first.of, second.of = [0.0, 1.0], [1.0, 0.0]
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, self.head = torch.nn.ModuleList([first, second]), torch.nn.Linear(32, M)
+
+        def forward(self, X):
+            h = X.reshape(len(X), 2, 32)
+            for block in self.blocks:
+                h = block(h)
+            return self.head(h[:, 0])
+
+    net = Network()
+    how = {"blocks": net.blocks, "head": net.head, "pool": lambda h: h[:, 0], "ridge": 0.01}
+    report = resflow.networks.torch.probe(net, X, y, **how, **NO_HESSIAN)
+    assert [layer.verdict for layer in report.layers] == ["", "not judged", "not judged"]
+
+
+def test_torch_blocks_and_heads_that_are_not_what_they_should_be_get_one_line():
+    torch, net, X, y = torch_blocks()
+    inside = torch.nn.Sequential(*net[:2], torch.nn.Linear(64, 64), net[2])
+
+    def refused(match, net=net, data=X, y=y, **how):
+        with pytest.raises(InvalidInputError, match=match) as caught:
+            resflow.networks.torch.probe(net, data, y, **how, **NO_HESSIAN)
+        assert "\n" not in str(caught.value)
+
+    refused("block 2 is called out of turn|block 1 is called out of turn", blocks=[net[1], net[0]], head=net[2])
+    refused("the head is in block 3", blocks=net, head=net[2])
+    refused("block 2 is a block before it", blocks=[net[0], net[0]], head=net[2])
+    refused("block 2 is inside of block 1", blocks=[net[0], net[0].layer], head=net[2])
+    refused(r"blocks is one Block: pass a list, \[block\]", blocks=net[0], head=net[2])
+    refused(r"the network gives an array of shape \(256, 10\)", net=inside, blocks=inside[:2], head=inside[2])
+    refused(
+        r"batch 0 of data is a tuple of 3, but must be a pair", data=[(X, y, y)], y=None, blocks=net[:2], head=net[2]
+    )
+    refused("classes count from 0 to 9", y=y + 1, blocks=net[:2], head=net[2])
+    refused("is called loss='softmax' here", blocks=net[:2], head=net[2], loss="cross_entropy")
+    with pytest.raises(InvalidInputError, match=r"loss=.* is called loss='softmax' here"):
+        check_loss(torch.nn.CrossEntropyLoss())
+
+
+def test_missing_classes_and_a_head_without_intercept_are_told():
+    torch, net, X, y = torch_blocks()
+    net = torch.nn.Sequential(*net[:2], torch.nn.Linear(64, M, bias=False))
+    rest = y != 7
+    how = {"blocks": net[:2], "head": net[2], "ridge": 0.01, **NO_HESSIAN}
+    found = {each.finding: each.sentence for each in resflow.networks.torch.probe(net, X[rest], y[rest], **how).advice}
+    assert "No training sample is of class 7" in found["classes missing"]
+    assert "an intercept, which the head lacks" in found["unfinished"]
+    held_out = resflow.networks.torch.probe(net, X, y, **how, held_out=(X, y))
+    assert "nothing follows" not in str(held_out)
+    arrays = resflow.networks.torch.stream(net, X, y, blocks=net[:2], head=net[2])["representations"]
+    blind = [np.ones_like(arrays[0]), *arrays[1:]]
+    head = net[2].weight.detach().numpy(), np.zeros(M)
+    report = resflow.probe(blind, head, y, held_out=(blind, y), ridge=0.01, hessian=None)
+    assert "h_0 is the same for every sample" in str(report)
+    assert "classes missing" not in [each.finding for each in resflow.networks.torch.probe(net, X, y, **how).advice]
+
+
+def test_layers_of_transformers_are_called_one_by_one_with_masks_too():
+    torch, _, X, y = torch_blocks()
+    nn = torch.nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, M)
+
+        def forward(self, X):
+            tokens = X.reshape(len(X), 8, 8)
+            mask = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+            mask[:, 6:] = True
+            return self.head(self.encoder(tokens, src_key_padding_mask=mask)[:, 0])
+
+    net, before = Network(), torch.backends.mha.get_fastpath_enabled()
+    how = {"blocks": net.encoder.layers, "head": net.head, "pool": lambda h: h[:, 0], "ridge": 0.01}
+    report = resflow.networks.torch.probe(net, X, y, **how, **NO_HESSIAN)
+    assert len(report.layers) == 3
+    assert torch.backends.mha.get_fastpath_enabled() == before
 
 
 def test_torch_network_is_left_as_it_was():

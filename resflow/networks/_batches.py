@@ -50,8 +50,15 @@ def report_on(
     """
     chosen = as_loss(loss)
     choice = Choice(hessian, layers, whole, bias=head[1] is not None, chosen=ridge is None)
-    arrays = stream_of(run, head, data, y, held_out=held_out, loss=chosen, batch_size=batch_size, see=choice.see)
-    return report_with(**arrays, loss=chosen, ridge=ridge, path=path, curvature=choice.curvature)
+    unmoved: list[tuple[Any, ...]] = []
+
+    def see(X: Any, passed: Pass) -> None:
+        choice.see(X, passed)
+        unmoved.append(passed.unmoved)
+
+    arrays = stream_of(run, head, data, y, held_out=held_out, loss=chosen, batch_size=batch_size, see=see)
+    dead = {place for place, of_batches in enumerate(zip(*unmoved, strict=True), 1) if all(of_batches)}
+    return report_with(**arrays, loss=chosen, ridge=ridge, path=path, curvature=choice.curvature, dead=dead)
 
 
 def stream_of(
@@ -105,7 +112,7 @@ def _plain(passed: Pass) -> Pass:
     plain = (np.asarray(plain_array(h)) for h in (*passed.stream, passed.scores, passed.predictions))
     *stream, scores, predictions = plain
     features = {place: np.asarray(plain_array(h)) for place, h in passed.features.items()}
-    return Pass(tuple(stream), scores, predictions, features)
+    return Pass(tuple(stream), scores, predictions, features, tuple(bool(each) for each in passed.unmoved))
 
 
 def _batches(data: Any, y: Any, size: int, name: str) -> Iterator[tuple[Any, Any]]:
@@ -117,9 +124,10 @@ def _batches(data: Any, y: Any, size: int, name: str) -> Iterator[tuple[Any, Any
             )
         for place, batch in enumerate(data):
             if not (isinstance(batch, tuple | list) and len(batch) == 2):
+                given = f"{type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
                 raise InvalidInputError(
-                    f"batch {place} of {name} is a {type(batch).__name__}, but must be a pair (X, y): pass batches, or "
-                    "an array of samples with its labels y"
+                    f"batch {place} of {name} is a {given}, but must be a pair (X, y): pass a loader of such pairs, "
+                    "or ((batch[0], batch[1]) for batch in loader) with what they are, or samples X and their labels y"
                 )
             yield batch[0], batch[1]
         return
@@ -142,7 +150,10 @@ def _check_scores(head: Head, passed: Pass, loss: Loss) -> None:
     for scores, what in ((passed.scores, "the head gives"), (passed.predictions, "the network gives")):
         apart = scores.reshape(n, -1).astype(np.float64)
         if apart.shape != p.shape:
-            raise InvalidInputError(f"{what} an array of shape {scores.shape}, but W h + b has {p.shape}")
+            raise InvalidInputError(
+                f"{what} an array of shape {scores.shape}, but W h + b of the head has {p.shape}: name the linear "
+                "layer that makes the scores"
+            )
         apart, limit = apart - p, allowed
         if loss.shift_invariant:  # log-probabilities are as good as scores
             apart, limit = apart - apart[:, :1], allowed + allowed[:, :1]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from resflow.errors import InvalidInputError, check_known, nearest, shown
 
-__all__ = ["HEAD", "Pass", "Recorder", "check_blocks", "no_part", "pooled"]
+__all__ = ["HEAD", "Pass", "Recorder", "check_blocks", "first_of", "no_part", "pooled"]
 
 HEAD = 0
 """The head's number among those of blocks."""
@@ -23,12 +22,14 @@ class Pass(NamedTuple):
         predictions: What the network gives.
         features: What enters linear layers of the last block, shape (n, k) each, by their numbers, which are below 0;
             without those that are not called once, or where that cannot be seen or pooled.
+        unmoved: Of each block, whether what leaves it is what entered, before any pooling.
     """
 
     stream: tuple[Any, ...]
     scores: Any
     predictions: Any
     features: dict[int, Any]
+    unmoved: tuple[Any, ...]
 
 
 class Recorder:
@@ -50,7 +51,7 @@ class Recorder:
         """One call of a block, the head or a linear layer.
 
         Raises:
-            InvalidInputError: If it is a block or the head and was called before.
+            InvalidInputError: If it is a block or the head and was called before, or not in its turn.
         """
         given = next(iter((*arguments, *named.values())), None)
         if place < HEAD:
@@ -61,8 +62,13 @@ class Recorder:
                 f"{_called(place)} is called more than once in a pass, so that what leaves it is no one "
                 "representation: pass modules that are called once"
             )
+        if place > HEAD and (HEAD in self.left or place != 1 + sum(each > HEAD for each in self.left)):
+            raise InvalidInputError(
+                f"{_called(place)} is called out of turn: pass the blocks in the order in which the network calls "
+                "them, none inside of another, and the head apart from them"
+            )
         self.entered[place] = given
-        self.left[place] = _first(result)
+        self.left[place] = first_of(result)
 
     def passed(
         self,
@@ -91,7 +97,7 @@ class Recorder:
                     f"{_called(place)} is not called in a pass of the network, or only inside of a transformation of "
                     "the network's own: pass modules that it calls"
                 )
-            if not hasattr(_first(self.left[place]), "shape"):
+            if not hasattr(first_of(self.left[place]), "shape"):
                 raise InvalidInputError(
                     f"{_called(place)} gives a {type(self.left[place]).__name__}, but must give an array, or a tuple "
                     "of which that is the first"
@@ -110,15 +116,22 @@ class Recorder:
                     f"{len(read)} samples: pass pool=..., a function that makes it one vector a sample, such as "
                     "lambda h: h.mean(0) where the first axis is that of positions"
                 )
-        predictions = _first(predictions)
-        if math.prod(getattr(predictions, "shape", ())) != math.prod(scores.shape):  # such as an object that holds them
+        predictions = first_of(predictions)
+        if not hasattr(predictions, "shape"):  # such as an object that holds them
             predictions = scores
         features = {
             place: pooled(widened(h), pool, "", channels_first)
             for place, h in self.entered.items()
             if place < HEAD and h is not None and visible(h) and (h.ndim == 2 or (h.ndim > 2 and not callable(pool)))
         }
-        return Pass((*stream, widened(read)), widened(scores), widened(predictions), features)
+        unmoved = tuple(self._is_unmoved(place, visible) for place in range(1, self._blocks + 1))
+        return Pass((*stream, widened(read)), widened(scores), widened(predictions), features, unmoved)
+
+    def _is_unmoved(self, place: int, visible: Callable[[Any], bool]) -> Any:
+        before, after = self.entered[place], self.left[place]
+        if getattr(before, "shape", None) != after.shape or not (visible(before) and visible(after)):
+            return False
+        return (before == after).all()
 
 
 def pooled(h: Any, pool: Any, name: str, channels_first: bool) -> Any:
@@ -161,6 +174,9 @@ def check_blocks(blocks: Any) -> list[Any]:
     found = list(blocks)
     if not found:
         raise InvalidInputError("blocks has no block: pass the network's blocks, first to last")
+    for place, each in enumerate(found, 1):
+        if any(each is other for other in found[: place - 1]):
+            raise InvalidInputError(f"block {place} is a block before it, too: pass each once, first to last")
     return found
 
 
@@ -172,7 +188,8 @@ def no_part(what: Any, known: Iterable[str]) -> InvalidInputError:
     return InvalidInputError(f"{given} is no part of the network{close}; pass modules of it, or their names")
 
 
-def _first(result: Any) -> Any:
+def first_of(result: Any) -> Any:
+    """What a module gives, or the first of several."""
     return result[0] if isinstance(result, tuple | list) else result
 
 

@@ -12,7 +12,7 @@ from resflow.errors import InvalidInputError
 from resflow.losses import Loss, as_loss
 from resflow.networks._batches import report_on, stream_of
 from resflow.networks._choice import LinearLayer, Whole
-from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
+from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, first_of, no_part
 from resflow.networks._torch_curvature import torch_curvature
 from resflow.networks.frameworks import framework
 from resflow.probing.curvature import Curvature
@@ -150,9 +150,19 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
     torch = framework("torch")
     if not isinstance(net, torch.nn.Module):
         raise InvalidInputError(f"net is a {type(net).__name__}, but must be a torch.nn.Module")
+    kinds = torch.nn.Sequential, torch.nn.ModuleList
+    if isinstance(blocks, torch.nn.Module) and type(blocks).forward not in [each.forward for each in kinds]:
+        raise InvalidInputError(f"blocks is one {type(blocks).__name__}: pass a list, [block] of a single one")
     modules = dict(net.named_modules())
     found = {place: _module(modules, each) for place, each in enumerate(check_blocks(blocks), 1)}
+    check_blocks(found.values())
     last = _module(modules, head)
+    for place, block in found.items():
+        inside = [id(each) for each in block.modules()]
+        if id(last) in inside:
+            raise InvalidInputError(f"the head is in block {place}: pass the blocks before it, and the head apart")
+        if other := next((one for one, each in found.items() if one != place and id(each) in inside), None):
+            raise InvalidInputError(f"block {other} is inside of block {place}: pass blocks one after another")
     if not isinstance(last, torch.nn.Linear):
         raise InvalidInputError(f"head is a {type(last).__name__}, but must be a torch.nn.Linear: the last layer")
     layers = _linear_layers(torch, modules, [*found.values(), last], found[len(found)])
@@ -201,12 +211,25 @@ def _linear_layers(torch: Any, modules: dict[str, Any], others: list[Any], block
 
 @contextmanager
 def _hooked(modules: dict[int, Any], recorder: Recorder) -> Iterator[None]:
-    """Tell the recorder of every call of some modules."""
+    """Tell the recorder of every call of some modules, by copies: what stands in place may be overwritten later."""
+    given: dict[int, Any] = {}
 
-    def hook(place: int) -> Any:
-        return lambda _, arguments, named, result: recorder.tell(place, arguments, named, result)
+    def copied(h: Any) -> Any:
+        return h.clone() if hasattr(h, "clone") else h
 
-    handles = [each.register_forward_hook(hook(place), with_kwargs=True) for place, each in modules.items()]
+    def before(place: int) -> Any:
+        def hook(_: Any, arguments: Any, named: Any) -> None:
+            given[place] = copied(next(iter((*arguments, *named.values())), None))
+
+        return hook
+
+    def after(place: int) -> Any:
+        return lambda _, arguments, named, result: recorder.tell(
+            place, (given.pop(place, None),), {}, copied(first_of(result))
+        )
+
+    handles = [each.register_forward_pre_hook(before(place), with_kwargs=True) for place, each in modules.items()]
+    handles += [each.register_forward_hook(after(place), with_kwargs=True) for place, each in modules.items()]
     try:
         yield
     finally:
@@ -216,12 +239,18 @@ def _hooked(modules: dict[int, Any], recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(net: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, and every module's own mode again afterwards."""
-    modes = [(module, module.training) for module in net.modules()]
+    """Evaluation mode without gradients, and every module's own mode again afterwards.
+
+    Without torch's shortcut for layers of transformers, too, which calls no layer in them and makes nested tensors.
+    """
+    torch = framework("torch")
+    modes, shortcut = [(module, module.training) for module in net.modules()], torch.backends.mha.get_fastpath_enabled()
     net.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with framework("torch").no_grad():
+        with torch.no_grad():
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(shortcut)
         for module, training in modes:
             module.training = training

@@ -17,28 +17,54 @@ __all__ = ["advise"]
 _MEANT = "± one standard error of the differences sample by sample"
 
 
-def advise(layers: Sequence[Baseline], *, held_out: int, curvature: Curvature | None = None) -> tuple[Advice, ...]:
+def advise(
+    layers: Sequence[Baseline],
+    *,
+    held_out: int,
+    curvature: Curvature | None = None,
+    missing: Sequence[int] = (),
+    bias: bool = True,
+    blind: bool = False,
+) -> tuple[Advice, ...]:
     """The findings on fits, network, curvature, head and blocks, in this order.
 
     Args:
         layers: The probes of h_0, ..., h_L, each with its verdict.
         held_out: How many held-out samples there are.
         curvature: λ_min of the Hessian, if it is known.
+        missing: Classes of the network that no training sample has.
+        bias: Whether the head has biases, as the probes have.
+        blind: Whether h_0 is the same for all training samples.
     """
-    found = [*_of_fits(layers)]
+    found = [*_of_samples(missing), *_of_fits(layers)]
     curved = [] if curvature is None else [of_curvature(curvature, layers[0])]
     if not held_out:
-        judged = _without_held_out(layers)
+        judged = _without_held_out(layers, bias)
         place = int(judged[0].about == "network")
         return (*found, *judged[:place], *curved, *judged[place:])
     first, last = layers[0], layers[-1]
     network = _of_network(first, held_out) if first.probe.finished else None
-    head = _of_head(last) if last.probe.finished else None
+    network = _BLIND if blind else network
+    head = _of_head(last, bias) if last.probe.finished else None
     blocks = [*_of_blocks(layers)]
     sound = network is not None and network.finding == "below" and head is not None and head.finding == "finished"
     if sound and not blocks:
         blocks = [Advice("blocks", "healthy", "Healthy: every block adds, and the head is finished.")]
     return (*found, *filter(None, [network]), *curved, *filter(None, [head]), *blocks)
+
+
+def _of_samples(missing: Sequence[int]) -> list[Advice]:
+    if not missing:
+        return []
+    shown = [str(each) for each in missing[:10]] + ["..."] * (len(missing) > 10)
+    return [
+        Advice(
+            "samples",
+            "classes missing",
+            f"No training sample is of class {_listed(shown)}, which the network may know and no probe can: where "
+            "held-out samples are, differences say nothing. Pass samples of every class.",
+        )
+    ]
 
 
 def _of_fits(layers: Sequence[Baseline]) -> list[Advice]:
@@ -61,7 +87,7 @@ def _of_fits(layers: Sequence[Baseline]) -> list[Advice]:
     return found
 
 
-def _without_held_out(layers: Sequence[Baseline]) -> list[Advice]:
+def _without_held_out(layers: Sequence[Baseline], bias: bool) -> list[Advice]:
     first, last, found = layers[0], layers[-1], []
     if first.gap.sign > 0:
         found.append(
@@ -73,16 +99,24 @@ def _without_held_out(layers: Sequence[Baseline]) -> list[Advice]:
             )
         )
     if last.gap.sign > 0:
-        found.append(_unfinished_head(last.gap, "on the training samples", last))
+        found.append(_unfinished_head(last.gap, "on the training samples", last, bias))
     found.append(
         Advice(
             "blocks",
             "not judged",
             "What a block adds is not judged without held-out samples: on those that the network was trained on a "
-            "difference may be what it has learned by heart. Pass held_out=([h_0, ..., h_L], y).",
+            "difference may be what it has learned by heart. Pass others as held_out=....",
         )
     )
     return found
+
+
+_BLIND = Advice(
+    "network",
+    "not judged",
+    "h_0 is the same for every sample, as a class token's is before the first block: nothing follows for the network's "
+    "input. Pool otherwise, such as pool=lambda h: h.flatten(1), or begin with a later block.",
+)
 
 
 def _of_network(first: Baseline, held_out: int) -> Advice:
@@ -114,10 +148,10 @@ def _of_network(first: Baseline, held_out: int) -> Advice:
     )
 
 
-def _of_head(last: Baseline) -> Advice:
+def _of_head(last: Baseline, bias: bool) -> Advice:
     gap = last.held_out_gap
     if gap.sign > 0 and last.gap.value > 0:
-        return _unfinished_head(gap, "on held-out samples", last)
+        return _unfinished_head(gap, "on held-out samples", last, bias)
     if gap.sign > 0:
         return Advice(
             "head",
@@ -139,12 +173,15 @@ def _of_head(last: Baseline) -> Advice:
     )
 
 
-def _unfinished_head(gap: Difference, where: str, last: Baseline) -> Advice:
+def _unfinished_head(gap: Difference, where: str, last: Baseline, bias: bool) -> Advice:
+    what_next = (
+        "Train it on." if bias else "The fit has an intercept, which the head lacks: give it one, or train it on."
+    )
     return Advice(
         "head",
         "unfinished",
         f"The head is unfinished: {where} it is above a ridge fit on the same h_L by {gap} (certified on the training "
-        f"samples: F − F_lin(h_L) ≤ {number_text(last.certificate, 3)}). Train it on.",
+        f"samples: F − F_lin(h_L) ≤ {number_text(last.certificate, 3)}). {what_next}",
     )
 
 
@@ -165,7 +202,7 @@ def _of_blocks(layers: Sequence[Baseline]) -> list[Advice]:
         places = [place for place, layer in enumerate(layers) if layer.verdict == verdict]
         if places:
             gains = [layers[place].held_out_gain for place in places]
-            most = np.max([abs(g.value) + (g.resolution if verdict == "not told from 0" else 0.0) for g in gains])
+            most = np.max([g.value + g.resolution if verdict == "not told from 0" else -g.value for g in gains])
             found.append(Advice("blocks", verdict, sentence(_blocks(places), float(most))))
     return found
 

@@ -31,6 +31,9 @@ def of_curvature(found: Curvature, first: Baseline) -> Advice:
                 f"Above the linear probe on h_0 by {first.gap} on the training samples, and at a saddle or near one: "
                 f"{known}. {down}.",
             )
+        if found.of == "last block" and not found.layer:  # a map that the network need not have
+            said = "A linear map behind the last block, trained with the head, would lower the training objective"
+            return Advice("curvature", "negative", f"{said}: {known}. {down}.")
         return Advice("curvature", "negative", f"At no minimum of the training objective: {known}. {down}.")
     if found.sign > 0:
         stuck = ", above the linear probe on h_0" if above else ""

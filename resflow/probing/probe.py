@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -108,11 +108,14 @@ def report_with(
     ridge: float | None,
     path: Any,
     curvature: Callable[[Stream, Head, Loss], CurvatureFound],
+    dead: Collection[int] | None = None,
 ) -> ProbeReport:
     """The report of `probe`, whose arguments these are, for networks that are at hand.
 
     Args:
         curvature: λ_min of the training samples' stream, the head and the loss.
+        dead: The blocks, counted from 1, that leave every sample as it was, where that is known of the network itself;
+            None if representations have to tell.
     """
     loss = as_loss(loss)
     strengths = as_path(path)
@@ -148,8 +151,9 @@ def report_with(
         before = layers[-1] if layers else None
         layer = baseline(f"h_{place}", h, h_there, before)
         if before is not None:
-            dead = all(each is None or each.is_dead(place) for each in (training, unseen))
-            layer = layer._replace(verdict=_verdict(layer, before, dead))
+            still = all(each is None or each.is_dead(place) for each in (training, unseen))
+            is_dead = still if dead is None else place in dead
+            layer = layer._replace(verdict=_verdict(layer, before, is_dead))
         layers.append(layer)
     augmented = None
     if training.blocks_add and sum(h.shape[1] for h in training.representations) <= _MOST_COLUMNS:
@@ -168,8 +172,22 @@ def report_with(
         curvature=found,
         curvature_choice=why,
         path=probe_path(strengths, training, unseen, loss, here.outputs, here.objective),
-        advice=advise(layers, held_out=held_out_samples, curvature=found),
+        advice=advise(
+            layers,
+            held_out=held_out_samples,
+            curvature=found,
+            missing=_missing_classes(training.y, loss, here.outputs),
+            bias=isinstance(head, tuple | list) and len(head) == 2 and head[1] is not None,
+            blind=bool((training.representations[0] == training.representations[0][:1]).all()),
+        ),
     )
+
+
+def _missing_classes(y: np.ndarray, loss: Loss, outputs: int | None) -> list[int]:
+    """The classes of which there is no sample."""
+    if loss.labels != "classes" or outputs is None or y.ndim == 2:
+        return []
+    return [int(each) for each in np.setdiff1d(np.arange(outputs), y)]
 
 
 def _checked(representations: Any, head: Any, y: Any, loss: Loss, held_out: Any) -> tuple[Stream, Head, Stream | None]:
