@@ -35,11 +35,14 @@ from resflow.linear._start import start_of
 from resflow.linear._unbounded import unbounded
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, Loss, Softmax, as_loss
+from resflow.parallel import blas_on_one_thread
 
 __all__ = ["LinearFit", "fit_linear_predictor"]
 
 _MANY = 200
 _LARGE, _DENSE = 256, 6000
+_LITTLE = 2e7
+"""Multiplications in a pass that a second thread would hardly speed up, and a busy second core slow down many times."""
 
 
 def fit_linear_predictor(
@@ -122,16 +125,24 @@ def fit_linear_predictor(
     guess = _checked_start(start, (rows.d,) if m is None else (m, rows.d)) if ridge and math.isinf(radius) else None
     outputs = None if m is None else np.eye(m)
     problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
-    if m is not None and not _is_large(problem):
-        return _fit(problem, m, max_iterations, guess)
-    device = samples_on_device(rows.X, y, weights, rows.places, m or 1)
-    with nullcontext() if device is None else jax.enable_x64(True):
-        return _fit(problem._replace(device=device), m, max_iterations, guess)
+    with blas_on_one_thread() if _work(problem) <= _LITTLE else nullcontext():
+        if m is not None and not _is_large(problem):
+            return _fit(problem, m, max_iterations, guess)
+        device = samples_on_device(rows.X, y, weights, rows.places, m or 1)
+        with nullcontext() if device is None else jax.enable_x64(True):
+            return _fit(problem._replace(device=device), m, max_iterations, guess)
 
 
 def _is_large(problem: Problem) -> bool:
     """Whether the classes are so many that no Hessian is formed."""
     return type(problem.loss) is Softmax and problem.size > _LARGE
+
+
+def _work(problem: Problem) -> float:
+    """Multiplications in a pass over the samples, of a Hessian where one is formed."""
+    n, d = problem.rows.n, problem.rows.d
+    outputs = problem.size // d
+    return float(n) * d * (outputs if _is_large(problem) else d * outputs**2)
 
 
 def _fit(problem: Problem, m: int | None, max_iterations: int, guess: np.ndarray | None) -> LinearFit:
