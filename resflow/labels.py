@@ -51,7 +51,10 @@ def as_labels(y: Any, loss: Loss, *, n: int | None = None, m: int | None = None)
     if n is not None and y.shape[0] != n:
         raise InvalidInputError(f"y has shape {y.shape}, but X has {n} samples: one label each is needed")
     if m is not None and y.ndim == 2 and y.shape[1] != m:
-        raise InvalidInputError(f"y has shape {y.shape}, but the model has {m} outputs: one column an output is needed")
+        numbers = ", or whole numbers of classes, shape (n,)" if loss.labels == "classes" else ""
+        raise InvalidInputError(
+            f"y has shape {y.shape}, but the model has {m} outputs: one column an output is needed{numbers}"
+        )
     if is_traced(y):
         return _coded(y, loss)
     plain = np.asarray(y)

@@ -448,6 +448,7 @@ def test_torch_blocks_and_heads_that_are_not_what_they_should_be_get_one_line():
         r"batch 0 of data is a tuple of 3, but must be a pair", data=[(X, y, y)], y=None, blocks=net[:2], head=net[2]
     )
     refused("classes count from 0 to 9", y=y + 1, blocks=net[:2], head=net[2])
+    refused(r"or whole numbers of classes, shape \(n,\)", y=y[:, None], blocks=net[:2], head=net[2])
     refused("is called loss='softmax' here", blocks=net[:2], head=net[2], loss="cross_entropy")
     with pytest.raises(InvalidInputError, match=r"loss=.* is called loss='softmax' here"):
         check_loss(torch.nn.CrossEntropyLoss())

@@ -180,7 +180,7 @@ def test_separable_representations_are_said_once():
     h = np.eye(M)[y] + 0.01 * np.random.default_rng(0).standard_normal((60, M))
     report = probe([h, h, h], (np.eye(M), None), y, ridge=0.01)
     assert str(report).count("linearly separable on h_0, h_1 and h_2") == 1
-    with pytest.raises(InvalidInputError, match=r"^h_0: .*separable"):
+    with pytest.raises(InvalidInputError, match=r"^h_0: .*separable.*with ridge=0: pass a number above 0"):
         probe([h, h, h], (np.eye(M), None), y, ridge=0.0)
 
 

@@ -120,7 +120,7 @@ def _batches(data: Any, y: Any, size: int, name: str) -> Iterator[tuple[Any, Any
     if y is None:
         if not isinstance(data, Iterable):
             raise InvalidInputError(
-                f"{name} is a {type(data).__name__}, but must be batches (X, y), or an array with y"
+                f"{name} is a {type(data).__name__}, but must be batches (X, y), as of a DataLoader, or an array with y"
             )
         for place, batch in enumerate(data):
             if not (isinstance(batch, tuple | list) and len(batch) == 2):

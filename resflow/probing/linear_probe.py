@@ -84,6 +84,11 @@ def fit_linear_probe(
     try:
         fit = fit_linear_predictor(columns, y, loss=loss, ridge=ridge, classes=classes, start=start)
     except InvalidInputError as error:
+        if ridge == 0 and "linearly separable" in str(error):  # a probe takes no max_norm
+            raise InvalidInputError(
+                f"{name}: the samples are linearly separable, so that no best linear predictor exists with ridge=0: "
+                "pass a number above 0, or None to choose it"
+            ) from None
         raise InvalidInputError(f"{name}: {error}") from None
     W = fit.W[..., :-1] / scale
     b = _CONSTANT * fit.W[..., -1] - W @ mean
