@@ -390,7 +390,9 @@ def test_blocks_that_add_in_place_are_seen_as_those_that_do_not():
     apart = resflow.networks.torch.stream(net, X, y, **how)["representations"]
     for block in net[:2]:
         block.in_place = True
-    within = resflow.networks.torch.stream(net, X.copy(), y, **how)["representations"]
+    before = X.copy()
+    within = resflow.networks.torch.stream(net, X, y, **how)["representations"]
+    np.testing.assert_array_equal(X, before)
     for one, other in zip(apart, within, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(within[0], within[1])

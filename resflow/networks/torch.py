@@ -87,7 +87,7 @@ def probe(
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as counted:
-            net(passes.placed(X))
+            net(passes.placed(X).clone())
         return counted.get_total_flops() / 2.0
 
     parameters = sum(each.numel() for each in net.parameters() if each.requires_grad)
@@ -181,13 +181,13 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
         X = placed(X)
         recorder = Recorder(len(found))
         with _hooked(told, recorder):
-            predictions = net(X)
+            predictions = net(X.clone())  # which a network may write into
         return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
 
     def scores(call: Callable[[Any], Any], X: Any) -> Any:
         recorder = Recorder(0)
         with _hooked({HEAD: last}, recorder):
-            call(X)
+            call(X.clone())
         return recorder.left[HEAD]
 
     return _Passes(run, scores, placed, (last.weight, last.bias), layers)

@@ -36,7 +36,7 @@ def of_curvature(found: Curvature, first: Baseline) -> Advice:
             return Advice("curvature", "negative", f"{said}: {known}. {down}.")
         return Advice("curvature", "negative", f"At no minimum of the training objective: {known}. {down}.")
     if found.sign > 0:
-        stuck = ", above the linear probe on h_0" if above else ""
+        stuck = ", though the network is above the linear probe on h_0" if above else ""
         return Advice("curvature", "not negative", f"No direction curves down{stuck}: {known}.")
     return Advice(
         "curvature",
