@@ -62,8 +62,20 @@ def verify(name: str, points: bool, at_commit: bool, tolerance: float | None) ->
         return _verified(name, False, lambda client, runs: _executed(client, runs, tolerance, at_commit))
     from resflow.workflow.verification import verified
 
-    with _compiled_before(), called_beside(VERIFIER, _prepare_pages) as call:
-        return _verified(name, True, lambda client, runs: verified(client, runs, call))
+    several = False
+
+    def meanwhile() -> None:
+        if not several:  # of which no pages are written
+            _prepare_pages()
+
+    with _compiled_before(), called_beside(VERIFIER, meanwhile) as call:
+
+        def look(client: MlflowClient, runs: list[StoredRun]) -> Iterator[Verification]:
+            nonlocal several
+            several = len(runs) > 1
+            return verified(client, runs, call)
+
+        return _verified(name, True, look)
 
 
 def _verified(
