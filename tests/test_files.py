@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from resflow import Dataset, InvalidInputError, load_dataset
-from resflow.data.catalog import check_dataset_name
+from resflow.notebook.checks import check_dataset_name
 
 
 def written(folder, content, name="table.csv"):
