@@ -41,10 +41,10 @@ LOSSES = ("squared", "logistic", "pseudo_huber", "huber", "softmax")
 _OTHER_LOSSES = {
     **dict.fromkeys(("crossentropy", "ce", "categoricalcrossentropy", "nll", "multinomial"), "softmax"),
     **dict.fromkeys(("bce", "binarycrossentropy", "bcewithlogits", "binarycrossentropywithlogits"), "logistic"),
-    **dict.fromkeys(("mse", "l", "squarederror", "meansquarederror"), "squared"),
-    **dict.fromkeys(("huber", "smoothl"), "pseudo_huber"),
+    **dict.fromkeys(("mse", "l2", "squarederror", "meansquarederror"), "squared"),
+    **dict.fromkeys(("huber", "smoothl1"), "huber"),
 }
-"""Names of other libraries, in letters alone."""
+"""Names of other libraries, in letters and digits alone."""
 
 
 def check_loss(name: object) -> None:
@@ -55,7 +55,7 @@ def check_loss(name: object) -> None:
     """
     if not isinstance(name, str) or name not in LOSSES:
         words = getattr(name, "__name__", None) or (name if isinstance(name, str) else type(name).__name__)
-        if (other := _OTHER_LOSSES.get(re.sub(r"[^a-z]|loss", "", words.lower()))) is not None:
+        if (other := _OTHER_LOSSES.get(re.sub(r"[^a-z0-9]|loss", "", words.lower()))) is not None:
             raise InvalidInputError(f"loss={shown(name)} is called loss={other!r} here")
         raise InvalidInputError(
             f"loss={name!r} is unknown: nearest is {nearest(str(name), LOSSES, 1)[0]!r}; "

@@ -454,6 +454,10 @@ def test_torch_blocks_and_heads_that_are_not_what_they_should_be_get_one_line():
     refused("is called loss='softmax' here", blocks=net[:2], head=net[2], loss="cross_entropy")
     with pytest.raises(InvalidInputError, match=r"loss=.* is called loss='softmax' here"):
         check_loss(torch.nn.CrossEntropyLoss())
+    with pytest.raises(InvalidInputError, match=r"loss=.* is called loss='huber' here"):
+        check_loss(torch.nn.SmoothL1Loss())
+    with pytest.raises(InvalidInputError, match=r"loss=L1Loss.* is unknown"):
+        check_loss(torch.nn.L1Loss())
 
 
 def test_missing_classes_and_a_head_without_intercept_are_told():

@@ -97,7 +97,7 @@ class Recorder:
                     f"{_called(place)} is not called in a pass of the network, or only inside of a transformation of "
                     "the network's own: pass modules that it calls"
                 )
-            if not hasattr(first_of(self.left[place]), "shape"):
+            if not hasattr(self.left[place], "shape"):
                 raise InvalidInputError(
                     f"{_called(place)} gives a {type(self.left[place]).__name__}, but must give an array, or a tuple "
                     "of which that is the first"
