@@ -91,8 +91,7 @@ def probe(
             ".equinox, or choose hessian='last block'"
         )
     check_hessian(hessian)
-    bias = isinstance(head, tuple | list) and len(head) == 2 and head[1] is not None
-    curvature = partial(curvature_by_arrays, hessian=hessian, bias=bias, chosen=ridge is None)
+    curvature = partial(curvature_by_arrays, hessian=hessian, bias=_has_bias(head), chosen=ridge is None)
     return report_with(
         representations, head, y, loss=loss, held_out=held_out, ridge=ridge, path=path, curvature=curvature
     )
@@ -177,10 +176,14 @@ def report_with(
             held_out=held_out_samples,
             curvature=found,
             missing=_missing_classes(training.y, loss, here.outputs),
-            bias=isinstance(head, tuple | list) and len(head) == 2 and head[1] is not None,
+            bias=_has_bias(head),
             blind=bool((training.representations[0] == training.representations[0][:1]).all()),
         ),
     )
+
+
+def _has_bias(head: Any) -> bool:
+    return isinstance(head, tuple | list) and len(head) == 2 and head[1] is not None
 
 
 def _missing_classes(y: np.ndarray, loss: Loss, outputs: int | None) -> list[int]:
