@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["blas_on_one_thread", "cores", "free_memory", "in_threads"]
+__all__ = ["blas_on_one_thread", "cores", "free_memory", "in_order", "in_threads"]
 
 _SHARES = 16
 _SMALLEST_SHARE = 32
@@ -56,6 +56,43 @@ def in_threads(program: Callable[[Any], Any], entries: Any, *, workers: int | No
     with ThreadPoolExecutor(workers) as pool:
         results = [first, *pool.map(compute, rows[1:])]
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
+
+
+def in_order(compute: Callable[[int], Any], count: int) -> list[Any]:
+    """[compute(0), ..., compute(count − 1)], by threads that each take a run of them, BLAS on the one that calls it.
+
+    For functions whose time goes to NumPy's products and loops, which leave Python to the others meanwhile, and which
+    call this one no further.
+
+    Raises:
+        Exception: What a call raised, of several the first in order.
+    """
+    workers = min(cores(), count)
+    if workers < 2:
+        return [compute(i) for i in range(count)]
+
+    def run(worker: int) -> list[Any]:
+        return [compute(i) for i in range(count * worker // workers, count * (worker + 1) // workers)]
+
+    with blas_on_one_thread():
+        others = [_threads().submit(run, worker) for worker in range(1, workers)]
+        try:
+            found = run(0)
+        finally:
+            wait(others)
+        for other in others:
+            found += other.result()
+    return found
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads that stay, as starting some takes as long as a small pass over the samples."""
+    return ThreadPoolExecutor(cores())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a child process has none of them
 
 
 @contextmanager

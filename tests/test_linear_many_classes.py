@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, localcontext
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from resflow import parallel
 from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
 from resflow.linear import _first_pass
 from resflow.linear import _passes as _linear_passes
 from resflow.linear import _separation as _linear_separation
+from resflow.linear import _sums as _linear_sums
 from resflow.linear import predictor as _linear_predictor
 from resflow.linear._hessian_free import hessian_free
+from resflow.linear._terms import softmax_columns
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Softmax
 from resflow.status import Status
@@ -339,3 +344,38 @@ def test_where_a_minimum_is_not_proven_and_the_hessian_is_too_large_the_fit_says
     assert fit.status is Status.NO_MINIMIZER_KNOWN
     assert fit.separable is None
     assert fit.suboptimality == fit.objective
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"ridge": RIDGE}, {"max_norm": 2.0}, {}, {"ridge": RIDGE, "class_weight": "balanced"}],
+    ids=["ridge", "bound", "free", "weighted"],
+)
+def test_groups_of_rows_on_any_number_of_threads_give_the_same_bits(options, monkeypatch):
+    X, y = sample(10.0)
+    whole = fit_linear_predictor(X, y, loss="softmax", **options)
+    monkeypatch.setattr(_linear_sums, "_WORK", 3e4)
+    fits = []
+    for workers in (1, 2, 5):
+        monkeypatch.setattr(parallel, "cores", lambda workers=workers: workers)
+        fits.append(fit_linear_predictor(X, y, loss="softmax", **options))
+    assert all(fit.converged and np.array_equal(fit.W, fits[0].W) for fit in fits)
+    assert {(fit.objective, fit.suboptimality, fit.grad_norm) for fit in fits} == {
+        (fits[0].objective, fits[0].suboptimality, fits[0].grad_norm)
+    }
+    assert abs(whole.objective - fits[0].objective) <= 2.0 * (whole.suboptimality + fits[0].suboptimality) + 1e-14
+
+
+@pytest.mark.parametrize("far", [1.0, 500.0, 700.0, 1e5])
+def test_losses_of_samples_far_on_either_side_keep_their_digits(far):
+    p = far * np.array([[1.0, 0.0, -0.5], [0.2, 0.9, 1.0], [0.0, 0.0, 0.0], [-1.0, 1.0, 0.3]])
+    y = np.array([0, 0, 2, 0])
+    value, slope = softmax_columns(p.T.copy(), y)
+    with localcontext(prec=400, Emin=-999999, Emax=999999):
+        for i, row in enumerate(p):
+            gaps = [(Decimal(float(other)) - Decimal(float(row[y[i]]))).exp() for other in row]
+            whole = sum(gaps)
+            np.testing.assert_allclose(value[i], float(whole.ln()), rtol=1e-12, atol=1e-300)
+            expected = [float(gap / whole) for gap in gaps]
+            expected[y[i]] = float((1 - whole) / whole)
+            np.testing.assert_allclose(slope[:, i], expected, rtol=1e-12, atol=1e-300)

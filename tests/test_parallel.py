@@ -1,5 +1,8 @@
+import multiprocessing
 import os
 import threading
+import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,8 @@ import pytest
 import scipy.linalg  # noqa: F401, whose threads are counted
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from resflow.parallel import blas_on_one_thread, free_memory, in_threads
+from resflow import parallel
+from resflow.parallel import blas_on_one_thread, free_memory, in_order, in_threads
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 200, 517])
@@ -86,3 +90,50 @@ def test_memory_is_what_linux_would_give_within_a_containers_limit(limit, expect
 def test_memory_of_this_machine_is_some_of_what_it_has():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < free_memory(jax.devices("cpu")[0]) < total
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 16])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_calls_side_by_side_come_back_in_order_each_with_one_thread_of_blas(count, workers, monkeypatch):
+    monkeypatch.setattr(parallel, "cores", lambda: workers)
+    threads, limits = set(), set()
+
+    def compute(i):
+        threads.add(threading.get_ident())
+        limits.update(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        time.sleep(0.01)
+        return i * i
+
+    with threadpool_limits(2, user_api="blas"):
+        assert in_order(compute, count) == [i * i for i in range(count)]
+    if workers > 1 < count:
+        assert len(threads) > 1
+        assert limits == {1}
+
+
+def test_of_several_errors_the_first_in_order_is_raised_when_all_calls_have_ended(monkeypatch):
+    monkeypatch.setattr(parallel, "cores", lambda: 4)
+    ended = []
+
+    def compute(i):
+        if i in (1, 3):
+            raise ValueError(f"call {i}")
+        time.sleep(0.05)
+        ended.append(i)
+
+    with pytest.raises(ValueError, match="call 1"):
+        in_order(compute, 4)
+    assert sorted(ended) == [0, 2]
+    assert in_order(lambda i: i, 3) == [0, 1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_threads_of_its_own():
+    assert in_order(lambda i: i, 4) == [0, 1, 2, 3]
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this process has threads is the point
+        child = context.Process(target=lambda: os._exit(sum(in_order(lambda i: i, 4))))
+        child.start()
+    child.join(60)
+    assert child.exitcode == 6

@@ -67,11 +67,12 @@ class Rows:
         part.d, part.basis, part.width, part._factor = self.d, self.basis, self.width, self._factor
         return part
 
-    def blocks(self, chunk: int | None = None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Which rows, and the rows themselves; the caller must not write into them."""
+    def blocks(self, chunk: int | None = None, among: slice | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Which rows, all or those among some, and the rows themselves; the caller must not write into them."""
         X, size = self._here(), chunk or max(_CHUNK_VALUES // self.d, 2 * self.d)
-        for start in range(0, self.n, size):
-            rows = slice(start, min(start + size, self.n))
+        first, last = (0, self.n) if among is None else (among.start, among.stop)
+        for start in range(first, last, size):
+            rows = slice(start, min(start + size, last))
             block = np.ascontiguousarray(X[rows if self.places is None else self.places[rows]], dtype=np.float64)
             yield rows, block if self._factor is None else block @ self._factor
 

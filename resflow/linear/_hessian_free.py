@@ -13,6 +13,7 @@ from resflow.linear._algebra import EPS, cholesky_solver
 from resflow.linear._newton import TOLERANCE, Iterate
 from resflow.linear._passes import Look, activity_gram, at_zero, look, product
 from resflow.linear._problem import Problem
+from resflow.parallel import blas_on_one_thread
 
 __all__ = ["NO_SOLVER", "Metric", "hessian_free", "minimise", "rounding"]
 
@@ -26,6 +27,7 @@ NO_SOLVER = cholesky_solver(np.zeros((0, 0)))
 """What an `Iterate` has in place of a solver where no Hessian is formed."""
 
 
+@blas_on_one_thread()
 def hessian_free(
     problem: Problem,
     gram: np.ndarray,
@@ -138,16 +140,26 @@ class Metric:
         self.trace = float(np.trace(gram))
         sizes = np.sqrt(np.diag(gram)) if unitless else np.ones(len(gram))
         self._sizes = np.where(sizes > 0.0, sizes, 1.0)
-        values, self._basis = np.linalg.eigh(gram / self._sizes / self._sizes[:, None])
-        self._values = np.maximum(values, len(gram) * EPS * values[-1] if unitless else 0.0)
+        scaled = gram / self._sizes / self._sizes[:, None]
+        values, self._basis = np.diag(scaled), None
+        if np.count_nonzero(scaled) > np.count_nonzero(values):
+            values, self._basis = np.linalg.eigh(scaled)
+        self._values = np.maximum(values, len(gram) * EPS * values.max() if unitless else 0.0)
 
     def solver(self, curvature: np.ndarray, ridge: float) -> Callable[[np.ndarray], np.ndarray]:
         """The inverse for C = `curvature`, on matrices of shape (m, d); without a ridge 0 where C is, as along 1."""
-        values, basis = np.linalg.eigh(curvature)
+        values, outputs = np.linalg.eigh(curvature)
         scales = np.outer(np.maximum(values, 0.0), self._values) + ridge
         if ridge == 0.0:
             scales[values <= len(values) * EPS * values[-1]] = np.inf
-        return lambda x: basis @ ((basis.T @ (x / self._sizes) @ self._basis) / scales) @ self._basis.T / self._sizes
+        basis = self._basis
+
+        def solve(x: np.ndarray) -> np.ndarray:
+            z = outputs.T @ (x / self._sizes)
+            z = z / scales if basis is None else ((z @ basis) / scales) @ basis.T
+            return outputs @ z / self._sizes
+
+        return solve
 
 
 def _lbfgs_step(here: Look, pairs: deque, solve: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

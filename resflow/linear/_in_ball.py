@@ -11,6 +11,7 @@ from resflow.linear._hessian_free import NO_SOLVER, Metric, minimise, rounding
 from resflow.linear._newton import TOLERANCE, Iterate
 from resflow.linear._passes import Look, at_zero, look, sensitivity
 from resflow.linear._problem import Problem
+from resflow.parallel import blas_on_one_thread
 
 __all__ = ["in_ball"]
 
@@ -19,6 +20,7 @@ _CLOSE = 1e-2
 _STRIDE = 0.03
 
 
+@blas_on_one_thread()
 def in_ball(problem: Problem, gram: np.ndarray, gradient: np.ndarray, *, max_iterations: int) -> Iterate:
     """Minimise a softmax objective F, perhaps with a ridge term, over ‖W‖ ≤ radius without its Hessian.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resflow.linear._algebra import KEEP_VALUES, add_gram
 from resflow.linear._problem import Problem
+from resflow.linear._sums import Blocks, sums
 from resflow.linear._terms import softmax_columns
 
 __all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilities", "product", "sensitivity"]
 
-_CHUNK_VALUES = 1 << 19
+_CHUNK_VALUES = 1 << 20
 _EVEN = math.log(2.0)
 """A loss below it says that the sample's own class is more probable than all others together."""
 
@@ -55,23 +56,28 @@ def look(problem: Problem, W: np.ndarray) -> Look:
         total = objective + 0.5 * problem.ridge * float(np.vdot(W, W))
         return Look(objective, total, slope, slope + problem.ridge * W, curvature, None, apart)
     n, m = problem.rows.n, len(W)
-    totals, gradient, curvature = [], np.zeros(W.T.shape), np.zeros((m, m))
-    probabilities, apart = np.empty((m, n)) if n * m <= KEEP_VALUES else None, problem.y.ndim == 1
-    for part, block in _blocks(problem, m):
-        y = problem.y[part]
-        value, slope = softmax_columns(_predictions(block, W), y)
-        apart = apart and float(value.max()) < _EVEN
-        totals.append(float(np.sum(problem.weighed(value, part))))
-        gradient += block.T @ problem.weighed(np.ascontiguousarray(slope.T), part)
-        sigma = _back_to_sigma(slope, y)
-        weighted = problem.weighed(sigma.T, part).T
-        curvature -= weighted @ sigma.T
-        curvature.flat[:: m + 1] += weighted.sum(axis=1)
-        if probabilities is not None:
-            probabilities[:, part] = sigma
-    objective = math.fsum(totals) / n
+    probabilities = np.empty((m, n)) if n * m <= KEEP_VALUES else None
+
+    def of_group(blocks: Blocks) -> list[Any]:
+        totals, slopes, curvature, activity, unsure = [], np.zeros(W.shape), np.zeros((m, m)), np.zeros(m), 0.0
+        for part, block in blocks:
+            y = problem.y[part]
+            value, slope = softmax_columns(W @ block.T, y)
+            unsure += float(np.count_nonzero(value >= _EVEN))
+            totals.append(float(np.sum(problem.weighed(value, part))))
+            slopes += problem.weighed_columns(slope, part) @ block
+            sigma = _back_to_sigma(slope, y)
+            weighted = problem.weighed_columns(sigma, part)
+            curvature -= weighted @ sigma.T
+            activity += weighted.sum(axis=1)
+            if probabilities is not None:
+                probabilities[:, part] = sigma
+        return [math.fsum(totals), slopes, curvature, activity, unsure]
+
+    total, slope, curvature, activity, unsure = _sums(problem, of_group, W)
+    curvature.flat[:: m + 1] += activity
+    objective, slope, apart = float(total) / n, slope / n, problem.y.ndim == 1 and unsure == 0.0
     total = objective + 0.5 * problem.ridge * float(np.vdot(W, W))
-    slope = np.ascontiguousarray(gradient.T) / n
     return Look(objective, total, slope, slope + problem.ridge * W, curvature / n, probabilities, apart)
 
 
@@ -79,13 +85,18 @@ def product(problem: Problem, W: np.ndarray, here: Look, V: np.ndarray) -> np.nd
     """The Hessian's product with V, shape (m, d)."""
     if problem.device is not None:
         return problem.device.product(W, V) + problem.ridge * V
-    image = np.zeros(V.T.shape)
-    for part, block in _blocks(problem, len(V)):
-        sigma, change = probabilities(problem, W, here, part, block), _predictions(block, V)
-        change -= np.einsum("ij,ij->j", sigma, change)
-        change *= sigma
-        image += block.T @ problem.weighed(np.ascontiguousarray(change.T), part)
-    return image.T / problem.rows.n + problem.ridge * V
+
+    def of_group(blocks: Blocks) -> list[Any]:
+        image = np.zeros(V.shape)
+        for part, block in blocks:
+            sigma, change = probabilities(problem, W, here, part, block), V @ block.T
+            change -= np.einsum("ij,ij->j", sigma, change)
+            change *= sigma
+            image += problem.weighed_columns(change, part) @ block
+        return [image]
+
+    (image,) = _sums(problem, of_group, V)
+    return image / problem.rows.n + problem.ridge * V
 
 
 def activity_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
@@ -106,17 +117,22 @@ def sensitivity(problem: Problem, W: np.ndarray, here: Look) -> tuple[float, flo
     """mean_i ‖ℓ'_i‖ ‖x_i‖ and mean_i tr(S_i) ‖x_i‖²: what the gradient adds up, and how it takes errors of W x_i."""
     if problem.device is not None:
         return problem.device.sensitivity(W)
-    slopes, curvatures = 0.0, 0.0
-    for part, block in problem.rows.blocks():
-        y, squares = problem.y[part], np.einsum("ij,ij->i", block, block)
-        sigma = probabilities(problem, W, here, part, block)
-        alike = (sigma * sigma).sum(axis=0)
-        if y.ndim == 2:
-            missed = ((sigma.T - y) ** 2).sum(axis=1)
-        else:
-            missed = np.maximum(alike + 1.0 - 2.0 * sigma[y, np.arange(len(y))], 0.0)
-        slopes += float(np.sum(problem.weighed(np.sqrt(missed * squares), part)))
-        curvatures += float(np.sum(problem.weighed(np.maximum(1.0 - alike, 0.0) * squares, part)))
+
+    def of_group(blocks: Blocks) -> list[Any]:
+        slopes, curvatures = 0.0, 0.0
+        for part, block in blocks:
+            y, squares = problem.y[part], np.einsum("ij,ij->i", block, block)
+            sigma = probabilities(problem, W, here, part, block)
+            alike = (sigma * sigma).sum(axis=0)
+            if y.ndim == 2:
+                missed = ((sigma.T - y) ** 2).sum(axis=1)
+            else:
+                missed = np.maximum(alike + 1.0 - 2.0 * sigma[y, np.arange(len(y))], 0.0)
+            slopes += float(np.sum(problem.weighed(np.sqrt(missed * squares), part)))
+            curvatures += float(np.sum(problem.weighed(np.maximum(1.0 - alike, 0.0) * squares, part)))
+        return [slopes, curvatures]
+
+    slopes, curvatures = _sums(problem, of_group, W)
     return slopes / problem.rows.n, curvatures / problem.rows.n
 
 
@@ -125,27 +141,29 @@ def probabilities(problem: Problem, W: np.ndarray, here: Look, part: slice, bloc
     if here.probabilities is not None:
         return here.probabilities[:, part]
     y = problem.y[part]
-    return _back_to_sigma(softmax_columns(_predictions(block, W), y)[1], y)
+    return _back_to_sigma(softmax_columns(W @ block.T, y)[1], y)
 
 
-def _blocks(problem: Problem, m: int) -> Iterator[tuple[slice, np.ndarray]]:
-    """The rows in chunks that fit the cache together with what is made of m predictions of each."""
-    return problem.rows.blocks(max(_CHUNK_VALUES // (problem.rows.d + 10 * m), 64))
-
-
-def _predictions(block: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """The predictions of some samples as columns, of which few rows are fast to add up, by the faster product."""
-    return np.ascontiguousarray((block @ W.T).T)
+def _sums(problem: Problem, of_group: Callable[[Blocks], list[Any]], W: np.ndarray) -> list[Any]:
+    """The sums of a pass, over blocks that fit the cache together with what is made of the predictions of W."""
+    chunk = max(_CHUNK_VALUES // (problem.rows.d + 10 * len(W)), 64)
+    return sums(problem.rows, of_group, outputs=len(W), size=W.size, chunk=chunk)
 
 
 def _weighted_gram(
     problem: Problem, W: np.ndarray, here: Look, counted: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    gram = np.zeros((W.shape[1],) * 2)
-    for part, block in problem.rows.blocks():
-        activity = problem.weighed(counted(probabilities(problem, W, here, part, block)), part)
-        add_gram(gram, block * np.sqrt(activity)[:, None])
-    return gram / problem.rows.n
+    rows, order = problem.rows, W.shape[1]
+
+    def of_group(blocks: Blocks) -> list[Any]:
+        gram = np.zeros((order, order))
+        for part, block in blocks:
+            activity = problem.weighed(counted(probabilities(problem, W, here, part, block)), part)
+            add_gram(gram, block * np.sqrt(activity)[:, None])
+        return [gram]
+
+    (gram,) = sums(rows, of_group, outputs=order, size=order**2)
+    return gram / rows.n
 
 
 def _back_to_sigma(slope: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 
 from resflow.linear._algebra import Rows, add_gram
 from resflow.linear._device import DeviceSamples
+from resflow.linear._sums import Blocks, sums
 from resflow.linear._terms import loss_terms
 from resflow.losses import Loss, Squared
 
@@ -63,6 +64,10 @@ class Problem(NamedTuple):
         if self.device is not None and not isinstance(values, np.ndarray):
             return values if self.device.weights is None else values * self.device.weights
         return values if self.weights is None else (values.T * self.weights[part]).T
+
+    def weighed_columns(self, values: np.ndarray, part: slice) -> np.ndarray:
+        """The same of values with the samples along the last axis."""
+        return values if self.weights is None else values * self.weights[part]
 
     def within(self, basis: np.ndarray) -> Problem:
         """The problem in coordinates of a basis of the rows; without an accelerator whose memory has no room for it."""
@@ -130,9 +135,15 @@ def weighted_gram(problem: Problem) -> np.ndarray:
     """Σ_i c_i x_i x_iᵀ, shape (r, r)."""
     if problem.device is not None:
         return problem.device.weighted_gram()
-    gram = np.zeros((problem.rows.width,) * 2, order="F")
-    for part, block in problem.rows.blocks():
-        add_weighted_gram(gram, block, problem, part)
+    order = problem.rows.width
+
+    def of_group(blocks: Blocks) -> list[Any]:
+        gram = np.zeros((order, order), order="F")
+        for part, block in blocks:
+            add_weighted_gram(gram, block, problem, part)
+        return [gram]
+
+    (gram,) = sums(problem.rows, of_group, outputs=order, size=order**2)
     return gram
 
 

@@ -17,30 +17,25 @@ _MARGIN = 1.25
 
 
 class SomeRows(NamedTuple):
-    """Σ_i c_i x_i x_iᵀ over some of the rows, and how many these are."""
+    """Σ_i c_i x_i x_iᵀ over some of the rows.
+
+    Attributes:
+        gram: The sum, shape (d, d).
+        least: Its smallest eigenvalue in units in which its diagonal is 1; 0 if a square is 0 or not finite.
+        orthogonal: Whether the columns could be orthogonal, as far as so many rows tell (Marchenko and Pastur 1967).
+    """
 
     gram: np.ndarray
-    n: int
+    least: float
+    orthogonal: bool
 
-    def eigenvalues(self, squares: np.ndarray) -> np.ndarray:
-        """In units in which the diagonal is 1 for these squares, ascending; 0 if a square is 0 or not finite."""
-        if not (np.isfinite(self.gram).all() and (squares > 0.0).all()):
-            return np.zeros(len(squares))
-        sizes = np.sqrt(squares)
-        return np.linalg.eigvalsh(self.gram / sizes / sizes[:, None])
-
-    @property
-    def orthogonal(self) -> bool:
-        """Whether the columns could be orthogonal, as far as so many rows tell (Marchenko and Pastur 1967)."""
-        values, spread = self.eigenvalues(np.diag(self.gram)), math.sqrt(len(self.gram) / self.n)
-        return bool(values[0] * _MARGIN >= (1.0 - spread) ** 2 and values[-1] <= (1.0 + spread) ** 2 * _MARGIN)
-
-    def surely_regular(self, squares: np.ndarray, below: float) -> bool:
-        """Whether XᵀX of all rows, of this diagonal, has 1/κ₂ ≥ below in its own units: it is more than of some."""
-        return bool(self.eigenvalues(squares)[0] > len(squares) * below)  # its largest eigenvalue is at most d
-
-    def metric(self, squares: np.ndarray) -> np.ndarray:
-        """What stands for XᵀX of all rows: its diagonal where columns could be orthogonal, else a multiple."""
+    def metric(self, squares: np.ndarray, below: float) -> np.ndarray | None:
+        """What stands for XᵀX of all rows, of this diagonal: its diagonal where columns could be orthogonal, else a
+        multiple; None unless XᵀX, which is more than that of some, surely has 1/κ₂ ≥ below in its own units.
+        """
+        least = self.least * float(np.min(np.diag(self.gram) / squares)) if self.least > 0.0 else 0.0
+        if not least > len(squares) * below:  # its largest eigenvalue is at most d
+            return None
         return np.diag(squares) if self.orthogonal else self.gram * (squares.sum() / np.trace(self.gram))
 
 
@@ -62,4 +57,10 @@ def some_rows(problem: Problem, m: int) -> SomeRows | None:
 def _every(problem: Problem, stride: int) -> SomeRows:
     weights = None if problem.weights is None else problem.weights[::stride]
     some = problem._replace(rows=problem.rows.every(stride), weights=weights)
-    return SomeRows(weighted_gram(some), some.rows.n)
+    gram, spread = weighted_gram(some), math.sqrt(some.rows.d / some.rows.n)
+    sizes = np.sqrt(np.diag(gram))
+    if not (np.isfinite(gram).all() and (sizes > 0.0).all()):
+        return SomeRows(gram, 0.0, False)
+    values = np.linalg.eigvalsh(gram / sizes / sizes[:, None])
+    low, high = float(values[0]) * _MARGIN, float(values[-1]) / _MARGIN
+    return SomeRows(gram, float(values[0]), low >= (1.0 - spread) ** 2 and high <= (1.0 + spread) ** 2)

@@ -12,6 +12,9 @@ from resflow.losses import Logistic, Loss, Softmax
 
 __all__ = ["loss_terms", "softmax_columns"]
 
+_NO_OVERFLOW = 600.0
+"""Differences of predictions whose exponentials can be added up, of as many classes as there may be."""
+
 
 def loss_terms(loss: Loss, p: Any, y: Any, *, curved: bool = True) -> tuple[Any, Any, Any]:
     """ℓ, ℓ' and, if it is asked for, ℓ'' at once; the logistic and softmax losses share one exponential among
@@ -36,7 +39,8 @@ def loss_terms(loss: Loss, p: Any, y: Any, *, curved: bool = True) -> tuple[Any,
 
 
 def softmax_columns(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ℓ and ℓ' of the softmax loss of predictions as columns, which are overwritten: few rows are fast to add up.
+    """ℓ and ℓ' of the softmax loss of predictions as columns, in C order, which are overwritten: few rows are fast to
+    add up.
 
     Relative to p_y nothing cancels: a loss or an ℓ' of 1e-300 keeps its digits.
     """
@@ -45,13 +49,17 @@ def softmax_columns(p: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
         sigma = np.exp(p)
         sums = sigma.sum(axis=0)
         return np.einsum("ij,ji->j", np.log(sums) - p, y), sigma / sums - y.T
-    own = y, np.arange(len(y))
-    p -= p[own]
-    p[own] = -np.inf
-    top = np.maximum(p.max(axis=0), 0.0)
-    np.exp(np.subtract(p, top, out=p), out=p)
-    sums, one = p.sum(axis=0), np.exp(-top)
-    value = np.where(top > 0.0, top + np.log(sums + one), np.log1p(sums))
-    p[own] = -sums
-    p /= sums + one
+    flat, own = p.reshape(-1), y * p.shape[1] + np.arange(len(y))
+    p -= flat[own]
+    flat[own] = -np.inf
+    if p.max() <= _NO_OVERFLOW:
+        sums = np.exp(p, out=p).sum(axis=0)
+        value, whole = np.log1p(sums), sums + 1.0
+    else:
+        top = np.maximum(p.max(axis=0), 0.0)
+        sums, one = np.exp(np.subtract(p, top, out=p), out=p).sum(axis=0), np.exp(-top)
+        value = np.where(top > 0.0, top + np.log(sums + one), np.log1p(sums))
+        whole = sums + one
+    flat[own] = -sums
+    p /= whole
     return value, p

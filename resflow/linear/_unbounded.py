@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from resflow.linear._newton import TOLERANCE, Iterate
 from resflow.linear._passes import Look, at_zero, least_gram, look, probabilities
 from resflow.linear._problem import Problem, weighted_gram
 from resflow.linear._separation import Separation
+from resflow.linear._sums import Blocks, sums
+from resflow.parallel import blas_on_one_thread
 
 __all__ = ["unbounded"]
 
@@ -21,6 +24,7 @@ _AHEAD = 1e-2
 """How far below the goal an estimate of what is left must be before a proof is tried."""
 
 
+@blas_on_one_thread()
 def unbounded(
     problem: Problem,
     coordinates: Problem,
@@ -98,17 +102,33 @@ def _least_metric(problem: Problem, W: np.ndarray, here: Look, gram: np.ndarray)
     if not values[0] > WELL_CONDITIONED * values[-1]:
         return math.inf, math.inf
     whitening = basis / np.sqrt(values) / sizes[:, None]
-    unit, hidden, reach = 4.0 * math.sqrt(rows.d) * EPS, 0.0, 0.0
+    unit = 4.0 * math.sqrt(rows.d) * EPS
     if problem.device is not None:
         hidden, reach = problem.device.least_metric(W, whitening, unit)
-    for part, block in rows.blocks() if problem.device is None else ():
-        sigma = probabilities(problem, W, here, part, block)
-        errors = unit * (np.abs(block) @ np.abs(W).T)
-        activity = np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0)
-        each = activity**2 / np.maximum(sigma.min(axis=0), SMALLEST) * np.einsum("ij,ij->i", errors, errors)
-        hidden += float(np.sum(problem.weighed(each, part))) / rows.n
-        along = block @ whitening
-        reach = max(reach, float(np.einsum("ij,ij->i", along, along).max()))
+    else:
+        hidden, reach = _hidden_and_reach(problem, W, here, whitening, unit)
     summed = unit * math.sqrt(rows.width / values[0])
     length = float(np.linalg.norm(here.gradient @ whitening)) + summed + math.sqrt(hidden)
     return length, math.sqrt(2.0 * reach)
+
+
+def _hidden_and_reach(
+    problem: Problem, W: np.ndarray, here: Look, whitening: np.ndarray, unit: float
+) -> tuple[float, float]:
+    """mean |S_i e_i|² / a_i and max_i x_iᵀA⁻¹x_i."""
+    reach = np.empty(problem.rows.n)
+
+    def of_group(blocks: Blocks) -> list[Any]:
+        hidden = 0.0
+        for part, block in blocks:
+            sigma = probabilities(problem, W, here, part, block)
+            errors = unit * (np.abs(W) @ np.abs(block).T)
+            activity = np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0)
+            each = activity**2 / np.maximum(sigma.min(axis=0), SMALLEST) * np.einsum("ij,ij->j", errors, errors)
+            hidden += float(np.sum(problem.weighed(each, part)))
+            along = block @ whitening
+            np.einsum("ij,ij->i", along, along, out=reach[part])
+        return [hidden]
+
+    (hidden,) = sums(problem.rows, of_group, outputs=len(whitening), size=1)
+    return float(hidden) / problem.rows.n, float(reach.max())

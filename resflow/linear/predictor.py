@@ -150,13 +150,15 @@ def _fit(problem: Problem, m: int | None, max_iterations: int, guess: np.ndarray
     rows, loss, n, large = problem.rows, problem.loss, problem.rows.n, _is_large(problem)
     below = undetermined_below(rows.dtype, rows.d)
     least = max(WELL_CONDITIONED, below**2)
-    gram, gradient, squares, level, steepness, curvatures = first_pass(problem, m, large=large, least=least)
+    with blas_on_one_thread() if large else nullcontext():
+        gram, gradient, squares, level, steepness, curvatures = first_pass(problem, m, large=large, least=least)
+        regular = reciprocal_condition(gram) >= least
     scale = math.sqrt(squares.sum() / n * steepness / n)
     problem = problem._replace(objective_scale=level, gradient_scale=scale)
     inner = problem._replace(outputs=_outputs(m, loss))
     rank = int(np.count_nonzero(squares))
     hessian, cut, of_classes = None, None, isinstance(loss, Logistic | Softmax)
-    if rank and reciprocal_condition(gram) < least:
+    if rank and not regular:
         R = triangular_factor(rows) if problem.device is None else problem.device.triangular_factor()
         space = row_space(R, n, below=below)
         rank, cut = space.basis.shape[1], space.cut
