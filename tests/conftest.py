@@ -67,6 +67,7 @@ def pytest_configure(config):
     included. `XLA_FLAGS= make test` tests what is compiled by default.
     """
     if any("benchmarks" in argument for argument in config.args):
+        _hook.uninstall()  # to check shapes takes a millisecond a function, at every definition within another, too
         return
     # The second is known to versions that have two code generators for CPUs.
     flags = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": "false"}

@@ -16,6 +16,8 @@ from resflow.linear._terms import softmax_columns
 __all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilities", "product", "sensitivity"]
 
 _CHUNK_VALUES = 1 << 20
+_ENOUGH = 32
+"""Samples a column that are enough for a metric."""
 _EVEN = math.log(2.0)
 """A loss below it says that the sample's own class is more probable than all others together."""
 
@@ -100,9 +102,16 @@ def product(problem: Problem, W: np.ndarray, here: Look, V: np.ndarray) -> np.nd
 
 
 def activity_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
-    """mean_i tr(S_i) x_i x_iᵀ, in which samples whose class is certain do not count, shape (d, d)."""
+    """mean_i tr(S_i) x_i x_iᵀ, in which samples whose class is certain do not count, shape (d, d).
+
+    It only has to be a metric: of many samples evenly spaced ones are looked at.
+    """
     if problem.device is not None:
         return problem.device.gram(W, "activity")
+    stride = problem.rows.n // (_ENOUGH * problem.rows.width)
+    if stride > 1:
+        kept = None if here.probabilities is None else here.probabilities[:, ::stride]
+        problem, here = problem.every(stride), here._replace(probabilities=kept)
     return _weighted_gram(problem, W, here, lambda sigma: np.maximum(1.0 - (sigma * sigma).sum(axis=0), 0.0))
 
 

@@ -69,6 +69,11 @@ class Problem(NamedTuple):
         """The same of values with the samples along the last axis."""
         return values if self.weights is None else values * self.weights[part]
 
+    def every(self, stride: int) -> Problem:
+        """The problem of every stride-th sample, not on an accelerator."""
+        weights = None if self.weights is None else self.weights[::stride]
+        return self._replace(rows=self.rows.every(stride), y=self.y[::stride], weights=weights, device=None)
+
     def within(self, basis: np.ndarray) -> Problem:
         """The problem in coordinates of a basis of the rows; without an accelerator whose memory has no room for it."""
         device = None if self.device is None else self.device.within(basis)

@@ -55,8 +55,7 @@ def some_rows(problem: Problem, m: int) -> SomeRows | None:
 
 
 def _every(problem: Problem, stride: int) -> SomeRows:
-    weights = None if problem.weights is None else problem.weights[::stride]
-    some = problem._replace(rows=problem.rows.every(stride), weights=weights)
+    some = problem.every(stride)
     gram, spread = weighted_gram(some), math.sqrt(some.rows.d / some.rows.n)
     sizes = np.sqrt(np.diag(gram))
     if not (np.isfinite(gram).all() and (sizes > 0.0).all()):
