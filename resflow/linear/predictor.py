@@ -73,10 +73,13 @@ def fit_linear_predictor(
     chunks. The norm bound is met exactly, by its multiplier. Where the loss does not change when one number is added to
     all outputs, W is the one whose columns sum to 0, which has the least norm.
 
-    For one output the largest arrays made are of shape (d, d) and (n,). For m classes they are of shape (d, d), a few
-    dozen of (m, d), and (n, m) where that is at most 256 MiB; a step costs about 4 n d m. For m outputs otherwise, but
-    for the squared loss, they are of shape (m d, m d) and (n, m), and a step costs about n d² m² / 2 + (m d)³ / 3:
-    meant for m d up to a few thousand.
+    Where no Hessian is formed, a thread for each core passes over groups of the rows. The groups, and so the bits of
+    the fit, do not depend on how many cores there are.
+
+    For one output the largest arrays made are of shape (d, d) and (n,). For m classes they are of shape (m, d), a few
+    dozen, of (d, d), several where they take at most 128 MiB, and of (n, m) where that is at most 256 MiB; a step costs
+    about 4 n d m. For m outputs otherwise, but for the squared loss, they are of shape (m d, m d) and (n, m), and a
+    step costs about n d² m² / 2 + (m d)³ / 3: meant for m d up to a few thousand.
 
     Features of float32 are computed with in float64, but directions along which they vary by their rounding only do
     not count: see `LinearFit.rank`.
