@@ -16,6 +16,8 @@ from resflow.linear._terms import softmax_columns
 __all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilities", "product", "sensitivity"]
 
 _CHUNK_VALUES = 1 << 20
+_ROWS = 1024
+"""In a block of fewer to add up W and what is of its size would cost as much as the products."""
 _ENOUGH = 32
 """Samples a column that are enough for a metric."""
 _EVEN = math.log(2.0)
@@ -155,8 +157,9 @@ def probabilities(problem: Problem, W: np.ndarray, here: Look, part: slice, bloc
 
 def _sums(problem: Problem, of_group: Callable[[Blocks], list[Any]], W: np.ndarray) -> list[Any]:
     """The sums of a pass, over blocks that fit the cache together with what is made of the predictions of W."""
-    chunk = max(_CHUNK_VALUES // (problem.rows.d + 10 * len(W)), 64)
-    return sums(problem.rows, of_group, outputs=len(W), size=W.size, chunk=chunk)
+    d, m = problem.rows.d, len(W)
+    chunk = max(_CHUNK_VALUES // (d + 10 * m), min(_ROWS, 2 * _CHUNK_VALUES // m))
+    return sums(problem.rows, of_group, outputs=m, size=W.size, chunk=chunk)
 
 
 def _weighted_gram(
