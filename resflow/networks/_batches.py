@@ -82,8 +82,9 @@ def stream_of(
     def collected(samples: Any, labels: Any, name: str) -> tuple[list[np.ndarray], np.ndarray]:
         streams, ys, last = [], [], None
         for place, (X, targets) in enumerate(_batches(samples, labels, batch_size, name)):
-            passed = _plain(run(X))
             targets = np.asarray(plain_array(targets))
+            _check_order(X, targets, loss, f"batch {place} of {name}")
+            passed = _plain(run(X))
             h = passed.stream[-1]
             if targets.shape[:1] != h.shape[:1]:
                 raise InvalidInputError(
@@ -139,6 +140,18 @@ def _batches(data: Any, y: Any, size: int, name: str) -> Iterator[tuple[Any, Any
         )
     for start in range(0, len(X), size):
         yield X[start : start + size], labels[start : start + size]
+
+
+def _check_order(X: Any, targets: np.ndarray, loss: Loss, name: str) -> None:
+    """Check that samples and labels are not in each other's place, which a network would have its own words for."""
+    of_classes, samples = loss.labels in ("binary", "classes"), tuple(getattr(X, "shape", ()))
+    if not of_classes or len(samples) != 1 or targets.ndim < 2:
+        return
+    if targets.ndim > 2 or (np.abs(targets.sum(axis=1) - 1.0) > _FAR).any():
+        raise InvalidInputError(
+            f"{name} has samples of shape {samples} and labels of shape {targets.shape}, which are neither classes nor "
+            "probabilities of them: pass the samples first, then their labels"
+        )
 
 
 def _check_scores(head: Head, passed: Pass, loss: Loss) -> None:
