@@ -6,19 +6,20 @@ from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from resflow import parallel
 from resflow.errors import InvalidInputError
 from resflow.labels import one_hot
-from resflow.linear import _first_pass
+from resflow.linear import _first_pass, _hessian_free
 from resflow.linear import _passes as _linear_passes
 from resflow.linear import _separation as _linear_separation
 from resflow.linear import _sums as _linear_sums
 from resflow.linear import predictor as _linear_predictor
 from resflow.linear._hessian_free import hessian_free
+from resflow.linear._passes import look
 from resflow.linear._terms import softmax_columns
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Softmax
@@ -379,3 +380,21 @@ def test_losses_of_samples_far_on_either_side_keep_their_digits(far):
             expected = [float(gap / whole) for gap in gaps]
             expected[y[i]] = float((1 - whole) / whole)
             np.testing.assert_allclose(slope[:, i], expected, rtol=1e-12, atol=1e-300)
+
+
+def test_small_ridge_where_classes_are_nearly_separable_needs_no_hessian(monkeypatch):
+    """Few samples are active there: rounding hides less than the sizes of samples and weights would allow for."""
+    rng = np.random.default_rng(1)
+    X = features(rng, 10_000, 64, 100.0)
+    scores = 50.0 * np.sqrt(len(X) / 64) * np.linalg.qr(X)[0] @ rng.standard_normal((64, 20))
+    y, ridge, passes = np.argmax(scores + rng.gumbel(size=scores.shape), axis=1), 1e-9, []
+    monkeypatch.setattr(_linear_predictor, "newton", None)
+    monkeypatch.setattr(_hessian_free, "look", lambda *given: passes.append(look(*given)) or passes[-1])
+    fit = fit_linear_predictor(X, y, loss="softmax", ridge=ridge)
+    assert fit.converged
+    W, samples = fit.W.astype(np.longdouble), X.astype(np.longdouble)
+    sigma = softmax(samples @ W.T, axis=1)
+    sigma[np.arange(len(y)), y] -= 1.0
+    slope = sigma.T @ samples / len(y) + ridge * W
+    assert np.sum(slope**2) / (2.0 * ridge) <= fit.suboptimality <= 1e-12 * np.log(20.0)
+    assert len(passes) < 30  # what rounding leaves is not pursued

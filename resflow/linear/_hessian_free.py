@@ -11,11 +11,11 @@ import numpy as np
 
 from resflow.linear._algebra import EPS, cholesky_solver
 from resflow.linear._newton import TOLERANCE, Iterate
-from resflow.linear._passes import Look, activity_gram, at_zero, look, product
+from resflow.linear._passes import Look, activity_gram, at_zero, look, product, sensitivity
 from resflow.linear._problem import Problem
 from resflow.parallel import blas_on_one_thread
 
-__all__ = ["NO_SOLVER", "Metric", "hessian_free", "minimise", "rounding"]
+__all__ = ["NO_SOLVER", "Metric", "closer_rounding", "hessian_free", "minimise", "rounding"]
 
 _PAIRS = 10
 _FORCING = 0.05
@@ -23,6 +23,7 @@ _MOST_PRODUCTS = 500
 _MOST_KNOWN = 30
 _MOST_STALLED = 4
 _MOST_HALVINGS = 40
+_NO_MORE = 1e-2
 NO_SOLVER = cholesky_solver(np.zeros((0, 0)))
 """What an `Iterate` has in place of a solver where no Hessian is formed."""
 
@@ -103,7 +104,7 @@ def minimise(
     """
     iteration, pairs = 0, deque[tuple[np.ndarray, np.ndarray]](maxlen=_PAIRS)
     residuals = [math.inf, _length(here.gradient)]
-    best, newton, stalled, known = (W, here, _bound(problem, metric, W, here)), False, 0, None
+    best, newton, stalled, known = (W, here, _bound(problem, metric, W, here, goal)), False, 0, None
     while best[2] > goal and iteration < max_iterations and stalled < _MOST_STALLED:
         iteration += 1
         if newton:
@@ -124,9 +125,11 @@ def minimise(
         watch(W, here)
         residuals.append(_length(here.gradient))
         newton = newton or not residuals[-1] <= 0.5 * residuals[-3]
-        bound = _bound(problem, metric, W, here)
+        bound = _bound(problem, metric, W, here, goal)
         stalled = 0 if bound <= 0.5 * best[2] or not newton or here.total < best[1].total else stalled + 1
         best = (W, here, bound) if bound < best[2] or here.total < best[1].total - 64.0 * EPS else best
+        if residuals[-1] ** 2 <= _NO_MORE * 2.0 * problem.ridge * goal:
+            break  # what is not proven yet is rounding
     return Found(*best, iteration)
 
 
@@ -242,20 +245,29 @@ def _search(
     return None
 
 
-def _bound(problem: Problem, metric: Metric, W: np.ndarray, here: Look) -> float:
+def _bound(problem: Problem, metric: Metric, W: np.ndarray, here: Look, goal: float) -> float:
     """A bound on F − F*, by strong convexity, with the gradient's rounding errors counted in.
 
     Without a ridge there is none: an estimate in its place, by the metric.
     """
     if problem.ridge == 0.0:
         return 0.5 * float(np.vdot(here.gradient, metric.solver(here.curvature, 0.0)(here.gradient)))
-    return (_length(here.gradient) + rounding(problem, metric, W)) ** 2 / (2.0 * problem.ridge)
+    size, unsure = _length(here.gradient), rounding(problem, metric, W)
+    if size**2 <= 2.0 * problem.ridge * goal < (size + unsure) ** 2:
+        unsure = min(unsure, closer_rounding(problem, W, here))
+    return (size + unsure) ** 2 / (2.0 * problem.ridge)
 
 
 def rounding(problem: Problem, metric: Metric, W: np.ndarray) -> float:
     """By how much rounding may put the gradient wrong, where the metric is of XᵀX/n."""
     size = problem.gradient_scale + (0.5 * metric.trace + problem.ridge) * _length(W)
     return 4.0 * math.sqrt(problem.rows.d) * EPS * size
+
+
+def closer_rounding(problem: Problem, W: np.ndarray, here: Look) -> float:
+    """The same by a pass: little where the classes are apart, and so the loss flat."""
+    slopes, curvatures = sensitivity(problem, W, here)
+    return 4.0 * math.sqrt(problem.rows.d) * EPS * (slopes + (curvatures + problem.ridge) * _length(W))
 
 
 def _length(array: np.ndarray) -> float:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from resflow.linear._algebra import EPS
-from resflow.linear._hessian_free import NO_SOLVER, Metric, minimise, rounding
+from resflow.linear._hessian_free import NO_SOLVER, Metric, closer_rounding, minimise, rounding
 from resflow.linear._newton import TOLERANCE, Iterate
-from resflow.linear._passes import Look, at_zero, look, sensitivity
+from resflow.linear._passes import Look, at_zero, look
 from resflow.linear._problem import Problem
 from resflow.parallel import blas_on_one_thread
 
@@ -99,9 +99,7 @@ def _unsure(problem: Problem, metric: Metric, W: np.ndarray, here: Look) -> floa
     most = rounding(problem, metric, W)
     if _hidden(problem, W, most) <= 0.1 * TOLERANCE * problem.objective_scale:
         return most
-    slopes, curvatures = sensitivity(problem, W, here)
-    size = slopes + (curvatures + problem.ridge) * float(np.linalg.norm(W))
-    return min(most, 4.0 * math.sqrt(problem.rows.d) * EPS * size)
+    return min(most, closer_rounding(problem, W, here))
 
 
 def _hidden(problem: Problem, W: np.ndarray, unsure: float) -> float:
