@@ -187,7 +187,7 @@ def random_weights(
         InvalidInputError: If scale is negative; a traced one passes unseen.
     """
     scale = as_number("init_scale", scale, "must be at least 0", lambda scale: 0 <= scale < math.inf)
-    # No division by a constant, which a compiled program rounds otherwise: the same bits under jit and vmap.
+    # By `vmap` the same bits as one at a time. A program around it joins constant factors, and rounds otherwise.
     drawn = jnp.asarray(scale) * (1.0 / math.sqrt(shape[-1])) * jax.random.normal(key, shape)
     return drawn.astype(jnp.result_type(float) if dtype is None else dtype)
 
