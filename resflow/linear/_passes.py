@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resflow.linear._algebra import KEEP_VALUES, add_gram
-from resflow.linear._problem import Problem
+from resflow.linear._algebra import KEEP_VALUES
+from resflow.linear._problem import Problem, weighted_gram
+from resflow.linear._some_rows import ENOUGH
 from resflow.linear._sums import Blocks, sums
 from resflow.linear._terms import softmax_columns
 
@@ -18,8 +19,6 @@ __all__ = ["Look", "activity_gram", "at_zero", "least_gram", "look", "probabilit
 _CHUNK_VALUES = 1 << 20
 _ROWS = 1024
 """In a block of fewer to add up W and what is of its size would cost as much as the products."""
-_ENOUGH = 32
-"""Samples a column that are enough for a metric."""
 _EVEN = math.log(2.0)
 """A loss below it says that the sample's own class is more probable than all others together."""
 
@@ -110,7 +109,7 @@ def activity_gram(problem: Problem, W: np.ndarray, here: Look) -> np.ndarray:
     """
     if problem.device is not None:
         return problem.device.gram(W, "activity")
-    stride = problem.rows.n // (_ENOUGH * problem.rows.width)
+    stride = problem.rows.n // (ENOUGH * problem.rows.width)
     if stride > 1:
         kept = None if here.probabilities is None else here.probabilities[:, ::stride]
         problem, here = problem.every(stride), here._replace(probabilities=kept)
@@ -165,17 +164,8 @@ def _sums(problem: Problem, of_group: Callable[[Blocks], list[Any]], W: np.ndarr
 def _weighted_gram(
     problem: Problem, W: np.ndarray, here: Look, counted: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    rows, order = problem.rows, W.shape[1]
-
-    def of_group(blocks: Blocks) -> list[Any]:
-        gram = np.zeros((order, order))
-        for part, block in blocks:
-            activity = problem.weighed(counted(probabilities(problem, W, here, part, block)), part)
-            add_gram(gram, block * np.sqrt(activity)[:, None])
-        return [gram]
-
-    (gram,) = sums(rows, of_group, outputs=order, size=order**2)
-    return gram / rows.n
+    gram = weighted_gram(problem, lambda part, block: counted(probabilities(problem, W, here, part, block)))
+    return gram / problem.rows.n
 
 
 def _back_to_sigma(slope: np.ndarray, y: np.ndarray) -> np.ndarray:

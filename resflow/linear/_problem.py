@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class Problem(NamedTuple):
         """Values of some samples, each times its weight."""
         if self.device is not None and not isinstance(values, np.ndarray):
             return values if self.device.weights is None else values * self.device.weights
-        return values if self.weights is None else (values.T * self.weights[part]).T
+        return self.weighed_columns(values.T, part).T
 
     def weighed_columns(self, values: np.ndarray, part: slice) -> np.ndarray:
         """The same of values with the samples along the last axis."""
@@ -136,16 +137,19 @@ def add_weighted_gram(H: np.ndarray, block: np.ndarray, problem: Problem, part: 
     add_gram(H, block if problem.weights is None else block * np.sqrt(problem.weights[part])[:, None])
 
 
-def weighted_gram(problem: Problem) -> np.ndarray:
-    """Σ_i c_i x_i x_iᵀ, shape (r, r)."""
-    if problem.device is not None:
+def weighted_gram(problem: Problem, counted: Callable[[slice, np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """Σ_i c_i x_i x_iᵀ, shape (r, r); each term times what `counted` makes of its block, if that is given."""
+    if problem.device is not None and counted is None:
         return problem.device.weighted_gram()
     order = problem.rows.width
 
     def of_group(blocks: Blocks) -> list[Any]:
         gram = np.zeros((order, order), order="F")
         for part, block in blocks:
-            add_weighted_gram(gram, block, problem, part)
+            if counted is None:
+                add_weighted_gram(gram, block, problem, part)
+            else:
+                add_gram(gram, block * np.sqrt(problem.weighed(counted(part, block), part))[:, None])
         return [gram]
 
     (gram,) = sums(problem.rows, of_group, outputs=order, size=order**2)

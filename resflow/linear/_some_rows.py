@@ -9,9 +9,11 @@ import numpy as np
 
 from resflow.linear._problem import Problem, weighted_gram
 
-__all__ = ["SomeRows", "some_rows"]
+__all__ = ["ENOUGH", "SomeRows", "some_rows"]
 
-_FEW, _ROWS = 4, 32
+_FEW = 4
+ENOUGH = 32
+"""Rows a column that are enough for a metric."""
 _WIDE = 16
 _MARGIN = 1.25
 
@@ -51,7 +53,7 @@ def some_rows(problem: Problem, m: int) -> SomeRows | None:
         few = _every(problem, n // (_FEW * d))
         if few.orthogonal:
             return few
-    return _every(problem, n // (_ROWS * d)) if n >= 2 * _ROWS * d and d >= _WIDE * m else None
+    return _every(problem, n // (ENOUGH * d)) if n >= 2 * ENOUGH * d and d >= _WIDE * m else None
 
 
 def _every(problem: Problem, stride: int) -> SomeRows:

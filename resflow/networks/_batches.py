@@ -20,6 +20,8 @@ __all__ = ["report_on", "stream_of"]
 
 _FAR = 0.01
 """How far scores may lie from W h + b, in units of |W||h| + |b|: what bfloat16 and TF32 leave of a product."""
+_SUM = 0.01
+"""By how much the sum of probabilities, in whatever precision, may miss 1."""
 
 
 def report_on(
@@ -147,7 +149,7 @@ def _check_order(X: Any, targets: np.ndarray, loss: Loss, name: str) -> None:
     of_classes, samples = loss.labels in ("binary", "classes"), tuple(getattr(X, "shape", ()))
     if not of_classes or len(samples) != 1 or targets.ndim < 2:
         return
-    if targets.ndim > 2 or (np.abs(targets.sum(axis=1) - 1.0) > _FAR).any():
+    if targets.ndim > 2 or (np.abs(targets.sum(axis=1) - 1.0) > _SUM).any():
         raise InvalidInputError(
             f"{name} has samples of shape {samples} and labels of shape {targets.shape}, which are neither classes nor "
             "probabilities of them: pass the samples first, then their labels"
