@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Integer, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
+from resflow.exported import exported
 
 __all__ = ["RandomKeys", "random_keys"]
 
@@ -46,7 +47,7 @@ def random_keys(seed: int | np.integer | Integer[Array, ""]) -> RandomKeys:
     return _keys(seed)
 
 
-@jax.jit
+@exported
 def _keys(seed: Any) -> RandomKeys:
     key = jax.random.key(seed)
     model, features, batches = jax.random.split(key, 3)

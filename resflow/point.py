@@ -16,6 +16,7 @@ from jaxtyping import Float, Real
 from resflow.arrays import Array, analyse, as_array, as_numpy, check_samples, in_full_precision, is_traced
 from resflow.compiling import quick_to_compile
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss, lifted
 from resflow.models.residual_unit import ResidualUnit
@@ -315,7 +316,7 @@ def analyse_point(function: Callable[..., Any], point: Point, *trees: Any, **opt
 @cache
 def _compiled(function: Callable[..., Any], *, inside: bool) -> Callable[..., Any]:
     """The function under jit; `inside` says that it is part of a larger program, which has options of its own."""
-    return jax.jit(function, compiler_options=None if inside else quick_to_compile())
+    return jax.jit(function) if inside else exported(function, compiler_options=quick_to_compile())
 
 
 def in_default_precision(point: Point) -> Point:
@@ -369,7 +370,7 @@ def _is_sharded(array: Any) -> bool:
     return not is_traced(array) and len(array.sharding.device_set) > 1
 
 
-@partial(jax.jit, static_argnames=("function", "rows"))
+@partial(exported, static=("function", "rows"))
 def _sum_on_device(function, point: Point, arguments, *, rows: int):
     whole, rest = divmod(point.X.shape[0], rows)
     if whole <= 1 and rest * whole == 0:

@@ -126,12 +126,12 @@ def test_oldest_entries_go_when_there_are_too_many(tmp_path, monkeypatch):
 
 
 def test_entry_that_was_cut_off_is_not_taken_over(tmp_path):
+    entries = {"whole": zlib.compress(b"x" * 99), "half": zlib.compress(os.urandom(99))[:50], "no": b""}
     with compilation_cache(tmp_path) as environment:
-        for name, data in (
-            ("whole", zlib.compress(b"x" * 99)),
-            ("half", zlib.compress(os.urandom(99))[:50]),
-            ("no", b""),
-        ):
-            with open(f"{environment['JAX_COMPILATION_CACHE_DIR']}/{name}-cache", "wb") as file:
-                file.write(data)
-    assert kept(tmp_path) == ["whole-cache"]
+        assert environment["RESFLOW_PROGRAMS"] == environment["JAX_COMPILATION_CACHE_DIR"]
+        for kind in ("cache", "trace"):
+            for name, data in entries.items():
+                with open(f"{environment['JAX_COMPILATION_CACHE_DIR']}/{name}-{kind}", "wb") as file:
+                    file.write(data)
+        assert programs_of(environment) == (0, 3)  # as many as were compiled, whole or not
+    assert sorted(path.name for path in (tmp_path / CACHE).glob("jax/*/*")) == ["whole-cache", "whole-trace"]

@@ -19,6 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PROGRAMS = ROOT / ".pytest_cache" / "programs"
+"""What any of these kernels traced, for the next."""
+
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LIGHT = ("IPython.display", "ipykernel.kernelapp")
 _IMPORTED = (
@@ -49,6 +52,7 @@ def warm_kernels(folder: Path, *modules: str) -> Iterator[dict[str, str]]:
 
     from jupyter_client.kernelspec import KernelSpecManager
 
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
     address = str(folder / "socket")
     spec = KernelSpecManager().get_kernel_spec("python3").to_dict()
     # without site-packages, for speed
@@ -61,7 +65,7 @@ def warm_kernels(folder: Path, *modules: str) -> Iterator[dict[str, str]]:
     try:
         # a kernel has a time limit to start in, and on a busy machine the imports take longer
         assert server.stdout.readline() == b"listening\n"
-        yield {"JUPYTER_PATH": str(folder / "share")}
+        yield {"JUPYTER_PATH": str(folder / "share"), "RESFLOW_PROGRAMS": str(PROGRAMS)}
     finally:
         server.communicate()  # it ends with its standard input
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
 from resflow.arrays import Array, as_array, is_traced
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss
 from resflow.point import Point, analyse_point, sum_over_samples
@@ -71,7 +71,7 @@ def lipschitz_constants_terms(point: Point, radius: float | Float[Array, ""]) ->
     return _assemble(sum_over_samples(_sums, point, radius), point.X.shape[0], radius)
 
 
-@jax.jit
+@exported
 def _assemble(sums, n, radius) -> LipschitzConstants:
     mu0, mu1, mu2, sound = (total / n for total in sums)
     constants = LipschitzConstants(mu0, mu1, mu2, jnp.asarray(radius, mu0.dtype))

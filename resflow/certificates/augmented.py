@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from resflow.arrays import LARGEST, SMALLEST, Array, as_number, is_traced, largest
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless, norm, product, ratio, singular_vectors
 from resflow.labels import one_hot
 from resflow.linear.baseline import check_baseline
@@ -191,7 +192,7 @@ def _sums(point: Point, U, T) -> tuple[jax.Array, ...]:
     return *values, jnp.sum(slope * (p - q)), slope.T @ a, slope.T @ point.features, sound
 
 
-@jax.jit
+@exported
 def _assemble(W, V, U, T, sums, n) -> AugmentedCertificate:
     objective, augmented, certificate, grad_W, R, sound = (total / n for total in sums)
     m, d = W.shape

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from resflow.arrays import Array, as_number
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless, norm, product, ratio, singular_vectors, spectral_norm
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
@@ -129,7 +130,7 @@ def _sums(point: Point, linear_W) -> tuple[jax.Array, ...]:
     return jnp.sum(loss.value(p, point.y)), certificate, slope.T @ a, slope.T @ point.features, sound
 
 
-@jax.jit
+@exported
 def _assemble(W, V, linear_W, linear_objective, sums, n, ridge: Ridge) -> GapCertificate:
     objective, certificate, grad_W, R, sound = (total / n for total in sums)
     finite = all_finite(sound, objective, linear_W, linear_objective, objective - linear_objective)

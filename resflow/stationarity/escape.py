@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from resflow.arrays import Array, analyse
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless, norm
 from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.point import Point, check_point
@@ -66,7 +67,7 @@ def escape(point: Point, *, saddle: SmallestEigenvalue | None = None) -> Escape:
     return Escape(point.at(W, V), *numbers)
 
 
-@jax.jit
+@exported
 def _line_search(point: Point, A, B) -> tuple:
     W, V, loss, y, shape = point.rows, point.V, point.row_loss, point.y, point.W.shape
     A = A.reshape(W.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,6 +20,7 @@ from scipy.spatial import cKDTree
 
 from resflow.arrays import as_number
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.lanczos import split_parameters
 from resflow.models.residual_unit import trainable
@@ -246,7 +248,7 @@ class _State(NamedTuple):
     status: Any
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _typical_gradient(objective, moving, fixed, data):
     """The median of the non-zero gradient norms at the starts, or of ‖∇²F‖ ‖x‖ / 10⁴ if that is larger; 1 if all are 0.
 
@@ -271,7 +273,7 @@ def _typical_gradient(objective, moving, fixed, data):
     return jnp.where(scale > 0, scale, 1.0)
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _search(objective, moving, fixed, data, grad_tolerance, options, rows):
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))
     flat = jax.vmap(lambda point: ravel_pytree(point)[0])(moving)
@@ -285,12 +287,12 @@ def _search(objective, moving, fixed, data, grad_tolerance, options, rows):
         state = _refine(gradient, hessian, start, grad_tolerance, options)
         result = {
             "x": state.x,
-            "status": state.status,
+            "status": state.status.astype(int),
             "objective": F(state.x),
             "grad_norm": nan_unless(all_finite(state.x), jnp.linalg.norm(state.gradient)),
             "eigenvalues": state.eigenvalues,
             "kernel_ratio": state.kernel_ratio,
-            "steps": state.steps,
+            "steps": state.steps.astype(int),
         }
         if rows is not None:
             result["block_lambda_min"] = jnp.linalg.eigvalsh(hessian(state.x)[rows[:, None], rows])[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int, Real, Shaped
 
 from resflow.arrays import Array, as_number, as_numpy
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.hessian.partial_hessian import partial_hessian, reduced_order
@@ -263,7 +265,7 @@ class _State(NamedTuple):
     done: Any
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _run(point: Point, theta, fixed, level, options):
     def at(weights, theta) -> Point:
         moved = point.at(*weights)

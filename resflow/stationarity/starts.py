@@ -13,6 +13,7 @@ import optax
 from jaxtyping import PRNGKeyArray
 
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.models.residual_unit import trainable
 from resflow.parallel import in_threads
 
@@ -80,7 +81,7 @@ def descent_starts(
     return eqx.combine(in_threads(descend, (moving, steps)), fixed)
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _descend(objective, fixed, data, learning_rate, starts):
     adam = optax.adam(learning_rate)
     gradient = jax.grad(lambda point: objective(eqx.combine(point, fixed), *data))

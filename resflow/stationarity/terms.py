@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from resflow.arrays import Array, in_full_precision
 from resflow.certificates.gap import Ridge, gap_certificate
 from resflow.certificates.theorems import lipschitz_constants_terms, theorem3_terms
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless, norm
 from resflow.hessian.partial_eigenvalue import smallest_partial_eigenvalue
 from resflow.linear.predictor import LinearFit
@@ -102,7 +103,7 @@ def stationarity_terms(
     return _decide(gap, smallest, constants, errors, point.V, fit, epsilon, ridge, mu2, counts, covered=covered)
 
 
-@partial(jax.jit, static_argnames="covered")
+@partial(exported, static=("covered",))
 def _decide(
     gap, smallest, constants, errors, V, fit, epsilon, ridge, mu2, counts, *, covered: bool
 ) -> StationarityTerms:
@@ -209,7 +210,7 @@ def verdict_codes(
     to_working_precision = (epsilon == 0) & semidefinite & (not strict) & (lambda_min_lower + lambda_min_error >= 0)
     above_linear = linear_converged & (linear_predictor_gap > gap_error)
     at_or_below_linear = linear_converged & (linear_predictor_gap <= allowed * gap_error)
-    return jnp.select(
+    verdicts = jnp.select(
         [
             ~finite,
             not_stationary,
@@ -220,3 +221,4 @@ def verdict_codes(
         [_NOT_FINITE, _NOT_STATIONARY, _STRICT_SADDLE, _AT_OR_BELOW, _ABOVE],
         _INCONCLUSIVE,
     )
+    return verdicts.astype(int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss
 from resflow.models.residual_unit import ResidualUnit
@@ -34,7 +36,7 @@ def describe_each(describe: Callable[..., dict[str, Any]], models: Any, own: Any
     return columns | {"verdict": [VERDICTS[code] for code in columns["verdict"]]}
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _described(describe, models, own, shared):
     arrays, static = eqx.partition(models, eqx.is_array)
 

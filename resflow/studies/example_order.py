@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int, Key, Real, Shaped
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError, nearest
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
@@ -164,7 +166,7 @@ def over_seeds(values: Mapping[tuple[float, str], Float[np.ndarray, "S epochs"]]
     return pd.concat(frames, ignore_index=True)
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _run(moving, fixed, X, y, learning_rate, keys, loss, order, epochs):
     n = len(y)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +15,7 @@ import pandas as pd
 
 from resflow.certificates.held_out import held_out_gap
 from resflow.data.dataset import Dataset, Standardization
+from resflow.exported import exported
 from resflow.linear.predictor import LinearFit, fit_linear_predictor
 from resflow.losses import Loss, as_loss
 from resflow.stationarity.terms import FitEvidence
@@ -158,6 +159,6 @@ def _outcome(model, own, X, y, epsilon, loss, further):
     return {name: end[name] for name in (*wanted, "verdict", *further)}
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _predictions(models, X, sets):
     return eqx.filter_vmap(lambda model, place: model(X[place]))(models, sets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from jaxtyping import Key, Real
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss
@@ -109,7 +111,7 @@ def projected_sgd_excess(
     )
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _run_all(source, moving, fixed, keys, start, length, eta, theta_rates, radius, loss, parts):
     """The network at one iterate of every part, every array of shape (rates, S, parts, ...)."""
 

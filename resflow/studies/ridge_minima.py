@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, PRNGKeyArray, Real, Shaped
 from resflow.arrays import Array
 from resflow.certificates.gap import GapCertificate, Ridge, check_ridge, gap_certificate
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import residual_unit, trainable
@@ -204,7 +206,7 @@ def _objective(loss, ridge, X, y, unit):
     return MeanLoss(loss)(unit, X, y) + 0.5 * ridge * (jnp.sum(unit.W**2) + jnp.sum(unit.V**2))
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _ends(moving, fixed, ridges, X, y, loss, steps, learning_rate):
     """The trained arrays of the units at the ends, with an axis of all strengths and starts in front."""
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))
@@ -230,7 +232,7 @@ def _ends(moving, fixed, ridges, X, y, loss, steps, learning_rate):
     )
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _judged(moving, fixed, own, X, y, loss):
     """The gap's certificate, ‖∇(F + R)‖ and the smallest eigenvalue of ∇²(F + R) at each unit."""
     _, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], moving))

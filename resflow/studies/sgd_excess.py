@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from jaxtyping import Float, Key, Real
 
 from resflow.arrays import Array
 from resflow.errors import InvalidInputError
+from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss, as_loss
 
@@ -257,7 +259,7 @@ def loss_constants(loss: Loss, radius: float, input_norm: float, y: Real[np.ndar
     return float(np.abs(loss.derivative(ends, labels)).max() * input_norm), float(loss.value(ends, labels).max())
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _excess(networks, source, keys, linear_w, loss):
     """F − F_lin(u) at every iterate, shape (rates, m, S, parts), on the same samples for all rates and all T."""
     arrays, static = eqx.partition(networks, eqx.is_array)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,6 +17,7 @@ from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError, check_known
+from resflow.exported import exported
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
@@ -249,11 +251,11 @@ def precision_of(dynamic: Any) -> Any:
     return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _begin(dynamic: Any, setting: Setting, training: Training) -> Course:
     return training.begun(dynamic, setting)
 
 
-@eqx.filter_jit
+@partial(exported, arrays_only=True)
 def _advance(course: Course, first: Any, last: Any, setting: Setting, training: Training) -> Course:
     return jax.lax.fori_loop(first, last, lambda tick, course: training.tick(tick, course, setting), course)

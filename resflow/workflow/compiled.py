@@ -1,4 +1,4 @@
-"""What JAX compiled in earlier executions, kept for later ones: `.resflow_cache/jax` in the project's folder.
+"""Programs of earlier executions, kept for later ones as traced and as compiled: `.resflow_cache/jax` in the project.
 
 JAX itself writes entries in place: a process that is killed, or a full disk, leaves half of one, which is complained of
 at every later use. So an execution has a folder of its own, in which the entries kept so far appear under further
@@ -34,7 +34,7 @@ _SETTINGS = {
 
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _HITS = "hits"
-_ENTRY = "-cache"
+_COMPILED, _TRACE = "-cache", "-trace"
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -55,10 +55,10 @@ def compilation_cache(root: Path) -> Iterator[dict[str, str]]:
         yield {}
         return
     with temporary_folder(kept.parent) as folder:
-        for entry in kept.glob(f"*{_ENTRY}"):
+        for entry in _entries(kept):
             with contextlib.suppress(OSError):  # deleted meanwhile, or on a disk without links
                 os.link(entry, folder / entry.name)
-        yield {_FOLDER: str(folder)}
+        yield {_FOLDER: str(folder), "RESFLOW_PROGRAMS": str(folder)}
         with contextlib.suppress(OSError):  # a full disk: what was compiled is compiled again
             _take_over(folder, kept)
 
@@ -66,7 +66,7 @@ def compilation_cache(root: Path) -> Iterator[dict[str, str]]:
 def programs_of(environment: dict[str, str]) -> tuple[int, int]:
     """How many programs the execution with this environment found, and how many it added."""
     folder = Path(environment[_FOLDER])
-    return _hits_told(folder), len(_added(folder))
+    return _hits_told(folder), sum(entry.name.endswith(_COMPILED) for entry in _added(folder))
 
 
 def tell_hit() -> None:
@@ -97,9 +97,13 @@ def _processor() -> str:
     return f"{platform.machine()}-{hashlib.sha256(abilities.encode()).hexdigest()[:8]}"
 
 
+def _entries(folder: Path) -> list[Path]:
+    return [entry for entry in folder.glob("*-*") if entry.name.endswith((_COMPILED, _TRACE))]
+
+
 def _added(folder: Path) -> list[Path]:
     """The entries that an execution wrote: those it was given have two names."""
-    return [entry for entry in folder.glob(f"*{_ENTRY}") if entry.stat().st_nlink == 1]
+    return [entry for entry in _entries(folder) if entry.stat().st_nlink == 1]
 
 
 def _take_over(folder: Path, kept: Path) -> None:
@@ -128,8 +132,8 @@ def _is_whole(entry: Path) -> bool:
 def _prune(kept: Path) -> None:
     """Remove the oldest entries of those that are too many, also of other versions and processors."""
     entries = []
-    for entry in kept.parent.glob(f"*/*{_ENTRY}"):
-        if not entry.parent.name.startswith("resflow-"):
+    for folder in kept.parent.glob("*/"):
+        for entry in () if folder.name.startswith("resflow-") else _entries(folder):
             with contextlib.suppress(OSError):
                 status = entry.stat()
                 entries.append((status.st_mtime, status.st_size, entry))

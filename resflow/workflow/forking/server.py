@@ -50,6 +50,7 @@ PER_RUN = {
         "RESFLOW_KEEP_DATA",
         "RESFLOW_DATA_INSTEAD",
         "RESFLOW_KERNELS",
+        "RESFLOW_PROGRAMS",
         "JAX_COMPILATION_CACHE_DIR",
         "JPY_PARENT_PID",
         "JPY_SESSION_NAME",
