@@ -42,6 +42,7 @@ class Hover(NamedTuple):
 def hovers_of(figure: Figure) -> dict[str, Hover]:
     """What the points of a figure say, by the ids that their groups get in its SVG; nothing if there are too many."""
     found: dict[str, Hover] = {}
+    told = 0
     for axes in figure.axes:
         for series in drawn_series(axes):
             if not (artist := _marked(series.artist)):
@@ -49,12 +50,14 @@ def hovers_of(figure: Figure) -> dict[str, Hover]:
             places = artist.get_offsets() if isinstance(artist, PathCollection) else artist.get_xydata()
             places = axes.transData.transform(np.ma.filled(np.ma.asarray(places, float), np.nan))
             kept = np.isfinite(places).all(axis=1)
+            if (told := told + int(kept.sum())) > MOST_TOLD:
+                return {}
             lines = list(_lines(axes, series))
             texts = ["\n".join(filter(None, line)) for line, shown in zip(lines, kept, strict=True) if shown]
             if artist.get_gid() is None:
                 artist.set_gid(f"points-{len(found) + 1}")
             found[str(artist.get_gid())] = Hover(texts, places[kept])
-    return found if sum(len(hover.texts) for hover in found.values()) <= MOST_TOLD else {}
+    return found
 
 
 def with_titles(svg: str, hovers: Mapping[str, Hover]) -> str:
