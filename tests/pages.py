@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,13 +159,15 @@ class _Shell:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End the shell, and whatever still runs in it."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(self._bash.pid, number)
-            except ProcessLookupError:
-                break
-            time.sleep(1.0 if number == signal.SIGTERM else 0.0)
+        """End the shell, and whatever still runs in it; after a second by force."""
+        deadline = time.monotonic() + 1.0
+        with suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGTERM)
+            while time.monotonic() < deadline:
+                self._bash.poll()  # else it would count as running for ever
+                os.killpg(self._bash.pid, 0)
+                time.sleep(0.02)
+            os.killpg(self._bash.pid, signal.SIGKILL)
         self._bash.communicate()
 
     def run(self, block: Block) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pages import BIN, blocks, commands, follow
+from warm_commands import warm_commands
 from warm_kernels import warm_kernels
 
 import resflow
+from resflow.workflow.store import ensure_store
 
 ROOT = Path(__file__).parents[1]
 README = commands((ROOT / "README.md").read_text())
@@ -21,20 +23,24 @@ PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    """Kernels that have imported everything already, for all pages."""
-    with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables:
-        yield variables
+def warm(tmp_path_factory):
+    """The environment variables under which commands and kernels have imported everything already, for all pages."""
+    with (
+        warm_commands(tmp_path_factory.mktemp("commands")) as programs,
+        warm_kernels(tmp_path_factory.mktemp("kernels")) as variables,
+    ):
+        yield {"PATH": os.pathsep.join((str(programs), str(BIN), os.environ["PATH"]))} | variables
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A project folder with the notebooks, and a space in its name."""
+    """A project folder with the notebooks, an empty store, and a space in its name."""
     folder = tmp_path / "a project"
     folder.mkdir()
     (folder / "pyproject.toml").touch()
     (folder / ".venv").symlink_to(sys.prefix)
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    ensure_store(folder)
     return folder
 
 
@@ -49,10 +55,10 @@ def on_this_machine(page):
 
 
 @pytest.mark.parametrize("page", [name for name, path in PAGES.items() if [*blocks(path.read_text())]])
-def test_page_followed_from_top_to_bottom_does_what_it_says(page, project, tmp_path, kernels):
+def test_page_followed_from_top_to_bottom_does_what_it_says(page, project, tmp_path, warm):
     (tmp_path / "notes").mkdir()
     text = PAGES[page].read_text()
-    follow(on_this_machine(text) if page == "clusters" else text, project, tmp_path / "notes", **kernels)
+    follow(on_this_machine(text) if page == "clusters" else text, project, tmp_path / "notes", **warm)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +74,9 @@ def readers_project(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", [line for line in README if line.split()[0] in ("resflow", "papermill")])
-def test_readmes_commands_run_as_they_stand(command, readers_project, kernels):
+def test_readmes_commands_run_as_they_stand(command, readers_project, warm):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
-    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | kernels
+    environment |= warm
     done = subprocess.run(command.split(), cwd=readers_project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -1,0 +1,155 @@
+"""The programs `resflow` and `papermill`, forked in a moment from a process that has imported what they need.
+
+Importing takes most commands longer than what they do. `warm_commands` starts a server that imports once, and writes a
+folder with programs of these names for the front of the path. Each, this file again, has the server fork a process with
+its arguments, folder, environment and standard streams, which runs the environment's own program of that name; hands on
+what signals come; and ends with its exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+_PROGRAMS = ("resflow", "papermill")
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_IMPORTED = (
+    "mlflow.store.tracking.sqlalchemy_store",
+    "papermill",
+    "papermill.cli",
+    "resflow.workflow.bundles.exporting",
+    "resflow.workflow.bundles.importing",
+    "resflow.workflow.cli",
+    "resflow.workflow.engine",
+    "resflow.workflow.execution",
+    "resflow.workflow.reports.comparison_report",
+    "resflow.workflow.reports.notebook_html",
+    "resflow.workflow.verification",
+)
+
+
+@contextmanager
+def warm_commands(folder: Path) -> Iterator[Path]:
+    """The folder of the programs.
+
+    Args:
+        folder: An empty folder, for the server's socket and for the programs.
+    """
+    import subprocess
+
+    address = str(folder / "socket")
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in _PROGRAMS:
+        # without site-packages, for speed
+        words = (sys.executable, "-I", "-S", __file__, "ask", address, name)
+        (programs / name).write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in words) + ' "$@"\n')
+        (programs / name).chmod(0o755)
+    command = [sys.executable, __file__, "serve", address]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert server.stdout.readline() == b"listening\n"  # it imports meanwhile: who asks is kept waiting
+        yield programs
+    finally:
+        server.communicate()  # it ends with its standard input
+
+
+def ask(address: str, program: str, *arguments: str) -> None:
+    """Have a program run with these arguments, hand on what signals come for it, and end as it does."""
+    server = socket.socket(socket.AF_UNIX)
+    server.connect(address)
+    for number in _FORWARDED:
+        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
+    wanted = {"program": program, "arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+    text = json.dumps(wanted).encode()
+    socket.send_fds(server, [len(text).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(text)
+    sys.exit(server.recv(1)[0])
+
+
+def serve(address: str) -> None:
+    """Fork a process for everyone who asks, until standard input is closed."""
+    import gc
+    import importlib
+    import select
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen()
+        print("listening", flush=True)
+        gc.disable()  # what is imported stays: looking for garbage among it would take a third of the time
+        for name in _IMPORTED:
+            importlib.import_module(name)
+        sys.modules["resflow.workflow.reports.notebook_html"].prepare()
+        assert "dask" not in sys.modules, "it reads the environment while it is imported"
+        assert threading.active_count() == 1, "no thread survives a fork"
+        sys.path.pop(0)
+        gc.collect()
+        gc.freeze()  # so that forks share the pages of what there is
+        gc.enable()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which end this
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while sys.stdin not in select.select([sys.stdin, listening], [], [])[0]:
+            connection = listening.accept()[0]
+            if os.fork() == 0:
+                listening.close()
+                _attend(connection)
+                return
+            connection.close()
+
+
+def _attend(connection: socket.socket) -> None:
+    """Run what is asked for at the other end in a process, and tell its exit code."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    size, standard, *_ = socket.recv_fds(connection, 8, 3)
+    text = b""
+    while len(text) < int.from_bytes(size, "big"):
+        text += connection.recv(1 << 16)
+    for own, given in enumerate(standard):
+        os.dup2(given, own)
+        os.close(given)
+    if (pid := os.fork()) == 0:
+        connection.close()
+        _run(**json.loads(text))
+        return
+    for own in (0, 1, 2):  # whoever reads what the program writes sees it end
+        os.close(own)
+    threading.Thread(target=_hand_on, args=(connection, pid), daemon=True).start()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with suppress(OSError):
+        connection.sendall(bytes([code if code >= 0 else 128 - code]))
+    os._exit(0)
+
+
+def _run(program: str, arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    import runpy
+    import tempfile
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    tempfile.tempdir = None
+    path = str(Path(sys.executable).parent / program)
+    sys.argv = [path, *arguments]
+    runpy.run_path(path, run_name="__main__")
+
+
+def _hand_on(connection: socket.socket, pid: int) -> None:
+    """Pass signals on, and kill the program when whoever asked for it is gone."""
+    while number := connection.recv(1):
+        os.kill(pid, number[0])
+    os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    {"ask": ask, "serve": serve}[sys.argv[1]](*sys.argv[2:])
