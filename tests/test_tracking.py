@@ -26,6 +26,7 @@ from small_notebooks import (
     write_notebook,
     write_recording_notebook,
 )
+from warm_kernels import warm_kernels
 
 from resflow.errors import InvalidInputError
 from resflow.workflow import records, session
@@ -72,7 +73,7 @@ def run(client):
 
 
 @pytest.fixture(scope="module")
-def executed(project, client):
+def executed(project, client, tmp_path_factory):
     """Notebooks executed in every way there is; what the one executed cell by cell printed."""
     for name in ("engine", "plain", "jupyter"):
         write_recording_notebook(project / f"{name}.ipynb")
@@ -83,11 +84,13 @@ def executed(project, client):
     cells = start(project, "python", "cells.py")
     changed = {"parameters": {"width": 64, "rate": 1}, "progress_bar": False}
     papermill.execute_notebook("engine.ipynb", "engine.out.ipynb", engine_name="resflow", **changed)
-    papermill.execute_notebook("plain.ipynb", "plain.out.ipynb", **changed)
-    ExecutePreprocessor().preprocess(nbformat.read("jupyter.ipynb", as_version=4))
-    papermill.execute_notebook("unfinished.ipynb", "unfinished.out.ipynb", progress_bar=False)
-    with pytest.raises(PapermillExecutionError):
-        papermill.execute_notebook("raising.ipynb", "raising.out.ipynb", progress_bar=False)
+    modules = ("mlflow.store.tracking.sqlalchemy_store", "resflow.workflow.session")
+    with warm_kernels(tmp_path_factory.mktemp("kernels"), *modules) as variables, in_project(project, **variables):
+        papermill.execute_notebook("plain.ipynb", "plain.out.ipynb", **changed)
+        ExecutePreprocessor().preprocess(nbformat.read("jupyter.ipynb", as_version=4))
+        papermill.execute_notebook("unfinished.ipynb", "unfinished.out.ipynb", progress_bar=False)
+        with pytest.raises(PapermillExecutionError):
+            papermill.execute_notebook("raising.ipynb", "raising.out.ipynb", progress_bar=False)
     said, errors = cells.communicate(timeout=60)
     assert cells.returncode == 0, errors
     return said
