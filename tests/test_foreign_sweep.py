@@ -25,7 +25,20 @@ X, y = load_iris(return_X_y=True)
 model = LogisticRegression(C=C, max_iter=max_iter).fit(X, y)
 mlflow.log_metric("accuracy", model.score(X, y))"""
 
-AXES = "notebook: {notebook}.ipynb\naxes: {{C: [0.001, 1.0], max_iter: [3, 5, 200]}}\n"
+IMPORTED = (
+    "matplotlib.backends.backend_svg",
+    "matplotlib.pyplot",
+    "mlflow.sklearn",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "resflow.notebook.comparison",
+    "resflow.workflow.reports.comparison",
+    "seaborn",
+    "sklearn.datasets",
+    "sklearn.utils.discovery",
+)
+"""What kernels of its points and of its reports have from the start."""
+
+AXES = "notebook: {notebook}.ipynb\naxes: {{C: [0.001, 1.0], max_iter: [3, 200]}}\n"
 GOAL = {"metric": "accuracy", "direction": "maximize"}
 
 
@@ -41,7 +54,7 @@ def project(tmp_path_factory):
     (root / "file.yaml").write_text(AXES.format(notebook="foreign") + "metric: accuracy\ndirection: maximize\n")
     (root / "notebook.yaml").write_text(AXES.format(notebook="told/foreign"))
     (root / "options.yaml").write_text(AXES.format(notebook="foreign"))
-    with warm_kernels(tmp_path_factory.mktemp("kernels")) as variables, in_project(root, **variables):
+    with warm_kernels(tmp_path_factory.mktemp("kernels"), *IMPORTED) as variables, in_project(root, **variables):
         yield root
 
 
@@ -51,7 +64,7 @@ def sweep(project, request):
     options = ["--metric", "accuracy", "--maximize"] if request.param == "options" else []
     said = resflow_here(project, "sweep", f"{request.param}.yaml", "--json", "--workers", "1", *options)
     assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout.splitlines()[-1])["finished"] == 6
+    assert json.loads(said.stdout.splitlines()[-1])["finished"] == 4
     runs = runs_of(records.open_client(), "foreign")
     (parent,) = [run for run in runs if run.data.tags.get("resflow.axes") and request.param in run.info.run_name]
     points = [run for run in runs if run.data.tags.get("resflow.role") == "run" and run.info.status == "FINISHED"]
@@ -62,14 +75,14 @@ def sweep(project, request):
 def test_best_run_of_an_autologged_sweep_is_the_one_of_largest_accuracy(project, sweep):
     parent, accuracy = sweep
     best = max(accuracy, key=accuracy.__getitem__)
-    assert (len(accuracy), best, sorted(accuracy.values())[-2] < accuracy[best]) == (6, ("1.0", "200"), True)
+    assert (len(accuracy), best, sorted(accuracy.values())[-2] < accuracy[best]) == (4, ("1.0", "200"), True)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best_accuracy"] == accuracy[best]
-    assert parent.info.run_name.endswith(f": 6 of 6, best accuracy {accuracy[best]:.4f}")
+    assert parent.info.run_name.endswith(f": 4 of 4, best accuracy {accuracy[best]:.4f}")
     assert Goal.in_tags(parent.data.tags) == Goal("accuracy", maximize=True)
     points = [run for run in runs_of(records.open_client(), "foreign") if run.data.tags.get("resflow.role") == "run"]
     assert {run.info.run_name for run in points} == {
-        f"foreign C {strength}, max_iter {count}" for strength in ("0.001", "1") for count in (3, 5, 200)
+        f"foreign C {strength}, max_iter {count}" for strength in ("0.001", "1") for count in (3, 200)
     }
     assert {Goal.in_tags(run.data.tags) for run in points} == {Goal("accuracy", maximize=True)}
     figures = {entry.path for entry in records.open_client().list_artifacts(parent.info.run_id, "figures")}
