@@ -27,6 +27,7 @@ from small_notebooks import (
     write_notebook,
     write_recording_notebook,
 )
+from warm_commands import warm_commands
 
 from resflow.workflow import records
 from resflow.workflow.engine import AttachmentError
@@ -138,23 +139,24 @@ def test_executed_notebook_and_html_are_attached_under_the_project(good, client,
 
 
 @pytest.fixture(scope="module")
-def ended(project, client):
+def ended(project, client, tmp_path_factory):
     """Processes of papermill whose notebooks raise, and that are terminated, interrupted or killed; how each ended."""
     write_notebook(project / "raises.ipynb", "x = 1", "x / (x - 1)  # here", "x = 2")
     signals = {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT, "killed": signal.SIGKILL}
     for name in signals:
         block = ["import mlflow\nwith mlflow.start_run():\n    pass"] if name == "killed" else []
         write_notebook(project / f"{name}.ipynb", *block, SLEEP.format(name=name))
-    processes = {
-        name: start(
-            project, "papermill", "--engine", "resflow", f"{name}.ipynb", f"{name}.out.ipynb", "-p", "width", "8"
-        )
-        for name in ("raises", *signals)
-    }
-    kernels = {name: int(wait_for(project / f"{name}.pid", processes[name])) for name in signals}
-    for name, number in signals.items():
-        processes[name].send_signal(number)
-    messages = {name: process.communicate(timeout=300) for name, process in processes.items()}
+    options = ("-p", "width", "8")
+    with warm_commands(tmp_path_factory.mktemp("commands")) as programs:
+        papermill = (str(programs / "papermill"), "--engine", "resflow")
+        processes = {
+            name: start(project, *papermill, f"{name}.ipynb", f"{name}.out.ipynb", *options)
+            for name in ("raises", *signals)
+        }
+        kernels = {name: int(wait_for(project / f"{name}.pid", processes[name])) for name in signals}
+        for name, number in signals.items():
+            processes[name].send_signal(number)
+        messages = {name: process.communicate(timeout=300) for name, process in processes.items()}
     return processes, messages, kernels
 
 
