@@ -73,11 +73,20 @@ def client(project):
     return records.open_client()
 
 
-@pytest.fixture(params=["forked", "ordinary"])
+KINDS = ("forked", "ordinary")
+"""Of kernels."""
+
+
+@pytest.fixture(params=KINDS)
 def kernels(request, monkeypatch):
     """Which kernels points get; the processes that tests start are told."""
-    monkeypatch.setenv(KERNELS, request.param * (request.param == "ordinary"))
+    monkeypatch.setenv(KERNELS, named(request.param))
     return request.param
+
+
+def named(kind: str) -> str:
+    """What the environment says for kernels of this kind."""
+    return kind if kind == "ordinary" else ""
 
 
 def write_sweep(project: Path, name: str, axes: str) -> Path:
@@ -174,13 +183,23 @@ def test_sweep_killed_with_its_driver_and_a_worker_goes_on_and_repeats_nothing_f
     assert len(table) == 5
 
 
-def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client, kernels):
-    name = f"failing_{kernels}"
-    write_sweep(project, name, "{width: [13, 14, 15, 2]}")
+@pytest.fixture(scope="module")
+def failing(project):
+    """What sweeps with points that fail said, and their exit codes, by kinds of kernels: both at once, as they wait."""
     options = ("--retries", "1", "--time-limit", "20", "--workers", "1")  # so that one follows those that failed
-    process = start(project, "resflow", "sweep", f"{name}.yaml", *options)
-    output, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
+    processes = {}
+    for kind in KINDS:
+        write_sweep(project, f"failing_{kind}", "{width: [13, 14, 15, 2]}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(KERNELS, named(kind))
+            processes[kind] = start(project, "resflow", "sweep", f"failing_{kind}.yaml", *options)
+    return {kind: (*process.communicate(timeout=PATIENCE), process.returncode) for kind, process in processes.items()}
+
+
+def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client, kernels, failing):
+    name = f"failing_{kernels}"
+    output, errors, code = failing[kernels]
+    assert code == 1
     assert "Traceback" not in errors
     last = output.split(f"{name}: 1 of 4 points finished, 3 failed")[1]
     assert "width=13: FAILED: ValueError: thirteen" in last
