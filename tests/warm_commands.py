@@ -43,6 +43,7 @@ def warm_commands(folder: Path) -> Iterator[Path]:
     Args:
         folder: An empty folder, for the server's socket and for the programs.
     """
+    import shlex
     import subprocess
 
     address = str(folder / "socket")
@@ -51,7 +52,7 @@ def warm_commands(folder: Path) -> Iterator[Path]:
     for name in _PROGRAMS:
         # without site-packages, for speed
         words = (sys.executable, "-I", "-S", __file__, "ask", address, name)
-        (programs / name).write_text("#!/bin/sh\nexec " + " ".join(f"'{word}'" for word in words) + ' "$@"\n')
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         (programs / name).chmod(0o755)
     command = [sys.executable, __file__, "serve", address]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
