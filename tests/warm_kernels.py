@@ -30,6 +30,7 @@ _IMPORTED = (
     "jax.numpy",
     "matplotlib.pyplot",
     "mlflow.data",
+    "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.tracking",
     "optax",
     "resflow.workflow.reports.comparison",
