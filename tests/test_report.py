@@ -172,6 +172,21 @@ def test_heads_of_tables_say_of_what_they_are_the_head():
     assert [head["scope"] for head in soup.select(".html th")] == ["col", "col", "row", "colgroup"]
 
 
+def test_image_in_html_that_says_nothing_of_itself_says_that():
+    image = f"<img src='data:image/png;base64,{PIXEL}'>"
+    soup = page(code("f()", shows({"text/html": image + image.replace("<img", "<img alt='The gap'")})))
+    assert [each["alt"] for each in soup.select(".html img")] == ["no description", "The gap"]
+
+
+def test_code_of_two_languages_is_each_marked_as_its_own():
+    def marked(language):
+        nb = new_notebook(cells=[code("true if x")], metadata={"language_info": {"name": language}})
+        return str(BeautifulSoup(notebook_to_html(nb, title=""), "html.parser").select(".highlight"))
+
+    assert marked("python") != marked("bash")
+    assert marked("python") == marked("python")
+
+
 def test_a_figure_can_say_itself_what_it_shows():
     soup = page(code("f()", shows({"image/png": PIXEL}, **{"image/png": {"alt": "The gap falls", "width": 320}})))
     assert soup.img["alt"] == "The gap falls"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import nbformat
 from markupsafe import Markup
 from nbconvert.exporters.html import HTMLExporter
+from nbconvert.filters.highlight import Highlight2HTML
 from nbformat import NotebookNode
 
 from resflow.workflow.parameters import SourceText, as_declared, brief, declared_in_notebook, effective_values
@@ -66,7 +67,10 @@ def notebook_to_html(
         "changed": [entry for entry in parameters if entry.changed],
         "unchanged": [entry for entry in parameters if not entry.changed],
     }
-    html, _ = _ReportExporter().from_notebook_node(nb, resources={"report": report})
+    language = nb.metadata.get("language_info", {})
+    lexer = language.get("pygments_lexer", language.get("name"))
+    exporter = _exporter(lexer if isinstance(lexer, str) else None)
+    html, _ = exporter.from_notebook_node(nb, resources={"report": report})
     return html.encode(errors="replace").decode()  # half a character, as JSON may have it, has no UTF-8
 
 
@@ -81,8 +85,13 @@ def prepare() -> None:
 class _ReportExporter(HTMLExporter):
     """nbconvert's exporter with this package's template, and nothing taken from the user's configuration."""
 
-    def __init__(self) -> None:
+    def __init__(self, lexer: str | None) -> None:
         super().__init__(template_name="report", extra_template_basedirs=[str(_TEMPLATES)])
+        self.register_filter("highlight_code", Highlight2HTML(pygments_lexer=lexer, parent=self))
+
+    def from_notebook_node(self, nb: Any, resources: Any = None, **options: Any) -> Any:
+        """The page as the template has it, which HTMLExporter would parse again to add what is there already."""
+        return super(HTMLExporter, self).from_notebook_node(nb, resources, **options)
 
     def _validate_preprocessor(self, nb: Any, preprocessor: Any) -> None:
         """Show a notebook that ran, whatever nbformat's schema forbids in it."""
@@ -99,6 +108,12 @@ class _ReportExporter(HTMLExporter):
         yield "described", _described
         yield "link_to", link_to
         yield "tidied", tidied
+
+
+@functools.cache
+def _exporter(lexer: str | None) -> _ReportExporter:
+    """One for all notebooks of a language: it keeps the template compiled."""
+    return _ReportExporter(lexer)
 
 
 _PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp")

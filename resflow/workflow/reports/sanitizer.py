@@ -111,7 +111,7 @@ def _attribute(tag: str, name: str, value: str) -> str | None:
 
 
 class _Decorated:
-    """Cleaned HTML with boxes about its tables, whose heads say of what, and notes in place of images, without sheets.
+    """Cleaned HTML with boxes about its tables, whose heads say of what, and words for its images, without sheets.
 
     Attributes:
         html: The HTML.
@@ -155,6 +155,8 @@ class _Decorated:
                 continue
             if name == "th" and not end and " scope=" not in attributes:
                 parts.append(f'<th scope="{"col" if in_head else "row"}"{attributes}>')
+            elif name == "img" and " alt=" not in attributes:
+                parts.append(f'<img alt="{_NAMELESS}"{attributes}>')
             else:
                 parts.append(token[0])
             in_head += (-1 if end else 1) if name == "thead" else 0
