@@ -168,6 +168,10 @@ class _PromptKernelManager(AsyncKernelManager):
 
     is_alive = _async_is_alive
 
+    async def _async_wait(self, pollinterval: float = 0.02) -> None:
+        """Until it has ended, looked for more often than ten times a second, which is how long ending takes."""
+        await super()._async_wait(min(pollinterval, 0.02))
+
     async def _async_interrupt_kernel(self) -> None:
         if not (self.shutting_down and self.at_rest):
             await super()._async_interrupt_kernel()
