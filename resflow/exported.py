@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import update_wrapper
 from importlib.util import find_spec
 from pathlib import Path
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -126,7 +127,8 @@ class _Program:
             filled = [next(rest) if isinstance(part, _Array) else part for part in parts]
             result = self.function(**jax.tree.unflatten(tree, filled), **fixed)
             leaves, form = jax.tree.flatten(result)
-            if all(eqx.is_array(leaf) and not leaf.weak_type for leaf in leaves):  # which an exported program forgets
+            # An exported program returns arrays alone, and forgets which are weakly typed.
+            if all(eqx.is_array(leaf) and not getattr(leaf, "weak_type", False) for leaf in leaves):
                 structure = pickled(jax.tree.unflatten(form, range(len(leaves))))
             return [leaf for leaf in leaves if eqx.is_array(leaf)]
 
@@ -152,6 +154,6 @@ def _settings() -> tuple[Any, ...]:
 def _write(file: Path, content: bytes) -> None:
     """Write the file, whole or not at all."""
     with suppress(OSError):  # a full disk: it is traced again
-        part = file.with_suffix(f".{os.getpid()}")
+        part = file.with_suffix(f".{os.getpid()}-{get_ident()}")
         part.write_bytes(content)
         part.replace(file)

@@ -15,8 +15,8 @@ SECTION = """# Speed of executions
 What a short notebook costs: `train_residual_unit` at {steps} steps with another seed each time, from the command to its
 exit. Plain papermill and `resflow run` take turns, {count} executions of each; the sweep has the same seeds and
 {workers} workers, and its time is that of the whole command by its {points} points. What they import is compiled and in
-the file cache, and the programs are in JAX's cache, which plain papermill does not use. Medians, with the range; ratios
-are to plain papermill. The load is the number of processes that wanted a core, this benchmark's own among them.
+the file cache, and the programs in the project's cache, which plain papermill does not use. Medians, with the range;
+ratios are to plain papermill. The load is the number of processes that wanted a core, this benchmark's own among them.
 
 | | Seconds | Ratio | Load |
 | --- | --: | --: | --: |
