@@ -75,8 +75,6 @@ def _began() -> float | None:
 
 
 class _Pickler(pickle.Pickler):
-    fast = True  # nothing is referred back to: equal values have equal pickles
-
     def reducer_override(self, obj: Any) -> Any:
         name, module = getattr(obj, "__qualname__", None), getattr(obj, "__module__", None)
         if not callable(obj) or name is None or module is None:
@@ -106,8 +104,10 @@ class _Describer(_Pickler):
 
 def _dumped(value: Any, pickler: type[_Pickler]) -> bytes | None:
     file = io.BytesIO()
+    writer = pickler(file)
+    writer.fast = True  # nothing is referred back to: equal values have equal pickles
     try:
-        pickler(file).dump(value)
+        writer.dump(value)
     except (pickle.PicklingError, AttributeError, TypeError, ValueError, RecursionError):
         return None
     return file.getvalue()
