@@ -8,7 +8,6 @@ what signals come; and ends with its exit code.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -18,9 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fork_server import asked, forked, take_over, wanted_of
+
 ROOT = Path(__file__).parents[1]
 _PROGRAMS = ("resflow", "papermill")
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _IMPORTED = (
     "mlflow.store.tracking.sqlalchemy_store",
     "papermill",
@@ -51,7 +51,7 @@ def warm_commands(folder: Path) -> Iterator[Path]:
     programs.mkdir()
     for name in _PROGRAMS:
         # without site-packages, for speed
-        words = (sys.executable, "-I", "-S", __file__, "ask", address, name)
+        words = (sys.executable, "-E", "-s", "-S", __file__, "ask", address, name)
         (programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         (programs / name).chmod(0o755)
     command = [sys.executable, __file__, "serve", address]
@@ -65,22 +65,13 @@ def warm_commands(folder: Path) -> Iterator[Path]:
 
 def ask(address: str, program: str, *arguments: str) -> None:
     """Have a program run with these arguments, hand on what signals come for it, and end as it does."""
-    server = socket.socket(socket.AF_UNIX)
-    server.connect(address)
-    for number in _FORWARDED:
-        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
-    wanted = {"program": program, "arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
-    text = json.dumps(wanted).encode()
-    socket.send_fds(server, [len(text).to_bytes(8, "big")], [0, 1, 2])
-    server.sendall(text)
-    sys.exit(server.recv(1)[0])
+    sys.exit(asked(address, program=program, arguments=arguments).recv(1)[0])
 
 
 def serve(address: str) -> None:
     """Fork a process for everyone who asks, until standard input is closed."""
     import gc
     import importlib
-    import select
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
@@ -93,35 +84,16 @@ def serve(address: str) -> None:
         assert "dask" not in sys.modules, "it reads the environment while it is imported"
         assert threading.active_count() == 1, "no thread survives a fork"
         sys.path.pop(0)
-        gc.collect()
-        gc.freeze()  # so that forks share the pages of what there is
-        gc.enable()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which end this
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        while sys.stdin not in select.select([sys.stdin, listening], [], [])[0]:
-            connection = listening.accept()[0]
-            if os.fork() == 0:
-                listening.close()
-                _attend(connection)
-                return
-            connection.close()
+        if connection := forked(listening):
+            _attend(connection)
 
 
 def _attend(connection: socket.socket) -> None:
     """Run what is asked for at the other end in a process, and tell its exit code."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    size, standard, *_ = socket.recv_fds(connection, 8, 3)
-    text = b""
-    while len(text) < int.from_bytes(size, "big"):
-        text += connection.recv(1 << 16)
-    for own, given in enumerate(standard):
-        os.dup2(given, own)
-        os.close(given)
+    wanted = wanted_of(connection)
     if (pid := os.fork()) == 0:
         connection.close()
-        _run(**json.loads(text))
+        _run(**wanted)
         return
     for own in (0, 1, 2):  # whoever reads what the program writes sees it end
         os.close(own)
@@ -136,9 +108,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], folder
     import runpy
     import tempfile
 
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
+    take_over(environment, folder)
     tempfile.tempdir = None
     path = str(Path(sys.executable).parent / program)
     sys.argv = [path, *arguments]

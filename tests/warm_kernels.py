@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
-import signal
 import socket
 import sys
 import threading
@@ -18,11 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fork_server import asked, forked, take_over, wanted_of
+
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / ".pytest_cache" / "programs"
 """What any of these kernels traced, for the next."""
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LIGHT = ("IPython.display", "ipykernel.kernelapp")
 _IMPORTED = (
     *_LIGHT,
@@ -57,7 +56,7 @@ def warm_kernels(folder: Path, *modules: str) -> Iterator[dict[str, str]]:
     address = str(folder / "socket")
     spec = KernelSpecManager().get_kernel_spec("python3").to_dict()
     # without site-packages, for speed
-    spec["argv"] = [sys.executable, "-I", "-S", __file__, "ask", address, "-f", "{connection_file}"]
+    spec["argv"] = [sys.executable, "-E", "-s", "-S", __file__, "ask", address, "-f", "{connection_file}"]
     place = folder / "share" / "kernels" / "python3"
     place.mkdir(parents=True)
     (place / "kernel.json").write_text(json.dumps(spec))
@@ -73,15 +72,7 @@ def warm_kernels(folder: Path, *modules: str) -> Iterator[dict[str, str]]:
 
 def ask(address: str, *options: str) -> None:
     """Have a kernel forked with these options, hand on what signals come for it, and end with it."""
-    server = socket.socket(socket.AF_UNIX)
-    server.connect(address)
-    wanted = {"environment": dict(os.environ), "folder": os.getcwd(), "options": options}
-    text = json.dumps(wanted).encode()
-    for number in _FORWARDED:
-        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
-    socket.send_fds(server, [len(text).to_bytes(8, "big")], [0, 1, 2])
-    server.sendall(text)
-    server.recv(1)
+    asked(address, options=options).recv(1)
 
 
 def serve(address: str, *modules: str) -> None:
@@ -100,23 +91,12 @@ def serve(address: str, *modules: str) -> None:
         computes = "a module computes while it is imported: no fork would survive it"
         assert not xla_bridge.backends_are_initialized(), computes
     sys.path.pop(0)
-    gc.collect()
-    gc.freeze()  # so that forks share the pages of what there is
-    gc.enable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, which end this
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
         print("listening", flush=True)
-        while sys.stdin not in (ready := select.select([sys.stdin, listening], [], [])[0]):
-            assert listening in ready
-            connection = listening.accept()[0]
-            if os.fork() == 0:
-                listening.close()
-                become_kernel(connection)
-                return
-            connection.close()
+        if connection := forked(listening):
+            become_kernel(connection)
 
 
 def _library() -> list[str]:
@@ -128,20 +108,8 @@ def _library() -> list[str]:
 def become_kernel(connection: socket.socket) -> None:
     """Be the kernel that is asked for at the other end, until it is shut down."""
     server = os.getppid()
-    os.setsid()
-    for number in (signal.SIGINT, signal.SIGCHLD):
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    size, standard, *_ = socket.recv_fds(connection, 8, 3)
-    text = b""
-    while len(text) < int.from_bytes(size, "big"):
-        text += connection.recv(1 << 16)
-    for own, given in enumerate(standard):
-        os.dup2(given, own)
-        os.close(given)
-    wanted = json.loads(text)
-    os.environ.clear()
-    os.environ.update(wanted["environment"])
-    os.chdir(wanted["folder"])
+    wanted = wanted_of(connection)
+    take_over(wanted["environment"], wanted["folder"])
     threading.Thread(target=follow, args=(connection,), daemon=True).start()
 
     from ipykernel import kernelapp
