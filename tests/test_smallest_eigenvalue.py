@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
@@ -300,6 +303,26 @@ for loss, m in (("logistic", None), ("softmax", 3)):
 
 def test_data_sharded_over_eight_devices_give_the_same_bracket():
     run_on_eight_devices(SHARDED)
+
+
+THREADS = """
+import numpy as np
+import resflow
+
+rng = np.random.default_rng(0)
+X, features = rng.standard_normal((426, 31)), rng.standard_normal((426, 32))
+w, V = rng.standard_normal(31), rng.standard_normal((31, 32))
+point = resflow.Point(w, V, features, X, np.sign(X[:, 0]), "logistic")
+print([float(value).hex() for value in resflow.smallest_eigenvalue(point)[:4]])
+"""
+
+
+def test_bits_at_a_small_point_are_the_same_on_any_number_of_threads():
+    """NPROC is what XLA sizes its pool of threads by."""
+    command = [sys.executable, "-c", THREADS]
+    runs = [subprocess.Popen(command, env=os.environ | {"NPROC": n}, stdout=subprocess.PIPE) for n in ("1", "2", "16")]
+    assert len({run.communicate()[0] for run in runs}) == 1
+    assert all(run.returncode == 0 for run in runs)
 
 
 def test_the_hessian_is_that_of_the_loss_at_hand():

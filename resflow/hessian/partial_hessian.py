@@ -17,6 +17,10 @@ __all__ = ["PartialHessian", "hessian_vector_product", "partial_hessian", "reduc
 
 _LARGEST_DECOMPOSED = 8_192  # of 512 MiB in float64, and a minute for its eigenvalues on two cores
 
+_NARROW, _SHORT = 256, 1_024
+_PANEL = 128
+"""Matrices of so few columns and rows are summed over so many rows at a time, which takes next to no longer."""
+
 
 class PartialHessian(NamedTuple):
     """∇²F in (W, V), whose quadratic form is that of `K` in (A, C) plus 2 Σ_j γ_j a_jᵀu_j.
@@ -207,10 +211,18 @@ def _complement(Q: jax.Array) -> jax.Array:
     return (jnp.eye(d, dtype=Q.dtype) - 2.0 * jnp.outer(axis, axis) / (axis @ axis))[:, 1:]
 
 
+def _gram_by_panels(J: jax.Array) -> jax.Array:
+    """JᵀJ, its bits the same on any number of threads: these decide in what panels Eigen sums over many rows."""
+    panels = jnp.pad(J, ((0, -len(J) % _PANEL), (0, 0))).reshape(-1, _PANEL, J.shape[1])
+    return jax.lax.fori_loop(1, len(panels), lambda i, total: total + panels[i].T @ panels[i], panels[0].T @ panels[0])
+
+
 def _gram(J: jax.Array, block: int = 320) -> jax.Array:
     """JᵀJ, a symmetric product: only blocks on and below the diagonal are computed."""
     columns = J.shape[1]
     count = columns // block
+    if columns <= _NARROW and len(J) <= _SHORT:
+        return _gram_by_panels(J)
     if count < 2:
         return J.T @ J
     edges = [columns * i // count for i in range(count + 1)]
