@@ -246,7 +246,8 @@ sys.path.insert(0, "tests")
 from test_forking import Kernel
 kernel = Kernel(forks=True)
 kernel.run("import subprocess; child = subprocess.Popen(['sleep', '600'])")
-print(kernel.not_forked or kernel.pid, kernel.manager.provisioner.process.__class__.__name__, flush=True)
+process = kernel.manager.provisioner.process.__class__.__name__
+print(kernel.not_forked or kernel.pid, process, kernel.manager.connection_file, flush=True)
 input()
 """
 
@@ -255,11 +256,13 @@ input()
 def test_nothing_is_left_of_a_process_that_was_killed(number):
     command, pipe = [sys.executable, "-c", OWNER], subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as owner:
-        pid, process = owner.stdout.readline().split()
+        pid, process, connection_file = owner.stdout.readline().split()
         assert process == "ForkedProcess"
+        assert Path(connection_file).is_file()
         family = [psutil.Process(int(pid)), *psutil.Process(int(pid)).children(), psutil.Process(int(pid)).parent()]
         owner.send_signal(number)
     assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert not Path(connection_file).exists()
 
 
 def test_kernels_end_with_a_server_that_is_killed():

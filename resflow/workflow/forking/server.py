@@ -20,6 +20,7 @@ import ctypes
 import gc
 import importlib
 import io
+import itertools
 import json
 import os
 import resource
@@ -152,14 +153,23 @@ def _obstacle() -> str:
 class _Kernel:
     """A kernel that was forked: its process, who asked for it, and a descriptor that is readable when that is gone."""
 
-    def __init__(self, pid: int, connection: socket.socket, asker: int | None) -> None:
+    def __init__(self, pid: int, connection: socket.socket, asker: int | None, wanted: dict) -> None:
         self.pid, self.connection, self.asker = pid, connection, asker
+        options = itertools.pairwise(wanted["command"])
+        self.files = [os.path.join(wanted["folder"], value) for option, value in options if option == "-f"]
 
     def signal(self, number: int) -> None:
         for send in (os.killpg, os.kill):  # it may be about to become the leader of a group
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 send(self.pid, number)
                 return
+
+    def end(self) -> None:
+        """Kill it, and remove the file that says how to reach it, as who asked would have done."""
+        self.signal(signal.SIGKILL)
+        for path in self.files:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def forget(self) -> None:
         self.connection.close()
@@ -200,7 +210,7 @@ class _Server:
                     return fork.kernel, fork.streams
                 except EOFError:
                     for kernel in self.kernels.values():
-                        kernel.signal(signal.SIGKILL)
+                        kernel.end()
                     return None
         return None
 
@@ -289,7 +299,7 @@ class _Server:
         with contextlib.suppress(OSError, AttributeError):  # of an old Linux; the connection has to do
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             asker = os.pidfd_open(struct.unpack("3i", credentials)[0])
-        return _Kernel(pid, connection, asker)
+        return _Kernel(pid, connection, asker, wanted)
 
     def _told(self, kernel: _Kernel) -> None:
         try:
@@ -303,7 +313,7 @@ class _Server:
 
     def _gone(self, kernel: _Kernel) -> None:
         self._unwatch(kernel)
-        kernel.signal(signal.SIGKILL)
+        kernel.end()
 
     def _unwatch(self, kernel: _Kernel) -> None:
         for source in (kernel.connection, kernel.asker):
