@@ -17,7 +17,7 @@ import pytest
 from distributed import Security
 
 from resflow.errors import InvalidInputError
-from resflow.workflow.sweeps.worker.cluster import local_cluster, running_cluster
+from resflow.workflow.sweeps.worker.cluster import local_cluster, prepare_workers, running_cluster
 
 DASK = Path(sys.executable).parent / "dask"
 
@@ -30,6 +30,7 @@ def answer(port, path):
 
 
 def test_local_cluster_listens_to_this_machine_only_shows_no_pages_and_leaves_nothing(tmp_path, monkeypatch):
+    prepare_workers()  # whose folder stays for as long as this process
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with local_cluster(1, retries=0) as client:
         assert client.submit(int, "3").result() == 3

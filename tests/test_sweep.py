@@ -160,7 +160,7 @@ def test_sweep_killed_with_its_driver_and_a_worker_goes_on_and_repeats_nothing_f
     assert refused.returncode == 2
     assert f"'{name}' is being run by" in refused.stderr
 
-    victim = started_by(again, "multiprocessing.spawn")[-1]
+    victim = started_by(again, "multiprocessing.forkserver")[-1]
     victim.kill()
     wait_until(lambda: sum(len(pids) for pids in marks(project, name).values()) == 7, again)
     (project / name / "go").touch()
@@ -216,6 +216,18 @@ def test_points_that_fail_stop_no_others_and_are_said_at_the_end(project, client
     assert (parent.info.status, parent.data.tags["resflow.error"]) == ("FAILED", "3 of 4 points are not finished")
     plan = resflow_here(project, "sweep", f"{name}.yaml", "--dry-run").stdout
     assert f"{name}: 4 points in 4 executions, 1 finished; the rest takes about" in plan
+
+
+def test_points_have_the_environment_of_the_command_and_workers_no_modules_of_its_folder(tmp_path):
+    make_project(tmp_path)
+    (tmp_path / "distributed.py").write_text("raise SystemExit('imported in place of the library')")
+    look = "import json, os\njson.dump(dict(os.environ), open('seen.json', 'w'))"
+    write_notebook(tmp_path / "look.ipynb", look, parameters="width: int = 1")
+    (tmp_path / "look.yaml").write_text("notebook: look.ipynb\naxes: {width: [1]}\n")
+    process = sweep(tmp_path, "look")
+    assert events_of(process)[-1]["finished"] == 1
+    added = json.loads((tmp_path / "seen.json").read_text()).keys() - os.environ.keys()
+    assert not {name for name in added if name.startswith(("PYTHONSAFE", "OMP_", "MKL_", "OPENBLAS_", "MALLOC_"))}
 
 
 def test_running_cluster_is_joined_and_points_of_another_sweep_are_shared(project, client, monkeypatch):

@@ -17,8 +17,12 @@ _PARTS = {
     "worker": ("multiprocessing.spawn", "spawn_main"),
     "kernel": ("ipykernel_launcher",),
 }
-_FORKING = {"sweeps.worker.process": ("server", "point"), "forking/server.py": ("forker", "kernel")}
-"""As what processes are started that fork others, and the parts that both play: for each point, and its kernel."""
+_FORKING = {
+    "multiprocessing.forkserver": ("origin", "worker"),
+    "sweeps.worker.process": ("server", "point"),
+    "forking/server.py": ("forker", "kernel"),
+}
+"""As what processes are started that fork others, and the parts that both play: workers, points and their kernels."""
 
 
 def of_trial(value: str) -> list[psutil.Process]:
@@ -34,7 +38,7 @@ def of_trial(value: str) -> list[psutil.Process]:
 
 
 def playing(part: str, value: str) -> Iterator[psutil.Process]:
-    """The processes of a trial that play a part: scheduler, worker, server, point, forker, kernel, starting kernel."""
+    """The processes of a trial that play a part: one of those above, or starting kernel."""
     for process in of_trial(value):
         if (plays := played_by(process)) and part.endswith(plays):
             yield process

@@ -9,7 +9,7 @@ from typing import NamedTuple
 __all__ = ["Strike", "strike"]
 
 VICTIMS = {
-    "sweep": ("driver", "worker", "server", "point", "forker", "kernel", "starting kernel"),
+    "sweep": ("driver", "origin", "worker", "server", "point", "forker", "kernel", "starting kernel"),
     "cluster": ("driver", "scheduler", "worker", "server", "point", "forker", "kernel", "starting kernel"),
     "papermill": ("papermill", "forker", "kernel", "starting kernel"),
 }

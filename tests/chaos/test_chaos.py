@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,8 +47,7 @@ class Trial:
 
     def __init__(self, root: Path, kind: str) -> None:
         self.root, self.kind, self.value = make_project(root / "project"), kind, str(root)
-        self.temporary = root / "tmp"
-        self.temporary.mkdir()
+        self.temporary = Path(tempfile.mkdtemp(prefix="chaos-"))  # with a short path, as sockets are below it
         write_notebook(self.root / "work.ipynb", *CELLS, parameters="seed: int = 0")
         (self.root / "work.yaml").write_text(f"notebook: work.ipynb\naxes: {{seed: {{seeds: {POINTS}}}}}\n")
         self.cluster: list[subprocess.Popen] = []
@@ -171,6 +171,7 @@ def test_struck_at_any_moment_the_same_command_completes_and_nothing_is_left(see
         assert parent.info.status == "FINISHED"
     own = {"dask-scratch-space"} if blow.kind == "cluster" else set()  # of the user's cluster, and no sweep's
     assert {path.name for path in trial.temporary.iterdir()} <= own
+    shutil.rmtree(trial.temporary)
     shutil.rmtree(tmp_path)
 
 

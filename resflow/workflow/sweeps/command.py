@@ -66,11 +66,13 @@ def sweep(
     from resflow.workflow.sweeps.plan import Planner
     from resflow.workflow.sweeps.progress import JsonDisplay, LineDisplay, LiveDisplay
     from resflow.workflow.sweeps.state import Sweep
-    from resflow.workflow.sweeps.worker.cluster import ClusterLostError
+    from resflow.workflow.sweeps.worker.cluster import ClusterLostError, prepare_workers
     from resflow.workflow.sweeps.worker.job import Limits
 
     planner = Planner(read_sweep_file(file, goal_named(metric, maximize)))
     executions = planner.executions()  # before a store is made for a file that is at fault
+    if not (dry_run or scheduler):
+        prepare_workers()
     planned = Sweep(planner, executions, open_client())
     if dry_run:
         _show_plan(planned, as_json, every_point)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from resflow.errors import nearest
 from resflow.workflow.declared_types import SourceText
 from resflow.workflow.goal import Goal
@@ -126,6 +124,8 @@ def read_sweep_file(path: Path, goal: Goal | None = None) -> SweepFile:
     Raises:
         InvalidInputError: With file and line, if anything in it is not as docs/sweeps.md says.
     """
+    import nbformat  # which takes a moment, and workers import this module too
+
     content, text = read_yaml(path)
     entries = content.named(_KEYS)
     for key in ("notebook", "axes"):

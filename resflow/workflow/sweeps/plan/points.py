@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import nbformat
-
 from resflow.errors import InvalidInputError
 from resflow.workflow.sources import code_digest
 from resflow.workflow.sweeps.file.axes import MOST_VALUES, combinations, size
@@ -93,6 +91,8 @@ class Planner:
     """Makes executions of a sweep's notebook for values of its axes."""
 
     def __init__(self, sweep: SweepFile) -> None:
+        import nbformat  # which takes a moment, and workers import this module too
+
         self.sweep = sweep
         self._code = code_digest(nbformat.reads(sweep.notebook_text, as_version=4))
         self._fixed = with_files_found(sweep.effective({}), sweep.folder)

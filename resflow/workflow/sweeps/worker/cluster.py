@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.resource_tracker import ensure_running
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.scratch import temporary_folder
@@ -16,9 +21,13 @@ from resflow.workflow.scratch import temporary_folder
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["ClusterLostError", "cores", "local_cluster", "running_cluster"]
+__all__ = ["SAFE_PATH", "ClusterLostError", "cores", "local_cluster", "prepare_workers", "running_cluster"]
 
 CONNECT_SECONDS = 10
+
+SAFE_PATH = "PYTHONSAFEPATH"
+"""The variable that keeps files of the current folder from being imported in place of modules."""
+_IMPORTS = "resflow.workflow.sweeps.worker.imports"
 
 
 class ClusterLostError(Exception):
@@ -28,6 +37,34 @@ class ClusterLostError(Exception):
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def prepare_workers() -> str:
+    """Start what the workers of `local_cluster` are forked from, where they can be: it imports while this goes on.
+
+    Returns:
+        How `multiprocessing` is to start them: "forkserver", or "spawn".
+    """
+    if sys.platform != "linux":
+        return "spawn"
+    multiprocessing.set_forkserver_preload([_IMPORTS])
+    former = os.environ.get(SAFE_PATH), tempfile.tempdir
+    os.environ[SAFE_PATH] = former[0] or _IMPORTS  # who finds its own name there takes it out
+    folder = ExitStack()
+    try:
+        # where its socket is left by kill -9, too, it is removed by the next who makes such a folder
+        tempfile.tempdir = str(folder.enter_context(temporary_folder()))
+        Finalize(None, folder.close, exitpriority=-1_000)  # after those of what is in it
+        with _started_without_interrupts():
+            forkserver.ensure_running()
+    except OSError:  # a socket's path must be short, and that of temporary files is not
+        return "spawn"
+    finally:
+        tempfile.tempdir = former[1]
+        if not former[0]:
+            del os.environ[SAFE_PATH]
+    return "forkserver"
 
 
 @contextmanager
@@ -44,8 +81,9 @@ def local_cluster(workers: int, retries: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    settings = {
-        "distributed.worker.multiprocessing-method": "spawn",
+    settings: dict[str, Any] = {
+        "distributed.worker.multiprocessing-method": prepare_workers(),
+        "distributed.nanny.pre-spawn-environ": {},  # how many threads a kernel may have is for the sweep to say
         "distributed.scheduler.allowed-failures": retries,
         "distributed.scheduler.worker-saturation": 1.0,  # a task waits with the scheduler, not behind another
         "distributed.worker.profile.enabled": False,
@@ -75,7 +113,7 @@ def _started_without_interrupts() -> Iterator[None]:
 
     Threads and processes inherit the mask. What a worker starts takes it off again.
     """
-    ensure_running()  # multiprocessing's tracker, as Python 3.11 takes the mask off where that is started
+    resource_tracker.ensure_running()  # before: Python 3.11 takes the mask off where it starts that
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -26,7 +26,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.forking.client import KERNELS
@@ -77,13 +77,11 @@ def main() -> None:
             os.close(held)
             os._exit(_child(task, watched))
         os.close(watched)
-        print(pid, flush=True)
+        _tell(pid)
         if (code := _wait(pid)) is None:
-            # The worker is gone: so are the pipes in a moment, and the child sees it. Else nothing is closed, as that
-            # would take its kernel from it before it has said that it was killed.
-            os._exit(1)
+            _leave()
         os.close(held)
-        print(code, flush=True)
+        _tell(code)
 
 
 def _with_kernels(task: Task) -> Task:
@@ -117,6 +115,21 @@ def _import_all() -> None:
     gc.enable()
 
 
+def _tell(number: int) -> None:
+    try:
+        print(number, flush=True)
+    except BrokenPipeError:
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End, as the worker is gone: so are the pipes in a moment, and a child at work sees it.
+
+    Else nothing is closed, as that would take its kernel from it before it has said that it was killed.
+    """
+    os._exit(1)
+
+
 def _wait(pid: int) -> int | None:
     """The child's exit code, or minus the signal that killed it; None if standard input is closed before."""
     while True:
@@ -134,6 +147,8 @@ def _child(task: Task, watched: int) -> int:
         os.setsid()
         os.environ.clear()
         os.environ.update(task.environment)
+        if not Path(task.folder).exists():  # the worker is gone already, and somebody tidied up
+            return 1
         log = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for own, standard in ((nothing, 0), (log, 1), (log, 2)):
