@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -283,11 +284,14 @@ def test_attempt_is_over_only_when_its_process_is_gone_even_if_the_server_above_
     work = ["sleep", f"1.{os.getpid()}"]
     dies_at_once = f"import subprocess as s; input(); print(s.Popen({work}, stdout=s.DEVNULL).pid, flush=True)"
     server = object.__new__(PointServer)
-    pipe = subprocess.PIPE
-    server._process = subprocess.Popen([sys.executable, "-c", dies_at_once], stdin=pipe, stdout=pipe, text=True)
-    assert server.execute(Task("", "", "", {}, {}), lambda: "") == (-signal.SIGKILL, "")
+    server._connection, theirs = socket.socketpair()
+    server._answers = server._connection.makefile()
+    with theirs, subprocess.Popen([sys.executable, "-c", dies_at_once], stdin=theirs, stdout=theirs):
+        theirs.close()
+        assert server.execute(Task("", "", "", {}, {}), lambda: "") == (-signal.SIGKILL, "")
+        assert server._is_gone()
+        server.close()
     assert work not in [each.info["cmdline"] for each in psutil.process_iter(["cmdline"])]
-    server._process.communicate()
 
 
 def test_sweep_started_again_says_no_longer_what_went_wrong_before(tmp_path, monkeypatch):

@@ -19,10 +19,13 @@ _PARTS = {
 }
 _FORKING = {
     "multiprocessing.forkserver": ("origin", "worker"),
-    "sweeps.worker.process": ("server", "point"),
     "forking/server.py": ("forker", "kernel"),
 }
 """As what processes are started that fork others, and the parts that both play: workers, points and their kernels."""
+
+
+_CALLED = {"resflow-server": "server", "resflow-point": "point"}
+"""What processes call themselves."""
 
 
 def of_trial(value: str) -> list[psutil.Process]:
@@ -47,6 +50,8 @@ def playing(part: str, value: str) -> Iterator[psutil.Process]:
 def played_by(process: psutil.Process) -> str:
     """The part that a process plays; "" if it has none, or is gone."""
     try:
+        if part := _CALLED.get(process.name()):
+            return part
         line, above = " ".join(process.cmdline()), process.parent()
         for started_as, (itself, fork) in _FORKING.items():
             if started_as in line:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.scratch import temporary_folder
+from resflow.workflow.sweeps.worker.server import servers_beside
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,8 +82,9 @@ def local_cluster(workers: int, retries: int) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
+    method = prepare_workers()
     settings: dict[str, Any] = {
-        "distributed.worker.multiprocessing-method": prepare_workers(),
+        "distributed.worker.multiprocessing-method": method,
         "distributed.nanny.pre-spawn-environ": {},  # how many threads a kernel may have is for the sweep to say
         "distributed.scheduler.allowed-failures": retries,
         "distributed.scheduler.worker-saturation": 1.0,  # a task waits with the scheduler, not behind another
@@ -91,7 +93,12 @@ def local_cluster(workers: int, retries: int) -> Iterator[Client]:
         "distributed.worker.http.routes": [],
         "distributed.admin.tick.limit": "1h",  # it would report a busy machine as a fault of ours
     }
-    with temporary_folder() as folder, dask.config.set(settings | {"temporary-directory": str(folder)}):
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_folder())
+        settings["temporary-directory"] = str(folder)
+        if method == "forkserver":
+            settings |= stack.enter_context(servers_beside(workers, folder))
+        stack.enter_context(dask.config.set(settings))
         with _started_without_interrupts():
             cluster = LocalCluster(
                 n_workers=workers,

@@ -1,4 +1,4 @@
-"""What worker processes of this machine need, imported in one process, from which all of them are forked.
+"""What workers of this machine need, and servers of points, imported in one process, from which all are forked.
 
 `multiprocessing` imports this module in its server of forks, and nothing else does. No import may connect to anything
 or start a thread: neither would survive a fork.
@@ -12,6 +12,7 @@ from importlib import import_module
 
 from resflow.workflow.forking.server import end_with
 from resflow.workflow.sweeps.worker.cluster import SAFE_PATH
+from resflow.workflow.sweeps.worker.process import import_all
 
 
 def _end_with(server: int) -> None:
@@ -28,7 +29,6 @@ for name in (
     "resflow.workflow.cli",
     "resflow.workflow.sweeps.worker.attempt",
     "distributed.nanny",
-    "mlflow.tracking",
-    "mlflow.store.tracking.sqlalchemy_store",
 ):
     import_module(name)
+import_all()

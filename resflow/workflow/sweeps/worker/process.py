@@ -1,9 +1,9 @@
 """Processes that execute one notebook each, forked from one that has imported all of it, and gone with whoever asked.
 
-A worker starts `python -m resflow.workflow.sweeps.worker.process` once. For every task, a line of JSON on standard
-input, that process forks a child, which executes the notebook; it answers with the child's process id, and with its
-exit code when it ends. Importing papermill and MLflow takes longer than a small notebook, and is paid once a worker; so
-is importing what the notebook does, by the server of kernels that it starts.
+A worker has one such server: forked for it with the workers of a machine, or `python -m` of this module with a socket
+as its standard input. For every task, a line of JSON, it forks a child, which executes the notebook; it answers with
+the child's process id, and with its exit code when it ends. Importing papermill and MLflow takes longer than a small
+notebook, and is paid once; so is importing what the notebook does, by the server of kernels that it starts.
 
 Every child watches a pipe that its server holds open. When that closes, because the server or the worker above it is
 gone, by kill -9 too, the execution is ended as by SIGTERM: the run is KILLED and its kernel gone. The server of kernels
@@ -20,7 +20,9 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -30,9 +32,10 @@ from typing import Any, NamedTuple, NoReturn
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.forking.client import KERNELS
+from resflow.workflow.quick_imports import leave_out_grammars
 from resflow.workflow.scratch import kept
 
-__all__ = ["GRACE_SECONDS", "Task", "main"]
+__all__ = ["GRACE_SECONDS", "Task", "import_all", "serve", "serve_first"]
 
 GRACE_SECONDS = 20.0
 """How long a run may take to say that it was killed."""
@@ -63,25 +66,35 @@ class Task(NamedTuple):
         return Path(self.folder) / "log.txt"
 
 
-def main() -> None:
-    """Execute tasks until standard input is closed."""
+def serve_first(listening: socket.socket) -> None:
+    """Execute tasks of who first connects; for `multiprocessing`, in a fork of what has imported all of it."""
+    os.setsid()  # Ctrl-C in a terminal is for the driver, which ends the rest in order
+    connection, _ = listening.accept()
+    listening.close()
+    serve(connection)
+
+
+def serve(connection: socket.socket) -> None:
+    """Execute tasks until the worker at the other end is gone."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked in workers; kernels must not inherit that
-    # jsonschema would parse a grammar of internationalised addresses, which takes a second and no notebook has.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-    for line in iter(sys.stdin.readline, ""):
+    warnings.simplefilter("ignore")  # of forks: no thread has been started, and JAX has computed nothing
+    leave_out_grammars()
+    _be_called("resflow-server")
+    for line in connection.makefile():
         task = _with_kernels(Task(*json.loads(line)))
-        _import_all()
+        import_all()
         watched, held = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(held)
+            os.close(connection.detach())
             os._exit(_child(task, watched))
         os.close(watched)
-        _tell(pid)
-        if (code := _wait(pid)) is None:
+        _tell(connection, pid)
+        if (code := _wait(connection, pid)) is None:
             _leave()
         os.close(held)
-        _tell(code)
+        _tell(connection, code)
 
 
 def _with_kernels(task: Task) -> Task:
@@ -100,9 +113,10 @@ def _with_kernels(task: Task) -> Task:
 
 
 @functools.cache
-def _import_all() -> None:
+def import_all() -> None:
     """What an execution needs. Nothing may be connected or started here: it would not survive the fork."""
     gc.disable()  # what is imported stays: looking for garbage among it would take a third of the time
+    leave_out_grammars()
     import mlflow.tracking  # noqa: F401
     import papermill  # noqa: F401
     from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
@@ -115,10 +129,10 @@ def _import_all() -> None:
     gc.enable()
 
 
-def _tell(number: int) -> None:
+def _tell(connection: socket.socket, number: int) -> None:
     try:
-        print(number, flush=True)
-    except BrokenPipeError:
+        connection.sendall(f"{number}\n".encode())
+    except ConnectionError:
         _leave()
 
 
@@ -130,13 +144,13 @@ def _leave() -> NoReturn:
     os._exit(1)
 
 
-def _wait(pid: int) -> int | None:
-    """The child's exit code, or minus the signal that killed it; None if standard input is closed before."""
+def _wait(connection: socket.socket, pid: int) -> int | None:
+    """The child's exit code, or minus the signal that killed it; None if the connection is closed before."""
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
-        readable, _, _ = select.select([sys.stdin], [], [], POLL_SECONDS)
+        readable, _, _ = select.select([connection], [], [], POLL_SECONDS)
         if readable:  # nothing is sent while a job is at work
             return None
 
@@ -145,6 +159,7 @@ def _child(task: Task, watched: int) -> int:
     """Execute a notebook in this process, which is a fork; its exit code, 0 if the notebook ran through."""
     try:
         os.setsid()
+        _be_called("resflow-point")
         os.environ.clear()
         os.environ.update(task.environment)
         if not Path(task.folder).exists():  # the worker is gone already, and somebody tidied up
@@ -155,6 +170,7 @@ def _child(task: Task, watched: int) -> int:
             os.dup2(own, standard)
         threading.Thread(target=_end_when_closed, args=(watched,), daemon=True).start()
         with kept(Path(task.folder)):
+            tempfile.tempdir = task.folder  # what this leaves when it is stopped, as a kernel's address, goes with that
             return _execute(task)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
@@ -165,6 +181,12 @@ def _child(task: Task, watched: int) -> int:
         with contextlib.suppress(OSError):  # the log's disk may be full
             sys.stdout.flush()
             sys.stderr.flush()
+
+
+def _be_called(name: str) -> None:
+    """Show a name in lists of processes, where the system has them."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def _end_when_closed(watched: int) -> None:
@@ -204,7 +226,4 @@ def _execute(task: Task) -> int:
 
 
 if __name__ == "__main__":
-    with warnings.catch_warnings():
-        # Forking is safe here: no thread has been started, and JAX, which warns of it, has computed nothing.
-        warnings.simplefilter("ignore")
-        main()
+    serve(socket.socket(fileno=os.dup(0)))

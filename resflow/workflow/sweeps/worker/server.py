@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
-from resflow.workflow.sweeps.worker.process import GRACE_SECONDS, Task
+from resflow.workflow.sweeps.worker.process import GRACE_SECONDS, Task, serve_first
 
-__all__ = ["PointServer"]
+__all__ = ["PointServer", "servers_beside"]
+
+_FOLDER, _SOCKET = "resflow.servers-of-points", "server-"
 
 POLL_SECONDS = 0.1
 
@@ -28,20 +35,17 @@ class PointServer:
     _lock = threading.Lock()
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "resflow.workflow.sweeps.worker.process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C in a terminal is for the driver, which ends the rest in order
-        )
+        self.pid, self._connection = _forked_beforehand() or _started()
+        self._answers = self._connection.makefile()
 
     @classmethod
     def here(cls) -> PointServer:
         """The server of this process, started if there is none or it died."""
         with cls._lock:
-            if cls._here is None or cls._here._process.poll() is not None:
-                cls._here = cls()
+            if cls._here is not None and cls._here._is_gone():
+                cls._here.close()
+                cls._here = None
+            cls._here = cls._here or cls()
             return cls._here
 
     def execute(self, task: Task, watch: Callable[[], str]) -> tuple[int, str]:
@@ -54,14 +58,11 @@ class PointServer:
         Returns:
             Its exit code, minus the signal if one killed it, and why it was stopped; "" if it was not.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         answers: list[int] = []
         reader = threading.Thread(target=self._read, args=(answers,), daemon=True)
         try:
-            self._process.stdin.write(json.dumps(task) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
+            self._connection.sendall(json.dumps(task).encode() + b"\n")
+        except ConnectionError:
             return -signal.SIGKILL, ""
         reader.start()
         reason = ""
@@ -70,7 +71,7 @@ class PointServer:
         while reader.is_alive():
             reader.join(POLL_SECONDS)
             if answers and not reason and (reason := watch()):
-                family = _family(self._process.pid)
+                family = _family(self.pid)
                 _send(answers[0], signal.SIGTERM)
                 stopped_at = time.monotonic()
             if stopped_at and time.monotonic() - stopped_at > GRACE_SECONDS:
@@ -83,11 +84,77 @@ class PointServer:
 
     def _read(self, answers: list[int]) -> None:
         """Two lines, the process id and the exit code; fewer if the server dies."""
-        assert self._process.stdout is not None
-        for _ in range(2):
-            if not (line := self._process.stdout.readline()):
-                return
-            answers.append(int(line))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2):
+                if not (line := self._answers.readline()):
+                    return
+                answers.append(int(line))
+
+    def close(self) -> None:
+        """Let the server end, with what it has at work."""
+        with contextlib.suppress(OSError):  # it may be gone
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._answers.close()
+        self._connection.close()
+
+    def _is_gone(self) -> bool:
+        return bool(select.select([self._connection], [], [], 0)[0])  # it says nothing that was not asked
+
+
+def _forked_beforehand() -> tuple[int, socket.socket] | None:
+    """The process id and a connection of a server that `servers_beside` made and nobody has yet, if there is one."""
+    from dask import config
+
+    folder = config.get(_FOLDER, None)
+    for path in Path(folder).glob(f"{_SOCKET}*") if folder else ():
+        taken = path.with_name(f"taken-{path.name}")
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            path.rename(taken)
+            connection.connect(str(taken))
+        except OSError:  # another worker was faster, or it died
+            connection.close()
+            continue
+        return int(path.name.removeprefix(_SOCKET)), connection
+    return None
+
+
+def _started() -> tuple[int, socket.socket]:
+    """The same of one that imports for itself."""
+    connection, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "resflow.workflow.sweeps.worker.process"],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in a terminal is for the driver, which ends the rest in order
+        )
+    threading.Thread(target=process.wait, daemon=True).start()
+    return process.pid, connection
+
+
+@contextmanager
+def servers_beside(count: int, folder: Path) -> Iterator[dict[str, str]]:
+    """Servers for as many workers of this machine, forked by `multiprocessing`; Dask's setting by which each finds one.
+
+    A worker that dies takes its server along; the one in its place starts another itself.
+    """
+    forking = multiprocessing.get_context("forkserver")
+    processes = []
+    for _ in range(count):
+        new = folder / "new"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(new))
+            listening.listen()
+            process = forking.Process(target=serve_first, args=(listening,), daemon=True)
+            process.start()
+        new.rename(folder / f"{_SOCKET}{process.pid}")
+        processes.append(process)
+    try:
+        yield {_FOLDER: str(folder)}
+    finally:
+        for process in processes:
+            process.terminate()
 
 
 def _family(pid: int) -> list[psutil.Process]:
