@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -213,8 +214,8 @@ def _complement(Q: jax.Array) -> jax.Array:
 
 def _gram_by_panels(J: jax.Array) -> jax.Array:
     """JᵀJ, its bits the same on any number of threads: these decide in what panels Eigen sums over many rows."""
-    panels = jnp.pad(J, ((0, -len(J) % _PANEL), (0, 0))).reshape(-1, _PANEL, J.shape[1])
-    return jax.lax.fori_loop(1, len(panels), lambda i, total: total + panels[i].T @ panels[i], panels[0].T @ panels[0])
+    panels = [J[start : start + _PANEL] for start in range(0, len(J), _PANEL)]
+    return functools.reduce(jnp.add, [panel.T @ panel for panel in panels])
 
 
 def _gram(J: jax.Array, block: int = 320) -> jax.Array:
