@@ -221,9 +221,9 @@ def _gram_by_panels(J: jax.Array) -> jax.Array:
 def _gram(J: jax.Array, block: int = 320) -> jax.Array:
     """JᵀJ, a symmetric product: only blocks on and below the diagonal are computed."""
     columns = J.shape[1]
-    count = columns // block
     if columns <= _NARROW and len(J) <= _SHORT:
         return _gram_by_panels(J)
+    count = columns // block
     if count < 2:
         return J.T @ J
     edges = [columns * i // count for i in range(count + 1)]

@@ -1,4 +1,7 @@
-"""The worker's side of `process`: one server a worker, one notebook at a time, each in a process to be ended."""
+"""The worker's side of `process`: one server a worker, one notebook at a time, each in a process to be ended.
+
+The workers of a machine find theirs made beforehand, by `servers_beside`; any other worker starts one.
+"""
 
 from __future__ import annotations
 
