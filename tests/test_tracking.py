@@ -194,18 +194,30 @@ def test_claim_is_found_by_its_outcome_and_says_by_how_much(run, client, holds, 
     assert found.data.metrics["claim_margin"] == margin
 
 
-def test_figure_is_laid_out_once_for_its_files_and_can_be_laid_out_again(run, client, monkeypatch):
+def test_figure_is_laid_out_once_for_its_files_and_again_if_it_changed(run, client, monkeypatch):
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    from resflow.plots.svg import figure_svg
 
     laid_out = []
     execute = ConstrainedLayoutEngine.execute
     monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda self, fig: laid_out.append(1) or execute(self, fig))
     figure = Figure(layout="constrained")
     engine = figure.get_layout_engine()
-    figure.subplots().set_ylabel("a label")
+    axes = figure.subplots()
     run.log_figure(figure, "line")
     assert len(laid_out) == 1
+    figure_svg(figure)
+    assert len(laid_out) == 2
+    run.log_figure(figure, "line")  # it was shown, and is as it was then
+    assert len(laid_out) == 2
+    figure_svg(figure)
+    left = axes.get_position().x0
+    axes.set_ylabel("a label")
+    run.log_figure(figure, "line")
+    assert len(laid_out) == 4
+    assert axes.get_position().x0 > left
     assert figure.get_layout_engine() is engine
     assert artifacts_of(client, run_of(client, run), "figures") == {"figures/line.png", "figures/line.pdf"}
 

@@ -61,6 +61,7 @@ def figure_svg(figure: Figure) -> str:
         hovers = hovers_of(figure)
         cut = None if figure.get_layout_engine() else "tight"  # a layout leaves nothing to cut off
         figure.savefig(text, format="svg", bbox_inches=cut, dpi=_DPI, metadata=metadata)
+    figure.stale = False  # what saving changed is the resolution, which it set back: the layout holds
     return with_titles(text.getvalue(), hovers)
 
 

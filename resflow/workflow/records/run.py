@@ -164,7 +164,8 @@ class Run:
         layout = figure.get_layout_engine()
         options = {"dpi": 150, "bbox_inches": None if layout else "tight"}
         if layout:
-            figure.draw_without_rendering()  # lays it out, once for both
+            if figure.stale:
+                figure.draw_without_rendering()  # lays it out, once for both
             figure.set_layout_engine(None)
         try:
             for kind in ("png", "pdf"):
