@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from resflow.errors import InvalidInputError
-from resflow.plots.labels import label_of
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.arguments import check_output
 
@@ -21,6 +20,7 @@ def claims(output: Path | None) -> None:
 
     All of it is read from the store. The same goes to the file OUTPUT as an HTML page, if it is named.
     """
+    from resflow.plots.labels import label_of
     from resflow.workflow.claims import claims_page, tests_of_claims
     from resflow.workflow.records import open_client
 

@@ -14,7 +14,7 @@ from resflow.workflow.bundles.command import export, import_
 from resflow.workflow.claims_command import claims
 from resflow.workflow.diff_command import diff
 from resflow.workflow.project import store_in_use
-from resflow.workflow.quick_imports import leave_out_grammars
+from resflow.workflow.quick_imports import leave_out_formats
 from resflow.workflow.reports.command import report
 from resflow.workflow.run_command import run
 from resflow.workflow.store_command import store
@@ -26,7 +26,7 @@ __all__ = ["cli", "main"]
 
 def main() -> None:
     """Run the command; whatever goes wrong is one line on standard error, and the exit code says of what kind it is."""
-    leave_out_grammars()
+    leave_out_formats()
     sys.exit(guarded(lambda: cli.main(prog_name="resflow", standalone_mode=False)))
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["leave_out_grammars"]
+__all__ = ["leave_out_formats"]
+
+FORMATS = ("isoduration", "rfc3986_validator", "rfc3987_syntax")
+"""Packages that read durations and addresses; the grammar of the last takes a second to be parsed."""
 
 
-def leave_out_grammars() -> None:
-    """Have jsonschema, which nbformat imports, go without the grammar of internationalised addresses.
+def leave_out_formats() -> None:
+    """Have jsonschema, which nbformat imports, go without formats that no notebook's schema speaks of.
 
-    Parsing that takes a second, and no notebook's schema speaks of them. For processes of our own alone: in one that
-    is somebody else's, as a kernel, they may be validated.
+    For processes of our own alone: in one that is somebody else's, as a kernel, they may be validated.
     """
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    for name in FORMATS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.forking.client import KERNELS
-from resflow.workflow.quick_imports import leave_out_grammars
+from resflow.workflow.quick_imports import leave_out_formats
 from resflow.workflow.scratch import kept
 
 __all__ = ["GRACE_SECONDS", "Task", "import_all", "serve", "serve_first"]
@@ -78,7 +78,7 @@ def serve(connection: socket.socket) -> None:
     """Execute tasks until the worker at the other end is gone."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked in workers; kernels must not inherit that
     warnings.simplefilter("ignore")  # of forks: no thread has been started, and JAX has computed nothing
-    leave_out_grammars()
+    leave_out_formats()
     _be_called("resflow-server")
     for line in connection.makefile():
         task = _with_kernels(Task(*json.loads(line)))
@@ -116,7 +116,7 @@ def _with_kernels(task: Task) -> Task:
 def import_all() -> None:
     """What an execution needs. Nothing may be connected or started here: it would not survive the fork."""
     gc.disable()  # what is imported stays: looking for garbage among it would take a third of the time
-    leave_out_grammars()
+    leave_out_formats()
     import mlflow.tracking  # noqa: F401
     import papermill  # noqa: F401
     from mlflow.store.tracking import sqlalchemy_store  # noqa: F401
