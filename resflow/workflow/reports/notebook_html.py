@@ -76,10 +76,11 @@ def notebook_to_html(
 
 @functools.cache
 def prepare() -> None:
-    """Have what the first page makes for all later ones made before it is needed: templates, patterns, lexers."""
+    """Have what the first page makes for later ones of Python made before it is needed: templates, patterns, lexers."""
     cells = [nbformat.v4.new_markdown_cell("# Title\n\n$x$"), nbformat.v4.new_code_cell("1 + 1")]
     cells[1].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "2"})]
-    notebook_to_html(nbformat.v4.new_notebook(cells=cells), title="")
+    kernel = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}  # as Jupyter's own for Python says it
+    notebook_to_html(nbformat.v4.new_notebook(cells=cells, metadata=kernel), title="")
 
 
 class _ReportExporter(HTMLExporter):
