@@ -16,7 +16,8 @@ KNOWN |= {"seaborn", "sklearn", "statsmodels", "sympy"}
 """Packages whose import computes nothing, starts nothing and reads nothing of a run. Others are left to kernels."""
 
 LATER = (
-    "jax.numpy", "matplotlib.backends.backend_svg", "matplotlib.pyplot", "matplotlib_inline.backend_inline",
+    "jax.numpy", "matplotlib.backends.backend_pdf", "matplotlib.backends.backend_svg", "matplotlib.pyplot",
+    "matplotlib_inline.backend_inline",
     "mlflow.data.pandas_dataset", "mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "optax", "pandas",
     "psutil", "resflow:all", "resflow.notebook:all", "resflow.workflow.session", "scipy.optimize", "seaborn",
     "sklearn.datasets",
