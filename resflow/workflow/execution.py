@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import zmq
-from jupyter_client.manager import AsyncKernelManager, KernelManager
+from jupyter_client.manager import KernelManager
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
@@ -25,6 +24,7 @@ from resflow.workflow.forking.modules import modules_of
 from resflow.workflow.forking.provisioner import ForkingProvisioner
 from resflow.workflow.interruption import Interruptions
 from resflow.workflow.kernel_environment import environment_for
+from resflow.workflow.kernel_manager import PromptKernelManager
 from resflow.workflow.kernels import speaks_ipc
 from resflow.workflow.project import project_root
 from resflow.workflow.scratch import temporary_folder
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from resflow.workflow.records import Run
     from resflow.workflow.run_parameters import RunParameters
 
-__all__ = ["RestingKernelManager", "RunExecution", "private_transport"]
+__all__ = ["RunExecution", "private_transport"]
 
 _LONGEST_FOLDER = 80
 """Bytes, of the 104 to 108 that a system allows for a socket's path."""
@@ -82,7 +82,7 @@ class RunExecution(NBClientEngine):
                 log_output=log_output,
                 stdout_file=stdout_file,
                 stderr_file=stderr_file,
-                kernel_manager_class=_PromptKernelManager,
+                kernel_manager_class=PromptKernelManager,
                 **({"config": transport} | options),
             )
             client.about = about
@@ -113,7 +113,7 @@ class RunExecution(NBClientEngine):
 class _Client(PapermillNotebookClient):
     """papermill's own client, to which a kernel that dies as it starts is as dead as one that dies later."""
 
-    manager: _PromptKernelManager | None = None
+    manager: PromptKernelManager | None = None
     about: dict[str, str]
 
     def create_kernel_manager(self) -> Any:
@@ -144,58 +144,6 @@ class _Client(PapermillNotebookClient):
         """Execute the cells up to one that raises; what leaves here as an exception leaves one at work."""
         super().papermill_execute_cells()
         self.km.at_rest = True
-
-
-class _PromptKernelManager(AsyncKernelManager):
-    """Interrupts no kernel that is to end and has nothing to do, as that would complain about it on its way out.
-
-    One that is to end now is killed.
-
-    Attributes:
-        exit_code: That of a kernel that was found dead, a signal's number with a minus; None while none was.
-        at_rest: Whether no cell is being executed.
-    """
-
-    exit_code: int | None = None
-    at_rest = False
-
-    async def _async_is_alive(self) -> bool:
-        if alive := await super()._async_is_alive():
-            return alive
-        if self.provisioner is not None and self.exit_code is None:
-            self.exit_code = await self.provisioner.poll()
-        return False
-
-    is_alive = _async_is_alive
-
-    async def _async_wait(self, pollinterval: float = 0.02) -> None:
-        """Until it has ended, looked for more often than ten times a second, which is how long ending takes."""
-        await super()._async_wait(min(pollinterval, 0.02))
-
-    async def _async_interrupt_kernel(self) -> None:
-        if not (self.shutting_down and self.at_rest):
-            await super()._async_interrupt_kernel()
-
-    interrupt_kernel = _async_interrupt_kernel
-
-    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:  # type: ignore[override]
-        if now and self.provisioner is not None:
-            # A signal may have come while a cell was waited for: that would otherwise report the kernel's death.
-            waiting = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in waiting:
-                task.cancel()
-            if waiting:
-                ended, _ = await asyncio.wait(waiting, timeout=1.0)
-                for task in ended:
-                    _ = task.cancelled() or task.exception()
-            await self.provisioner.kill()
-        await super().shutdown_kernel(now=now, restart=restart)
-
-
-class RestingKernelManager(_PromptKernelManager):
-    """The same for a notebook that may be ended without its cells being told."""
-
-    at_rest = True
 
 
 @contextmanager

@@ -68,7 +68,8 @@ def _execute(notebook: Path, values: dict[str, Any], tracking_uri: str) -> Any:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    from resflow.workflow.execution import RestingKernelManager, private_transport
+    from resflow.workflow.execution import private_transport
+    from resflow.workflow.kernel_manager import RestingKernelManager
     from resflow.workflow.kernels import PYTHON
     from resflow.workflow.run_display import displayed
     from resflow.workflow.scratch import temporary_folder
