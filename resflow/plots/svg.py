@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
@@ -59,10 +61,27 @@ def figure_svg(figure: Figure) -> str:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "resflow"}):
         metadata = {"Title": finding_of(figure), "Date": None, "Creator": None}
         hovers = hovers_of(figure)
-        cut = None if figure.get_layout_engine() else "tight"  # a layout leaves nothing to cut off
-        figure.savefig(text, format="svg", bbox_inches=cut, dpi=_DPI, metadata=metadata)
-    figure.stale = False  # what saving changed is the resolution, which it set back: the layout holds
+        with _laid_out(figure) as cut:
+            figure.savefig(text, format="svg", bbox_inches=cut, dpi=_DPI, metadata=metadata)
     return with_titles(text.getvalue(), hovers)
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[str | None]:
+    """Hold a figure to its layout, so that it is computed once, and yield what `savefig` is to cut the figure to.
+
+    A layout leaves nothing to be cut off.
+    """
+    if (layout := figure.get_layout_engine()) is None:
+        yield "tight"
+        return
+    layout.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield None
+    finally:
+        figure.set_layout_engine(layout)
+    figure.stale = False  # what saving changed is the resolution, which it set back: the layout holds
 
 
 def finding_of(figure: Figure) -> str:
