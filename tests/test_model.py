@@ -62,6 +62,19 @@ def test_training_may_change_the_mlp_but_not_random_features():
     assert [leaf.shape for leaf in jax.tree.leaves(kept)] == [(D,), (D, K)]
 
 
+def test_a_model_is_drawn_at_once_with_the_bits_of_one_step_at_a_time():
+    map_key, key = jax.random.split(jax.random.key(3))
+    unit = residual_unit(D, mlp(D, width=K, depth=2, activation="tanh", key=map_key), key=key, scale=0.37)
+    layers = eqx.nn.MLP(D, K, K, 1, activation=jnp.tanh, key=map_key)
+    w_key, V_key = jax.random.split(key)
+    alone = [jnp.asarray(0.37) * (1 / D**0.5) * jax.random.normal(w_key, (D,))]
+    alone += [jnp.asarray(0.37) * (1 / K**0.5) * jax.random.normal(V_key, (D, K))]
+    alone += jax.tree.leaves(eqx.filter(layers, eqx.is_array))
+    drawn = [unit.W, unit.V, *jax.tree.leaves(eqx.filter(unit.feature_map, eqx.is_array))]
+    for ours, theirs in zip(drawn, alone, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_any_function_is_a_feature_map():
     unit = residual_unit(D, lambda x: jnp.concatenate([x[:2] ** 2, jnp.sin(x)]), key=jax.random.key(0))
     assert isinstance(unit, ResidualUnit)

@@ -84,12 +84,8 @@ def deep_residual_network(
     if not feature_maps:
         raise InvalidInputError("feature_maps is empty: a deep residual network needs one feature map a block")
     as_number("inner", inner, "must be at least 1: the number of rows of each U_l", lambda q: q >= 1, whole=True)
-    w_key, *keys = jax.random.split(key, 2 * len(feature_maps))
-    V_keys, U_keys = keys[: len(feature_maps)], keys[len(feature_maps) :]
     counts = [feature_count(phi, inner if block else d) for block, phi in enumerate(feature_maps)]
-    return DeepResidualNetwork(
-        w=random_weights(w_key, (d,), scale, dtype),
-        V=tuple(random_weights(V_key, (d, k), scale, dtype) for V_key, k in zip(V_keys, counts, strict=True)),
-        U=tuple(random_weights(U_key, (inner, d), 1.0, dtype) for U_key in U_keys),
-        feature_maps=tuple(feature_maps),
-    )
+    L = len(feature_maps)
+    shapes = [(d,), *((d, k) for k in counts), *[(inner, d)] * (L - 1)]
+    w, *matrices = random_weights(key, shapes, [scale] * (1 + L) + [1.0] * (L - 1), dtype)
+    return DeepResidualNetwork(w, tuple(matrices[:L]), tuple(matrices[L:]), tuple(feature_maps))

@@ -13,6 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError, check_known
+from resflow.models.drawing import drawn
 
 __all__ = [
     "ACTIVATIONS",
@@ -61,9 +62,9 @@ def feature_map(
     check_known("feature_map", name, FEATURE_MAPS)
     as_number("width", width, "must be at least 1: the number of features", lambda width: width >= 1, whole=True)
     if name == "random_fourier":
-        return RandomFourierFeatures(d, width, key=key)
+        return RandomFourierFeatures(d, width, key=key)  # a program would divide otherwise
     if name == "convolutional":
-        return ConvolutionalFeatures(d, width, depth=depth, activation=activation, key=key)
+        return drawn(ConvolutionalFeatures, d, width, depth, activation, key=key)
     return mlp(d, width=width, depth=depth, activation=activation, key=key)
 
 
@@ -76,6 +77,10 @@ def mlp(d: int, *, width: int, depth: int, activation: str, key: PRNGKeyArray) -
     allowed = "must be at least 1: the number of layers of the feature map"
     as_number("depth", depth, allowed, lambda depth: depth >= 1, whole=True)
     check_known("activation", activation, ACTIVATIONS)
+    return drawn(_mlp, d, width, depth, activation, key=key)
+
+
+def _mlp(d: int, width: int, depth: int, activation: str, *, key: PRNGKeyArray) -> eqx.nn.Sequential:
     phi = ACTIVATIONS[activation]
     # Not final_activation=phi: equinox.nn.MLP ignores it where it has no hidden layer, and the map would be linear.
     return eqx.nn.Sequential([eqx.nn.MLP(d, width, width, depth - 1, activation=phi, key=key), eqx.nn.Lambda(phi)])
@@ -115,7 +120,7 @@ class ConvolutionalFeatures(eqx.Module):
     side: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
 
-    def __init__(self, d: int, width: int, *, depth: int, activation: str, key: PRNGKeyArray) -> None:
+    def __init__(self, d: int, width: int, depth: int, activation: str, *, key: PRNGKeyArray) -> None:
         """Random convolutions.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError
+from resflow.models.drawing import normals
 
 __all__ = [
     "NoSkipNetwork",
@@ -128,9 +129,8 @@ def residual_unit(
         InvalidInputError: If d, outputs or scale is out of range, or the feature map does not take (d,) to a vector.
     """
     k, m = feature_count(feature_map, d), _axis(outputs)
-    W_key, V_key = jax.random.split(key)
-    W = random_weights(W_key, (*m, d), scale, dtype)
-    return ResidualUnit(W, random_weights(V_key, (d, k), scale, dtype), feature_map)
+    W, V = random_weights(key, [(*m, d), (d, k)], scale, dtype)
+    return ResidualUnit(W, V, feature_map)
 
 
 def output_skip(
@@ -140,9 +140,9 @@ def output_skip(
 
     Arguments and errors are those of `residual_unit`.
     """
-    W_key, v_key = jax.random.split(key)
-    v = no_skip(d, feature_map, key=v_key, outputs=outputs, **options).v
-    return OutputSkipNetwork(random_weights(W_key, (*v.shape[:-1], d), **options), v, feature_map)
+    k, m = feature_count(feature_map, d), _axis(outputs)
+    W, v = random_weights(key, [(*m, d), (*m, k)], **options)
+    return OutputSkipNetwork(W, v, feature_map)
 
 
 def no_skip(
@@ -152,8 +152,8 @@ def no_skip(
 
     Arguments and errors are those of `residual_unit`.
     """
-    k = feature_count(feature_map, d)
-    return NoSkipNetwork(random_weights(key, (*_axis(outputs), k), **options), feature_map)
+    (v,) = random_weights(key, [(*_axis(outputs), feature_count(feature_map, d))], **options)
+    return NoSkipNetwork(v, feature_map)
 
 
 def _axis(outputs: int | None) -> tuple[int, ...]:
@@ -179,17 +179,31 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
 
 
 def random_weights(
-    key: PRNGKeyArray, shape: tuple[int, ...], scale: float | Float[Array, ""] = 1.0, dtype: Any = None
-) -> jax.Array:
-    """Normally distributed weights of variance scale²/k, shape (..., k), in JAX's default precision without a dtype.
+    key: PRNGKeyArray,
+    shapes: Sequence[tuple[int, ...]],
+    scale: float | Float[Array, ""] | Sequence[float | Float[Array, ""]] = 1.0,
+    dtype: Any = None,
+) -> list[jax.Array]:
+    """Normally distributed weights of variance scale²/k, shapes (..., k), in JAX's default precision without a dtype.
+
+    Args:
+        key: Random key; of several shapes each gets one of its own, split off.
+        shapes: The shapes.
+        scale: One for all, or one for each.
+        dtype: Of the weights.
 
     Raises:
-        InvalidInputError: If scale is negative; a traced one passes unseen.
+        InvalidInputError: If a scale is negative; a traced one passes unseen.
     """
-    scale = as_number("init_scale", scale, "must be at least 0", lambda scale: 0 <= scale < math.inf)
+    scales = scale if isinstance(scale, Sequence) else [scale] * len(shapes)
+    allowed = "must be at least 0"
+    scales = [as_number("init_scale", each, allowed, lambda each: 0 <= each < math.inf) for each in scales]
+    dtype = jnp.result_type(float) if dtype is None else dtype
     # By `vmap` the same bits as one at a time. A program around it joins constant factors, and rounds otherwise.
-    drawn = jnp.asarray(scale) * (1.0 / math.sqrt(shape[-1])) * jax.random.normal(key, shape)
-    return drawn.astype(jnp.result_type(float) if dtype is None else dtype)
+    return [
+        (jnp.asarray(each) * (1.0 / math.sqrt(shape[-1])) * numbers).astype(dtype)
+        for each, shape, numbers in zip(scales, shapes, normals(key, shapes=tuple(shapes)), strict=True)
+    ]
 
 
 def trainable(model: Any) -> Any:
