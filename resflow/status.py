@@ -17,6 +17,7 @@ class Status(Enum):
     CONVERGED = "converged"
     ITERATION_LIMIT = "iteration_limit"
     ROUNDING = "rounding"
+    WIDE_TOLERANCE = "wide_tolerance"
     NO_MINIMIZER_KNOWN = "no_minimizer_known"
     DIVERGED = "diverged"
 
@@ -29,6 +30,7 @@ _SENTENCES = {
     Status.CONVERGED: "It met its tolerance.",
     Status.ITERATION_LIMIT: "It was cut off at the largest number of steps allowed.",
     Status.ROUNDING: "It stopped where rounding leaves no progress, short of its tolerance.",
+    Status.WIDE_TOLERANCE: "It stopped at the tolerance that was asked for, which is too wide for a claim.",
     Status.NO_MINIMIZER_KNOWN: "Whether there is a minimizer is not known: the data may be linearly separable.",
     Status.DIVERGED: "It ran away, or left the finite numbers.",
 }

@@ -535,6 +535,20 @@ def test_logistic_terms_that_share_an_exponential_are_those_of_the_loss():
         np.testing.assert_allclose(curvature, Logistic().second_derivative(p, y), rtol=8 * EPS, atol=1e-300)
 
 
+@pytest.mark.parametrize("loss", ["logistic", PseudoHuber()])
+def test_a_wider_tolerance_takes_fewer_steps_and_says_what_is_left(loss):
+    rng = np.random.default_rng(0)
+    X = features(rng, 200, 8)
+    y = labels(rng, X, as_loss(loss))
+    best = fit_linear_predictor(X, y, loss=loss)
+    fit = fit_linear_predictor(X, y, loss=loss, tolerance=1e-3)
+    at_zero = float(np.mean(as_loss(loss).value(np.zeros(200), y)))
+    assert 0.0 < fit.objective - best.objective <= 2.0 * fit.suboptimality <= 2e-3 * at_zero
+    assert fit.iterations < best.iterations
+    assert fit.status is Status.WIDE_TOLERANCE
+    assert not fit.converged
+
+
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -544,6 +558,8 @@ def test_logistic_terms_that_share_an_exponential_are_those_of_the_loss():
         ({"ridge": -0.1}, r"ridge=-0.1 must be a finite number, at least 0"),
         ({"ridge": float("inf")}, r"ridge=inf must be a finite number"),
         ({"max_iterations": 0}, r"max_iterations=0 must be at least 1"),
+        ({"tolerance": 0.0}, r"tolerance=0.0 must be from 1e-12 to 1"),
+        ({"tolerance": "1e-6"}, r"tolerance='1e-6' must be from 1e-12 to 1"),
         ({"loss": "logstic"}, r"loss='logstic' is unknown: nearest is 'logistic'"),
         ({"y": np.ones(3)}, r"y has shape \(3,\), but X has 4 samples"),
         ({"X": np.ones(4)}, r"X has shape \(4,\), but must have 2 axes"),

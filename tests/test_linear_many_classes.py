@@ -142,6 +142,19 @@ def test_a_limit_of_steps_is_said_and_what_is_left_is_still_proven(monkeypatch):
     assert 1e-12 < above <= fit.suboptimality
 
 
+@pytest.mark.parametrize(("tolerance", "status"), [(4e-11, Status.CONVERGED), (1e-5, Status.WIDE_TOLERANCE)])
+@pytest.mark.parametrize("options", [{"ridge": RIDGE}, {"max_norm": 2.0}, {}], ids=["ridge", "ball", "unbounded"])
+def test_a_wider_tolerance_takes_fewer_steps_and_what_is_left_is_still_proven(tolerance, status, options):
+    X, y = sample(1.0)
+    best = fit_linear_predictor(X, y, loss="softmax", **options)
+    fit = fit_linear_predictor(X, y, loss="softmax", tolerance=tolerance, **options)
+    ridge = options.get("ridge", 0.0)
+    above = objective(fit.W, X, y, ridge) - objective(best.W, X, y, ridge)
+    assert -best.suboptimality <= above <= fit.suboptimality <= tolerance * np.log(10.0)
+    assert fit.status is status
+    assert fit.iterations < best.iterations or (fit.converged and fit.iterations == best.iterations)
+
+
 def test_separable_classes_are_still_refused_without_a_ridge():
     X, y = np.tile(np.eye(18), (2, 1)), np.tile(np.arange(18), 2)
     with pytest.raises(InvalidInputError, match="has no minimiser"):

@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from resflow.linear._algebra import EPS, ball_step, cholesky_solver
-from resflow.linear._newton import PROVEN, TOLERANCE, Iterate, describe, into_ball
-from resflow.linear._problem import Problem, evaluate
+from resflow.linear._newton import PROVEN, Iterate, describe, into_ball
+from resflow.linear._problem import TOLERANCE, Problem, evaluate
 from resflow.linear._terms import loss_terms
 from resflow.linear.fit import LinearFit
 from resflow.losses import Logistic, PseudoHuber, Softmax, Squared
@@ -79,6 +79,8 @@ def as_fit(
         status = Status.NO_MINIMIZER_KNOWN
     elif sound and small and suboptimality <= (PROVEN if best.proven else TOLERANCE) * problem.objective_scale:
         status = Status.CONVERGED
+    elif sound and problem.tolerance > TOLERANCE and suboptimality <= problem.goal:
+        status = Status.WIDE_TOLERANCE
     else:
         status = Status.ITERATION_LIMIT if best.iterations == max_iterations else Status.ROUNDING
     return LinearFit(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resflow.linear._algebra import EPS, cholesky_solver
-from resflow.linear._newton import TOLERANCE, Iterate
+from resflow.linear._newton import Iterate
 from resflow.linear._passes import Look, activity_gram, at_zero, look, product, sensitivity
 from resflow.linear._problem import Problem
 from resflow.parallel import blas_on_one_thread
@@ -63,7 +63,7 @@ def hessian_free(
         there = look(problem, guess)
         start = (guess, there) if there.total < start[1].total else start
     metric = Metric(gram / problem.rows.n)
-    found = minimise(problem, metric, *start, goal=TOLERANCE * problem.objective_scale, max_iterations=max_iterations)
+    found = minimise(problem, metric, *start, goal=problem.goal, max_iterations=max_iterations)
     residual = _length(found.look.gradient)
     return Iterate(
         found.W.ravel(),

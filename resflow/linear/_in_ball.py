@@ -8,7 +8,7 @@ import numpy as np
 
 from resflow.linear._algebra import EPS
 from resflow.linear._hessian_free import NO_SOLVER, Metric, closer_rounding, minimise, rounding
-from resflow.linear._newton import TOLERANCE, Iterate
+from resflow.linear._newton import Iterate
 from resflow.linear._passes import Look, at_zero, look
 from resflow.linear._problem import Problem
 from resflow.parallel import blas_on_one_thread
@@ -35,7 +35,7 @@ def in_ball(problem: Problem, gram: np.ndarray, gradient: np.ndarray, *, max_ite
         gradient: Of the mean loss at W = 0, shape (m, d).
         max_iterations: Steps at most, of all minimisations together.
     """
-    radius, goal = problem.radius, TOLERANCE * problem.objective_scale
+    radius, goal = problem.radius, problem.goal
     metric, W, here = Metric(gram / problem.rows.n), np.zeros_like(gradient), at_zero(problem, gradient)
     best = _judged(problem, metric, W, here, 0)
     low, high = 0.0, float(np.linalg.norm(gradient)) / radius  # μ radius² = −⟨∇F, W⟩ ≤ radius ‖∇F(0)‖
@@ -97,7 +97,7 @@ def _with_ridge(here: Look, W: np.ndarray, ridge: float) -> Look:
 def _unsure(problem: Problem, metric: Metric, W: np.ndarray, here: Look) -> float:
     """By how much rounding may put the gradient wrong: little where the classes are apart, and so the loss flat."""
     most = rounding(problem, metric, W)
-    if _hidden(problem, W, most) <= 0.1 * TOLERANCE * problem.objective_scale:
+    if _hidden(problem, W, most) <= 0.1 * problem.goal:
         return most
     return min(most, closer_rounding(problem, W, here))
 

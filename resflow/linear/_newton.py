@@ -13,7 +13,6 @@ from resflow.linear._problem import Evaluation, Problem, evaluate
 from resflow.linear._terms import loss_terms
 from resflow.losses import Logistic, Loss, PseudoHuber, Softmax
 
-TOLERANCE = 1e-12
 PROVEN = 1e-10
 """What may be left, of F(0), where all rounding errors are counted in, which may be most of it."""
 
@@ -189,7 +188,7 @@ def into_ball(z: np.ndarray, radius: float) -> np.ndarray:
 
 def solved(problem: Problem, iterate: Iterate) -> bool:
     """True well below what `LinearFit.converged` asks for, in absolute terms too."""
-    goal = 0.1 * TOLERANCE
+    goal = 0.1 * problem.tolerance
     return iterate.residual <= goal * min(problem.gradient_scale, 1.0) and iterate.suboptimality <= goal * min(
         problem.objective_scale, 1.0
     )

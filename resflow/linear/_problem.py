@@ -14,7 +14,10 @@ from resflow.linear._sums import Blocks, sums
 from resflow.linear._terms import loss_terms
 from resflow.losses import Loss, Squared
 
-__all__ = ["Evaluation", "Problem", "add_weighted_gram", "evaluate", "weighted_gram"]
+__all__ = ["TOLERANCE", "Evaluation", "Problem", "add_weighted_gram", "evaluate", "weighted_gram"]
+
+TOLERANCE = 1e-12
+"""What may be left of both scales of a problem for a claim to rest on the minimiser."""
 
 
 class Problem(NamedTuple):
@@ -32,6 +35,7 @@ class Problem(NamedTuple):
             output, where z has shape (r,).
         weights: c, shape (n,), positive and 1 in the mean; None if all are 1.
         device: The same samples on an accelerator, which then makes the passes over them; None if there is none.
+        tolerance: What may be left of both scales where an iteration may end.
     """
 
     rows: Rows
@@ -44,6 +48,12 @@ class Problem(NamedTuple):
     outputs: np.ndarray | None
     weights: np.ndarray | None = None
     device: DeviceSamples | None = None
+    tolerance: float = TOLERANCE
+
+    @property
+    def goal(self) -> float:
+        """The suboptimality at which an iteration may end."""
+        return self.tolerance * self.objective_scale
 
     @property
     def quadratic(self) -> bool:

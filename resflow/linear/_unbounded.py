@@ -10,7 +10,7 @@ import numpy as np
 from resflow.arrays import SMALLEST
 from resflow.linear._algebra import EPS, WELL_CONDITIONED
 from resflow.linear._hessian_free import NO_SOLVER, Metric, minimise
-from resflow.linear._newton import TOLERANCE, Iterate
+from resflow.linear._newton import Iterate
 from resflow.linear._passes import Look, at_zero, least_gram, look, probabilities
 from resflow.linear._problem import Problem, weighted_gram
 from resflow.linear._separation import Separation
@@ -64,7 +64,7 @@ def unbounded(
     if basis is not None:
         gradient = gradient @ basis
         gram = weighted_gram(inner)
-    metric, goal = Metric(gram / problem.rows.n, unitless=True), TOLERANCE * problem.objective_scale
+    metric, goal = Metric(gram / problem.rows.n, unitless=True), problem.goal
     W, here, enough, steps = np.zeros_like(gradient), at_zero(inner, gradient), _AHEAD * goal, 0
     bound, exists = math.inf, False
 

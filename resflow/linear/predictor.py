@@ -26,8 +26,8 @@ from resflow.linear._evidence import as_fit, fit_of_zero, in_weights
 from resflow.linear._first_pass import first_pass
 from resflow.linear._hessian_free import hessian_free
 from resflow.linear._in_ball import in_ball
-from resflow.linear._newton import TOLERANCE, Newton, newton
-from resflow.linear._problem import Evaluation, Problem
+from resflow.linear._newton import Newton, newton
+from resflow.linear._problem import TOLERANCE, Evaluation, Problem
 from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._samples import as_samples
 from resflow.linear._separation import Separation
@@ -56,6 +56,7 @@ def fit_linear_predictor(
     class_weight: Mapping[Any, Any] | str | None = None,
     classes: int | None = None,
     max_iterations: int = 200,
+    tolerance: float = TOLERANCE,
     start: Real[Array, "*m d"] | None = None,
 ) -> LinearFit:
     """The W that minimises mean_i ℓ(Wx_i; y_i) + ½ ridge ‖W‖² over ‖W‖ ≤ max_norm, of one output or several.
@@ -100,6 +101,9 @@ def fit_linear_predictor(
         classes: The number m of classes of the softmax loss, where the last ones may not occur in y; None for as many
             as its labels, or its rows, have.
         max_iterations: Newton steps at most. If they do not suffice, the fit has not converged, and says so.
+        tolerance: Where to stop: the suboptimality in units of F_lin(0), and the same of what `grad_norm` is judged by,
+            between 1e-12 and 1. A wider one than 1e-12, or than 1e-10 where the suboptimality is proven, ends in
+            `Status.WIDE_TOLERANCE`: its `suboptimality` holds, but no claim rests on the fit.
         start: Where to begin, such as W of a fit to the same samples with a larger ridge: along a path of them it saves
             steps. Looked at where there is a ridge term; where columns depend on each other only of many classes.
 
@@ -107,9 +111,9 @@ def fit_linear_predictor(
         The weights with their mean loss and the evidence of optimality.
 
     Raises:
-        InvalidInputError: If shapes disagree, a value is not finite, the labels do not suit the loss, max_norm, ridge
-            or a weight is out of range, or if the logistic or softmax loss has no minimiser because the data is
-            linearly separable and neither max_norm nor ridge is given.
+        InvalidInputError: If shapes disagree, a value is not finite, the labels do not suit the loss, max_norm, ridge,
+            tolerance or a weight is out of range, or if the logistic or softmax loss has no minimiser because the data
+            is linearly separable and neither max_norm nor ridge is given.
 
     References:
         Shamir 2018 (arXiv:1804.06739), section 2: the objective F_lin and its minimum over a ball.
@@ -124,10 +128,11 @@ def fit_linear_predictor(
     loss = as_loss(loss)
     samples = as_samples(X, y, loss, sample_weight=sample_weight, class_weight=class_weight, classes=classes)
     radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
+    goal = as_number("tolerance", tolerance, "must be from 1e-12 to 1", lambda left: TOLERANCE <= left <= 1.0)
     rows, y, m, weights = samples
     guess = _checked_start(start, (rows.d,) if m is None else (m, rows.d)) if ridge and math.isinf(radius) else None
     outputs = None if m is None else np.eye(m)
-    problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights)
+    problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights, tolerance=goal)
     with blas_on_one_thread() if _work(problem) <= _LITTLE else nullcontext():
         if m is not None and not _is_large(problem):
             return _fit(problem, m, max_iterations, guess)
@@ -176,13 +181,13 @@ def _fit(problem: Problem, m: int | None, max_iterations: int, guess: np.ndarray
             found = hessian_free(problem, gram, gradient.T / n, max_iterations=max_iterations, guess=guess)
         else:
             found = in_ball(problem, gram, gradient.T / n, max_iterations=max_iterations)
-        if found.suboptimality <= TOLERANCE * problem.objective_scale or inner.size > _DENSE:
+        if found.suboptimality <= problem.goal or inner.size > _DENSE:
             return as_fit(problem, found, rank, None, max_iterations=max_iterations)
 
     separation = Separation(inner, rows) if of_classes else None
     if separation is not None and large and problem.free:
         found = unbounded(problem, inner, gram, gradient.T / n, separation, max_iterations=max_iterations)
-        if found.suboptimality <= TOLERANCE * problem.objective_scale or inner.size > _DENSE:
+        if found.suboptimality <= problem.goal or inner.size > _DENSE:
             separation.settle()
             verdict, unknown = separation.found, separation.unknown
             return as_fit(problem, found, rank, cut, separable=verdict, unknown=unknown, max_iterations=max_iterations)
