@@ -128,11 +128,11 @@ def fit_linear_predictor(
     loss = as_loss(loss)
     samples = as_samples(X, y, loss, sample_weight=sample_weight, class_weight=class_weight, classes=classes)
     radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
-    goal = as_number("tolerance", tolerance, "must be from 1e-12 to 1", lambda left: TOLERANCE <= left <= 1.0)
+    tolerance = as_number("tolerance", tolerance, "must be from 1e-12 to 1", lambda left: TOLERANCE <= left <= 1.0)
     rows, y, m, weights = samples
     guess = _checked_start(start, (rows.d,) if m is None else (m, rows.d)) if ridge and math.isinf(radius) else None
     outputs = None if m is None else np.eye(m)
-    problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights, tolerance=goal)
+    problem = Problem(rows, y, loss, ridge, radius, math.nan, math.nan, outputs, weights, tolerance=tolerance)
     with blas_on_one_thread() if _work(problem) <= _LITTLE else nullcontext():
         if m is not None and not _is_large(problem):
             return _fit(problem, m, max_iterations, guess)

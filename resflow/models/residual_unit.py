@@ -181,7 +181,7 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
 def random_weights(
     key: PRNGKeyArray,
     shapes: Sequence[tuple[int, ...]],
-    scale: float | Float[Array, ""] | Sequence[float | Float[Array, ""]] = 1.0,
+    scale: float | Float[Array, ""] | list[float | Float[Array, ""]] = 1.0,
     dtype: Any = None,
 ) -> list[jax.Array]:
     """Normally distributed weights of variance scale²/k, shapes (..., k), in JAX's default precision without a dtype.
@@ -195,7 +195,7 @@ def random_weights(
     Raises:
         InvalidInputError: If a scale is negative; a traced one passes unseen.
     """
-    scales = scale if isinstance(scale, Sequence) else [scale] * len(shapes)
+    scales = scale if isinstance(scale, list) else [scale] * len(shapes)
     allowed = "must be at least 0"
     scales = [as_number("init_scale", each, allowed, lambda each: 0 <= each < math.inf) for each in scales]
     dtype = jnp.result_type(float) if dtype is None else dtype
