@@ -12,7 +12,8 @@ from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError
-from resflow.models.residual_unit import feature_count, random_weights
+from resflow.models.drawing import normals
+from resflow.models.residual_unit import feature_count, scaled
 
 __all__ = ["DeepResidualNetwork", "deep_residual_network"]
 
@@ -87,5 +88,7 @@ def deep_residual_network(
     counts = [feature_count(phi, inner if block else d) for block, phi in enumerate(feature_maps)]
     L = len(feature_maps)
     shapes = [(d,), *((d, k) for k in counts), *[(inner, d)] * (L - 1)]
-    w, *matrices = random_weights(key, shapes, [scale] * (1 + L) + [1.0] * (L - 1), dtype)
-    return DeepResidualNetwork(w, tuple(matrices[:L]), tuple(matrices[L:]), tuple(feature_maps))
+    numbers = normals(key, shapes=tuple(shapes))
+    w, *V = scaled(numbers[: 1 + L], scale, dtype)
+    U = scaled(numbers[1 + L :], 1.0, dtype)
+    return DeepResidualNetwork(w, tuple(V), tuple(U), tuple(feature_maps))

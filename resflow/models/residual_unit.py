@@ -24,6 +24,7 @@ __all__ = [
     "output_skip",
     "random_weights",
     "residual_unit",
+    "scaled",
     "trainable",
 ]
 
@@ -181,29 +182,26 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
 def random_weights(
     key: PRNGKeyArray,
     shapes: Sequence[tuple[int, ...]],
-    scale: float | Float[Array, ""] | list[float | Float[Array, ""]] = 1.0,
+    scale: float | Float[Array, ""] = 1.0,
     dtype: Any = None,
 ) -> list[jax.Array]:
-    """Normally distributed weights of variance scale²/k, shapes (..., k), in JAX's default precision without a dtype.
+    """Normally distributed weights of variance scale²/k, of shapes (..., k); of several each by a key of its own.
 
-    Args:
-        key: Random key; of several shapes each gets one of its own, split off.
-        shapes: The shapes.
-        scale: One for all, or one for each.
-        dtype: Of the weights.
+    Arguments and errors are those of `scaled`.
+    """
+    return scaled(normals(key, shapes=tuple(shapes)), scale, dtype)
+
+
+def scaled(numbers: Sequence[jax.Array], scale: float | Float[Array, ""] = 1.0, dtype: Any = None) -> list[jax.Array]:
+    """Arrays of variance scale²/k of arrays (..., k) of variance 1, in JAX's default precision without a dtype.
 
     Raises:
-        InvalidInputError: If a scale is negative; a traced one passes unseen.
+        InvalidInputError: If scale is negative; a traced one passes unseen.
     """
-    scales = scale if isinstance(scale, list) else [scale] * len(shapes)
-    allowed = "must be at least 0"
-    scales = [as_number("init_scale", each, allowed, lambda each: 0 <= each < math.inf) for each in scales]
+    scale = as_number("init_scale", scale, "must be at least 0", lambda scale: 0 <= scale < math.inf)
     dtype = jnp.result_type(float) if dtype is None else dtype
     # By `vmap` the same bits as one at a time. A program around it joins constant factors, and rounds otherwise.
-    return [
-        (jnp.asarray(each) * (1.0 / math.sqrt(shape[-1])) * numbers).astype(dtype)
-        for each, shape, numbers in zip(scales, shapes, normals(key, shapes=tuple(shapes)), strict=True)
-    ]
+    return [(jnp.asarray(scale) * (1.0 / math.sqrt(each.shape[-1])) * each).astype(dtype) for each in numbers]
 
 
 def trainable(model: Any) -> Any:
