@@ -14,7 +14,7 @@ from traitlets import default
 __all__ = ["PromptKernelManager", "RestingKernelManager"]
 
 
-class PromptKernelClient(AsyncKernelClient):
+class _PromptKernelClient(AsyncKernelClient):
     """Takes a kernel for ready once it has answered and its output is heard.
 
     jupyter_client's own waits for a fifth of a second of silence besides, so that no output of the kernel's start is
@@ -57,7 +57,7 @@ class PromptKernelManager(AsyncKernelManager):
 
     @default("client_factory")
     def _client_factory(self) -> type:
-        return PromptKernelClient
+        return _PromptKernelClient
 
     async def _async_is_alive(self) -> bool:
         if alive := await super()._async_is_alive():
