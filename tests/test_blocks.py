@@ -28,12 +28,12 @@ def build(seed):
     return resflow.build_model("residual_unit", D, f, key=keys.model), keys.batches
 
 
-def population(rates, chunk=M, **options):
+def population(rates, chunk=M, copies=1, **options):
     models, keys = build(jnp.arange(M))
     return resflow.train_population(
         models,
-        X,
-        Y,
+        np.tile(X, (copies, 1)),
+        np.tile(Y, copies),
         loss="squared",
         options=resflow.TrainingOptions(**({"steps": 60, "log_every": 20, "optimizer": "sgd"} | options)),
         keys=keys,
@@ -62,14 +62,14 @@ def test_steps_that_take_long_are_blocks_of_their_own(on_cpu):
     assert (lengths[0], lengths[-1]) == (33 if on_cpu else 125, 1)
 
 
-@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize(("copies", "batch_size"), [(1, None), (1, 8), (5, None)])  # of more than 256 rows, the last
 @pytest.mark.parametrize("chunk", [1, M])
-def test_results_are_the_same_whatever_the_length_of_a_block(chunk, batch_size, monkeypatch):
+def test_results_are_the_same_whatever_the_length_of_a_block(chunk, copies, batch_size, monkeypatch):
     rates = [0.01, 300.0, 0.003, 50.0]
     results = []
     for most in (1, 7, 128):  # of 20 steps between two measurements, and of the 5 after the last
         monkeypatch.setattr("resflow.training._blocks.MOST_STEPS", most)
-        results.append(population(rates, chunk, batch_size=batch_size, steps=65))
+        results.append(population(rates, chunk, copies, batch_size=batch_size, steps=65))
     for result in results[1:]:
         np.testing.assert_array_equal(result.diverged_at, results[0].diverged_at)
         np.testing.assert_array_equal(result.reached, results[0].reached)

@@ -20,6 +20,9 @@ from resflow.training._orders import Orders, Schedule
 
 __all__ = ["Course", "ObjectiveMeasure", "Setting", "Training", "check_measure"]
 
+_FEW_ROWS = 256
+"""In a step of at most so many, each loss is looked at and not their mean: on an accelerator a sum stands alone."""
+
 
 class Setting(NamedTuple):
     """What a model is trained on and by; of a chunk of models, each field with a leading axis or shared.
@@ -198,34 +201,42 @@ class Training(NamedTuple):
         return jax.lax.map(lambda member: self._record(member[0], member[1]._replace(**shared)), (state, own))
 
     def _update(self, schedule, dynamic, optimizer, setting, orders, step):
-        """The objective before a step, and what is trained and the optimizer's state after it."""
+        """The losses before a step, and what is trained and the optimizer's state after it."""
         X, y = setting.X, setting.y
         if schedule is not None:
             rows = schedule.rows_at(orders, step)
             X, y = X[rows], y[rows]
 
         def objective(dynamic):
-            return jnp.mean(self.loss.value(self._model(dynamic, setting)(X), y))
+            losses = self.loss.value(self._model(dynamic, setting)(X), y)
+            return jnp.mean(losses), losses
 
-        value, gradient = jax.value_and_grad(objective)(dynamic)
+        gradient, losses = jax.grad(objective, has_aux=True)(dynamic)
         rule = self.options.transformation(setting.learning_rate)
         change, optimizer = rule.update(gradient, optimizer, dynamic)
-        return value, optax.apply_updates(dynamic, change), optimizer
+        return losses, optax.apply_updates(dynamic, change), optimizer
 
     def _advance(self, schedule, state, setting, orders, first, end):
         """From one step to another, at most a block."""
 
         def whole_block(state, setting, orders, first):
             """A block's steps, none looked at; whether all went well."""
+            rows = self.options.batch_size or setting.X.shape[-2]
+            few = rows <= _FEW_ROWS
 
             def advance(carry, i):
                 dynamic, optimizer, fine = carry
-                value, dynamic, optimizer = self._update(schedule, dynamic, optimizer, setting, orders, first + i)
-                return (dynamic, optimizer, fine & jnp.isfinite(value)), None
+                losses, dynamic, optimizer = self._update(schedule, dynamic, optimizer, setting, orders, first + i)
+                if few:  # whose sum is finite for certain; where it may not be, single steps say whether it is
+                    fine &= jnp.abs(losses) < jnp.finfo(losses.dtype).max / rows
+                else:
+                    fine &= jnp.isfinite(jnp.mean(losses))
+                return (dynamic, optimizer, fine), None
 
-            carry = state.dynamic, state.optimizer, state.diverged_at < 0
+            fine = jnp.broadcast_to(state.diverged_at < 0, (rows,) if few else ())
+            carry = state.dynamic, state.optimizer, fine
             (dynamic, optimizer, fine), _ = jax.lax.scan(advance, carry, jnp.arange(self.block, dtype=jnp.int32))
-            fine &= all_finite(dynamic)
+            fine = jnp.all(fine) & all_finite(dynamic)
             return _chosen(fine, dynamic, optimizer, state), ~fine & (state.diverged_at < 0)
 
         def not_begun(state, setting, orders, first):
@@ -233,8 +244,8 @@ class Training(NamedTuple):
 
         def single_step(state, pending, setting, orders, step):
             """A step of a model that is behind, left out if it leads to what is not finite."""
-            value, dynamic, optimizer = self._update(schedule, state.dynamic, state.optimizer, setting, orders, step)
-            finite, going = all_finite(value, dynamic), pending & (state.diverged_at < 0)
+            losses, dynamic, optimizer = self._update(schedule, state.dynamic, state.optimizer, setting, orders, step)
+            finite, going = all_finite(jnp.mean(losses), dynamic), pending & (state.diverged_at < 0)
             state = _chosen(going & finite, dynamic, optimizer, state)
             return state._replace(diverged_at=jnp.where(going & ~finite, step, state.diverged_at))
 
