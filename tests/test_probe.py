@@ -19,6 +19,7 @@ from resflow import InvalidInputError
 from resflow.losses import as_loss
 from resflow.plots.depth import plot_probe_path
 from resflow.probing.comparison import compare, resolution_factor
+from resflow.probing.curvature import STEPS
 from resflow.probing.linear_probe import _standardized
 
 D, M, N = 6, 3, 1200
@@ -305,6 +306,23 @@ def test_network_at_a_saddle_above_its_own_input_is_told_where_it_leads_down():
     metrics, table = report.metrics(), report.table()
     assert metrics["curvature/lambda_min"] == table["lambda_min"].iloc[-1] == found.lambda_min
     assert f"last block: {found}" in str(report)
+
+
+@pytest.mark.parametrize("away", [1e-3, 3.0])
+def test_network_whose_slope_leads_further_down_is_on_its_way_and_at_no_saddle(away):
+    hs, (W, b), y = stuck()
+    report = probe(hs, (W, b + away), y, loss="squared", ridge=1e-3, hessian="last block")
+    found = report.curvature
+    assert found.sign == -1
+    assert report.findings["curvature"] == ("saddle" if away < 1 else "not stationary")
+    steps = [t for t in STEPS if t > 0]
+    slope_W, slope_b = (b + away - y) @ hs[1] / len(y), float(np.mean(b + away - y))
+    size = np.hypot(np.linalg.norm(slope_W), slope_b)
+    np.testing.assert_allclose(found.grad_norm, size, rtol=1e-10)
+    level = lambda t: np.mean((hs[1] @ (-t * slope_W / size) + b + away - t * slope_b / size - y) ** 2) / 2  # noqa: E731
+    np.testing.assert_allclose(found.grad_fall, max(min(level(0.0) - level(t), t * size) for t in steps), rtol=1e-9)
+    assert (found.grad_fall > found.fall) == (away > 1)
+    assert ("Train it on" in sentence(report, "curvature")) == (away > 1)
 
 
 def test_block_and_head_that_training_finished_have_no_direction_that_curves_down():

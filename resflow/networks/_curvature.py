@@ -93,6 +93,9 @@ def jax_curvature(
             return jax.lax.map(at, jnp.asarray([0.0, *STEPS]))
 
         along = levels(parameters, found.direction, others, held, data)
+        grad_norm = float(np.sqrt(sum(np.vdot(part, part) for part in gradient)))
+        steepest = [-part / max(grad_norm, np.finfo(float).tiny) for part in gradient]
+        downhill = levels(parameters, steepest, others, held, data)
     direction: list[Any] = [None] * len(leaves)
     for place, part in zip(free, found.direction, strict=True):
         direction[place] = part
@@ -101,8 +104,9 @@ def jax_curvature(
         of="network",
         direction=jax.tree.unflatten(structure, direction),
         parameters=sum(leaf.size for leaf in parameters),
-        grad_norm=float(np.sqrt(sum(np.vdot(part, part) for part in gradient))),
+        grad_norm=grad_norm,
         levels=np.asarray(along),
+        downhill=np.asarray(downhill),
     )
 
 

@@ -111,6 +111,9 @@ def torch_curvature(
             values = [loss.value(predictions(moved, X).cpu().numpy(), labels).sum() for X, labels in parts]
         return float(np.sum(values)) / n
 
+    def along(direction: list[Any]) -> np.ndarray:
+        return np.array([level(t, direction) for t in (0.0, *STEPS)])
+
     gradient = summed()
     summed(gradient)  # so that a network without second derivatives says so itself, and not from within JAX
     with jax.enable_x64(True):
@@ -129,14 +132,15 @@ def torch_curvature(
         done = count(1)
         with reported(progress, most_products(len(like), like.dtype, max_restarts), "product") as tell:
             found = as_numpy(jax.block_until_ready(smallest()))
-    direction = split(found.direction)
+    direction, grad_norm = split(found.direction), float(np.linalg.norm(gradient))
     return curvature_of(
         found,
         of="network",
         direction={name: v.cpu().numpy() for name, v in zip(start, direction, strict=True)},
         parameters=sum(sizes),
-        grad_norm=float(np.linalg.norm(gradient)),
-        levels=np.array([level(t, direction) for t in (0.0, *STEPS)]),
+        grad_norm=grad_norm,
+        levels=along(direction),
+        downhill=along(split(-gradient / max(grad_norm, np.finfo(float).tiny))),
     )
 
 

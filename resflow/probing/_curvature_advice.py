@@ -10,7 +10,9 @@ __all__ = ["of_curvature"]
 
 
 def of_curvature(found: Curvature, first: Baseline) -> Advice:
-    """The finding on curvature: a saddle only where the network is above the probe on h_0 and λ_min surely negative."""
+    """The finding on curvature: a saddle only where the network is above the probe on h_0, λ_min surely negative, and
+    its direction leads further down than the slope does.
+    """
     where = "in all parameters"
     if found.of == "last block":
         map_at = f"the last block's {found.layer}" if found.layer else "a linear map behind the last block"
@@ -18,12 +20,21 @@ def of_curvature(found: Curvature, first: Baseline) -> Advice:
     above = first.probe.finished and first.gap.sign > 0
     known = f"{found} {where}, ‖∇F‖ = {number_text(found.grad_norm, 2)}"
     if found.sign < 0:
+        slope = f", one along −∇F by {number_text(found.grad_fall, 3)}" if found.grad_fall > 0 else ""
         down = (
             f"This direction leads down: a step of {number_text(found.step, 2)} along it lowers F by "
-            f"{number_text(found.fall, 3)}"
+            f"{number_text(found.fall, 3)}{slope}"
             if found.fall > 0
             else "No step tried along its direction lowers F"
         )
+        if above and found.grad_fall > found.fall:
+            return Advice(
+                "curvature",
+                "not stationary",
+                f"Above the linear probe on h_0 by {first.gap} on the training samples, but at no saddle: a step along "
+                f"−∇F lowers F by {number_text(found.grad_fall, 3)}, one along the direction of λ_min by "
+                f"{number_text(found.fall, 3)}. Train it on. Here {known}.",
+            )
         if above:
             return Advice(
                 "curvature",

@@ -63,6 +63,8 @@ class Curvature(NamedTuple):
         fall: By how much F is lower at the best of 50 steps along ±v, of lengths 2^−20 to 16; 0 where none is lower by
             more than rounding, as where a network has kinks all around.
         step: That step t of θ + t v.
+        grad_fall: By how much F is lower at the best of such steps along −∇F/‖∇F‖, of each no more than t ‖∇F‖ counted,
+            which is what the slope itself promises: where that is more than `fall`, training is on its way.
         direction: v, with the structure of the parameters; of a torch module a dictionary by their names, of the last
             block a dictionary of W, b, V and c.
         layer: The name of the linear layer that the last block ends in, where it is known.
@@ -79,6 +81,7 @@ class Curvature(NamedTuple):
     grad_norm: float
     fall: float
     step: float
+    grad_fall: float
     direction: Any
     layer: str = ""
 
@@ -116,7 +119,14 @@ def check_hessian(hessian: str | None) -> None:
 
 
 def curvature_of(
-    found: HessianEigenvalue, *, of: str, direction: Any, parameters: int, grad_norm: float, levels: np.ndarray
+    found: HessianEigenvalue,
+    *,
+    of: str,
+    direction: Any,
+    parameters: int,
+    grad_norm: float,
+    levels: np.ndarray,
+    downhill: np.ndarray,
 ) -> Curvature:
     """What an eigenvalue and the objective along its direction say together.
 
@@ -124,11 +134,10 @@ def curvature_of(
         found: The eigenvalue, as NumPy numbers.
         of, direction, parameters, grad_norm: As the attributes.
         levels: The objective at 0 and, along the direction, at every one of `STEPS`.
+        downhill: The same along −∇F/‖∇F‖.
     """
-    values = np.where(np.isfinite(levels), levels, np.inf)
-    best = int(np.argmin(values[1:]))
-    fall = float(values[0] - values[1 + best])
-    fall = fall if fall > _ROUNDINGS * np.finfo(float).eps * abs(values[0]) else 0.0
+    falls = _falls(levels)
+    best = int(np.argmax(falls))
     return Curvature(
         of=of,
         parameters=parameters,
@@ -139,10 +148,18 @@ def curvature_of(
         certain=bool(found.certain),
         rounding=float(found.rounding),
         grad_norm=grad_norm,
-        fall=fall,
-        step=float(STEPS[best]) if fall > 0.0 else 0.0,
+        fall=float(falls[best]),
+        step=float(STEPS[best]) if falls[best] > 0.0 else 0.0,
+        grad_fall=float(np.max(np.minimum(_falls(downhill), np.maximum(STEPS, 0.0) * grad_norm))),
         direction=direction,
     )
+
+
+def _falls(levels: np.ndarray) -> np.ndarray:
+    """By how much each level is below the first, 0 where it is not by more than rounding."""
+    with np.errstate(invalid="ignore"):
+        falls = levels[0] - np.where(np.isfinite(levels[1:]), levels[1:], np.inf)
+    return np.where(falls > _ROUNDINGS * np.finfo(float).eps * abs(levels[0]), falls, 0.0)
 
 
 def last_block_curvature(
@@ -187,7 +204,6 @@ def last_block_curvature(
     point = Point(W, V, f, X, stream.y, loss)
     unit = smallest_partial_eigenvalue(point)
     A, B = (np.asarray(part, dtype=np.float64) for part in unit.direction)
-    grad_W, grad_V = point.gradient
     with jax.enable_x64(True):
         start = jax.tree.map(jnp.asarray, point)
         found = as_numpy(_refined(start, jnp.asarray(A).reshape(-1, X.shape[1]), jnp.asarray(B), d, max_restarts))
@@ -203,7 +219,14 @@ def last_block_curvature(
     )
     full = np.zeros_like(V)
     full[:d] = b
-    levels = [float(point.at(W + t * a, V + t * full).objective) for t in (0.0, *STEPS)]
+
+    def along(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.array([float(point.at(W + t * a, V + t * b).objective) for t in (0.0, *STEPS)])
+
+    grad_W, grad_V = (np.array(part, dtype=np.float64) for part in point.gradient)
+    grad_V[d:] = 0.0
+    grad_norm = float(np.hypot(np.linalg.norm(grad_W), np.linalg.norm(grad_V)))
+    size = max(grad_norm, np.finfo(float).tiny)
     direction = {"W": a[..., :d], "V": b} | ({"b": a[..., d]} if bias else {})
     if layer is not None and layer.c is not None:
         direction |= {"V": b[:, :-1], "c": b[:, -1]}
@@ -212,8 +235,9 @@ def last_block_curvature(
         of="last block",
         direction=direction,
         parameters=a.size + b.size,
-        grad_norm=float(np.hypot(np.linalg.norm(grad_W), np.linalg.norm(grad_V[:d]))),
-        levels=np.array(levels),
+        grad_norm=grad_norm,
+        levels=along(a, full),
+        downhill=along(-grad_W / size, -grad_V / size),
     )
     return found_of._replace(layer="" if layer is None else layer.name)
 
