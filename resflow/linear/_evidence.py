@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from resflow.linear._algebra import EPS, ball_step, cholesky_solver
-from resflow.linear._newton import PROVEN, Iterate, describe, into_ball
+from resflow.linear._newton import PROVEN, Iterate, describe, follows, into_ball
 from resflow.linear._problem import TOLERANCE, Problem, evaluate
 from resflow.linear._terms import loss_terms
 from resflow.linear.fit import LinearFit
@@ -27,8 +27,8 @@ def in_weights(problem: Problem, inner: Problem, best: Iterate) -> Iterate:
     slope = inner.flat(slope if basis is None else basis.T @ slope)
     model = ball_step(best.solver, slope, best.z, problem.radius, start=best.multiplier)
     there = describe(problem, w, here, model, best.solver, best.iterations)
-    sound = best.sound and (there.sound or problem.outputs is not None)  # of several outputs the step alone tells
-    return there._replace(sound=sound)
+    holds = there.sound or follows(problem.loss, np.empty(0) if problem.quadratic else inner.times(model.step))
+    return there._replace(sound=best.sound and holds)
 
 
 def fit_of_zero(problem: Problem, rank: int, separable: bool | None) -> LinearFit:

@@ -71,7 +71,7 @@ def newton(
     enough: float = 0.0,
     watch: Callable[[Newton], None] | None = None,
 ) -> Iterate:
-    """Minimise the problem until the rounding errors of float64 stop all progress, or it is solved.
+    """Minimise the problem until the rounding errors of float64 stop all progress, or it is solved by sound evidence.
 
     Each step minimises the second-order model over the ball exactly, then searches along the segment, which stays in
     the ball. Once a step reduces the residual a hundredfold the Hessian is kept for the next: it is nearly all the
@@ -112,7 +112,8 @@ def newton(
         else:
             stalled = 0 if iterate.residual <= 0.5 * best.residual else stalled + 1
             best = iterate if iterate.residual <= best.residual else best
-        if solved(problem, iterate) or iterate.suboptimality <= enough or stalled >= most_stalled:
+        done = solved(problem, iterate) and iterate.sound
+        if done or iterate.suboptimality <= enough or stalled >= most_stalled:
             break
         t = 1.0 if problem.quadratic else _line_search(problem, z, here, change, model)
         if t == 0.0:

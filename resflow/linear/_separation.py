@@ -275,6 +275,7 @@ def _none_separates(A: np.ndarray, beta: np.ndarray) -> bool:
     """
     if len(beta) == 0 or not (beta > 0.5).all():
         return False
+    A = A[:, A.any(axis=0)]
     Q, R = np.linalg.qr(A)
     if Q.shape[1] < A.shape[1] or reciprocal_condition(R.T @ R) < WELL_CONDITIONED:
         return False

@@ -96,12 +96,13 @@ def _least_metric(problem: Problem, W: np.ndarray, here: Look, gram: np.ndarray)
     square 1, and that e_i of the predictions of each sample, which changes the gradient by mean S_i e_i x_iᵀ, in the
     metric no longer than (mean |S_i e_i|² / a_i)^½.
     """
-    rows = problem.rows
-    sizes = np.sqrt(np.diag(gram) / rows.n)
-    values, basis = np.linalg.eigh(least_gram(problem, W, here) / sizes / sizes[:, None])
+    rows, live = problem.rows, np.flatnonzero(np.diag(gram))  # an empty column has no say
+    sizes = np.sqrt(np.diag(gram)[live] / rows.n)
+    values, basis = np.linalg.eigh(least_gram(problem, W, here)[np.ix_(live, live)] / sizes / sizes[:, None])
     if not values[0] > WELL_CONDITIONED * values[-1]:
         return math.inf, math.inf
-    whitening = basis / np.sqrt(values) / sizes[:, None]
+    whitening = np.zeros((rows.width, live.size))
+    whitening[live] = basis / np.sqrt(values) / sizes[:, None]
     unit = 4.0 * math.sqrt(rows.d) * EPS
     if problem.device is not None:
         hidden, reach = problem.device.least_metric(W, whitening, unit)

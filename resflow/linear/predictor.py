@@ -27,7 +27,7 @@ from resflow.linear._first_pass import first_pass
 from resflow.linear._hessian_free import hessian_free
 from resflow.linear._in_ball import in_ball
 from resflow.linear._newton import Newton, newton
-from resflow.linear._problem import TOLERANCE, Evaluation, Problem
+from resflow.linear._problem import TOLERANCE, Evaluation, Problem, evaluate
 from resflow.linear._quasi_newton import quasi_newton
 from resflow.linear._samples import as_samples
 from resflow.linear._separation import Separation
@@ -170,7 +170,9 @@ def _fit(problem: Problem, m: int | None, max_iterations: int, guess: np.ndarray
         R = triangular_factor(rows) if problem.device is None else problem.device.triangular_factor()
         space = row_space(R, n, below=below)
         rank, cut = space.basis.shape[1], space.cut
-        inner = inner.within(_coordinates(problem, space, squares))
+        axes = _coordinates(problem, space, squares)
+        scale *= float(np.linalg.norm(R @ axes)) / math.sqrt(squares.sum())
+        inner = inner.within(axes)._replace(gradient_scale=scale)
     elif problem.quadratic or (curvatures.size and np.ptp(curvatures) == 0.0):
         hessian = gram * ((1.0 if problem.quadratic else curvatures[0]) / n)
     if rank == 0 or problem.radius == 0.0:
@@ -191,7 +193,7 @@ def _fit(problem: Problem, m: int | None, max_iterations: int, guess: np.ndarray
             separation.settle()
             verdict, unknown = separation.found, separation.unknown
             return as_fit(problem, found, rank, cut, separable=verdict, unknown=unknown, max_iterations=max_iterations)
-    basis, best = inner.rows.basis, None
+    basis, best, begin, spent = inner.rows.basis, None, None, 0
     if m is not None:  # passes with a Hessian of several outputs are NumPy's
         problem, inner = problem._replace(device=None), inner._replace(device=None)
     zero = np.broadcast_to(0.0, n if m is None else (n, m))
@@ -199,14 +201,18 @@ def _fit(problem: Problem, m: int | None, max_iterations: int, guess: np.ndarray
     newtonian = problem.quadratic or basis is not None or m is not None or problem.device is not None
     if problem.free and n >= _MANY * rows.d and not newtonian:
         minimum = quasi_newton(problem, gram, at_zero, max_iterations=max_iterations)
-        if minimum is not None:
+        if minimum is not None and minimum[0].sound:
             best, there = minimum
             if separation is not None:
                 solve, _, _ = best.solver(0.0)
                 separation.judge_minimiser(there.predictions, rows.times(solve(there.gradient)))
+        elif minimum is not None:  # where some sample has next to no curvature, XᵀX bounds the Hessian by next to none
+            begin, spent = (minimum[0].z, evaluate(inner, minimum[0].z, hessian=True)), minimum[0].iterations
     if best is None:
-        begin = start_of(inner, at_zero, guess if basis is None else None)
-        best = newton(inner, *begin, max_iterations=max_iterations, watch=_watching(inner, separation))
+        begin = begin or start_of(inner, at_zero, guess if basis is None else None)
+        watch = _watching(inner, separation)
+        best = newton(inner, *begin, max_iterations=max_iterations - spent, watch=watch)
+        best = best._replace(iterations=best.iterations + spent)
     if separation is not None:
         separation.settle()
     if basis is not None or m is not None:
