@@ -11,6 +11,7 @@ import pytest
 from resflow.errors import InvalidInputError
 from resflow.linear.predictor import fit_linear_predictor
 from resflow.losses import PseudoHuber
+from resflow.status import Status
 from tests.test_linear import EPS, has_separation
 
 LONG = np.longdouble
@@ -229,3 +230,77 @@ def test_verdict_on_separation_does_not_depend_on_units():
         else:
             assert fit_linear_predictor(scaled, y).separable is False
     assert 5 <= sum(verdicts) <= 20
+
+
+def least_logistic(X, y, w):
+    """F at the minimiser in extended precision, by Newton's method from weights close to it."""
+    X, y, w = (np.asarray(each, dtype=np.longdouble) for each in (X, y, w))
+    for _ in range(4):
+        far = np.exp(-np.abs(y * (X @ w)))
+        slope = -y * np.where(y * (X @ w) > 0, far, 1) / (1 + far)
+        curvature = far / (1 + far) ** 2
+        H = np.asarray(X.T @ (curvature[:, None] * X) / len(y), dtype=float)
+        w = w - np.linalg.lstsq(H, np.asarray(X.T @ slope / len(y), dtype=float), rcond=1e-13)[0]
+    return np.mean(np.logaddexp(np.longdouble(0), -y * (X @ w)))
+
+
+@pytest.mark.parametrize("more", ["", "repeated", "polynomial", "one-hot", "repeated up to 1e-6"])
+@pytest.mark.parametrize(("n", "d"), [(599, 3), (2000, 10), (3000, 3)])
+def test_samples_on_their_own_side_by_far_leave_no_doubt(n, d, more):
+    """Their curvature is next to none, which bounds nothing; the step that is left changes no prediction all the same.
+
+    From 200 samples a feature on no Hessian is formed at first.
+    """
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        X, group = rng.standard_normal((n, d)), np.eye(3)[rng.integers(0, 3, n)]
+        y = np.where(X[:, 0] + (0.05, 0.1, 0.2)[seed % 3] * rng.standard_normal(n) > 0, 1.0, -1.0)
+        columns = {
+            "": X,
+            "repeated": np.c_[X, X[:, 0]],
+            "polynomial": np.c_[np.ones(n), (5 + X[:, :1]) ** [1, 2], 2 * (5 + X[:, 0])],
+            "one-hot": np.c_[X, np.ones(n), group],
+            "repeated up to 1e-6": np.c_[X, X[:, 0] + 1e-6 * rng.standard_normal(n)],
+        }[more]
+        fit = fit_linear_predictor(columns, y, loss="logistic")
+        assert fit.converged, seed
+        objective = np.mean(np.logaddexp(np.longdouble(0), -y * (columns.astype(np.longdouble) @ fit.W)))
+        assert objective - least_logistic(columns, y, fit.W) <= fit.suboptimality + 1e-15
+        near = fit_linear_predictor(columns, y, loss="logistic", tolerance=1e-3)
+        assert near.status in (Status.WIDE_TOLERANCE, Status.CONVERGED)
+        assert near.objective - fit.objective <= near.suboptimality + 1e-15
+        for options in ({"ridge": 1e-6}, {"max_norm": 1e3}):
+            assert fit_linear_predictor(columns, y, loss="logistic", **options).converged, options
+
+
+@pytest.mark.parametrize("loss", ["logistic", "softmax"])
+def test_empty_columns_are_left_out_of_what_must_be_regular(loss):
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(3, 30))
+        X, weights = rng.standard_normal((n, 3)) * 10.0 ** rng.uniform(-3, 3, (n, 1)), 10.0 ** rng.uniform(-8, 8, n)
+        X[:, rng.integers(0, 3)] = 0.0
+        y = rng.integers(0, 2 if loss == "logistic" else 3, n)
+        try:
+            fit = fit_linear_predictor(X, y, loss=loss, sample_weight=weights)
+        except InvalidInputError:  # separable
+            continue
+        assert (fit.W[..., ~X.any(axis=0)] == 0.0).all()
+        kept = fit_linear_predictor(X[:, X.any(axis=0)], y, loss=loss, sample_weight=weights)
+        assert kept.separable == fit.separable
+        assert kept.objective == pytest.approx(fit.objective, rel=1e-9)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((600, 20)), rng.integers(0, 20, 600)
+    X[:, 2] = 0.0
+    fit = fit_linear_predictor(X, y, loss="softmax")
+    assert fit.converged
+    assert fit.separable is False
+    assert (fit.W[:, 2] == 0.0).all()
+
+
+@pytest.mark.parametrize(("loss", "shape"), [("logistic", (4,)), ("softmax", (3, 4))])
+def test_start_too_far_away_to_be_looked_at_is_left_aside(loss, shape):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((80, 4)), rng.integers(0, 3 if loss == "softmax" else 2, 80)
+    far = fit_linear_predictor(X, y, loss=loss, ridge=0.1, start=np.full(shape, 1e300))
+    np.testing.assert_array_equal(far.W, fit_linear_predictor(X, y, loss=loss, ridge=0.1).W)

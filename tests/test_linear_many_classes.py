@@ -55,6 +55,7 @@ def gradient(fit, X, y):
 def dense(X, y, monkeypatch, **options):
     with monkeypatch.context() as patch:
         patch.setattr(_linear_predictor, "_LARGE", np.inf)
+        patch.setattr(_linear_predictor, "_MUCH", np.inf)
         return fit_linear_predictor(X, y, loss="softmax", **options)
 
 

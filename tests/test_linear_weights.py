@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -106,7 +108,7 @@ def test_weights_of_classes_and_samples_are_those_of_scikit_learn(loss, weight):
     assert fit.converged
 
 
-@pytest.mark.parametrize("coded", [lambda y: y, lambda y: 2 * y - 1, lambda y: y.astype(bool)])
+@pytest.mark.parametrize("coded", [lambda y: y, lambda y: 2 * y - 1, lambda y: y.astype(bool), lambda y: 2.0 * y - 1])
 def test_the_two_classes_are_weighed_by_the_name_they_have(coded):
     X, y = sample(BINARY)
     y = coded(y)
@@ -211,6 +213,8 @@ def test_a_point_is_not_held_against_a_weighted_fit():
         ({"class_weight": {3: 1.0}}, "class_weight has the class 3, but the classes are −1 or 0, and 1"),
         ({"class_weight": {"a": 1.0}}, "class_weight has the class 'a', but the classes are"),
         ({"class_weight": {7: 1.0}, "loss": "softmax"}, r"the class 7, but the classes are 0, \.\.\., 1"),
+        ({"class_weight": {0: 1.0, -1: 2.0}}, "class_weight has 0 and -1, which are the same class"),
+        ({"class_weight": {0.5: 2.0}}, "class_weight has the class 0.5, but the classes are"),
         ({"class_weight": {1: -2.0}}, r"class_weight\[1\]=-2.0 must be a finite number, at least 0"),
         ({"class_weight": {0: 1.0}, "loss": "squared"}, "the squared loss has no classes: pass sample_weight"),
         ({"classes": 3}, "classes=3, but the logistic loss has none to count"),
@@ -229,4 +233,33 @@ def test_bad_input_gets_one_clear_line(options, message, unchecked_types):
     options = {"y": [0, 1, 0, 1, 0, 1], "ridge": 0.1} | options
     with pytest.raises(InvalidInputError, match=message) as raised:
         fit_linear_predictor(np.ones((6, 2)), **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_probabilities_in_half_precision_miss_1_by_as_much(precision):
+    rng = np.random.default_rng(6)
+    X, y = features(rng, 200, 4), jnp.asarray(probabilities(rng, 200, 5), precision)
+    exact = np.asarray(y, dtype=float)
+    fit = fit_linear_predictor(X, y, loss="softmax", ridge=0.1)
+    same = fit_linear_predictor(X, exact / exact.sum(axis=1, keepdims=True), loss="softmax", ridge=0.1)
+    np.testing.assert_allclose(fit.W, same.W, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "traced",
+    [
+        lambda X, y, a: fit_linear_predictor(a * X, y),
+        lambda X, y, a: fit_linear_predictor(X, a * y),
+        lambda X, y, a: fit_linear_predictor(X, y, ridge=a),
+        lambda X, y, a: fit_linear_predictor(X, y, max_norm=a),
+        lambda X, y, a: fit_linear_predictor(X, y, sample_weight=a * jnp.ones(40)),
+        lambda X, y, a: fit_linear_predictor(X, y, class_weight={0: a}),
+        lambda X, y, a: fit_linear_predictor(X, y, ridge=0.1, start=a * jnp.ones(6)),
+    ],
+)
+def test_traced_arrays_are_refused_in_one_line(traced, unchecked_types):
+    X, y = sample(BINARY, n=40)
+    with pytest.raises(InvalidInputError, match="call it outside the traced function") as raised:
+        jax.jit(lambda a: traced(X, y, a).W)(1.0)
     assert "\n" not in str(raised.value)

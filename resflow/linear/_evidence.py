@@ -16,6 +16,11 @@ from resflow.status import Status
 
 __all__ = ["as_fit", "fit_of_zero", "in_weights"]
 
+_BEYOND_MODEL = 4.0
+"""Times what the second-order model says an objective that is not quadratic falls by at most, where the model holds:
+its curvatures may be those of a step before, and change by another such step.
+"""
+
 
 def in_weights(problem: Problem, inner: Problem, best: Iterate) -> Iterate:
     """The evidence at the weights that the best point of the inner problem stands for, by a pass over X itself."""
@@ -75,12 +80,13 @@ def as_fit(
     if isinstance(problem.loss, Squared | Logistic | PseudoHuber | Softmax):  # none of these is ever negative
         total = best.objective + 0.5 * problem.ridge * float(best.z @ best.z)
         suboptimality, sound = min(suboptimality, total) if sound else total, True
+    factor = 1.0 if best.proven or problem.quadratic else _BEYOND_MODEL
     if unknown:
         status = Status.NO_MINIMIZER_KNOWN
     elif sound and small and suboptimality <= (PROVEN if best.proven else TOLERANCE) * problem.objective_scale:
         status = Status.CONVERGED
-    elif sound and problem.tolerance > TOLERANCE and suboptimality <= problem.goal:
-        status = Status.WIDE_TOLERANCE
+    elif sound and problem.tolerance > TOLERANCE and factor * suboptimality <= problem.goal:
+        status, suboptimality = Status.WIDE_TOLERANCE, factor * suboptimality
     else:
         status = Status.ITERATION_LIMIT if best.iterations == max_iterations else Status.ROUNDING
     return LinearFit(

@@ -142,7 +142,7 @@ class Metric:
     def __init__(self, gram: np.ndarray, *, unitless: bool = False) -> None:
         self.trace = float(np.trace(gram))
         sizes = np.sqrt(np.diag(gram)) if unitless else np.ones(len(gram))
-        self._sizes = np.where(sizes > 0.0, sizes, 1.0)
+        self._sizes = np.where(sizes > 0.0, sizes, np.inf)  # an empty column has no weight
         scaled = gram / self._sizes / self._sizes[:, None]
         values, self._basis = np.diag(scaled), None
         if np.count_nonzero(scaled) > np.count_nonzero(values):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from resflow.arrays import LARGEST, SMALLEST, as_array, as_number, check_size
@@ -16,7 +17,7 @@ from resflow.losses import Logistic, Loss, Softmax
 __all__ = ["Samples", "as_samples", "check_columns"]
 
 _SUM = 1e-5
-"""By how much the sum of a row of probabilities, perhaps in float16 or from a text, may miss 1."""
+"""By how much the sum of a row of probabilities, perhaps from a text, may miss 1; in float16 by its precision."""
 
 
 class Samples(NamedTuple):
@@ -72,13 +73,14 @@ def _class_count(classes: Any, loss: Loss) -> int:
 def _labels(y: Any, loss: Loss, n: int, m: int | None) -> np.ndarray:
     """Labels as `Problem` has them: of probabilities of two classes the mean label, of several the rows."""
     given = np.asarray(as_array("y", y))
-    if type(loss) in (Logistic, Softmax) and given.dtype.kind == "f" and ((given > 0.0) & (given < 1.0)).any():
+    is_float = jnp.issubdtype(given.dtype, jnp.floating)  # bfloat16 among them
+    if type(loss) in (Logistic, Softmax) and is_float and ((given > 0.0) & (given < 1.0)).any():
         fits = np.isfinite(given).all() and len(given) == n
         if fits and given.ndim == 1 and type(loss) is Logistic:
             _check_probabilities(given)
             return 2.0 * given.astype(np.float64) - 1.0
         if fits and given.ndim == 2 and type(loss) is Softmax and given.shape[1] == (m or max(given.shape[1], 2)):
-            return _as_distributions(given.astype(np.float64))
+            return _as_distributions(given.astype(np.float64), max(_SUM, float(jnp.finfo(given.dtype).eps)))
     labels = np.asarray(as_labels(y, loss, n=n, m=m))
     return labels.astype(int if loss.labels == "classes" else np.float64)
 
@@ -92,10 +94,10 @@ def _check_probabilities(y: np.ndarray) -> None:
         )
 
 
-def _as_distributions(y: np.ndarray) -> np.ndarray:
-    """Rows of probabilities whose sums are exactly 1, up to rounding of float64."""
+def _as_distributions(y: np.ndarray, most: float) -> np.ndarray:
+    """Rows of probabilities whose sums, which may miss 1 by so much, are exactly 1, up to rounding of float64."""
     sums = y.sum(axis=1)
-    wrong = np.flatnonzero((y < 0.0).any(axis=1) | (np.abs(sums - 1.0) > _SUM))
+    wrong = np.flatnonzero((y < 0.0).any(axis=1) | (np.abs(sums - 1.0) > most))
     if wrong.size:
         raise InvalidInputError(
             f"y has the row {y[wrong[0]].tolist()[:6]} at {wrong[0]}, but for the softmax loss a row must hold the "
@@ -155,13 +157,20 @@ def _class_weights(class_weight: Any, counts: np.ndarray, labels: np.ndarray, lo
             "{0: 1.0, 1: 2.5}; a class that is left out counts 1"
         )
     found = np.ones(len(counts))
-    names = {-1: 0, 0: 0, 1: 1} if loss.labels == "binary" else {label: label for label in range(len(counts))}
+    named: dict[int, Any] = {}
+    names: dict[Any, int] = {-1: 0, 0: 0, 1: 1}
+    if loss.labels == "classes":
+        names = {label: label for label in range(len(counts))}
     for label, weight in class_weight.items():
-        index = names.get(int(label)) if isinstance(label, int | np.integer | np.bool_) else None
+        index = names.get(label) if isinstance(label, int | float | np.number | np.bool_) else None
         if index is None:
             known = "−1 or 0, and 1" if loss.labels == "binary" else f"0, ..., {len(counts) - 1}"
             raise InvalidInputError(f"class_weight has the class {shown(label)}, but the classes are {known}")
-        allowed = "must be a finite number, at least 0"
+        if index in named:
+            raise InvalidInputError(
+                f"class_weight has {shown(named[index])} and {shown(label)}, which are the same class: leave one out"
+            )
+        named[index], allowed = label, "must be a finite number, at least 0"
         name = f"class_weight[{shown(label)}]"
         found[index] = as_number(name, weight, allowed, lambda w: 0.0 <= w <= LARGEST)
     return found

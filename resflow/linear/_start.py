@@ -25,8 +25,10 @@ def start_of(problem: Problem, at_zero: Evaluation, guess: np.ndarray | None = N
     """
     if guess is not None:
         z = guess if problem.outputs is None else (problem.outputs.T @ guess).ravel()
-        there = evaluate(problem, z, hessian=True)
-        if there.objective + 0.5 * problem.ridge * float(z @ z) < problem.objective_scale:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is no better than 0
+            there = evaluate(problem, z, hessian=True)
+            total = there.objective + 0.5 * problem.ridge * float(z @ z)
+        if total < problem.objective_scale:
             return z, there
     rows, zero = problem.rows, np.zeros(problem.size)
     worthwhile = rows.n >= _MANY * max(rows.d, problem.size) and problem.device is None

@@ -32,13 +32,14 @@ class LinearFit(NamedTuple):
             leaves of it if that is more: how much of a decrease it can hide is then part of suboptimality. Of many
             classes the suboptimality alone decides where it is proven, with all rounding errors counted in: those may
             then be most of it, and 1e-10 F_lin(0) is enough.
-        suboptimality: Of many classes (m d > 256) with a ridge term, ‖∇F‖² / (2 ridge), which strong convexity proves,
-            under a bound that binds the one below, and with neither ½ λ² (1 + R λ), λ the gradient's length in a metric
-            from the least probability of each sample, which proves that there is a minimiser, too. Otherwise by how
-            much the objective with its ridge term can still fall within ‖W‖ ≤ max_norm: by its second-order model at W
-            (half the squared Newton decrement where the bound is inactive, or a bound on it from XᵀX where no Hessian
-            was formed) or, if that is less, by the bound ⟨∇F, W⟩ + max_norm ‖∇F‖, which convexity proves. The objective
-            itself where the model does not hold as far as the minimum. Infinite if nothing of that can be had.
+        suboptimality: Of many classes (m d > 256, or n (m d)² > 10⁷) with a ridge term, ‖∇F‖² / (2 ridge), which strong
+            convexity proves, under a bound that binds the one below, and with neither ½ λ² (1 + R λ), λ the gradient's
+            length in a metric from the least probability of each sample, which proves that there is a minimiser, too.
+            Otherwise by how much the objective with its ridge term can still fall within ‖W‖ ≤ max_norm: by its
+            second-order model at W (half the squared Newton decrement where the bound is inactive, or a bound on it
+            from XᵀX where no Hessian was formed) or, if that is less, by the bound ⟨∇F, W⟩ + max_norm ‖∇F‖, which
+            convexity proves. The objective itself where the model does not hold as far as the minimum. Infinite if
+            nothing of that can be had.
         multiplier: Of the bound ‖W‖ ≤ max_norm: 0 where it is inactive, infinite for max_norm = 0.
         separable: Logistic and softmax loss only. True: some weights put no sample on the wrong side of another class
             and not all of them on the border, by exact arithmetic, so that without bound or ridge there is no

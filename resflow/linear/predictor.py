@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Real, Shaped
 
-from resflow.arrays import LARGEST, SMALLEST, Array, as_array, as_number
+from resflow.arrays import LARGEST, SMALLEST, Array, as_array, as_number, is_traced
 from resflow.errors import InvalidInputError
 from resflow.linear._algebra import (
     WELL_CONDITIONED,
@@ -41,6 +41,8 @@ __all__ = ["LinearFit", "fit_linear_predictor"]
 
 _MANY = 200
 _LARGE, _DENSE = 256, 6000
+_MUCH = 1e7
+"""n (m d)², multiplications in Hessians of a few classes, from which on doing without takes a tenth of the time."""
 _LITTLE = 2e7
 """Multiplications in a pass that a second thread would hardly speed up, and a busy second core slow down many times."""
 
@@ -67,9 +69,10 @@ def fit_linear_predictor(
     column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
     By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
-    BFGS in the metric of XᵀX where samples are many. The softmax loss needs no Hessian where m d > 256: limited-memory
-    BFGS in a metric from XᵀX, or from some of the rows where they are many, and Newton's method by conjugate gradients,
-    until the suboptimality is proven; where that fails and m d ≤ 6000 the Hessian is formed after all. Otherwise, where
+    BFGS in the metric of XᵀX where samples are many. The softmax loss needs no Hessian where m d > 256 or
+    n (m d)² > 10⁷: limited-memory BFGS in a metric from XᵀX, or from some of the rows where they are many, and Newton's
+    method by conjugate gradients, until the suboptimality is proven; where that fails and m d ≤ 6000 the Hessian is
+    formed after all. Otherwise, where
     columns nearly depend on each other, in coordinates of the row space, from a QR factorisation accumulated over the
     chunks. The norm bound is met exactly, by its multiplier. Where the loss does not change when one number is added to
     all outputs, W is the one whose columns sum to 0, which has the least norm.
@@ -112,8 +115,9 @@ def fit_linear_predictor(
 
     Raises:
         InvalidInputError: If shapes disagree, a value is not finite, the labels do not suit the loss, max_norm, ridge,
-            tolerance or a weight is out of range, or if the logistic or softmax loss has no minimiser because the data
-            is linearly separable and neither max_norm nor ridge is given.
+            tolerance or a weight is out of range, an argument is being traced by jit, vmap or grad, or if the logistic
+            or softmax loss has no minimiser because the data is linearly separable and neither max_norm nor ridge is
+            given.
 
     References:
         Shamir 2018 (arXiv:1804.06739), section 2: the objective F_lin and its minimum over a ball.
@@ -125,6 +129,13 @@ def fit_linear_predictor(
     >>> fit.W.round(12), fit.converged
     (array([1., 2.]), True)
     """
+    of_classes = class_weight.values() if isinstance(class_weight, Mapping) else ()
+    numbers = (max_norm, ridge, classes, max_iterations, tolerance)
+    if is_traced(X, y, sample_weight, start, *numbers, *of_classes):
+        raise InvalidInputError(
+            "fit_linear_predictor is given an array that jit, vmap or grad is tracing, but it needs the values: call "
+            "it outside the traced function, and pass in what it returns"
+        )
     loss = as_loss(loss)
     samples = as_samples(X, y, loss, sample_weight=sample_weight, class_weight=class_weight, classes=classes)
     radius, ridge, max_iterations = _checked_options(max_norm, ridge, max_iterations)
@@ -142,8 +153,9 @@ def fit_linear_predictor(
 
 
 def _is_large(problem: Problem) -> bool:
-    """Whether the classes are so many that no Hessian is formed."""
-    return type(problem.loss) is Softmax and problem.size > _LARGE
+    """Whether the classes, or the samples of a few, are so many that no Hessian is formed."""
+    much = problem.size > _LARGE or problem.rows.n * float(problem.size) ** 2 > _MUCH
+    return type(problem.loss) is Softmax and much
 
 
 def _work(problem: Problem) -> float:
