@@ -80,8 +80,12 @@ def check_answers(uri: str) -> None:
     """
     scheme = uri.split(":")[0].split("+")[0].lower()
     if scheme in ("http", "https"):
+        import mlflow.utils.rest_utils  # on a busy machine that takes seconds, which are not the store's
+
         _within_seconds(lambda: _ask_server(uri), uri)
     elif scheme in DATABASES and scheme != "sqlite":
+        import mlflow.store.db.utils  # noqa: F401 (nor are these)
+
         _within_seconds(lambda: _ask_database(uri), uri)
     elif (database := sqlite_file(uri)) is not None and database.exists():
         check_sqlite(database)
