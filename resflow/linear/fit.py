@@ -38,8 +38,9 @@ class LinearFit(NamedTuple):
             Otherwise by how much the objective with its ridge term can still fall within ‖W‖ ≤ max_norm: by its
             second-order model at W (half the squared Newton decrement where the bound is inactive, or a bound on it
             from XᵀX where no Hessian was formed) or, if that is less, by the bound ⟨∇F, W⟩ + max_norm ‖∇F‖, which
-            convexity proves. The objective itself where the model does not hold as far as the minimum. Infinite if
-            nothing of that can be had.
+            convexity proves. Four times what the model says where that is not proven and the tolerance was wider. The
+            objective itself where the model does not hold as far as the minimum. Infinite if nothing of that can be
+            had.
         multiplier: Of the bound ‖W‖ ≤ max_norm: 0 where it is inactive, infinite for max_norm = 0.
         separable: Logistic and softmax loss only. True: some weights put no sample on the wrong side of another class
             and not all of them on the border, by exact arithmetic, so that without bound or ridge there is no

@@ -69,13 +69,12 @@ def fit_linear_predictor(
     column to X for one. X is read in chunks of rows, several times over, and may be a `np.memmap` larger than memory.
 
     By Newton's method, whose first step solves the squared loss and whose next ones refine that, or by limited-memory
-    BFGS in the metric of XᵀX where samples are many. The softmax loss needs no Hessian where m d > 256 or
-    n (m d)² > 10⁷: limited-memory BFGS in a metric from XᵀX, or from some of the rows where they are many, and Newton's
-    method by conjugate gradients, until the suboptimality is proven; where that fails and m d ≤ 6000 the Hessian is
-    formed after all. Otherwise, where
-    columns nearly depend on each other, in coordinates of the row space, from a QR factorisation accumulated over the
-    chunks. The norm bound is met exactly, by its multiplier. Where the loss does not change when one number is added to
-    all outputs, W is the one whose columns sum to 0, which has the least norm.
+    BFGS in the metric of XᵀX where samples are many. The softmax loss needs no Hessian where m d > 256 or n (m d)² >
+    10⁷: limited-memory BFGS in a metric from XᵀX, or from some of the rows where they are many, and Newton's method by
+    conjugate gradients, until the suboptimality is proven; where that fails and m d ≤ 6000 the Hessian is formed after
+    all. Otherwise, where columns nearly depend on each other, in coordinates of the row space, from a QR factorisation
+    accumulated over the chunks. The norm bound is met exactly, by its multiplier. Where the loss does not change when
+    one number is added to all outputs, W is the one whose columns sum to 0, which has the least norm.
 
     Where no Hessian is formed, a thread for each core passes over groups of the rows. The groups, and so the bits of
     the fit, do not depend on how many cores there are.
