@@ -95,6 +95,11 @@ class Point(eqx.Module):
                     f"{name} has shape {found}, but must be {shape} to fit X {(n, d)} and features {(n, k)}"
                 )
         m = None if self.W.ndim == 1 else self.W.shape[0]
+        if k == 0 or m == 0:
+            name, found = ("features", self.features.shape) if k == 0 else ("W", self.W.shape)
+            raise InvalidInputError(
+                f"{name} has shape {found}, but there must be at least one {'column' if k == 0 else 'row'}"
+            )
         if (m is None) != (loss.outputs == "one") and loss.outputs != "any":
             rows = "(d,): it is for one output" if m is not None else "(m, d), one row a class"
             raise InvalidInputError(f"W has shape {self.W.shape}, but the {loss.name} loss needs {rows}")

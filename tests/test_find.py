@@ -246,6 +246,34 @@ def test_impossible_options_are_refused(change, message):
         SearchOptions(**change)
 
 
+@pytest.mark.parametrize("coded", [lambda y: (y > 0).astype(int), lambda y: y > 0, lambda y: y.tolist()])
+def test_labels_of_a_mean_loss_are_coded_as_those_of_a_point(coded, unchecked_types):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20, 2))
+    y = np.sign(X[:, 0] + 0.5 * rng.standard_normal(20))
+    objective, starts = MeanLoss("logistic"), random_starts(unit(0), 6, key=jax.random.key(0))
+    found, expected = (find_stationary_points(objective, starts, X, each, max_steps=60) for each in (coded(y), y))
+    np.testing.assert_array_equal(found.start_grad_norm, expected.start_grad_norm)
+    np.testing.assert_array_equal(found.objective, expected.objective)
+    moved = (descent_starts(objective, starts, X, each, key=jax.random.key(1), max_steps=5) for each in (coded(y), y))
+    assert eqx.tree_equal(*moved)
+
+
+@pytest.mark.parametrize(
+    ("objective", "labels", "message"),
+    [
+        (MeanLoss("squared"), lambda y: y[:-1], r"y has shape \(19,\), but X has 20 samples"),
+        (MeanLoss("squared"), lambda y: y[:, None], r"predictions have shape \(20,\), but .* must have \(20, 1\)"),
+        (MeanLoss("logistic"), lambda y: y + 2, "the logistic loss takes two classes"),
+        ("squared", lambda y: y, "objective='squared' must be a function of a point and the data"),
+    ],
+)
+def test_labels_that_do_not_suit_a_mean_loss_are_refused(objective, labels, message, unchecked_types):
+    X = np.random.default_rng(0).standard_normal((20, 2))
+    with pytest.raises(InvalidInputError, match=message):
+        find_stationary_points(objective, random_starts(unit(0), 3, key=jax.random.key(0)), X, labels(np.sign(X[:, 0])))
+
+
 def test_starts_that_do_not_fit_together_are_refused():
     with pytest.raises(InvalidInputError, match="leading axis"):
         find_stationary_points(four_wells, (jnp.zeros((3, 2)), jnp.zeros((4, 2))))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 import resflow
 from resflow import InvalidInputError, MeanLoss, Point
@@ -188,6 +189,22 @@ def test_rounding_of_a_gradient_is_no_slope_even_where_all_parameters_are_zero(s
 
 def half_mean_square(w, X, y):
     return 0.5 * jnp.mean((X @ w - y) ** 2)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
+def test_rounding_of_large_predictions_puts_no_point_above_the_linear_predictor(offset):
+    """The linear predictor itself, as a sum of two: the gap is rounding, of predictions that cancel against labels."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        X = np.column_stack([rng.standard_normal((60, 2)), np.ones(60)])
+        y = X @ np.ones(3) + rng.standard_normal(60) + offset
+        fit = resflow.fit_linear_predictor(X, y, loss="squared")
+        model = Partial(lambda w, X: X @ w[0] + X @ w[1], [jnp.asarray(0.3 * fit.W), jnp.asarray(fit.W - 0.3 * fit.W)])
+        report = resflow.analyze(resflow.Point.of(model, X, y, "squared"), fit, epsilon=1e-3)
+        assert report.verdict == "sopsp_at_or_below_linear"
+        assert abs(report.linear_predictor_gap) <= report.gap_error
+        unit = resflow.Point(fit.W, np.zeros((3, 1)), np.ones((60, 1)), X, y, "squared")
+        assert report.gap_error <= 10 * resflow.analyze(unit, fit, epsilon=1e-3).gap_error
 
 
 def test_progress_counts_products_and_changes_no_bit():

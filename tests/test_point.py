@@ -133,6 +133,16 @@ WRONG = [
     (ONE, {"V": ONE.V.T}, r"V has shape \(4, 3\), but must be \(3, 4\)"),
     (ONE, {"W": ONE.W[:2]}, r"W has shape \(2,\), but must be \(3,\)"),
     (ONE, {"W": np.ones((1, 1, 3))}, r"W has shape \(1, 1, 3\), but must be \(d,\), or \(m, d\) for m outputs"),
+    (
+        ONE,
+        {"V": np.ones((3, 0)), "features": np.ones((30, 0))},
+        r"features has shape \(30, 0\), but .* at least one column",
+    ),
+    (
+        SEVERAL,
+        {"W": np.ones((0, 3)), "y": np.ones((30, 0))},
+        r"W has shape \(0, 3\), but there must be at least one row",
+    ),
     (ONE, {"features": ONE.features[:-1]}, r"features has shape \(29, 4\), but must be \(30, 4\)"),
     (ONE, {"y": ONE.y[:, None]}, r"y has shape \(30, 1\), but the logistic loss takes one label a sample"),
     (ONE, {"y": ONE.y[:29]}, r"y has shape \(29,\), but X has 30 samples"),

@@ -308,6 +308,31 @@ def test_network_at_a_saddle_above_its_own_input_is_told_where_it_leads_down():
     assert f"last block: {found}" in str(report)
 
 
+def test_random_networks_are_near_no_saddle():
+    """Their λ_min is negative, and its direction may well lead further down than −∇F, but so do a few small steps."""
+    above = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        h, (A, B) = rng.standard_normal((200, 4)), rng.standard_normal((2, 4, 4))
+        y = np.sign(h @ rng.standard_normal(4) + rng.standard_normal(200))
+        hs, head = [h, h + np.tanh(h @ A) @ B], (rng.standard_normal(4), 0.0)
+        report = probe(hs, head, y, loss="logistic", ridge=0.01, hessian="last block")
+        assert report.curvature.grad_norm > 0.1
+        above += report.findings["curvature"] == "not stationary"
+        assert report.findings["curvature"] != "saddle"
+    assert above > 5
+
+
+def test_labels_as_a_column_are_those_of_a_head_with_one_row():
+    rng = np.random.default_rng(0)
+    hs, y = [rng.standard_normal((50, 4)) for _ in range(2)], rng.standard_normal((50, 1))
+    column, plain = (
+        probe(hs, (np.ones((1, 4)), np.zeros(1)), each, loss="squared", ridge=0.1) for each in (y, y[:, 0])
+    )
+    assert column.objective == plain.objective
+    assert column.head.gap == plain.head.gap
+
+
 @pytest.mark.parametrize("away", [1e-3, 3.0])
 def test_network_whose_slope_leads_further_down_is_on_its_way_and_at_no_saddle(away):
     hs, (W, b), y = stuck()

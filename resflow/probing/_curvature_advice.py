@@ -8,10 +8,16 @@ from resflow.probing.report import Advice, Baseline
 
 __all__ = ["of_curvature"]
 
+_NEAR = 0.1
+"""How much of what the direction of λ_min leads down the slope may be worth next to a saddle."""
+
 
 def of_curvature(found: Curvature, first: Baseline) -> Advice:
     """The finding on curvature: a saddle only where the network is above the probe on h_0, λ_min surely negative, and
-    its direction leads further down than the slope does.
+    the slope small beside it.
+
+    Next to a saddle, where the Hessian is the same, the slope along its direction of least curvature is worth no more
+    than ‖∇F‖² / (2 |λ_min|) in F: to be near, that has to be little of what the direction leads down.
     """
     where = "in all parameters"
     if found.of == "last block":
@@ -27,13 +33,15 @@ def of_curvature(found: Curvature, first: Baseline) -> Advice:
             if found.fall > 0
             else "No step tried along its direction lowers F"
         )
-        if above and found.grad_fall > found.fall:
+        near = found.grad_norm**2 <= _NEAR * 2.0 * abs(found.lambda_min) * found.fall or found.grad_fall == 0.0
+        if above and not near:
             return Advice(
                 "curvature",
                 "not stationary",
-                f"Above the linear probe on h_0 by {first.gap} on the training samples, but at no saddle: a step along "
-                f"−∇F lowers F by {number_text(found.grad_fall, 3)}, one along the direction of λ_min by "
-                f"{number_text(found.fall, 3)}. Train it on. Here {known}.",
+                f"Above the linear probe on h_0 by {first.gap} on the training samples, but not near a saddle, as "
+                f"‖∇F‖ = {number_text(found.grad_norm, 2)}: a step along −∇F lowers F by "
+                f"{number_text(found.grad_fall, 3)}, one along the direction of λ_min by {number_text(found.fall, 3)}. "
+                f"Train it on. Here {found} {where}.",
             )
         if above:
             return Advice(

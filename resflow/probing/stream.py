@@ -86,8 +86,11 @@ def as_stream(representations: tuple[np.ndarray, ...], y: Any, loss: Loss, outpu
     Raises:
         InvalidInputError: If the labels do not fit the samples, the outputs or the loss.
     """
+    y = plain_array(y)
+    if outputs is None and loss.labels != "classes" and np.ndim(y) == 2 and np.shape(y)[1] == 1:
+        y = np.asarray(y)[:, 0]  # as the head's single row is one output
     try:
-        labels = np.asarray(as_labels(plain_array(y), loss, n=len(representations[0]), m=outputs))
+        labels = np.asarray(as_labels(y, loss, n=len(representations[0]), m=outputs))
     except InvalidInputError as error:
         raise error if name == "y" else InvalidInputError(f"{name}: {error}") from None
     if loss.labels != "classes" and labels.shape[1:] != (() if outputs is None else (outputs,)):

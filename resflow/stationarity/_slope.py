@@ -25,6 +25,7 @@ class Slope(NamedTuple):
         grad_norm: ‖∇F‖.
         sensitivity: How far ∇F moves, by a norm, for a change of every parameter and of every number in the data by a
             random part of itself, relative to the size of these parts.
+        level_sensitivity: How far F moves for it.
         norm: ‖ϑ‖ of the D parameters.
         parameters: D.
     """
@@ -32,6 +33,7 @@ class Slope(NamedTuple):
     objective: float
     grad_norm: float
     sensitivity: float
+    level_sensitivity: float
     norm: float
     parameters: int
 
@@ -47,11 +49,12 @@ def slope(objective: Callable[..., Any], moving: Any, fixed: Any, data: tuple[An
     dtype = jnp.result_type(*jax.tree.leaves(moving))
     step = jnp.sqrt(jnp.finfo(dtype).eps)
     value, gradient = _gradient(objective, moving, fixed, data)
-    beside = _gradient(objective, *_nudged(moving, fixed, data, step))[1]
+    level, beside = _gradient(objective, *_nudged(moving, fixed, data, step))
+    moved = abs(float(level) - float(value))
     value, *norms = _norms(value, gradient, beside, moving, fixed, data)
     grad_norm, change, norm = map(float, norms)
     size = sum(leaf.size for leaf in jax.tree.leaves(moving))
-    return Slope(float(value), grad_norm, change / float(step), norm, size)
+    return Slope(float(value), grad_norm, change / float(step), moved / float(step), norm, size)
 
 
 @eqx.filter_jit

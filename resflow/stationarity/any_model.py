@@ -31,7 +31,7 @@ from resflow.stationarity.terms import ROUNDINGS
 __all__ = ["analyze_model"]
 
 _DOUBT = 10.0
-"""How many times a random change may by chance move the gradient less than it can."""
+"""How many times a random change may by chance move F or its gradient less than it can."""
 
 
 def analyze_model(
@@ -85,6 +85,10 @@ def analyze_model(
         at = slope(objective, *split_parameters(model, block), data)
         unit = ROUNDINGS * float(jnp.finfo(float).eps)
         grad_error = _DOUBT * math.sqrt(at.parameters) * unit * at.sensitivity
+        levels = abs(at.objective) + abs(fit.objective) + _DOUBT * at.level_sensitivity
+        if isinstance(loss, Loss) and len(data) == 2:
+            X, y = map(np.asarray, data)
+            levels += _linear_sensitivity(fit, X, y, loss, unit)
         smallest = None
         if math.isfinite(at.grad_norm) and not at.grad_norm > epsilon + grad_error:  # which may not be a number
             smallest = smallest_hessian_eigenvalue(objective, model, *data, block=block, **options)
@@ -95,7 +99,7 @@ def analyze_model(
     report = stationarity_verdict(
         objective=at.objective,
         linear_predictor_gap=at.objective - fit.objective,
-        gap_error=fit.suboptimality + unit * (abs(at.objective) + abs(fit.objective)),
+        gap_error=fit.suboptimality + unit * levels,
         grad_norm=at.grad_norm,
         grad_error=grad_error,
         lambda_interval=_interval(smallest),
@@ -115,6 +119,16 @@ def analyze_model(
         lambda_min_residual=float(smallest.lambda_min_residual),
         explanation=text,
     )
+
+
+def _linear_sensitivity(fit: LinearFit, X: np.ndarray, y: np.ndarray, loss: Loss, unit: float) -> float:
+    """How far F_lin may move for a rounding of each prediction, relative to a rounding, to second order in it."""
+    p = X @ np.atleast_2d(fit.W).T
+    p, size = p[:, 0] if fit.W.ndim == 1 else p, float(np.linalg.norm(fit.W)) * np.linalg.norm(X, axis=1)
+    slopes, curvatures = loss.derivative(p, y), loss.second_derivative(p, y)
+    steep = np.abs(slopes) if p.ndim == 1 else np.linalg.norm(slopes, axis=1)
+    curved = curvatures if p.ndim == 1 else np.trace(curvatures, axis1=1, axis2=2)
+    return float(np.mean(size * (steep + 0.5 * unit * curved * size)))
 
 
 def _interval(smallest: HessianEigenvalue | None) -> tuple[float, float]:

@@ -19,11 +19,12 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from resflow.arrays import as_number
-from resflow.errors import InvalidInputError
+from resflow.errors import InvalidInputError, shown
 from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.lanczos import split_parameters
 from resflow.models.residual_unit import trainable
+from resflow.objectives import checked_data
 from resflow.parallel import in_threads
 
 __all__ = ["STATUSES", "SearchCounts", "SearchOptions", "StationaryPoints", "find_stationary_points"]
@@ -171,21 +172,27 @@ def find_stationary_points(
             need not be compiled again (a function at module level, or a frozen dataclass like `MeanLoss`).
         starts: A pytree (e.g. of a model, as `random_starts` gives) whose trainable arrays have a leading axis of
             length S, one entry a start; other leaves are shared and held fixed.
-        data: What the objective takes besides the point, e.g. X and y.
+        data: What the objective takes besides the point, e.g. X and y; for a `MeanLoss` labels as a `Point` takes them.
         block: Which parameters to report the Hessian's block of, e.g. `lambda model: (model.w, model.V)` for the
             partial Hessian of a residual unit whose θ is searched as well. `lambda_min` and `index` are always of the
             whole Hessian in the searched parameters.
         options: Fields of `SearchOptions` with other values than their defaults, e.g. max_steps=100.
 
     Raises:
-        InvalidInputError: If the starts' arrays disagree about S, there are none, or the data is not finite.
+        InvalidInputError: If the starts' arrays disagree about S, there are none, the data is not finite, or X and y do
+            not suit a `MeanLoss`.
 
     References:
         Frye 2019 (arXiv:1901.10603) for gradient-norm minimisation and the points where it gets stuck.
     """
     how = SearchOptions(**options)
+    if not callable(objective):
+        raise InvalidInputError(
+            f"objective={shown(objective)} must be a function of a point and the data, such as MeanLoss('squared')"
+        )
     moving, fixed = eqx.partition(starts, trainable(starts))
     _check_starts(moving)
+    data = checked_data(objective, eqx.combine(jax.tree.map(lambda leaf: leaf[0], moving), fixed), data)
     with jax.enable_x64(True):
         as_double = lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array_like(leaf) else leaf  # noqa: E731
         moving, fixed, data = jax.tree.map(as_double, (moving, fixed, data))

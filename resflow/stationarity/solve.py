@@ -142,8 +142,9 @@ def solve(
     A trust-region Newton method in units of the size of W and of V. The subproblem is solved exactly, the hard case
     included, in the md + qk + (d − q) min(m, k) coordinates, q = min(m, d), outside which the gradient vanishes and the
     Hessian is zero. Always in float64. By Corollary 1 it ends no higher than the best linear predictor, wherever it
-    starts. Decreases too small to be seen in F are computed from ℓ' along the step, so that a step's success means
-    something until ‖∇F‖ itself is rounding.
+    starts, if it converges: where columns of X are of very different sizes that may take more than the default number
+    of steps, so standardise them. Decreases too small to be seen in F are computed from ℓ' along the step, so that a
+    step's success means something until ‖∇F‖ itself is rounding.
 
     Args:
         point: Where to start.

@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from resflow.errors import InvalidInputError
 from resflow.exported import exported
 from resflow.models.residual_unit import trainable
+from resflow.objectives import checked_data
 from resflow.parallel import in_threads
 
 __all__ = ["descent_starts", "random_starts"]
@@ -65,16 +66,20 @@ def descent_starts(
     Args:
         objective: F(model, *data).
         starts: As `random_starts` gives them.
-        data: What the objective takes besides the model.
+        data: What the objective takes besides the model; for a `MeanLoss` labels as a `Point` takes them.
         key: Random key for the number of steps, uniform.
         max_steps: The largest number of steps.
         learning_rate: Of Adam.
+
+    Raises:
+        InvalidInputError: If X and y do not suit a `MeanLoss`.
 
     References:
         Frye 2019 (arXiv:1901.10603), which starts from points of training runs.
     """
     moving, fixed = eqx.partition(starts, trainable(starts))
     count = len(jax.tree.leaves(moving)[0])
+    data = checked_data(objective, eqx.combine(jax.tree.map(lambda leaf: leaf[0], moving), fixed), data)
     steps = jax.random.randint(key, (count,), 0, max_steps + 1)
 
     descend = partial(_descend, objective, fixed, data, learning_rate)
