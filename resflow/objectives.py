@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from resflow.losses import Loss, as_loss
-from resflow.point import check_predictions, checked_samples
 
-__all__ = ["MeanLoss", "checked_data"]
+__all__ = ["MeanLoss"]
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,3 @@ class MeanLoss:
 
     def __call__(self, model: Any, X: Float[Array, "n d"], y: Real[Array, "n *m"]) -> Float[Array, ""]:
         return jnp.mean(as_loss(self.loss).value(model(X), y))
-
-
-def checked_data(objective: Any, model: Any, data: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The data that an objective takes besides a model: of a mean loss X and y, with labels as the loss has them.
-
-    Raises:
-        InvalidInputError: If X and y do not suit the loss or the model. Of other objectives nothing is known.
-    """
-    loss = getattr(objective, "loss", None)
-    if not (isinstance(loss, Loss) and len(data) == 2):
-        return data
-    X, y = checked_samples(*data, loss)
-    check_predictions(model, X, y, loss)
-    return X, y

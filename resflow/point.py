@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache, partial
+from inspect import Parameter, signature
 from typing import Any
 
 import equinox as eqx
@@ -25,9 +26,11 @@ __all__ = [
     "ModelPoint",
     "Point",
     "analyse_point",
+    "check_options_of",
     "check_point",
     "check_prediction_shape",
     "check_predictions",
+    "checked_data",
     "checked_samples",
     "in_default_precision",
     "point_of_unit",
@@ -227,6 +230,22 @@ def check_point(point: Any, *, of_unit: bool = False) -> None:
         raise InvalidInputError(f"point is a {type(point).__name__}, but must be {needed}")
 
 
+def check_options_of(function: Callable[..., Any], point: Any, options: dict[str, Any]) -> None:
+    """Check that a function for such points takes options of these names.
+
+    Raises:
+        InvalidInputError: If it does not.
+    """
+    kinds = signature(function).parameters.items()
+    known = [
+        name for name, each in kinds if each.kind is Parameter.KEYWORD_ONLY and each.default is not Parameter.empty
+    ]
+    for name in options:
+        if name not in known:
+            of = "a residual unit" if isinstance(point, Point) else "a model that is no residual unit"
+            raise InvalidInputError(f"{name} is no option for a point of {of}, which takes {', '.join(known)}")
+
+
 def point_of_unit(unit: ResidualUnit, X: Any, y: Any, loss: str | Loss) -> Point:
     """`Point.of` a residual unit."""
     X = check_samples(X)
@@ -245,6 +264,20 @@ def checked_samples(X: Any, y: Any, loss: Loss) -> tuple[Array, Array]:
     """
     X = check_samples(X)
     return X, as_labels(y, loss, n=X.shape[0])
+
+
+def checked_data(objective: Any, model: Any, data: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The data that an objective takes besides a model: of a mean loss X and y, with labels as the loss has them.
+
+    Raises:
+        InvalidInputError: If X and y do not suit the loss or the model. Of other objectives nothing is known.
+    """
+    loss = getattr(objective, "loss", None)
+    if not (isinstance(loss, Loss) and len(data) == 2):
+        return data
+    X, y = checked_samples(*data, loss)
+    check_predictions(model, X, y, loss)
+    return X, y
 
 
 def check_predictions(model: Any, X: Array, y: Array, loss: Loss) -> None:

@@ -167,7 +167,7 @@ def test_a_gradient_that_exceeds_epsilon_settles_it_without_the_hessian(monkeypa
     assert "λ_min not computed" in str(found)
     with pytest.raises(AssertionError):
         judged(unit(0, 3, 5), epsilon=found.grad_norm)
-    with pytest.raises(TypeError, match="max_restart"):
+    with pytest.raises(InvalidInputError, match="max_restart is no option"):
         judged(unit(0, 3, 5), epsilon=1e-3, max_restart=3)
     with pytest.raises(InvalidInputError, match="steps=0 must be at least 1"):
         judged(unit(0, 3, 5), epsilon=1e-3, steps=0)
@@ -232,3 +232,34 @@ def test_single_precision_models_are_judged_in_double_precision():
 def test_bad_input_is_named():
     with pytest.raises(InvalidInputError, match=r"epsilon=-1\.0"):
         judged(unit(0, 3, 5), epsilon=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda at, _, fit: resflow.analyze(at, fit, epsilon=1e-3, block=None),
+            "block is no option .* a residual unit",
+        ),
+        (lambda _, at, fit: resflow.analyze(at, fit, epsilon=1e-3, ridge_W=1.0), "ridge_W is no option .* takes key"),
+        (lambda at, *_: resflow.smallest_eigenvalue(at, steps=3), "steps is no option .* takes ridge_W, ridge_V, rtol"),
+        (lambda _, at, __: resflow.smallest_eigenvalue(at, rtol=0.1), "rtol is no option .* no residual unit"),
+        (lambda at, *_: resflow.spectrum(at, block=None), "block is no option .* takes ridge_W, ridge_V"),
+        (lambda _, at, __: resflow.spectrum(at, ridge_V=1.0), "ridge_V is no option .* takes block"),
+        (lambda at, *_: resflow.escape(at, saddle=3), "saddle is 3, but must be what smallest_eigenvalue gives"),
+        (
+            lambda at, model, _: resflow.escape(at, saddle=resflow.smallest_eigenvalue(model)),
+            r"shapes of W and V, \(3,\)",
+        ),
+    ],
+)
+def test_options_and_directions_of_another_kind_of_point_are_refused_in_one_line(call, message, unchecked_types):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((12, 3))
+    y = X @ rng.standard_normal(3)
+    at = Point(rng.standard_normal(3), rng.standard_normal((3, 2)), rng.standard_normal((12, 2)), X, y, "squared")
+    model = Point.of(Partial(lambda w, X: jnp.tanh(X @ w), jnp.ones(3)), X, y, "squared")
+    fit = resflow.fit_linear_predictor(X, y, loss="squared")
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        call(at, model, fit)
+    assert "\n" not in str(raised.value)

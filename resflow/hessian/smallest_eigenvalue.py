@@ -7,7 +7,7 @@ from typing import Any
 from resflow.hessian.lanczos import HessianEigenvalue, smallest_hessian_eigenvalue
 from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
 from resflow.objectives import MeanLoss
-from resflow.point import ModelPoint, Point, check_point
+from resflow.point import ModelPoint, Point, check_options_of, check_point
 
 __all__ = ["smallest_eigenvalue"]
 
@@ -30,9 +30,11 @@ def smallest_eigenvalue(point: Point | ModelPoint, **options: Any) -> SmallestEi
         options: Of the function in question.
 
     Raises:
-        InvalidInputError: If an option is out of range.
+        InvalidInputError: If an option is out of range, or none for such a point.
     """
     check_point(point)
+    of_unit = isinstance(point, Point)
+    check_options_of(smallest_partial_eigenvalue if of_unit else smallest_hessian_eigenvalue, point, options)
     if isinstance(point, Point):
         return smallest_partial_eigenvalue(point, **options)
     return smallest_hessian_eigenvalue(MeanLoss(point.loss), point.model, point.X, point.y, **options)

@@ -15,7 +15,7 @@ from resflow.floating import all_finite, lower_root, nan_unless
 from resflow.hessian.lanczos import hessian_eigenvalues
 from resflow.hessian.partial_hessian import PartialHessian, partial_hessian, reduced_matrix, reduced_order
 from resflow.objectives import MeanLoss
-from resflow.point import ModelPoint, Point, analyse_point, check_point
+from resflow.point import ModelPoint, Point, analyse_point, check_options_of, check_point
 
 __all__ = ["Spectrum", "partial_spectrum", "spectrum"]
 
@@ -46,9 +46,11 @@ def spectrum(point: Point | ModelPoint, **options: Any) -> Spectrum:
             in a block of them.
 
     Raises:
-        InvalidInputError: If an option is out of range, or there are too many parameters for a whole matrix.
+        InvalidInputError: If an option is out of range or none for such a point, or there are too many parameters for a
+            whole matrix.
     """
     check_point(point)
+    check_options_of(partial_spectrum if isinstance(point, Point) else hessian_eigenvalues, point, options)
     if isinstance(point, Point):
         return partial_spectrum(point, **options)
     eigenvalues = hessian_eigenvalues(MeanLoss(point.loss), point.model, point.X, point.y, **options)

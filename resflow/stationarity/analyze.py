@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from resflow.hessian.lanczos import smallest_hessian_eigenvalue
 from resflow.linear.predictor import LinearFit
 from resflow.objectives import MeanLoss
-from resflow.point import ModelPoint, Point, check_point
+from resflow.point import ModelPoint, Point, check_options_of, check_point
 from resflow.stationarity.any_model import analyze_model
 from resflow.stationarity.report import StationarityReport, analyze_point
 
@@ -53,14 +54,15 @@ def analyze(
             `smallest_eigenvalue`: `block`, `key`, `steps`, `max_restarts`, `tolerance`, `progress`.
 
     Raises:
-        InvalidInputError: If epsilon, mu2 or an option is out of range, the fit is of other data, another loss or
-            another ridge, or the loss has no constants and mu2 is not given.
+        InvalidInputError: If epsilon, mu2 or an option is out of range or unknown, the fit is of other data, another
+            loss or another ridge, or the loss has no constants and mu2 is not given.
 
     References:
         Shamir 2018 (arXiv:1804.06739), Definition 1 (ε-SOPSP), Theorem 3, Corollary 1 and, for ridge, section 4;
         Kawaguchi 2018 (arXiv:1810.09038) for several outputs.
     """
     check_point(point)
+    check_options_of(analyze_point if isinstance(point, Point) else smallest_hessian_eigenvalue, point, options)
     if isinstance(point, Point):
         return analyze_point(point, fit, epsilon=epsilon, mu2=mu2, **options)
     objective, mu2 = MeanLoss(point.loss), 1.0 if mu2 is None else mu2

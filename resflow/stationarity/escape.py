@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float
 
 from resflow.arrays import Array, analyse
+from resflow.errors import InvalidInputError, shown
 from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless, norm
 from resflow.hessian.partial_eigenvalue import SmallestEigenvalue, smallest_partial_eigenvalue
@@ -58,11 +60,21 @@ def escape(point: Point, *, saddle: SmallestEigenvalue | None = None) -> Escape:
         point: A residual unit's point, of any number of outputs.
         saddle: The direction, of `smallest_eigenvalue` at this point; computed if None.
 
+    Raises:
+        InvalidInputError: If point is none of a residual unit, or saddle has no direction of its shapes.
+
     References:
         Shamir 2018 (arXiv:1804.06739), Theorem 2: at w = 0 above the linear predictor this curvature is negative.
     """
     check_point(point, of_unit=True)
     saddle = smallest_partial_eigenvalue(point) if saddle is None else saddle
+    direction = getattr(saddle, "direction", None)
+    found = [np.shape(part) for part in direction] if isinstance(direction, tuple | list) else []
+    if found != [point.W.shape, point.V.shape]:
+        raise InvalidInputError(
+            f"saddle is {shown(saddle)}, but must be what smallest_eigenvalue gives at this point, with a direction "
+            f"(A, B) of the shapes of W and V, {point.W.shape} and {point.V.shape}"
+        )
     W, V, *numbers = analyse(_line_search, point, *saddle.direction)
     return Escape(point.at(W, V), *numbers)
 

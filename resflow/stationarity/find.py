@@ -24,8 +24,8 @@ from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
 from resflow.hessian.lanczos import split_parameters
 from resflow.models.residual_unit import trainable
-from resflow.objectives import checked_data
 from resflow.parallel import in_threads
+from resflow.point import checked_data
 
 __all__ = ["STATUSES", "SearchCounts", "SearchOptions", "StationaryPoints", "find_stationary_points"]
 

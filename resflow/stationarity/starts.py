@@ -15,8 +15,8 @@ from jaxtyping import PRNGKeyArray
 from resflow.errors import InvalidInputError
 from resflow.exported import exported
 from resflow.models.residual_unit import trainable
-from resflow.objectives import checked_data
 from resflow.parallel import in_threads
+from resflow.point import checked_data
 
 __all__ = ["descent_starts", "random_starts"]
 
