@@ -125,9 +125,12 @@ def _linear_sensitivity(fit: LinearFit, X: np.ndarray, y: np.ndarray, loss: Loss
     """How far F_lin may move for a rounding of each prediction, relative to a rounding, to second order in it."""
     p = X @ np.atleast_2d(fit.W).T
     p, size = p[:, 0] if fit.W.ndim == 1 else p, float(np.linalg.norm(fit.W)) * np.linalg.norm(X, axis=1)
-    slopes, curvatures = loss.derivative(p, y), loss.second_derivative(p, y)
+    slopes = loss.derivative(p, y)
     steep = np.abs(slopes) if p.ndim == 1 else np.linalg.norm(slopes, axis=1)
-    curved = curvatures if p.ndim == 1 else np.trace(curvatures, axis1=1, axis2=2)
+    if loss.curvature is not None:  # of many classes the matrices ℓ'' would fill the memory
+        curved = loss.curvature * len(np.atleast_2d(fit.W))
+    else:
+        curved = loss.second_derivative(p, y) if p.ndim == 1 else np.inf
     return float(np.mean(size * (steep + 0.5 * unit * curved * size)))
 
 
