@@ -33,8 +33,8 @@ def smallest_eigenvalue(point: Point | ModelPoint, **options: Any) -> SmallestEi
         InvalidInputError: If an option is out of range, or none for such a point.
     """
     check_point(point)
-    of_unit = isinstance(point, Point)
-    check_options_of(smallest_partial_eigenvalue if of_unit else smallest_hessian_eigenvalue, point, options)
     if isinstance(point, Point):
+        check_options_of(smallest_partial_eigenvalue, point, options)
         return smallest_partial_eigenvalue(point, **options)
+    check_options_of(smallest_hessian_eigenvalue, point, options)
     return smallest_hessian_eigenvalue(MeanLoss(point.loss), point.model, point.X, point.y, **options)

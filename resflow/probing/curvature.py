@@ -64,7 +64,7 @@ class Curvature(NamedTuple):
             more than rounding, as where a network has kinks all around.
         step: That step t of θ + t v.
         grad_fall: By how much F is lower at the best of such steps along −∇F/‖∇F‖, of each no more than t ‖∇F‖ counted,
-            which is what the slope itself promises: where that is more than `fall`, training is on its way.
+            which is what the slope itself promises.
         direction: v, with the structure of the parameters; of a torch module a dictionary by their names, of the last
             block a dictionary of W, b, V and c.
         layer: The name of the linear layer that the last block ends in, where it is known.
