@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,25 @@ def test_process_that_outlives_the_maker_keeps_its_folder():
     assert not folder.exists()
     with kept(folder) as is_there:
         assert not is_there
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+def test_fork_that_drops_what_it_inherited_removes_nothing(place):
+    lock = place / "resflow-sweep-1-0123456789abcdef.lock"
+    with ExitStack() as used:
+        folder = used.enter_context(temporary_folder())
+        used.enter_context(only_holder(lock))
+        if (pid := os.fork()) == 0:
+            used.close()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert folder.exists()
+        assert lock.exists()
+        with pytest.raises(TakenError), only_holder(lock):
+            pass
+        sweep_up()
+        assert folder.exists()
+    assert list(place.iterdir()) == []
 
 
 def test_lock_keeps_others_out_and_leaves_no_file(place):

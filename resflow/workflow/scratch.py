@@ -2,7 +2,8 @@
 
 Whoever uses a folder holds a lock on a file in it, which the system releases whatever becomes of the process. A folder
 that nobody holds is removed by the next process that makes or leaves one. Locks hold across containers that share a
-folder, where process numbers tell nothing, and are inherited by forks.
+folder, where process numbers tell nothing, and are inherited by forks, which remove nothing: a fork that drops what it
+inherited, as those of `multiprocessing` do, would else take it from its parent.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def temporary_folder(within: Path | None = None) -> Iterator[Path]:
         within: Where it is made; the system's folder for such if None.
     """
     sweep_up(within)
+    maker = os.getpid()
     while True:
         folder = Path(tempfile.mkdtemp(prefix="resflow-", dir=within))
         with kept(folder) as is_ours:
@@ -53,8 +55,9 @@ def temporary_folder(within: Path | None = None) -> Iterator[Path]:
             try:
                 yield folder
             finally:
-                with contextlib.suppress(OSError):  # what is left is tried again by whoever comes next
-                    _remove(folder)
+                if os.getpid() == maker:
+                    with contextlib.suppress(OSError):  # what is left is tried again by whoever comes next
+                        _remove(folder)
         sweep_up(within)
         return
 
@@ -83,6 +86,7 @@ def only_holder(path: Path) -> Iterator[None]:
         TakenError: If another process holds it.
     """
     deadline = time.monotonic() + _MOMENT
+    maker = os.getpid()
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -98,7 +102,8 @@ def only_holder(path: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)  # while it is locked: whoever has it open will see that it is gone
+                if os.getpid() == maker:
+                    path.unlink(missing_ok=True)  # while it is locked: whoever has it open will see that it is gone
             return
         finally:
             os.close(descriptor)
