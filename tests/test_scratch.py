@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -89,20 +88,29 @@ def test_process_that_outlives_the_maker_keeps_its_folder():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 def test_fork_that_drops_what_it_inherited_removes_nothing(place):
-    lock = place / "resflow-sweep-1-0123456789abcdef.lock"
-    with ExitStack() as used:
-        folder = used.enter_context(temporary_folder())
-        used.enter_context(only_holder(lock))
-        if (pid := os.fork()) == 0:
-            used.close()
-            os._exit(0)
-        os.waitpid(pid, 0)
-        assert folder.exists()
-        assert lock.exists()
-        with pytest.raises(TakenError), only_holder(lock):
-            pass
-        sweep_up()
-        assert folder.exists()
+    use = """
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from scratch import TakenError, only_holder, sweep_up, temporary_folder
+with ExitStack() as used:
+    folder = used.enter_context(temporary_folder())
+    lock = folder.parent / "resflow-sweep-0-0123456789abcdef.lock"
+    used.enter_context(only_holder(lock))
+    if (pid := os.fork()) == 0:
+        used.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    try:
+        with only_holder(lock):
+            raise AssertionError("the fork removed the lock")
+    except TakenError:
+        pass
+    sweep_up()
+    assert folder.exists()
+"""
+    done = subprocess.run([sys.executable, "-c", use], stderr=subprocess.PIPE, text=True)
+    assert (done.stderr, done.returncode) == ("", 0)
     assert list(place.iterdir()) == []
 
 
