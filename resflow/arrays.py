@@ -22,11 +22,13 @@ __all__ = [
     "Array",
     "analyse",
     "as_array",
+    "as_floating",
     "as_number",
     "as_numpy",
     "check_samples",
     "check_size",
     "in_full_precision",
+    "in_type_of_jax",
     "is_traced",
     "largest",
 ]
@@ -113,6 +115,36 @@ def as_array(name: str, values: Any, axes: int | None = None, *, finite: bool = 
     if finite and not is_traced(array):
         _check_finite(name, array)
     return array
+
+
+def as_floating(array: Array) -> Array:
+    """Real numbers in floating point: a JAX array as it is, a NumPy array of whole numbers or truth values in float64.
+
+    In their own type what is computed from them, a square or a difference, would wrap around.
+    """
+    if isinstance(array, jax.Array):
+        return array
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array.astype(array.dtype.newbyteorder("=") if floating else np.float64, copy=False)
+
+
+def in_type_of_jax(name: str, array: Array) -> jax.Array:
+    """Real numbers in the type that JAX has in place of theirs: float32 for float64, unless that is enabled.
+
+    Raises:
+        InvalidInputError: If it cannot hold the largest of them.
+    """
+    if isinstance(array, jax.Array):
+        return array
+    kept = jax.dtypes.canonicalize_dtype(array.dtype)
+    if kept != array.dtype and jnp.issubdtype(kept, jnp.floating):
+        limits, size = jnp.finfo(kept), largest(array)
+        if size != 0.0 and not float(limits.tiny) <= size <= float(limits.max):
+            raise InvalidInputError(
+                f"{name} is of a size that {kept}, in which JAX computes here, does not have (its largest value is "
+                f"{size:.3g}): rescale it, or enable float64 by jax.config.update('jax_enable_x64', True)"
+            )
+    return jnp.asarray(array)
 
 
 def as_number(

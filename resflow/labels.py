@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, as_array, as_number, check_size, is_traced, largest
+from resflow.arrays import Array, as_array, as_floating, as_number, check_size, is_traced, largest
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 
@@ -22,9 +22,9 @@ def as_labels(y: Any, loss: Loss, *, n: int | None = None, m: int | None = None)
     """Labels as the loss takes them, from the ways in which people have them; of traced ones the shape is checked.
 
         labels     accepted                                                         result
-        real       numbers, shape (n,); for several outputs of the squared loss     as they are
+        real       numbers, shape (n,); for several outputs of the squared loss     floating-point numbers
                    rows, shape (n, m)
-        binary     −1 and +1, 0 and 1, or truth values, shape (n,)                  −1 and +1
+        binary     −1 and +1, 0 and 1, or truth values, shape (n,)                  −1.0 and +1.0
         classes    whole numbers 0, ..., m − 1, shape (n,), or rows with one 1      whole numbers
                    (one-hot), shape (n, m)
 
@@ -80,10 +80,14 @@ def count_outputs(y: Array, loss: Loss) -> int | None:
 
 def _coded(y: Array, loss: Loss) -> Array:
     xp = jnp if isinstance(y, jax.Array) else np
-    if loss.labels == "classes" and y.ndim == 2:
-        return xp.argmax(y, axis=1)
-    if loss.labels == "binary" and (y.dtype == bool or (not is_traced(y) and (np.asarray(y) == 0).any())):
-        return xp.where(y != 0, 1.0, -1.0)
+    if loss.labels == "classes":
+        return xp.argmax(y, axis=1) if y.ndim == 2 else y
+    if loss.labels == "real":
+        return as_floating(y)
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        return xp.where(y > 0, 1.0, -1.0)
+    if is_traced(y) or (np.asarray(y) == 0).any():
+        return xp.where(y == 0, xp.asarray(-1.0, y.dtype), y)
     return y
 
 

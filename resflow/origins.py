@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
-__all__ = ["described", "pickled", "sources"]
+__all__ = ["described", "pickled", "sources", "told"]
 
 _PACKAGE = Path(__file__).parent
 _TRACED = ("equinox", "jax", "jaxtyping", "matfree", "optax")
@@ -33,6 +34,15 @@ _ORIGINS = {_PACKAGE.name, *_TRACED, *_BESIDE} | sys.stdlib_module_names
 def described(value: Any) -> bytes | None:
     """What the value consists of, the same in every process; None if something in it is of other origin."""
     return _dumped(value, _Describer)
+
+
+def told(value: Any) -> bytes | None:
+    """As `described`, for who sees to it that the code is the same: what is of other origin counts by its instructions.
+
+    Of a function of other origin those are told with what it holds, and with the numbers and texts that it finds beside
+    itself; None only where something cannot be told at all.
+    """
+    return _dumped(value, _Teller)
 
 
 def pickled(value: Any) -> bytes | None:
@@ -80,8 +90,12 @@ class _Pickler(pickle.Pickler):
         if not callable(obj) or name is None or module is None:
             return NotImplemented
         if module.partition(".")[0] not in _ORIGINS:
-            raise pickle.PicklingError(f"{module}.{name} is of other origin")
+            return self.foreign(obj, module, name)
         return name if _found(module, name) is obj else self.nameless(obj)
+
+    def foreign(self, obj: Any, module: str, name: str) -> Any:
+        """How to pickle what is of other origin."""
+        raise pickle.PicklingError(f"{module}.{name} is of other origin")
 
     def nameless(self, obj: Any) -> Any:
         """How to pickle what cannot be found by its name."""
@@ -100,6 +114,35 @@ class _Describer(_Pickler):
         place = module, code.co_qualname, code.co_code, [*code.co_positions()]
         held = [cell.cell_contents for cell in obj.__closure__ or ()]
         return str, (place, held, obj.__defaults__, obj.__kwdefaults__)
+
+
+class _Teller(_Describer):
+    """Describes what is of other origin, too: functions by their instructions and what they hold, all else by name."""
+
+    def foreign(self, obj: Any, module: str, name: str) -> Any:
+        if not inspect.isfunction(obj):
+            return name if _found(module, name) is obj else NotImplemented
+        beside = {name: obj.__globals__.get(name) for name in obj.__code__.co_names}
+        held = [cell.cell_contents for cell in obj.__closure__ or ()]
+        plain = {name: value for name, value in beside.items() if isinstance(value, bool | int | float | str | bytes)}
+        return str, (module, name, _instructions(obj.__code__), held, plain, obj.__defaults__, obj.__kwdefaults__)
+
+    def nameless(self, obj: Any) -> Any:
+        if inspect.isfunction(obj) and obj.__globals__["__name__"].partition(".")[0] not in _ORIGINS:
+            return self.foreign(obj, obj.__module__, obj.__qualname__)  # under another's name, by `wraps`
+        return super().nameless(obj)
+
+
+def _instructions(code: CodeType) -> tuple[Any, ...]:
+    constants = [
+        _instructions(each)
+        if isinstance(each, CodeType)
+        else sorted(map(repr, each))
+        if isinstance(each, frozenset)
+        else each
+        for each in code.co_consts
+    ]
+    return code.co_code, code.co_names, constants
 
 
 def _dumped(value: Any, pickler: type[_Pickler]) -> bytes | None:

@@ -14,13 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from resflow.arrays import Array, analyse, as_array, as_numpy, check_samples, in_full_precision, is_traced
+from resflow.arrays import (
+    Array,
+    analyse,
+    as_array,
+    as_floating,
+    as_numpy,
+    check_samples,
+    in_full_precision,
+    is_traced,
+)
 from resflow.compiling import quick_to_compile
 from resflow.errors import InvalidInputError
 from resflow.exported import exported
 from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss, lifted
 from resflow.models.residual_unit import ResidualUnit
+from resflow.models.shapes import result_like
 
 __all__ = [
     "ModelPoint",
@@ -250,19 +260,19 @@ def point_of_unit(unit: ResidualUnit, X: Any, y: Any, loss: str | Loss) -> Point
     """`Point.of` a residual unit."""
     X = check_samples(X)
     _check_inputs(X, unit.inputs)
-    W, V, features = unit.W, unit.V, unit.features(X)
+    W, V, features = unit.W, unit.V, unit.features(as_floating(X))
     if not isinstance(X, jax.Array) and not is_traced(W, V, features):  # at home in NumPy: analysed in float64
         W, V, features = (np.asarray(array) for array in (W, V, features))
     return Point(W, V, features, X, y, loss)
 
 
 def checked_samples(X: Any, y: Any, loss: Loss) -> tuple[Array, Array]:
-    """Samples and labels that fit each other and the loss.
+    """Samples and labels in floating point that fit each other and the loss.
 
     Raises:
         InvalidInputError: If they are no finite numbers, do not fit together or do not suit the loss.
     """
-    X = check_samples(X)
+    X = as_floating(check_samples(X))
     return X, as_labels(y, loss, n=X.shape[0])
 
 
@@ -293,14 +303,23 @@ def prediction_shape(model: Any, X: Array) -> tuple[int, ...] | None:
     """The shape of a model's predictions of some samples; None if they are no array.
 
     Raises:
-        InvalidInputError: If the model cannot be called, or takes another number of inputs.
+        InvalidInputError: If the model cannot be called, takes another number of inputs, or predicts no real
+            floating-point numbers.
     """
     if not callable(model):
         raise InvalidInputError(f"model is a {type(model).__name__}, but must map samples to predictions")
     inputs = getattr(model, "inputs", None)
     if isinstance(inputs, int):
         _check_inputs(X, inputs)
-    return getattr(jax.eval_shape(model, X), "shape", None)
+    found = result_like("model", model, X)
+    if not hasattr(found, "shape"):
+        return None
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise InvalidInputError(
+            f"the model's predictions are of type {found.dtype}, but must be floating-point numbers, as a loss has no "
+            "slope in any other"
+        )
+    return found.shape
 
 
 def check_prediction_shape(found: tuple[int, ...] | None, n: int, y: Array, loss: Loss) -> None:

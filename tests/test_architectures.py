@@ -187,8 +187,32 @@ def test_population_is_one_program_over_keys():
         ("deep_residual_network", lambda: [], {"inner": 2}, "feature_maps is empty"),
         ("deep_residual_network", lambda: [f()], {"inner": 0}, "inner=0 must be at least 1"),
         ("output_skip", lambda: jnp.sum, {}, r"to \(\), but must return one vector"),
+        ("residual_unit", lambda: "mlp", {}, "feature_map is a str, but must take a sample"),
+        (
+            "residual_unit",
+            lambda: lambda x: x @ jnp.ones(D + 1),
+            {},
+            "feature_map cannot be applied to an array of shape",
+        ),
+        ("residual_unit", f, {"output": 2}, "option of residual_unit='output' is unknown: nearest is 'outputs'"),
+        ("residual_unit", f, {"dtype": int}, "dtype=int.* must be one of floating-point numbers"),
+        (
+            "residual_unit",
+            f,
+            {"scale": 1e39, "dtype": jnp.float32},
+            "and at most 3.4e[+]38, the largest number of float32",
+        ),
+        ("deep_residual_network", f, {"inner": 2}, "feature_maps is a .*, but a deep residual network needs a list"),
+        ("deep_residual_network", lambda: [f()], {}, "inner is missing"),
+        (
+            "deep_residual_network",
+            lambda: [f()],
+            {"inner": 2, "outputs": 3},
+            "option of deep_residual_network='outputs'",
+        ),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_choice_gets_one_clear_line(name, feature_maps, options, message):
     with pytest.raises(InvalidInputError, match=message):
         build_model(name, D, feature_maps(), key=jax.random.key(0), **options)
@@ -199,3 +223,22 @@ def test_flax_modules_are_told_from_what_is_none():
         flax_feature_map(linen.Dense(3))
     with pytest.raises(InvalidInputError, match="module is of type int"):
         flax_feature_map(3)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, np.float16, float])
+@pytest.mark.usefixtures("unchecked_types")
+def test_images_of_any_type_have_the_same_features(kind):
+    image = (np.arange(16) % 2).astype(kind)
+    phi = feature_map("convolutional", 16, width=3, key=jax.random.key(0))
+    np.testing.assert_array_equal(phi(image), phi(image.astype(float)))
+
+
+@pytest.mark.parametrize("key", [0, None, jax.random.split(jax.random.key(0))])
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_is_no_key_gets_one_clear_line(key):
+    for make in (
+        lambda: feature_map("mlp", D, width=2, key=key),
+        lambda: build_model("residual_unit", D, f(), key=key),
+    ):
+        with pytest.raises(InvalidInputError, match=r"must be a random key, as jax\.random\.key"):
+            make()

@@ -5,6 +5,7 @@ from itertools import count
 import equinox as eqx
 import jax
 import numpy as np
+import optax
 import pytest
 
 import resflow
@@ -113,6 +114,44 @@ def test_second_training_of_a_process_is_not_taken_for_the_first(folder, monkeyp
     told = []
     one(lambda done, total: told.append(done))
     assert told[0] == 0
+
+
+def with_measure(progress=False, share=0.5, seed=0, optimizer=None):
+    """One model, with a measure that holds a number, and an optimiser with a random key in its state."""
+    rule = optax.chain(optax.add_noise(0.01, 0.5, key=jax.random.key(seed)), optax.sgd(0.1))
+    options = resflow.TrainingOptions(steps=STEPS, log_every=5, optimizer=rule if optimizer is None else optimizer)
+    key = jax.random.key(0)
+    result = resflow.train(
+        unit(key), X, Y, loss="logistic", options=options, key=key, progress=progress,
+        measure=lambda model, X, y: {"share": share * model(X).mean()},
+    )  # fmt: skip
+    return eqx.filter(result.model, eqx.is_array), result.history
+
+
+def test_state_with_random_keys_in_it_is_kept(folder, monkeypatch):
+    monkeypatch.delenv(_checkpoints.FOLDER)
+    expected = with_measure()
+    monkeypatch.setenv(_checkpoints.FOLDER, str(folder))
+    cut_off(monkeypatch, with_measure, 0.5 * STEPS)
+    told, found = in_new_process(monkeypatch, with_measure)
+    assert told[0] > 0
+    assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("other", [{"share": 0.25}, {"optimizer": optax.sgd(0.2)}, {"seed": 1}])
+def test_what_functions_hold_tells_trainings_apart(other, folder, monkeypatch):
+    base = {"optimizer": optax.sgd(0.1)} if "optimizer" in other else {}
+    cut_off(monkeypatch, with_measure, 0.5 * STEPS, **base)
+    assert in_new_process(monkeypatch, with_measure, **(base | other))[0][0] == 0
+    assert in_new_process(monkeypatch, with_measure, **base)[0][0] > 0
+
+
+def test_seconds_that_are_no_number_get_one_clear_line(folder, monkeypatch):
+    monkeypatch.setenv(_checkpoints.SECONDS, "soon")
+    with pytest.raises(
+        resflow.InvalidInputError, match="RESFLOW_CHECKPOINT_SECONDS='soon' must be a number of seconds"
+    ):
+        one()
 
 
 HALF, NOTHING, BACKWARDS = slice(None, 500), slice(0), slice(None, None, -1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -90,3 +92,50 @@ def test_shapes_that_do_not_fit_are_refused(dataset, unchecked_types):
         Dataset("made up", dataset.X, dataset.y[1:], dataset.feature_names)
     with pytest.raises(InvalidInputError, match="2 feature names for 3 features"):
         Dataset("made up", dataset.X, dataset.y, ("a", "b"))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+def test_classes_keep_their_codes_and_names_where_a_part_lacks_one(loss):
+    classes = {"softmax": 3, "logistic": 2}[loss]
+    y = np.arange(12.0) % classes
+    whole = Dataset("made up", np.eye(12), y, tuple("abcdefghijkl")).labelled_for(loss)
+    part = replace(whole, X=whole.X[y > 0], y=whole.y[y > 0])
+    for again in (part.labelled_for(loss), part.labelled_for("softmax").labelled_for(loss)):
+        np.testing.assert_array_equal(again.y, part.y)
+        assert again.classes == whole.classes
+
+
+def test_two_classes_change_their_codes_with_the_loss(dataset):
+    several = dataset.labelled_for("softmax")
+    np.testing.assert_array_equal(several.labelled_for("logistic").y, dataset.labelled_for("logistic").y)
+    np.testing.assert_array_equal(dataset.labelled_for("logistic").labelled_for("softmax").y, several.y)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", 2**32, None])
+def test_what_is_no_seed_of_a_split_gets_one_clear_line(dataset, seed, unchecked_types):
+    with pytest.raises(InvalidInputError, match=r"seed=.* must be a whole number from 0 to 2\^32 − 1"):
+        dataset.split(0.25, seed=seed)
+
+
+def test_split_leaves_no_side_fewer_samples_than_classes():
+    with pytest.raises(InvalidInputError, match="each set needs at least 3"):
+        Dataset("made up", np.eye(200), np.arange(200.0) % 3, tuple(map(str, range(200)))).labelled_for(
+            "softmax"
+        ).split(0.01, seed=0)
+
+
+@pytest.mark.parametrize("factor", [1e160, 1e-170])
+@pytest.mark.parametrize("column", ["a", "outcome"])
+def test_columns_that_cannot_be_squared_are_not_standardised_to_nothing(dataset, column, factor):
+    X, y = dataset.X.copy(), dataset.y.copy()
+    if column == "a":
+        X[:, 0] *= factor
+    else:
+        y *= factor
+    with pytest.raises(InvalidInputError, match=f"made up: column '{column}' is of a size that float64 cannot square"):
+        Standardization.fit(replace(dataset, X=X, y=y))
+
+
+def test_a_constant_target_is_left_at_its_scale():
+    fitted = Standardization.fit(Dataset("made up", np.arange(3.0)[:, None], np.full(3, 0.1), ("a",)))
+    assert fitted.target_scale == 1.0

@@ -348,9 +348,15 @@ def test_an_archives_target_may_be_texts_or_truth_values_as_a_tables(tmp_path):
     np.testing.assert_array_equal(load_dataset(packed(tmp_path, X=X, y=y > 3)).y, np.where(y > 3, 1, -1))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_missing_value_is_no_member_of_the_rest(tmp_path, value):
+    refused(packed(tmp_path, X=X, y=np.where(y == 3, value, y)), rf"row 3 .*: {value} is missing or not finite", "y=1")
+
+
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
+        ({"y": ["1", "2"] * 4}, "target 'y' holds numbers as texts, such as '1'"),
         ({"X": X + 0j}, "array 'X' is of type complex128 and shape"),
         ({"X": np.array(3.0)}, r"shape \(\), but must be of numbers, one row for each sample"),
         ({"X": y}, r"array 'X' is of type float64 and shape \(8,\)"),

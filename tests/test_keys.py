@@ -9,6 +9,7 @@ import pytest
 
 import resflow
 from resflow import InvalidInputError
+from tests.new_process import python
 
 SEEDS = np.array([0, 1, 7, 2**31 - 1])
 
@@ -53,3 +54,8 @@ def test_first_three_are_the_splits_of_the_seed_s_key():
 def test_what_is_no_seed_gets_one_clear_line(seed):
     with pytest.raises(InvalidInputError, match=r"^seed=.* must be a whole number, at least 0$"):
         resflow.random_keys(seed)
+
+
+def test_seeds_beyond_32_bits_give_the_same_keys_whatever_the_precision():
+    told = "import jax, resflow; print(jax.random.key_data(resflow.random_keys(2**33 + 5).data))"
+    assert python("-c", told, JAX_ENABLE_X64="0") == python("-c", told, JAX_ENABLE_X64="1")

@@ -47,6 +47,7 @@ def test_two_classes_give_the_same_fit_however_they_are_coded(y):
     expected = fit_linear_predictor(X, SIGNS)
     np.testing.assert_array_equal(fit_linear_predictor(X, y).W, expected.W)
     np.testing.assert_array_equal(as_labels(y, Logistic()), SIGNS)
+    assert np.issubdtype(as_labels(y, Logistic()).dtype, np.floating)
     assert count_outputs(np.asarray(y), Logistic()) is None
 
 
@@ -65,6 +66,20 @@ def test_one_hot_labels_say_how_many_classes_there_are():
     fit = fit_linear_predictor(X, y, loss="softmax", ridge=0.1)
     assert fit.W.shape == (5, 3)
     assert fit.converged
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.uint32, int])
+@pytest.mark.parametrize("loss", [Logistic(), Squared()])
+def test_labels_of_one_value_are_numbers_that_have_a_minus(loss, kind):
+    y = np.ones(60, kind)
+    for coded in (as_labels(y, loss), jax.jit(lambda y: as_labels(y, loss))(y)):
+        np.testing.assert_array_equal(loss.value(np.full(60, 2.0), coded), loss.value(np.full(60, 2.0), np.ones(60)))
+
+
+@pytest.mark.parametrize("written", [lambda y: (y + 1) / 2, lambda y: y > 0, lambda y: y.astype(int), lambda y: y])
+def test_traced_labels_of_two_classes_are_coded_as_those_that_are_seen(written):
+    coded = jax.jit(lambda y: as_labels(y, Logistic()))(written(SIGNS))
+    np.testing.assert_array_equal(coded, SIGNS)
 
 
 @pytest.mark.parametrize("loss", [Squared(), PseudoHuber()])

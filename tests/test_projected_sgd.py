@@ -40,7 +40,8 @@ def excess(data, maps, **changes):
         "keys": jax.random.split(jax.random.key(1), SEEDS),
         "parts": 20,
     }
-    return projected_sgd_excess(Bootstrap(jnp.asarray(X), jnp.asarray(y)), maps, **(options | changes))
+    source = Bootstrap(jnp.asarray(X), jnp.asarray(changes.pop("y", y)))
+    return projected_sgd_excess(source, maps, **(options | changes))
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,7 @@ def test_stream_stays_in_its_ball_and_follows_its_teacher():
     ("changes", "message"),
     [
         ({"steps": np.array([30])}, r"steps=\[30\]"),
+        ({"steps": np.array([20.7])}, r"steps=20\.7 must be whole numbers"),
         ({"radius": 0.01}, r"radius=0\.01"),
         ({"delta": 1.5}, r"delta=1\.5"),
     ],
@@ -147,3 +149,8 @@ def test_stream_stays_in_its_ball_and_follows_its_teacher():
 def test_impossible_values_are_refused(data, maps, changes, message):
     with pytest.raises(InvalidInputError, match=message):
         excess(data, maps, **({"steps": np.array([20])} | changes))
+
+
+def test_labels_that_would_be_taken_for_another_loss_are_refused(data, maps):
+    with pytest.raises(InvalidInputError, match=r"source has the labels \[0.0, 1.0\], but the logistic loss takes −1"):
+        excess(data, maps, y=(data[1] + 1) / 2)

@@ -255,6 +255,11 @@ def test_predictions_that_would_be_broadcast_against_the_labels_get_one_clear_li
         run(model, y=y, loss=loss)
 
 
+def of_weights(w):
+    """A linear model of these weights."""
+    return jax.tree_util.Partial(lambda w, X: X @ w, jnp.asarray(w))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -265,8 +270,21 @@ def test_predictions_that_would_be_broadcast_against_the_labels_get_one_clear_li
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"batch_size": 61}, "batch_size=61 must be at most the number of training samples, 60"),
         ({"optimizer": "adem"}, "optimizer='adem' is unknown: nearest is 'adam'"),
+        ({"optimizer": {}}, "optimizer={} must be one of adam, .*, or an Optax transformation"),
+        ({"batch_size": 6, "key": 0}, "key=0 must be a random key"),
+        ({"batch_size": 6, "key": jax.random.split(KEY)}, "one of them is needed"),
+        ({"model": jax.tree_util.Partial(lambda w, X: X @ jnp.asarray(w), [1.0] * D)}, "model has nothing to train"),
+        ({"model": lambda X: X[:, 0]}, "model has nothing to train"),
+        ({"model": of_weights(np.ones(D, int))}, "the model's predictions are of type|model has nothing to train"),
+        ({"model": of_weights(np.ones(D, complex))}, "of type complex128"),
+        ({"model": of_weights(np.ones(D + 1))}, r"model cannot be applied to an array of shape \(60, 4\)"),
+        (
+            {"measure": lambda model, X, y: {"step": jnp.float64(1)}},
+            "measure records 'step', a name of the history's own",
+        ),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_options_get_one_clear_line(options, message):
     with pytest.raises(InvalidInputError, match=message):
         run(**options)
@@ -275,3 +293,64 @@ def test_bad_options_get_one_clear_line(options, message):
 def test_an_optax_transformation_can_be_given_as_it_is():
     named, given = run(optimizer="sgd", learning_rate=0.1), run(optimizer=optax.sgd(0.1))
     np.testing.assert_array_equal(named.history["objective"], given.history["objective"])
+
+
+def test_an_optimiser_that_asks_for_the_objective_is_given_it():
+    for optimizer in (optax.lbfgs(), optax.polyak_sgd()):
+        objective = run(optimizer=optimizer).history["objective"]
+        assert objective[-1] < 0.7 * objective[0]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_numbers_of_options_may_come_in_any_type():
+    numbers = {"steps": np.float64(30), "log_every": jnp.asarray(10), "batch_size": 16.0}
+    found, expected = run(**numbers), run(batch_size=16)
+    np.testing.assert_array_equal(found.history["objective"], expected.history["objective"])
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "bool", ">f8"])
+def test_samples_of_any_type_are_the_numbers_that_they_are(kind):
+    """Also where JAX has whole numbers of 32 bits only, and a feature map squares what it is given."""
+    program = f"""
+        import jax, jax.numpy as jnp, numpy as np, resflow
+        X = (np.arange(60).reshape(20, 3) % 17 * 15).astype("{kind}")
+        if X.dtype == np.int64:
+            X = X * 2**24
+        model = resflow.build_model("residual_unit", 3, lambda x: x * x * 1e-6, key=jax.random.key(0))
+        options = resflow.TrainingOptions(steps=0)
+        for y in (X[:, 0], X.astype(float)[:, 0]):
+            for each in (X, X.astype(float)):
+                made = resflow.train(model, each, y, loss="squared", options=options, key=jax.random.key(0))
+                print(made.history["objective"][0], float(resflow.Point.of(model, each, y, "squared").objective))
+    """
+    lines = python("-c", textwrap.dedent(program), JAX_ENABLE_X64="0").splitlines()
+    trained, points = zip(*(map(float, line.split()) for line in lines), strict=True)
+    assert len(trained) == 4
+    assert len(set(trained)) == 1
+    np.testing.assert_allclose(points, trained, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("X *= 1e50", "X is of a size that float32, in which JAX computes here, does not have"),
+        ("X *= 1e-50", "X is of a size that float32"),
+        ("y *= 1e50", "y is of a size that float32"),
+        ("rate = 1e-50", "learning_rate=1e-50 is 0 in float32"),
+        ("rate = 1e300", r"learning_rate=1e\+300 is inf in float32"),
+    ],
+)
+def test_what_float32_does_not_have_is_said(change, message):
+    program = f"""
+        import jax, numpy as np, resflow
+        X, rate = np.random.default_rng(0).standard_normal((20, 3)), 0.1
+        y = X[:, 0].copy()
+        {change}
+        model = resflow.build_model("residual_unit", 3, lambda x: x**2, key=jax.random.key(0))
+        options = resflow.TrainingOptions(steps=1, learning_rate=rate)
+        try:
+            resflow.train(model, X, y, loss="squared", options=options, key=jax.random.key(0))
+        except resflow.InvalidInputError as error:
+            print(error)
+    """
+    assert re.match(message, python("-c", textwrap.dedent(program), JAX_ENABLE_X64="0"))

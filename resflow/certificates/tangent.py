@@ -158,7 +158,9 @@ def tangent_certificate(
     """
     loss = as_loss(loss)
     as_number("tolerance", tolerance, "must be between 0 and 1", lambda share: 0 < share < 1)
-    as_number("max_iterations", max_iterations, "must be at least 1", lambda most: 1 <= most <= 1e9, whole=True)
+    max_iterations = as_number(
+        "max_iterations", max_iterations, "must be at least 1", lambda most: 1 <= most <= 1e9, whole=True
+    )
     tangent, labels = _tangent(model, X, y, loss)
     p = tangent.predictions
     q = _comparator(against, X, labels, p, loss)

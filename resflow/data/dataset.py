@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from resflow.arrays import as_array
+from resflow.arrays import as_array, as_number, check_size, largest
 from resflow.data.names import check_names
 from resflow.errors import InvalidInputError, shown
 from resflow.losses import Loss, as_loss
@@ -74,15 +75,19 @@ class Dataset:
         """The same data with labels that suit the loss.
 
         Two distinct labels are coded −1 (the smaller) and +1 (the larger) for a binary loss, m of them 0, ..., m − 1 in
-        ascending order for one of classes. Others are left as they are.
+        ascending order for one of classes. Others are left as they are. Classes that have names keep them and their
+        order, also where a part of the data lacks one.
 
         Raises:
             InvalidInputError: If the loss is for classes and y has too many distinct values for them, or too few.
         """
         loss = as_loss(loss)
-        if loss.labels == "real" or (loss.labels == "binary" and self.classes is not None and len(self.classes) == 2):
+        if loss.labels == "real":
             return self
         values, indices = np.unique(self.y, return_inverse=True)
+        names = tuple(f"{value:g}" for value in values)
+        if self.classes is not None and np.isin(values, codes := _codes(values, len(self.classes))).all():
+            values, indices, names = codes, np.searchsorted(codes, self.y), self.classes
         if loss.labels == "binary" and len(values) != 2:
             few = ", ".join(f"{value:g}" for value in values[:4]) + (", ..." if len(values) > 4 else "")
             raise InvalidInputError(
@@ -93,7 +98,6 @@ class Dataset:
             raise InvalidInputError(
                 f"{self.name}: target {self.target!r} has {len(values)} distinct values, but classes must be 2 to 100"
             )
-        names = self.classes or tuple(f"{value:g}" for value in values)
         y = 2.0 * indices - 1.0 if loss.labels == "binary" else indices.astype(float)
         return replace(self, y=y, classes=names)
 
@@ -105,16 +109,20 @@ class Dataset:
         """
         from sklearn.model_selection import train_test_split
 
-        if not 0.0 < test_fraction < 1.0:
-            raise InvalidInputError(f"test_fraction={test_fraction} must lie strictly between 0 and 1, e.g. 0.25")
-        n, smallest = len(self.y), 2 if self.classes else 1
+        allowed = "must lie strictly between 0 and 1, e.g. 0.25"
+        test_fraction = as_number("test_fraction", test_fraction, allowed, lambda share: 0.0 < share < 1.0)
+        seed = as_number(
+            "seed", seed, "must be a whole number from 0 to 2^32 − 1", lambda s: 0 <= s < 2**32, whole=True
+        )
+        counts = np.unique(self.y, return_counts=True)[1]
+        stratify = self.y if self.classes and min(counts) >= 2 else None
+        n, smallest = len(self.y), 1 if self.classes is None else 2 if stratify is None else len(counts)
         n_test = round(n * test_fraction)
         if min(n_test, n - n_test) < smallest:
             raise InvalidInputError(
                 f"test_fraction={test_fraction} splits the {n} samples of {self.name} into {n - n_test} and {n_test}: "
                 f"each set needs at least {smallest}"
             )
-        stratify = self.y if self.classes and min(np.unique(self.y, return_counts=True)[1]) >= 2 else None
         rows = train_test_split(np.arange(n), test_size=n_test, random_state=seed, stratify=stratify)
         train, test = (replace(self, X=self.X[np.sort(part)], y=self.y[np.sort(part)]) for part in rows)
         return train, test
@@ -163,14 +171,33 @@ class Standardization:
 
     @classmethod
     def fit(cls, dataset: Dataset) -> Standardization:
-        """Mean and population standard deviation of the features, and of the labels unless they are classes."""
-        X, y = dataset.X, dataset.y
-        center, spread = X.mean(axis=0), X.std(axis=0)
-        constant = spread <= 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny)
-        target = (0.0, 1.0) if dataset.classes is not None else (float(y.mean()), float(y.std()) or 1.0)
-        return cls(center, np.where(constant, 1.0, spread), *target)
+        """Mean and population standard deviation of the features, and of the labels unless they are classes.
+
+        Raises:
+            InvalidInputError: If a column is of a size that float64 cannot square.
+        """
+        names = (*dataset.feature_names, dataset.target)
+        for name, column in zip(names, (*dataset.X.T, dataset.y), strict=True):
+            check_size(f"{dataset.name}: column {shown(name)}", largest(column))
+        target = (0.0, 1.0)
+        if dataset.classes is None:
+            center, spread = _center_and_spread(dataset.y)
+            target = float(center), float(spread)
+        return cls(*_center_and_spread(dataset.X), *target)
 
     def apply(self, dataset: Dataset) -> Dataset:
         """The data set in standardised units."""
         X = (dataset.X - self.mean) / self.scale
         return replace(dataset, X=X, y=(dataset.y - self.target_mean) / self.target_scale)
+
+
+def _center_and_spread(values: np.ndarray) -> tuple[Any, Any]:
+    """Mean and standard deviation of each column, 1 where it is constant up to rounding."""
+    center, spread = values.mean(axis=0), values.std(axis=0)
+    constant = spread <= 1e-12 * np.maximum(np.abs(center), np.finfo(float).tiny)
+    return center, np.where(constant, 1.0, spread)
+
+
+def _codes(values: np.ndarray, m: int) -> np.ndarray:
+    """What m classes with names are coded as: −1 and +1 if there are two that are coded so, or else 0, ..., m − 1."""
+    return np.array([-1.0, 1.0]) if m == 2 and 0.0 not in values else np.arange(float(m))

@@ -56,6 +56,9 @@ def labels(
     else:
         y, classes = as_exact_floats(values, lambda index: f"{target}, {place(index[0])}"), None
         if positive is not None:
+            if not (sound := np.isfinite(y)).all():
+                first = int(np.argmin(sound))
+                raise InvalidInputError(f"{target}, {place(first)}: {y[first]} is missing or not finite: drop that row")
             if not is_number(positive) or not (y == float(positive)).any():
                 known = [f"{value:g}" for value in np.unique(y)]
                 raise InvalidInputError(f"{target} has no class {shown(positive)}: nearest are {near(positive, known)}")
@@ -119,6 +122,11 @@ def _coded(
         return np.where(np.isin(texts, chosen), 1.0, -1.0), ("the rest", positive)
     numbers = [text for text in known if is_number(text)]
     if numbers:
+        if len(numbers) == len(known):
+            raise InvalidInputError(
+                f"{target} holds numbers as texts, such as {shown(numbers[0])}: save the column as numbers, or set one "
+                f"class against the rest with target={shown(f'{name}={numbers[0]}')}"
+            )
         other = next(text for text in known if not is_number(text))
         raise InvalidInputError(
             f"{target} holds numbers, as {shown(numbers[0])} ({place(_first(texts, numbers[0]))}), and texts, as "

@@ -125,6 +125,7 @@ def smallest_hessian_eigenvalue(
         Appl. 13, 1992, for what a random start is worth.
     """
     check_options(steps=steps, max_restarts=max_restarts, tolerance=tolerance)
+    steps, max_restarts = None if steps is None else int(steps), int(max_restarts)
     moving, fixed = split_parameters(model, block)
     key = jax.random.key(0) if key is None else key
     arguments = (objective, moving, fixed, data, key, steps, max_restarts, tolerance)
@@ -187,6 +188,7 @@ def smallest_operator_eigenvalue(
         InvalidInputError: If steps, max_restarts or tolerance is out of range, or the vector has no entries.
     """
     check_options(steps=steps, max_restarts=max_restarts, tolerance=tolerance)
+    steps, max_restarts = None if steps is None else int(steps), int(max_restarts)
     if like.size == 0:
         raise InvalidInputError("an operator on vectors of length 0 has no eigenvalues")
     eps = jnp.finfo(like.dtype).eps

@@ -98,7 +98,8 @@ def smallest_partial_eigenvalue(
     (d, k), m = point.V.shape, point.outputs
     if max_order is None:
         max_order = _LARGEST_ORDER if m == 1 else _LARGEST_ORDER_OF_SEVERAL
-    as_number("max_order", max_order, "must be at least 0", lambda order: 0 <= order < math.inf, whole=True)
+    allowed = "must be at least 0"
+    max_order = as_number("max_order", max_order, allowed, lambda order: 0 <= order < math.inf, whole=True)
     way = _factorized if m * d + min(m, d) * k <= max_order else _unfactorized
     search = partial(analyse_point, way, point, ridge_W, ridge_V, rtol)
     if is_traced(*jax.tree.leaves(point)):

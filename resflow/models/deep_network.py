@@ -12,7 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError
-from resflow.models.drawing import normals
+from resflow.models.drawing import checked_inputs, normals
 from resflow.models.residual_unit import feature_count, scaled
 
 __all__ = ["DeepResidualNetwork", "deep_residual_network"]
@@ -82,9 +82,17 @@ def deep_residual_network(
         InvalidInputError: If there is no feature map, d, inner or scale is out of range, or a feature map does not
             take a vector of its size to a vector.
     """
+    if not isinstance(feature_maps, Sequence):
+        raise InvalidInputError(
+            f"feature_maps is a {type(feature_maps).__name__}, but a deep residual network needs a list of them, one a "
+            "block"
+        )
     if not feature_maps:
         raise InvalidInputError("feature_maps is empty: a deep residual network needs one feature map a block")
-    as_number("inner", inner, "must be at least 1: the number of rows of each U_l", lambda q: q >= 1, whole=True)
+    d, inner = (
+        checked_inputs(d),
+        as_number("inner", inner, "must be at least 1: the number of rows of each U_l", lambda q: q >= 1, whole=True),
+    )
     counts = [feature_count(phi, inner if block else d) for block, phi in enumerate(feature_maps)]
     L = len(feature_maps)
     shapes = [(d,), *((d, k) for k in counts), *[(inner, d)] * (L - 1)]

@@ -13,7 +13,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError, check_known
-from resflow.models.drawing import drawn
+from resflow.models.drawing import checked_inputs, drawn
 
 __all__ = [
     "ACTIVATIONS",
@@ -58,9 +58,11 @@ def feature_map(
     Raises:
         InvalidInputError: If a name is unknown, width or depth is below 1, or d is not that of a square image.
     """
-    as_number("d", d, "must be at least 1: the number of inputs", lambda d: d >= 1, whole=True)
+    d = checked_inputs(d)
     check_known("feature_map", name, FEATURE_MAPS)
-    as_number("width", width, "must be at least 1: the number of features", lambda width: width >= 1, whole=True)
+    width = as_number("width", width, "must be at least 1: the number of features", lambda k: k >= 1, whole=True)
+    depth = _checked_depth(depth)
+    check_known("activation", activation, ACTIVATIONS)
     if name == "random_fourier":
         return RandomFourierFeatures(d, width, key=key)  # a program would divide otherwise
     if name == "convolutional":
@@ -74,10 +76,13 @@ def mlp(d: int, *, width: int, depth: int, activation: str, key: PRNGKeyArray) -
     Raises:
         InvalidInputError: If depth is below 1 or the activation is unknown.
     """
-    allowed = "must be at least 1: the number of layers of the feature map"
-    as_number("depth", depth, allowed, lambda depth: depth >= 1, whole=True)
     check_known("activation", activation, ACTIVATIONS)
-    return drawn(_mlp, d, width, depth, activation, key=key)
+    return drawn(_mlp, d, width, _checked_depth(depth), activation, key=key)
+
+
+def _checked_depth(depth: int) -> int:
+    allowed = "must be at least 1: the number of layers of the feature map"
+    return as_number("depth", depth, allowed, lambda depth: depth >= 1, whole=True)
 
 
 def _mlp(d: int, width: int, depth: int, activation: str, *, key: PRNGKeyArray) -> eqx.nn.Sequential:
@@ -150,7 +155,7 @@ class ConvolutionalFeatures(eqx.Module):
 
     def __call__(self, x: Float[Array, "d"]) -> Float[Array, "k"]:
         phi = ACTIVATIONS[self.activation]
-        image = jnp.asarray(x[: self.side**2]).reshape(1, self.side, self.side)
+        image = jnp.asarray(x[: self.side**2], self.output.weight.dtype).reshape(1, self.side, self.side)
         for convolution in self.convolutions:
             image = phi(convolution(image))
         return phi(self.output(image.ravel()))

@@ -13,7 +13,8 @@ from jaxtyping import Float, PRNGKeyArray
 
 from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError
-from resflow.models.drawing import normals
+from resflow.models.drawing import checked_inputs, normals
+from resflow.models.shapes import result_like
 
 __all__ = [
     "NoSkipNetwork",
@@ -129,7 +130,8 @@ def residual_unit(
     Raises:
         InvalidInputError: If d, outputs or scale is out of range, or the feature map does not take (d,) to a vector.
     """
-    k, m = feature_count(feature_map, d), _axis(outputs)
+    d, m = checked_inputs(d), _axis(outputs)
+    k = feature_count(feature_map, d)
     W, V = random_weights(key, [(*m, d), (d, k)], scale, dtype)
     return ResidualUnit(W, V, feature_map)
 
@@ -141,7 +143,8 @@ def output_skip(
 
     Arguments and errors are those of `residual_unit`.
     """
-    k, m = feature_count(feature_map, d), _axis(outputs)
+    d, m = checked_inputs(d), _axis(outputs)
+    k = feature_count(feature_map, d)
     W, v = random_weights(key, [(*m, d), (*m, k)], **options)
     return OutputSkipNetwork(W, v, feature_map)
 
@@ -170,9 +173,15 @@ def feature_count(feature_map: Callable[[Any], Any], d: int) -> int:
     Raises:
         InvalidInputError: If d is below 1, or the feature map does not take (d,) to a vector.
     """
-    d = as_number("d", d, "must be at least 1: a model needs an input", lambda d: d >= 1, whole=True)
-    shape = jax.eval_shape(feature_map, jax.ShapeDtypeStruct((d,), jnp.result_type(float))).shape
-    if len(shape) != 1:
+    d = checked_inputs(d)
+    if not callable(feature_map):
+        raise InvalidInputError(
+            f"feature_map is a {type(feature_map).__name__}, but must take a sample (d,) to a vector: "
+            "resflow.feature_map makes one of a name"
+        )
+    found = result_like("feature_map", feature_map, jax.ShapeDtypeStruct((d,), jnp.result_type(float)))
+    shape = getattr(found, "shape", None)
+    if shape is None or len(shape) != 1 or shape[0] == 0:
         raise InvalidInputError(
             f"the feature map takes an input of shape {(d,)} to {shape}, but must return one vector"
         )
@@ -196,10 +205,15 @@ def scaled(numbers: Sequence[jax.Array], scale: float | Float[Array, ""] = 1.0, 
     """Arrays of variance scale²/k of arrays (..., k) of variance 1, in JAX's default precision without a dtype.
 
     Raises:
-        InvalidInputError: If scale is negative; a traced one passes unseen.
+        InvalidInputError: If scale is negative, or none that dtype has (a traced one passes unseen), or dtype is not
+            of floating-point numbers.
     """
-    scale = as_number("init_scale", scale, "must be at least 0", lambda scale: 0 <= scale < math.inf)
-    dtype = jnp.result_type(float) if dtype is None else dtype
+    dtype = jnp.result_type(float if dtype is None else dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InvalidInputError(f"dtype={dtype} must be one of floating-point numbers, as jnp.float32")
+    most = float(jnp.finfo(dtype).max)
+    allowed = f"must be at least 0, and at most {most:.2g}, the largest number of {dtype}"
+    scale = as_number("init_scale", scale, allowed, lambda scale: 0 <= scale <= most)
     # By `vmap` the same bits as one at a time. A program around it joins constant factors, and rounds otherwise.
     return [(jnp.asarray(scale) * (1.0 / math.sqrt(each.shape[-1])) * each).astype(dtype) for each in numbers]
 
@@ -208,9 +222,20 @@ def trainable(model: Any) -> Any:
     """A pytree of truth values: which leaves of the model training may change.
 
     Every floating-point array is trainable, except inside a module with the class attribute `fixed = True`.
+
+    Raises:
+        InvalidInputError: If an array that would be trainable is of complex numbers, down which no gradient leads.
     """
 
     def is_fixed(node: Any) -> bool:
         return isinstance(node, eqx.Module) and bool(getattr(node, "fixed", False))
 
-    return jax.tree.map(lambda node: not is_fixed(node) and eqx.is_inexact_array(node), model, is_leaf=is_fixed)
+    def is_trainable(node: Any) -> bool:
+        if eqx.is_inexact_array(node) and jnp.iscomplexobj(node):
+            raise InvalidInputError(
+                f"the model has an array of type {node.dtype} and shape {node.shape}, but must be of real numbers: "
+                "keep real and imaginary parts apart"
+            )
+        return eqx.is_inexact_array(node)
+
+    return jax.tree.map(lambda node: not is_fixed(node) and is_trainable(node), model, is_leaf=is_fixed)

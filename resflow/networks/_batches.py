@@ -78,7 +78,7 @@ def stream_of(
 
     Arguments and errors are those of `report_on`; besides, `see` is told every batch of training samples and its pass.
     """
-    as_number("batch_size", batch_size, "must be at least 1", lambda size: size >= 1, whole=True)
+    batch_size = as_number("batch_size", batch_size, "must be at least 1", lambda size: size >= 1, whole=True)
     W, b = plain_array(head[0]), plain_array(head[1])
 
     def collected(samples: Any, labels: Any, name: str) -> tuple[list[np.ndarray], np.ndarray]:

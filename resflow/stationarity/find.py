@@ -77,10 +77,12 @@ class SearchOptions:
             allowed = "must be a positive finite number"
             as_number(name, getattr(self, name), allowed, lambda size: 0 < size < math.inf)
         for name in ("max_steps", "chunk_size"):
-            as_number(name, getattr(self, name), "must be at least 1", lambda count: count >= 1, whole=True)
+            count = as_number(name, getattr(self, name), "must be at least 1", lambda count: count >= 1, whole=True)
+            object.__setattr__(self, name, count)
         if self.workers is not None:
             allowed = "must be at least 1, or None for one a core"
-            as_number("workers", self.workers, allowed, lambda count: count >= 1, whole=True)
+            count = as_number("workers", self.workers, allowed, lambda count: count >= 1, whole=True)
+            object.__setattr__(self, "workers", count)
         if self.merge not in MERGES:
             raise InvalidInputError(f"merge={self.merge!r} is unknown: choose one of {', '.join(MERGES)}")
 

@@ -54,9 +54,11 @@ class _Options(NamedTuple):
         for name in ("epsilon", "hessian_lipschitz", "radius"):
             value = getattr(self, name)
             as_number(name, value, "must be a positive finite number", lambda number: 0 < number < math.inf)
-        as_number("max_steps", self.max_steps, "must be at least 1", lambda steps: steps >= 1, whole=True)
-        as_number("theta_steps", self.theta_steps, "must be at least 0", lambda steps: steps >= 0, whole=True)
-        return self
+        most = as_number("max_steps", self.max_steps, "must be at least 1", lambda steps: steps >= 1, whole=True)
+        of_theta = as_number(
+            "theta_steps", self.theta_steps, "must be at least 0", lambda steps: steps >= 0, whole=True
+        )
+        return self._replace(max_steps=most, theta_steps=of_theta)
 
 
 class NewtonPath(NamedTuple):

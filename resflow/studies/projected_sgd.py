@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Key, Real
 
-from resflow.arrays import Array
+from resflow.arrays import Array, as_number
 from resflow.errors import InvalidInputError
 from resflow.exported import exported
 from resflow.floating import all_finite, nan_unless
@@ -69,8 +69,11 @@ def projected_sgd_excess(
         Shamir 2018 (arXiv:1804.06739), Theorem 4.
     """
     loss = as_loss(loss)
-    as_labels(source.labels, loss)
-    counts = np.asarray(steps, int)
+    if not np.array_equal(as_labels(source.labels, loss), source.labels):
+        raise InvalidInputError(
+            f"source has the labels {np.unique(source.labels).tolist()}, but the {loss.name} loss takes −1 and +1 here"
+        )
+    counts = np.array([as_number("steps", each, "must be whole numbers", whole=True) for each in steps])
     if parts < 1 or (counts < parts).any() or (counts % parts).any():
         raise InvalidInputError(f"steps={counts.tolist()} must be positive multiples of parts={parts}")
     if not np.linalg.norm(linear_w) <= radius * (1.0 + 1e-9):

@@ -16,6 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from resflow.errors import InvalidInputError
+from resflow.origins import told
+
 __all__ = ["FOLDER", "SECONDS", "Checkpoints", "checkpoints_of"]
 
 FOLDER = "RESFLOW_CHECKPOINTS"
@@ -34,27 +37,50 @@ def checkpoints_of(settings: Any, *trees: Any) -> Checkpoints | None:
     """Where the next training of this process keeps how far it is; None where the environment names no folder.
 
     Trainings are told apart by how many came before them in the process, by their settings and by every number that
-    they are given: another one does not go on from there. Whoever names the folder sees to it that the same folder
-    means the same code.
+    they are given or that their functions hold: another one does not go on from there. Whoever names the folder sees to
+    it that the same folder means the same code. Nothing is kept of one whose settings cannot be told, as they hold an
+    open file, say.
 
     Args:
-        settings: What is no array; what it shows of itself counts, without addresses in memory.
+        settings: What is no array.
         trees: Pytrees of all arrays that the training is given.
+
+    Raises:
+        InvalidInputError: If the environment names something else than a number of seconds.
     """
     folder, number = os.environ.get(FOLDER), next(_trainings)
     if not folder:
         return None
+    try:
+        seconds = float(os.environ.get(SECONDS, _DEFAULT_SECONDS))
+    except ValueError:
+        raise InvalidInputError(f"{SECONDS}={os.environ[SECONDS]!r} must be a number of seconds, e.g. 10") from None
+    if (contents := told(settings)) is None:
+        return None
     structure = jax.tree.structure(trees)
     devices = [device.device_kind for device in jax.devices()]
-    told = f"{number} {jax.__version__} {devices} {settings!r} {structure}"
-    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", told).encode())
+    shown = f"{number} {jax.__version__} {devices} {structure}"
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", shown).encode() + contents)
     for leaf in jax.tree.leaves(trees):
-        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        array = np.asarray(leaf)
+        array = np.asarray(_numbers(leaf))
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return Checkpoints(Path(folder), digest.hexdigest()[:32], float(os.environ.get(SECONDS, _DEFAULT_SECONDS)))
+    return Checkpoints(Path(folder), digest.hexdigest()[:32], seconds)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _numbers(leaf: Any) -> Any:
+    """An array, and of random keys the numbers that they consist of."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _like(kept: np.ndarray, old: Any) -> jax.Array:
+    """The array that was kept, in the type and on the device of what stands in its place."""
+    there = jax.device_put(kept.view(_numbers(old).dtype), old.sharding if isinstance(old, jax.Array) else None)
+    return jax.random.wrap_key_data(there, impl=jax.random.key_impl(old)) if _is_key(old) else there
 
 
 class Checkpoints:
@@ -88,14 +114,10 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return state, 0  # none, or none that can be read
         here, structure = jax.tree.flatten(state)
-        if len(here) != len(leaves) or any(a.shape != b.shape for a, b in zip(here, leaves, strict=True)):
+        if len(here) != len(leaves) or any(_numbers(a).shape != b.shape for a, b in zip(here, leaves, strict=True)):
             return state, 0
-        there = [
-            jax.device_put(kept.view(old.dtype), old.sharding if isinstance(old, jax.Array) else None)
-            for kept, old in zip(leaves, here, strict=True)
-        ]
         self._tell_resumed(tick)
-        return jax.tree.unflatten(structure, there), tick
+        return jax.tree.unflatten(structure, map(_like, leaves, here)), tick
 
     def reached(self, state: Any, tick: int, last: int) -> None:
         """Keep the state before a tick, if it would be too late the next time, or at the end of what took so long."""
@@ -105,7 +127,7 @@ class Checkpoints:
             tick == last and (self._every_end or now - self._began >= self._seconds)
         ):
             return
-        leaves = jax.device_get(jax.tree.leaves(state))
+        leaves = jax.device_get([_numbers(leaf) for leaf in jax.tree.leaves(state)])
         written = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

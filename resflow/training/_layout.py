@@ -68,6 +68,10 @@ class PopulationLayout:
     chunk: int
     chunks: int
 
+    def told(self) -> tuple[tuple[str, ...], int, int]:
+        """The same without devices but for their names, as it can be written down."""
+        return tuple(map(str, self.devices)), self.chunk, self.chunks
+
     @property
     def block(self) -> int:
         """Members in one call of the program."""

@@ -10,20 +10,19 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from resflow.arrays import as_array, check_samples
+from resflow.arrays import as_array, in_type_of_jax
 from resflow.errors import InvalidInputError
-from resflow.labels import as_labels
+from resflow.keys import check_keys
 from resflow.losses import Loss
 from resflow.models.residual_unit import trainable
-from resflow.point import check_prediction_shape, prediction_shape
+from resflow.point import check_prediction_shape, checked_samples, prediction_shape
 from resflow.training._blocks import steps_in_block
 from resflow.training._chunks import Members
 from resflow.training._layout import PopulationLayout, population_layout
 from resflow.training._program import ObjectiveMeasure, Setting, Training, check_measure
-from resflow.training.train import TrainingOptions, precision_of
+from resflow.training.train import TrainingOptions, check_trainable, rates_for
 
 __all__ = ["PopulationTask", "population_task"]
 
@@ -46,17 +45,20 @@ def population_task(
     Raises:
         InvalidInputError: As `train_population`.
     """
-    m = len(keys)
+    m = check_keys(keys)
     dynamic, rest = eqx.partition(models, trainable(models))
+    check_trainable(dynamic)
     frozen, static = eqx.partition(rest, eqx.is_array)
     rates = _learning_rates(learning_rates, options, m)
-    _check_members(m, models=(dynamic, frozen), data_sets=data_sets)
+    _check_members(m, dynamic, frozen)
     X, y = _checked_sets(X, y, loss)
     if (X.ndim == 3) != (data_sets is not None):
         raise InvalidInputError(
             f"X has shape {X.shape}, and data_sets is {'not ' if data_sets is None else ''}given: several data sets "
             "need the index of each member's, and a single one needs none"
         )
+    if data_sets is not None:
+        data_sets = _checked_indices(data_sets, m, len(X))
     _check_predictions(dynamic, frozen, static, X, y, loss)
     options.check_batch(X.shape[-2])
     _check_measures(measure, X, y, data_sets)
@@ -67,11 +69,11 @@ def population_task(
         X=None,
         y=None,
         key=keys,
-        learning_rate=np.asarray(rates, precision_of(dynamic)),
+        learning_rate=rates_for(dynamic, rates),
         measure=None if alike else measured,
         active=np.ones(m, bool),
     )
-    members = Members(dynamic, own, None if data_sets is None else np.asarray(data_sets))
+    members = Members(dynamic, own, data_sets)
     shared = X, y, measured if alike else None
     if layout is None:
         layout = population_layout(dynamic, frozen, static, X, y, loss=loss, batch_size=options.batch_size, exact=exact)
@@ -103,9 +105,9 @@ def _checked_sets(X: Any, y: Any, loss: Loss) -> tuple[jax.Array, jax.Array]:
         raise InvalidInputError(f"y has shape {y.shape}, but must be {expected} to fit X {X.shape}")
     if X.ndim == 3:
         as_array("X", X, finite=True)  # which says in which set
-    rows = check_samples(X.reshape(-1, X.shape[-1]))
-    labels = as_labels(y.reshape(len(rows), *y.shape[X.ndim - 1 :]), loss)
-    return jnp.asarray(X), jnp.asarray(labels.reshape(*X.shape[:-1], *labels.shape[1:]))
+    rows, labels = checked_samples(X.reshape(-1, X.shape[-1]), y.reshape(-1, *y.shape[X.ndim - 1 :]), loss)
+    rows, labels = in_type_of_jax("X", rows), in_type_of_jax("y", labels)
+    return rows.reshape(X.shape), labels.reshape(*X.shape[:-1], *labels.shape[1:])
 
 
 def _check_predictions(dynamic: Any, frozen: Any, static: Any, X: jax.Array, y: jax.Array, loss: Loss) -> None:
@@ -149,18 +151,30 @@ def _learning_rates(given: Any, options: TrainingOptions, m: int) -> np.ndarray:
     return rates
 
 
-def _check_members(m: int, **arguments: Any) -> None:
-    for name, tree in arguments.items():
-        shapes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
-        if shapes - {(m,)}:
-            raise InvalidInputError(
-                f"{name} has arrays with {sorted(shapes)} in front, but must have ({m},): one entry for each key"
-            )
+def _check_members(m: int, *models: Any) -> None:
+    shapes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(models)}
+    if shapes - {(m,)}:
+        raise InvalidInputError(
+            f"models has arrays with {sorted(shapes)} in front, but must have ({m},): one entry for each key"
+        )
+
+
+def _checked_indices(data_sets: Any, m: int, sets: int) -> np.ndarray:
+    indices = np.asarray(as_array("data_sets", data_sets))
+    if indices.shape != (m,):
+        raise InvalidInputError(f"data_sets has shape {indices.shape}, but must be {(m,)}: one index for each key")
+    wrong = (indices != np.floor(indices)) | (indices < 0) | (indices >= sets) | (indices.dtype == bool)
+    if wrong.any():
+        raise InvalidInputError(
+            f"data_sets has {indices[wrong][0]} for member {np.flatnonzero(wrong)[0]}, but must be whole numbers from "
+            f"0 to {sets - 1}: indices into X"
+        )
+    return indices.astype(np.int32)
 
 
 def _check_measures(measure: Any, X: Any, y: Any, data_sets: Any) -> None:
     """Have each measure check the samples of its members, each pair of both once."""
-    sets = [0] if data_sets is None else np.asarray(data_sets).tolist()
+    sets = [0] if data_sets is None else data_sets.tolist()
     measures = measure if isinstance(measure, Sequence) else [measure]
     pairs = zip(cycle(measures), cycle(sets), range(max(len(sets), len(measures))), strict=False)
     for each, index in {(id(each), index): (each, index) for each, index, _ in pairs}.values():
@@ -174,4 +188,11 @@ def _stacked_measure(measure: Any, m: int) -> tuple[Any, Any, int | None]:
     if len(measure) != m:
         raise InvalidInputError(f"measure has {len(measure)} entries, but must be one for all, or one for each of {m}")
     arrays, static = zip(*(eqx.partition(each, eqx.is_array) for each in measure), strict=True)
+    for member, (numbers, rest) in enumerate(zip(arrays, static, strict=True)):
+        shapes, first = (jax.tree.map(np.shape, each) for each in (numbers, arrays[0]))
+        if not (shapes == first and eqx.tree_equal(rest, static[0])):
+            raise InvalidInputError(
+                f"measure has another kind for member {member} than for member 0: they must be equal but for "
+                "the numbers in their arrays"
+            )
     return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(arrays)), static[0], 0

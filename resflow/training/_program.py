@@ -213,7 +213,10 @@ class Training(NamedTuple):
 
         gradient, losses = jax.grad(objective, has_aux=True)(dynamic)
         rule = self.options.transformation(setting.learning_rate)
-        change, optimizer = rule.update(gradient, optimizer, dynamic)
+        value, known = jnp.mean(losses), optax.with_extra_args_support(rule)  # some ask for more than the gradient
+        change, optimizer = known.update(
+            gradient, optimizer, dynamic, value=value, grad=gradient, value_fn=lambda dynamic: objective(dynamic)[0]
+        )
         return losses, optax.apply_updates(dynamic, change), optimizer
 
     def _advance(self, schedule, state, setting, orders, first, end):

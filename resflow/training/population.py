@@ -125,7 +125,7 @@ def train_population(
         fixed = frozen if len(rows) == m else jax.tree.map(lambda leaf: leaf[rows.start : rows.stop], frozen)
         return PopulationResult(eqx.combine(final, fixed, training.static), reached, history, diverged_at, layout)
 
-    parts, keep = [], checkpoints_of((training, layout), task.members, task.shared)
+    parts, keep = [], checkpoints_of((training, layout.told()), task.members, task.shared)
     with reported(progress, options.steps * m) as tell:
         for start in range(0, m, layout.block):
             rows = range(start, min(start + layout.block, m))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ import numpy as np
 import optax
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from resflow.arrays import Array, as_number
+from resflow.arrays import Array, as_number, in_type_of_jax
 from resflow.errors import InvalidInputError, check_known
 from resflow.exported import exported
+from resflow.keys import check_key
 from resflow.losses import Loss, as_loss
 from resflow.models.residual_unit import trainable
 from resflow.point import check_predictions, checked_samples
@@ -48,6 +50,9 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
 Others are given as an Optax gradient transformation.
 """
 
+_OF_RESULTS = {"member", "row", "step"}
+"""Columns of a history that no measurement may be called."""
+
 Measure = Callable[[Any, Any, Any], dict[str, Any]]
 
 
@@ -75,19 +80,23 @@ class TrainingOptions:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        as_number("steps", self.steps, "must be at least 0", lambda steps: 0 <= steps < math.inf, whole=True)
         allowed = "must be a positive finite number, e.g. 0.01"
         as_number("learning_rate", self.learning_rate, allowed, lambda rate: 0 < rate < math.inf)
         if isinstance(self.optimizer, str):
             check_known("optimizer", self.optimizer, OPTIMIZERS)
-        elif not hasattr(self.optimizer, "update"):
+        elif not all(callable(getattr(self.optimizer, name, None)) for name in ("init", "update")) or isinstance(
+            self.optimizer, Mapping
+        ):
             raise InvalidInputError(
                 f"optimizer={self.optimizer!r} must be one of {', '.join(OPTIMIZERS)}, or an Optax transformation"
             )
-        if self.batch_size is not None:
-            allowed = "must be at least 1, or None for all samples"
-            as_number("batch_size", self.batch_size, allowed, lambda size: 1 <= size < math.inf, whole=True)
-        as_number("log_every", self.log_every, "must be at least 1", lambda every: 1 <= every < math.inf, whole=True)
+        for name, least in (("steps", 0), ("log_every", 1), ("batch_size", 1)):
+            value, otherwise = getattr(self, name), ", or None for all samples" if name == "batch_size" else ""
+            if value is not None or not otherwise:
+                number = as_number(
+                    name, value, f"must be at least {least}{otherwise}", partial(operator.le, least), whole=True
+                )
+                object.__setattr__(self, name, number)
 
     def check_batch(self, n: int) -> None:
         """Check that n samples are enough for a batch.
@@ -111,9 +120,9 @@ class TrainResult(NamedTuple):
     Attributes:
         model: The model after the last step; after the last finite one if training diverged.
         history: One array a measurement, each of length m, and "step": how many steps came before it.
-        diverged_at: The number of steps that went well before objective or parameters were no longer finite, or None;
-            the last row of the history is measured there. 0, and NaN for all that was measured, where the start or the
-            data is not finite.
+        diverged_at: The number of steps that went well before parameters, or the objective that a step begins with,
+            were no longer finite, or None; the last row of the history is measured there. 0, and NaN for all that was
+            measured, where the start or the data is not finite.
     """
 
     model: Any
@@ -221,12 +230,15 @@ def _task(model: Any, X: Any, y: Any, loss: Loss, options: TrainingOptions, key:
     X, y = checked_samples(X, y, loss)
     check_predictions(model, X, y, loss)
     options.check_batch(len(y))
+    if options.batch_size is not None:
+        check_key(key)
     check_measure(measure, X, y)
     dynamic, rest = eqx.partition(model, trainable(model))
+    check_trainable(dynamic)
     frozen, static = eqx.partition(rest, eqx.is_array)
     arrays, measure = eqx.partition(ObjectiveMeasure(loss) if measure is None else measure, eqx.is_array)
-    rate = jnp.asarray(options.learning_rate, precision_of(dynamic))
-    setting = Setting(frozen, jnp.asarray(X), jnp.asarray(y), key, rate, arrays, jnp.asarray(True))
+    rate = jnp.asarray(rates_for(dynamic, options.learning_rate))
+    setting = Setting(frozen, in_type_of_jax("X", X), in_type_of_jax("y", y), key, rate, arrays, jnp.asarray(True))
     on_cpu, rows = jax.default_backend() == "cpu", options.batch_size or len(y)
     parameters = sum(leaf.size for leaf in jax.tree.leaves((dynamic, frozen)))
     block = steps_in_block(options, parameters, members=1, rows=rows, on_cpu=on_cpu)
@@ -241,14 +253,41 @@ def recorded(reached: Array, history: dict[str, Any]) -> dict[str, np.ndarray]:
         reached: The number of steps before each measurement; a run that diverged stays where it was.
         history: What was measured.
     """
+    if taken := _OF_RESULTS & history.keys():
+        raise InvalidInputError(f"measure records {sorted(taken)[0]!r}, a name of the history's own: choose another")
     steps, rows = np.unique(np.asarray(reached), return_index=True)
     return {"step": steps} | {name: np.asarray(column)[rows] for name, column in history.items()}
 
 
-def precision_of(dynamic: Any) -> Any:
-    """The precision that a learning rate needs so as not to change that of the trainable arrays."""
+def check_trainable(dynamic: Any) -> None:
+    """Check that there is something to train.
+
+    Raises:
+        InvalidInputError: If the trainable part of a model has no array.
+    """
+    if not jax.tree.leaves(dynamic):
+        raise InvalidInputError(
+            "model has nothing to train: there must be at least one floating-point array among its leaves, so wrap "
+            "Python's numbers in jnp.asarray, and functions of parameters in jax.tree_util.Partial"
+        )
+
+
+def rates_for(dynamic: Any, rates: float | np.ndarray) -> np.ndarray:
+    """Learning rates in the precision that does not change that of the trainable arrays.
+
+    Raises:
+        InvalidInputError: If one of them is no positive finite number there.
+    """
     leaves = jax.tree.leaves(dynamic)
-    return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+    with np.errstate(over="ignore"):
+        kept = np.asarray(rates, jnp.result_type(*leaves))
+    if (wrong := ~(np.isfinite(kept) & (kept > 0))).any():
+        given = np.asarray(rates)[wrong].ravel()[0]
+        raise InvalidInputError(
+            f"learning_rate={given:g} is {kept[wrong].ravel()[0]:g} in {kept.dtype}, the type of the model's weights: "
+            "choose one that this type has, or give the model weights in float64"
+        )
+    return kept
 
 
 @partial(exported, arrays_only=True)
