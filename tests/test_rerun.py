@@ -1,5 +1,6 @@
 """Runs executed again from their own record: the same bits, or what differs and why, and nothing left of it."""
 
+import io
 import re
 import shutil
 import signal
@@ -7,14 +8,16 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from small_notebooks import in_project, make_project, resflow_here, start, wait_for, write_notebook
 from warm_kernels import warm_kernels
 
 import resflow
 from resflow.workflow import names
-from resflow.workflow.compared import compared_tables
+from resflow.workflow.compared import NoTableError, compared_tables
 from resflow.workflow.records import Run, every_run, experiments, open_client
+from resflow.workflow.rerun_comparison import _arrays, _columns
 
 PARAMETERS = "rate: float = 0.5\ntable: str = 'table.csv'"
 CELLS = [
@@ -300,6 +303,22 @@ def test_killed_while_it_executes_leaves_nothing(project, run_id, unchanged, tmp
     assert {run.info.status for run in runs(project).values()} == {"FINISHED"}
 
 
+def packed(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def packed_object():
+    return packed(x=np.array([None]))
+
+
+def npy():
+    file = io.BytesIO()
+    np.save(file, np.arange(3))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("recorded", "again", "said"),
     [
@@ -311,8 +330,39 @@ def test_killed_while_it_executes_leaves_nothing(project, run_id, unchanged, tmp
         ("x\n1.0\n", "x\ninf\n", {"x": "differs"}),
         ("x\n1.0\n", "x\nfew\n", {"x": "differs"}),
         ("", "", {}),
+        ("a,a\n1,2\n", "a,a\n3,2\n", {"a": "differs", "a (2)": "same bits"}),
     ],
 )
 def test_tables_are_compared_column_by_column(recorded, again, said):
     found = compared_tables("t", recorded, again)
     assert {each.name.removeprefix("t: "): str(each.outcome) for each in found} == said
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2,3\n", "# made today\na,b\n1,2\n", 'a\n"' + "9" * 200_000 + '"\n'])
+def test_what_is_no_table_is_not_compared_as_one(text):
+    with pytest.raises(NoTableError, match="t: "):
+        list(compared_tables("t", text, text))
+    assert _columns("t", text.encode(), text.encode(), 0.0, 0.0) == []
+    assert _columns("t", b"a\n\xff\n", b"a\n\xfe\n", 0.0, 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("recorded", "again", "outcome"),
+    [
+        ([1.0, np.inf], [1.0, -np.inf], "differs"),
+        ([1.0, np.inf], [1.0, np.nan], "differs"),
+        ([1.0, np.nan], [1.0 + 1e-15, np.nan], "within rounding"),
+        (np.array([0, 2**32 - 1], "uint32"), np.array([2**32 - 1, 2**32 - 1], "uint32"), "differs"),
+        (np.array([0, 2**64 - 1], "uint64"), np.array([2**64 - 1, 2**64 - 1], "uint64"), "differs"),
+        (np.array([-(2**63), 0]), np.array([2**63 - 1, 0]), "differs"),
+        (["a"], ["b"], "differs"),
+    ],
+)
+def test_arrays_that_differ_are_said_to(recorded, again, outcome):
+    (found,) = _arrays("p.npz", packed(x=recorded), packed(x=again), 1e-6)
+    assert str(found.outcome) == outcome
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04", packed_object(), npy()])
+def test_files_that_hold_no_plain_arrays_are_not_compared_as_such(content):
+    assert _arrays("p.npz", content, packed(x=[1.0]), 1e-6) == []

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from resflow.workflow.logged_values import is_finite
 
-__all__ = ["ROUNDING", "Compared", "Outcome", "compared_tables", "compared_values", "difference"]
+__all__ = ["ROUNDING", "Compared", "NoTableError", "Outcome", "compared_tables", "compared_values", "difference"]
 
 ROUNDING = 1e-10
 """By how much a value may differ for rounding, for each unit of its size: of sums in another order, and of a linear fit
@@ -26,6 +26,10 @@ class Outcome(StrEnum):
     WITHIN = "within rounding"
     TOLERATED = "within the tolerance"
     DIFFERS = "differs"
+
+
+class NoTableError(ValueError):
+    """A file has the name of a table, and is none whose columns could be compared."""
 
 
 class Compared(NamedTuple):
@@ -108,21 +112,35 @@ def compared_tables(
         recorded, again: Its text, as it was recorded and as it is now.
         scale, tolerance: As for `difference`.
         whole: Whether what is computed now has all columns that were recorded.
+
+    Raises:
+        NoTableError: If a row has another number of cells than the first, or a text is no CSV.
     """
-    before, now = ([*csv.DictReader(io.StringIO(text))] for text in (recorded, again))
-    heads = [list(rows[0]) if rows else [] for rows in (before, now)]
-    for column in heads[0]:
-        name = f"{path}: {column}" if column else f"{path}: index"
-        if column not in heads[1]:
+    before, now = _columns(path, recorded), _columns(path, again)
+    rows = [len(next(iter(each.values()), [])) for each in (before, now)]
+    for (column, place), texts in before.items():
+        name = f"{path}: {column or 'index'}" + f" ({place + 1})" * bool(place)
+        if (column, place) not in now:
             if whole:
-                yield Compared(name, f"{len(before)} values", "no such column", Outcome.DIFFERS, math.inf)
-        elif len(before) != len(now):
-            yield Compared(name, f"{len(before)} values", f"{len(now)} values", Outcome.DIFFERS, math.inf)
+                yield Compared(name, f"{rows[0]} values", "no such column", Outcome.DIFFERS, math.inf)
+        elif rows[0] != rows[1]:
+            yield Compared(name, f"{rows[0]} values", f"{rows[1]} values", Outcome.DIFFERS, math.inf)
         else:
-            texts, others = ([row[column] or "" for row in rows] for rows in (before, now))
-            yield _column(name, texts, others, scale, tolerance)
-    if whole and (more := [column for column in heads[1] if column not in heads[0]]):
-        yield Compared(f"{path}: {more[0]}", "no such column", f"{len(now)} values", Outcome.DIFFERS, math.inf)
+            yield _column(name, texts, now[column, place], scale, tolerance)
+    if whole and (more := [column for column in now if column not in before]):
+        yield Compared(f"{path}: {more[0][0]}", "no such column", f"{rows[1]} values", Outcome.DIFFERS, math.inf)
+
+
+def _columns(path: str, text: str) -> dict[tuple[str, int], list[str]]:
+    """The columns of a table by their names, and by how many of the same name stand before them."""
+    try:
+        head, *rows = [row for row in csv.reader(io.StringIO(text)) if row] or [[]]
+    except csv.Error as error:
+        raise NoTableError(f"{path}: {error}") from error
+    if any(len(row) != len(head) for row in rows):
+        raise NoTableError(f"{path}: not all rows have {len(head)} cells")
+    keys = [(name, head[:index].count(name)) for index, name in enumerate(head)]
+    return {key: [row[index] for row in rows] for index, key in enumerate(keys)}
 
 
 def _column(name: str, before: list[str], now: list[str], scale: float, tolerance: float) -> Compared:

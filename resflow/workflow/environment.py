@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import without_secrets
 from resflow.workflow.project import project_root
 from resflow.workflow.provenance import git, git_output
@@ -96,8 +97,19 @@ def attach_environment(run: Run, *, once: bool = False) -> None:
 
 
 def kept_environment(run: Run) -> dict[str, Any]:
-    """What `attach_environment` attached to a run; nothing where it did not."""
-    return json.loads(run.read_text(_FILE)) if _FILE in run.files(ENVIRONMENT) else {}
+    """What `attach_environment` attached to a run; nothing where it did not.
+
+    Raises:
+        InvalidInputError: If it was cut off or damaged since.
+    """
+    if _FILE not in run.files(ENVIRONMENT):
+        return {}
+    found = None
+    with suppress(ValueError):
+        found = json.loads(run.read_bytes(_FILE))
+    if not isinstance(found, dict):
+        raise InvalidInputError(f"run {run.id}: its file {_FILE} is cut off or damaged")
+    return found
 
 
 def digests(files: Iterable[str], root: Path) -> dict[str, str]:

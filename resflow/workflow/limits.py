@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from resflow.workflow.addresses import without_secrets
 
 __all__ = [
+    "EXPERIMENT",
     "PARAMETER",
     "RUN_NAME",
     "TAG",
     "duration",
     "first_line",
+    "is_experiment",
     "listed",
     "one_line",
     "parameter_name",
@@ -25,7 +27,15 @@ RUN_NAME = 250
 TAG = 5000
 """Characters that MLflow 3 takes of a parameter's value, of a run's name, and of a tag's value by any of its stores."""
 
+EXPERIMENT = 200
+"""Bytes in an experiment's name, as a folder gets it."""
+
 _PARAMETER_NAME = 250
+
+
+def is_experiment(name: str) -> bool:
+    """Whether an experiment can be called so: one line, which is not too long for a folder."""
+    return len(name.encode()) <= EXPERIMENT and name.isprintable()
 
 
 def shortened(text: str, longest: int) -> str:

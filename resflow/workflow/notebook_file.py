@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 from resflow.errors import InvalidInputError, nearest_file, shown
 
-__all__ = ["executed_notebook", "metadata_of", "read_notebook"]
+__all__ = ["executed_notebook", "metadata_of", "path_for_papermill", "read_notebook"]
 
 _DEEPEST = 100
 """Levels of lists and objects within one another: Python's own tools for notebooks fail at a few hundred."""
@@ -40,8 +41,13 @@ def read_notebook(path: Path) -> Any:
     return node
 
 
-def executed_notebook(text: str, name: str) -> Any:
-    """The executed notebook of a file's text, as a node of nbformat's version 4, with its outputs.
+def path_for_papermill(path: Path) -> str:
+    """A path as papermill takes it, which would put parameters in place of braces."""
+    return re.sub("[{}]", r"\g<0>\g<0>", str(path))
+
+
+def executed_notebook(content: bytes, name: str) -> Any:
+    """The executed notebook of a file's content, as a node of nbformat's version 4, with its outputs.
 
     Raises:
         InvalidInputError: If it is none, as one that was cut off; the file is told by the name.
@@ -49,7 +55,7 @@ def executed_notebook(text: str, name: str) -> Any:
     import nbformat
 
     try:
-        node = nbformat.reads(text, as_version=4)
+        node = nbformat.reads(content.decode("utf-8"), as_version=4)
         if all(isinstance(cell.source, str) and isinstance(cell.metadata, dict) for cell in node.cells):
             return node  # whatever else its schema forbids: it ran
     except (ValueError, KeyError, AttributeError, TypeError):

@@ -57,7 +57,7 @@ def provenance_tags(source: str | os.PathLike[str], notebook: Any = None) -> dic
     `source` may be a name only; the goal is known where the notebook is given, as a node of nbformat.
     """
     root = project_root()
-    path = Path(source).resolve()
+    path = Path(source).parent.resolve() / Path(source).name  # whatever a link leads to: artifacts have its own name
     tags = {
         names.SOURCE: str(path.relative_to(root)) if path.is_relative_to(root) and path.exists() else str(source),
         names.SOURCE_TYPE: "NOTEBOOK",

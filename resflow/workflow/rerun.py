@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from resflow.workflow.environment import kept_environment
 from resflow.workflow.kept_data import KEEP
 from resflow.workflow.limits import one_line
 from resflow.workflow.logged_values import as_params
-from resflow.workflow.notebook_file import read_notebook
+from resflow.workflow.notebook_file import path_for_papermill, read_notebook
 from resflow.workflow.outcome import said_of
 from resflow.workflow.parameters import effective_values
 from resflow.workflow.project import artifact_root, project_root
@@ -112,7 +111,7 @@ def executed_again(run: Run, node: Any) -> tuple[Run | None, str]:
                 warnings.simplefilter("ignore")
                 papermill.execute_notebook(
                     node,
-                    re.sub("[{}]", r"\g<0>\g<0>", str(scratch / "again.ipynb")),
+                    path_for_papermill(scratch / "again.ipynb"),
                     engine_name="resflow",
                     kernel_name=kernel,
                     request_save_on_cell_execute=False,

@@ -5,14 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 from resflow.workflow import names
 from resflow.workflow.changes import changes
-from resflow.workflow.compared import Compared, Outcome, compared_tables, compared_values, difference
+from resflow.workflow.compared import (
+    Compared,
+    NoTableError,
+    Outcome,
+    compared_tables,
+    compared_values,
+    difference,
+)
 from resflow.workflow.kept_data import kept_data
 from resflow.workflow.last_word import status_of
 from resflow.workflow.logged_values import is_finite
@@ -209,29 +218,39 @@ def _files(run: Run, again: Run, scale: float, tolerance: float) -> Iterator[tup
         elif before == now:
             yield path, [Compared(path, "a file", "the same", Outcome.SAME)]
         elif kind == ".csv":
-            texts = before.decode(), now.decode()
-            yield path, [*compared_tables(path, *texts, scale=scale, tolerance=tolerance)]
+            yield path, _columns(path, before, now, scale, tolerance)
         elif kind == ".npz":
-            yield path, [_arrays(path, before, now, tolerance)]
+            yield path, _arrays(path, before, now, tolerance)
         else:
             yield path, []
 
 
-def _arrays(path: str, before: bytes, now: bytes, tolerance: float) -> Compared:
-    """All arrays of a file as one value."""
+def _columns(path: str, before: bytes, now: bytes, scale: float, tolerance: float) -> list[Compared]:
+    """Every column of a table, nothing if it is none."""
+    try:
+        return [*compared_tables(path, before.decode(), now.decode(), scale=scale, tolerance=tolerance)]
+    except (UnicodeDecodeError, NoTableError):
+        return []
+
+
+def _arrays(path: str, before: bytes, now: bytes, tolerance: float) -> list[Compared]:
+    """All arrays of a file as one value, nothing if they are none that can be read without running code."""
     import numpy as np
 
-    recorded, again = (
-        {name: file[name] for name in file.files}
-        for file in (np.load(io.BytesIO(content), allow_pickle=False) for content in (before, now))
-    )
+    try:
+        recorded, again = (
+            {name: file[name] for name in file.files}
+            for file in (np.load(io.BytesIO(content), allow_pickle=False) for content in (before, now))
+        )
+    except (ValueError, EOFError, AttributeError, KeyError, BadZipFile, zlib.error):
+        return []
     kinds = [{name: (array.shape, array.dtype) for name, array in each.items()} for each in (recorded, again)]
     if kinds[0] != kinds[1]:
-        return Compared(path, f"{len(recorded)} arrays", "others, or of other shapes", Outcome.DIFFERS, math.inf)
+        return [Compared(path, f"{len(recorded)} arrays", "others, or of other shapes", Outcome.DIFFERS, math.inf)]
     found = [_array(array, again[name], tolerance) for name, array in recorded.items()]
     worst = max(found, key=lambda each: ([*Outcome].index(each[0]), each[1]), default=(Outcome.SAME, 0.0))
     unlike = [name for name, (outcome, _) in zip(recorded, found, strict=True) if outcome is not Outcome.SAME]
-    return Compared(path, f"{len(recorded)} arrays", f"{', '.join(unlike)} otherwise", *worst)
+    return [Compared(path, f"{len(recorded)} arrays", f"{', '.join(unlike)} otherwise", *worst)]
 
 
 def _array(recorded: np.ndarray, again: np.ndarray, tolerance: float) -> tuple[Outcome, float]:
@@ -240,8 +259,12 @@ def _array(recorded: np.ndarray, again: np.ndarray, tolerance: float) -> tuple[O
 
     if recorded.tobytes() == again.tobytes():
         return Outcome.SAME, 0.0
-    if not np.issubdtype(recorded.dtype, np.number) or not np.array_equal(np.isfinite(recorded), np.isfinite(again)):
+    if not np.issubdtype(recorded.dtype, np.number):
         return Outcome.DIFFERS, math.inf
     finite = np.isfinite(recorded)
+    if not np.array_equal(np.where(finite, 0, recorded), np.where(np.isfinite(again), 0, again), equal_nan=True):
+        return Outcome.DIFFERS, math.inf
+    if recorded.dtype.kind in "iu":  # whose differences may wrap around
+        recorded, again = recorded.astype(np.longdouble), again.astype(np.longdouble)
     size, apart = (float(np.abs(each[finite]).max(initial=0.0)) for each in (recorded, recorded - again))
     return difference(size, size + apart, tolerance=tolerance) if apart else (Outcome.SAME, 0.0)

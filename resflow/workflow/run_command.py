@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import warnings
 from pathlib import Path
@@ -18,7 +17,7 @@ from resflow.workflow.goal import Goal, goal_named, goal_options
 from resflow.workflow.interruption import Interruptions, Terminated
 from resflow.workflow.last_word import status_of
 from resflow.workflow.limits import one_line
-from resflow.workflow.notebook_file import read_notebook
+from resflow.workflow.notebook_file import path_for_papermill, read_notebook
 from resflow.workflow.outcome import advice, said_of
 from resflow.workflow.plainly import with_traceback_file
 from resflow.workflow.scratch import temporary_folder
@@ -75,7 +74,7 @@ def _execute(
             warnings.simplefilter("ignore")
             executed = papermill.execute_notebook(
                 prepared,
-                re.sub("[{}]", r"\g<0>\g<0>", str(output)),  # papermill would put parameters in place of braces
+                path_for_papermill(output),
                 engine_name="resflow",
                 kernel_name=kernel,
                 request_save_on_cell_execute=kept,  # else nobody sees the file before the end

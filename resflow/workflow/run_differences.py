@@ -143,7 +143,7 @@ def _executed(run: Run) -> tuple[NotebookNode | None, dict[str, str]]:
     if not (path := run.executed_notebook()):
         return None, {"executed": _NONE}
     try:
-        return executed_notebook(run.read_text(path), path), {"executed": path}
+        return executed_notebook(run.read_bytes(path), path), {"executed": path}
     except InvalidInputError as error:
         return None, {"executed": str(error)}
 

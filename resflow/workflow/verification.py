@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from resflow.errors import shown
 from resflow.workflow import names
 from resflow.workflow.beside import Call, call_here
-from resflow.workflow.compared import Compared, Outcome, compared_tables, difference
+from resflow.workflow.compared import Compared, NoTableError, Outcome, compared_tables, difference
 from resflow.workflow.environment import kept_environment
 from resflow.workflow.kept_data import kept_data
 from resflow.workflow.last_word import status_of
@@ -217,8 +217,11 @@ def _columns(run: Run, name: str, again: DataFrame, scale: float) -> Iterator[Co
     """Every column of a recorded table that was computed again, as one value: that of the row that is farthest off."""
     if (path := f"tables/{name}.csv") not in run.files("tables"):
         yield Compared(path, "gone", f"{len(again)} rows", Outcome.DIFFERS, math.inf)
-    else:
+        return
+    try:
         yield from compared_tables(path, run.read_text(path), again.to_csv(index=False), scale=scale, whole=False)
+    except (UnicodeDecodeError, NoTableError):
+        yield Compared(path, "damaged", f"{len(again)} rows", Outcome.DIFFERS, math.inf)
 
 
 def _recomputed(

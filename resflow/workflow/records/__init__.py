@@ -1,5 +1,6 @@
 """The only writer to MLflow and the only reader: a store's client is opened here, and called by nobody else."""
 
+from resflow.workflow.records.belonging import claim, drop_duplicates, gather, set_aside
 from resflow.workflow.records.client import client_in_use, client_of, experiment_id_of, patiently
 from resflow.workflow.records.copying import (
     CopiedRun,
@@ -13,12 +14,9 @@ from resflow.workflow.records.copying import (
 )
 from resflow.workflow.records.ending import (
     adopt_metrics,
-    claim,
-    drop_duplicates,
     end_children,
     end_cut_off,
     end_lost,
-    set_aside,
 )
 from resflow.workflow.records.logged_models import CopiedModel, copied_models, download_model, models_of_runs
 from resflow.workflow.records.opening import open_client
@@ -61,6 +59,7 @@ __all__ = [
     "experiment_id_of",
     "experiments",
     "finished_points",
+    "gather",
     "history_of",
     "is_unfinished_copy",
     "models_of_runs",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
+from resflow.workflow.limits import EXPERIMENT, is_experiment, one_line
 from resflow.workflow.names import DESCRIPTION
 from resflow.workflow.plainly import told_plainly
 from resflow.workflow.project import artifact_root, project_root
@@ -55,11 +56,19 @@ def experiment_id_of(client: MlflowClient, name: str, question: str = "") -> str
         name: The experiment's name.
         question: What its runs are to answer, in Markdown. It becomes the experiment's description, where nobody has
             given it one, or emptied it.
+
+    Raises:
+        InvalidInputError: If it was deleted, or there is none of that name and none can be made.
     """
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
+        if not is_experiment(name):
+            raise InvalidInputError(
+                f"the experiment's name {one_line(repr(name), 80)} must be one line of at most {EXPERIMENT} bytes, as "
+                "a folder gets it: choose another by MLFLOW_EXPERIMENT_NAME"
+            )
         root = project_root()
         folder = re.sub(r"[^\w-]+", "-", name)
         location = f"{artifact_root(root)}/{folder}" if is_embedded(client.tracking_uri, root) else None

@@ -1,23 +1,21 @@
-"""What becomes of runs that ended, or that nobody ends: marked, set aside, shared, and completed from below."""
+"""What becomes of runs that ended, or that nobody ends: marked, and completed from below."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from resflow.workflow import names
 from resflow.workflow.last_word import last_word
 from resflow.workflow.names import FINISHED, KILLED
 from resflow.workflow.records.opening import mark_cut_off_runs
-from resflow.workflow.records.reading import every_run, experiments, finished_runs, open_runs, tagged
+from resflow.workflow.records.reading import every_run, experiments, open_runs, tagged
 from resflow.workflow.records.run import Run
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run as StoredRun
     from mlflow.tracking import MlflowClient
 
-__all__ = ["adopt_metrics", "claim", "drop_duplicates", "end_children", "end_cut_off", "end_lost", "set_aside"]
+__all__ = ["adopt_metrics", "end_children", "end_cut_off", "end_lost"]
 
 
 def adopt_metrics(client: MlflowClient, run_id: str) -> None:
@@ -64,29 +62,3 @@ def end_cut_off(client: MlflowClient, experiment_id: str, *conditions: str, pati
         time.sleep(0.3)
     for run in runs:
         Run(client, run.info.run_id).end(KILLED, error=reason)
-
-
-def claim(client: MlflowClient, runs: Mapping[str, StoredRun], sweep: str, parent_id: str) -> None:
-    """Tag finished runs that were made for another sweep as points of this one too."""
-    for run in runs.values():
-        if run.data.tags.get(names.SWEEP) != sweep and run.data.tags.get(names.ALSO_IN + sweep) != parent_id:
-            Run(client, run.info.run_id).set_tags({names.ALSO_IN + sweep: parent_id})
-
-
-def set_aside(client: MlflowClient, run: StoredRun, reason: Mapping[str, str] | None = None) -> None:
-    """Let a finished run no longer count as its point: what names the point and the sweep moves to other tags."""
-    tags, own = run.data.tags, Run(client, run.info.run_id)
-    former = {names.SUPERSEDED: tags[names.FINGERPRINT], names.SUPERSEDED_SWEEP: tags.get(names.SWEEP, "")}
-    own.set_tags({**former, **(reason or {})})
-    # The fingerprint last: whoever is stopped on the way finds the run again, and does the rest.
-    own.remove_tags([*(key for key in tags if key == names.SWEEP or key.startswith(names.ALSO_IN)), names.FINGERPRINT])
-
-
-def drop_duplicates(client: MlflowClient, experiment_id: str, fingerprints: Collection[str]) -> None:
-    """Set every finished run aside whose fingerprint another finished run had first.
-
-    A worker that was given up for dead may have finished all the same, after another had done its work again.
-    """
-    for first, *others in finished_runs(client, experiment_id, fingerprints).values():
-        for duplicate in others:
-            set_aside(client, duplicate, {names.DUPLICATE_OF: first.info.run_id})

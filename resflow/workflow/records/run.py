@@ -259,11 +259,17 @@ class Run:
             patiently(self.client.log_batch, self.id, tags=logged)
 
     def remove_tags(self, keys: Collection[str]) -> None:
-        """Remove those of the tags that the run has, in this order."""
+        """Remove those of the tags that the run has, in this order; another process may be removing them, too."""
+        from mlflow.exceptions import MlflowException
+
         tags = self.stored.data.tags
         for key in keys:
             if key in tags:
-                patiently(self.client.delete_tag, self.id, key)
+                try:
+                    patiently(self.client.delete_tag, self.id, key)
+                except MlflowException:
+                    if key in self.stored.data.tags:
+                        raise
 
     def describe(self, markdown: str) -> None:
         """Set the run's description, which MLflow shows at its top."""

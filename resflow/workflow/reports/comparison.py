@@ -8,6 +8,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -171,7 +172,7 @@ def _choose(client: MlflowClient, name: str, sweeps: dict[str, Any], experiments
 
 
 def _compares(run: MlflowRun) -> bool:
-    return run.data.tags.get(names.SOURCE, "").endswith(f"{NOTEBOOK}.ipynb")
+    return PurePosixPath(run.data.tags.get(names.SOURCE, "")).name == f"{NOTEBOOK}.ipynb"
 
 
 def _comparison(
@@ -188,7 +189,7 @@ def _comparison(
     )
     # a population stands for its members, unless it ended before it had any
     holders = {run.data.tags.get(names.PARENT) for run in found}
-    kept = ~(info["role"].eq(Role.POPULATION) & info.index.isin(list(holders)))
+    kept = ~(info["role"].eq(Role.POPULATION) & (info.index.isin(list(holders)) | info["status"].eq("FINISHED")))
     parameters = pd.DataFrame(texts, index=index)[kept].dropna(axis="columns", how="all")
     parameters = (parameters.apply(_typed) if len(parameters) else parameters).rename(columns=_column)
     varying = [column for column in parameters if parameters[column].nunique(dropna=False) > 1]

@@ -71,6 +71,7 @@ def _execute(notebook: Path, values: dict[str, Any], tracking_uri: str) -> Any:
     from resflow.workflow.execution import private_transport
     from resflow.workflow.kernel_manager import RestingKernelManager
     from resflow.workflow.kernels import PYTHON
+    from resflow.workflow.notebook_file import path_for_papermill
     from resflow.workflow.run_display import displayed
     from resflow.workflow.scratch import temporary_folder
     from resflow.workflow.variables import changed_environment
@@ -86,7 +87,7 @@ def _execute(notebook: Path, values: dict[str, Any], tracking_uri: str) -> Any:
     ):
         options = {"progress_bar": False, "config": transport, "on_cell_start": display}
         options |= {"kernel_manager_class": RestingKernelManager}
-        return papermill.execute_notebook(node, str(folder / notebook.name), **options)
+        return papermill.execute_notebook(node, path_for_papermill(folder / notebook.name), **options)
 
 
 _UNWANTED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MPLBACKEND")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -95,11 +96,15 @@ def report_again(run: Run) -> tuple[str, str]:
         )
     error = "" if status_of(stored) == FINISHED else stored.data.tags.get(names.ERROR, "")
     notebook = PurePosixPath(path).stem
-    node = executed_notebook(run.read_text(path), f"run {run.id}, {path}")
+    node = executed_notebook(run.read_bytes(path), f"run {run.id}, {path}")
     return notebook, attach_report(run, node, notebook, error)
 
 
 def _tables(run: Run) -> Iterator[tuple[str, str]]:
+    """Every attached table with its text; none of what is too long to be shown, or no text."""
     for path in run.files("tables"):
-        text = run.read_text(path)
+        text = ""
+        if path.endswith(".csv"):
+            with suppress(UnicodeDecodeError):
+                text = run.read_text(path)
         yield path, text if len(text) <= LONGEST_TABLE else ""

@@ -214,7 +214,7 @@ class _Driver:
 
         What could not be recorded is done again by the next start.
         """
-        self._tried("dropping duplicates", self.sweep.drop_duplicates)
+        self._tried("dropping duplicates", self.sweep.settle, self.place.parent_id)
         results = self.sweep.results()
         self._tried("recording the results", self._record)
         self._tried("drawing the overview", self._draw)

@@ -12,6 +12,7 @@ from resflow.workflow.records import (
     drop_duplicates,
     experiments,
     finished_points,
+    gather,
     points_of_sweep,
     set_aside,
 )
@@ -99,6 +100,8 @@ class Sweep:
             for run in self.finished.values():
                 set_aside(self.client, run)
             self._look()
+        planned = None if self.is_search else {point.fingerprint for point in self.points}
+        gather(self.client, experiment_id, self.file.name, parent_id, planned)
         claim(self.client, self.finished, self.file.name, parent_id)
         for point in self.points:
             self._consider(point)
@@ -110,6 +113,13 @@ class Sweep:
     def drop_duplicates(self) -> None:
         """Set aside what finished twice."""
         drop_duplicates(self.client, self._experiment_id, list(self.finished))
+
+    def settle(self, parent_id: str) -> None:
+        """Set aside what finished twice, here or in another sweep that was at work, and claim what stands for it."""
+        self.drop_duplicates()
+        if not self.is_search:
+            self.finished |= self._finished_of(self.points)
+        claim(self.client, self.finished, self.file.name, parent_id)
 
     def source(self) -> FixedSource:
         """Where the executions come from that are still to be made."""

@@ -8,15 +8,13 @@ from pathlib import Path
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.goal import Goal
-from resflow.workflow.limits import one_line
+from resflow.workflow.limits import EXPERIMENT, is_experiment, one_line
 from resflow.workflow.names import RESERVED
 from resflow.workflow.sweeps.file.yaml_lines import Entry
 
 __all__ = ["read_experiment", "read_goal", "read_name", "read_tags"]
 
 MOST_TAGS = 50
-MOST_EXPERIMENT = 200
-"""Bytes in an experiment's name, as a folder gets it."""
 
 
 def read_name(entry: Entry | None, path: Path) -> str:
@@ -35,10 +33,8 @@ def read_experiment(entry: Entry | None, default: str) -> str:
     if entry is None:
         return default
     name = entry.text()
-    if len(name.encode()) > MOST_EXPERIMENT or not name.isprintable():
-        entry.refuse(
-            f"{entry.where}={name!r} must be one line of at most {MOST_EXPERIMENT} bytes: a folder gets its name"
-        )
+    if not is_experiment(name):
+        entry.refuse(f"{entry.where}={name!r} must be one line of at most {EXPERIMENT} bytes: a folder gets its name")
     return name
 
 

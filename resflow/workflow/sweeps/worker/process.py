@@ -202,16 +202,17 @@ def _execute(task: Task) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     from resflow.workflow.kernels import kernel_of
+    from resflow.workflow.notebook_file import path_for_papermill
     from resflow.workflow.outcome import said_of
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     notebook = Path(task.folder) / task.name
     notebook.write_text(task.notebook, encoding="utf-8")
-    executed = str(notebook.with_suffix(".executed.ipynb"))
+    executed = path_for_papermill(notebook.with_suffix(".executed.ipynb"))
     options = kernel_of(nbformat.reads(task.notebook, as_version=4))
     try:
         papermill.execute_notebook(
-            str(notebook), executed, task.parameters, engine_name="resflow", progress_bar=False,
+            path_for_papermill(notebook), executed, task.parameters, engine_name="resflow", progress_bar=False,
             request_save_on_cell_execute=False, autosave_cell_every=0, **options,
         )  # fmt: skip
     except PapermillExecutionError as error:
