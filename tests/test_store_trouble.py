@@ -252,13 +252,13 @@ def test_folder_of_runs_that_is_a_file_and_folder_that_is_gone_are_told(database
 
 
 @contextlib.contextmanager
-def server(status, body=b"{}", kind="application/json", wait=0.0):
-    """A server on this machine that answers everything alike; its address."""
+def server(status, body=b"{}", kind="application/json", wait=0.0, healthy=False):
+    """A server on this machine that answers everything alike, unless it is asked for its health; its address."""
     end = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self):
-            end.wait(wait)
+            end.wait(0.0 if self.path == "/health" and healthy else wait)
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
@@ -298,14 +298,17 @@ ANSWERS = {
     ),
     "a list": (dict(status=200, body=b"[]"), 2, "is no MLflow server"),
     "nothing": (dict(status=200, wait=9.0), 1, "did not answer within 0 seconds"),
+    "late": (dict(status=404, wait=1.0, healthy=True), 2, "is no MLflow server (it answers 404"),
+    "its health alone": (dict(status=200, wait=9.0, healthy=True), 1, "did not answer within 2 seconds"),
 }
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_server_that_is_of_no_use_is_told_in_one_line(database, monkeypatch, answer):
     options, code, words = ANSWERS[answer]
-    if answer == "nothing":
+    if "wait" in options:
         monkeypatch.setattr(remote_check, "FIRST_ANSWER_SECONDS", 0.4)
+        monkeypatch.setattr(remote_check, "BUSY_SECONDS", 2.0)
     with server(**options) as address:
         own = address.replace("//", "//me:open-sesame@")
         line = line_of(code, "sweep", "toy.yaml", "--dry-run", MLFLOW_TRACKING_URI=own)

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from resflow.errors import InvalidInputError
@@ -22,8 +23,8 @@ FIRST_ANSWER_SECONDS = 6.0
 
 DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
 
-IN_A_SWEEP_SECONDS = 60.0
-"""Where a driver has asked before, and many runs ask at once."""
+BUSY_SECONDS = 60.0
+"""For a server that is up, and may be busy with what many ask at once; or where a sweep's driver has asked before."""
 
 
 def check_address(uri: str) -> None:
@@ -82,18 +83,20 @@ def check_answers(uri: str) -> None:
     if scheme in ("http", "https"):
         import mlflow.utils.rest_utils  # on a busy machine that takes seconds, which are not the store's
 
-        _within_seconds(lambda: _ask_server(uri), uri)
+        if RUN_TAGS not in os.environ:
+            _within(FIRST_ANSWER_SECONDS, lambda: _request(uri, "GET", "/health"), uri)  # which needs no database
+        _within(BUSY_SECONDS, lambda: _ask_server(uri), uri)
     elif scheme in DATABASES and scheme != "sqlite":
         import mlflow.store.db.utils  # noqa: F401 (nor are these)
 
-        _within_seconds(lambda: _ask_database(uri), uri)
+        seconds = BUSY_SECONDS if RUN_TAGS in os.environ else FIRST_ANSWER_SECONDS
+        _within(seconds, lambda: _ask_database(uri), uri)
     elif (database := sqlite_file(uri)) is not None and database.exists():
         check_sqlite(database)
 
 
-def _within_seconds(ask: Callable[[], None], uri: str) -> None:
+def _within(seconds: float, ask: Callable[[], object], uri: str) -> None:
     """Ask in a thread, as names that don't resolve and answers that trickle in know no time limit."""
-    seconds = IN_A_SWEEP_SECONDS if RUN_TAGS in os.environ else FIRST_ANSWER_SECONDS
     trouble: list[BaseException] = []
 
     def target() -> None:
@@ -114,19 +117,23 @@ def _within_seconds(ask: Callable[[], None], uri: str) -> None:
         raise trouble[0]
 
 
-def _ask_server(uri: str) -> None:
+def _request(uri: str, method: str, endpoint: str, **content: Any) -> Any:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    answer = http_request(
+    return http_request(
         get_default_host_creds(uri),
-        "/api/2.0/mlflow/experiments/search",
-        "POST",
-        json={"max_results": 1},
+        endpoint,
+        method,
         max_retries=0,
-        timeout=IN_A_SWEEP_SECONDS,  # whoever waits for this thread waits for less
+        timeout=BUSY_SECONDS,  # whoever waits for this thread waits for no more
         raise_on_status=False,
+        **content,
     )
+
+
+def _ask_server(uri: str) -> None:
+    answer = _request(uri, "POST", "/api/2.0/mlflow/experiments/search", json={"max_results": 1})
     place = f"the store {without_credentials(uri)}"
     status = answer.status_code
     if status in (401, 403, 407):
