@@ -218,6 +218,31 @@ def test_bad_choice_gets_one_clear_line(name, feature_maps, options, message):
         build_model(name, D, feature_maps(), key=jax.random.key(0), **options)
 
 
+class Normalized(nnx.Module):
+    def __init__(self, rngs):
+        self.layer = nnx.Linear(D, K, rngs=rngs, param_dtype=jnp.float64)
+        self.norm = nnx.BatchNorm(K, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.calls = nnx.BatchStat(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.calls[...] += 1
+        return self.dropout(self.norm(self.layer(x)))
+
+
+def test_a_flax_module_with_normalization_and_dropout_is_evaluated_as_it_was_given():
+    module = Normalized(nnx.Rngs(0))
+    phi = flax_feature_map(module)
+    expected = module.layer(jnp.asarray(X)) / jnp.sqrt(1 + 1e-5)  # the running averages are at mean 0, variance 1
+    module.layer.kernel[...] = jnp.zeros((D, K))  # what is trained on afterwards is another's
+    np.testing.assert_allclose(jax.jit(lambda X: jax.vmap(phi)(X))(X), expected, rtol=1e-6)
+    assert module.calls[...] == 0
+    model = build_model("residual_unit", D, phi, key=jax.random.key(1))
+    options = TrainingOptions(steps=20, optimizer=optax.sgd(0.05))
+    trained = train(model, X, Y, loss="squared", options=options, key=jax.random.key(0)).model
+    assert jnp.mean((trained(X) - Y) ** 2) < jnp.mean((model(X) - Y) ** 2)
+
+
 def test_flax_modules_are_told_from_what_is_none():
     with pytest.raises(InvalidInputError, match="variables=None"):
         flax_feature_map(linen.Dense(3))

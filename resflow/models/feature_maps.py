@@ -179,6 +179,9 @@ class ParametricFeatureMap(eqx.Module):
 def flax_feature_map(module: Any, variables: Any = None) -> ParametricFeatureMap:
     """A Flax module as a feature map whose parameters are trained; what else it carries stays as it is.
 
+    A copy of an nnx module is called in evaluation mode: batch normalization uses its running averages, and dropout
+    drops nothing. A linen module is called with a sample alone: such layers must be told by their attributes.
+
     Args:
         module: An nnx module, or a linen module.
         variables: Of a linen module, what its `init` gave; an nnx module has its own.
@@ -189,8 +192,14 @@ def flax_feature_map(module: Any, variables: Any = None) -> ParametricFeatureMap
     from flax import linen, nnx
 
     if isinstance(module, nnx.Module):
-        graph, parameters, *rest = nnx.split(module, nnx.Param, ...)
-        return ParametricFeatureMap(lambda theta, x: nnx.merge(graph, theta, *rest)(x), parameters)
+        graph, parameters, *rest = nnx.split(nnx.clone(module), nnx.Param, ...)
+
+        def evaluated(theta: Any, x: Any) -> Any:
+            copy = nnx.merge(graph, theta, *rest, copy=True)  # of which the call may set a state, also under a trace
+            copy.eval()
+            return copy(x)
+
+        return ParametricFeatureMap(evaluated, parameters)
     if not isinstance(module, linen.Module):
         raise InvalidInputError(f"module is of type {type(module).__name__}, but must be a Flax nnx or linen module")
     if variables is None:
