@@ -246,6 +246,14 @@ def test_frame_holds_every_history_below_the_other(diverging):
         np.testing.assert_array_equal(rows["objective"], result.member(i).history["objective"])
 
 
+def test_frame_holds_the_weights_of_each_measurement_whole(diverging):
+    result, _ = diverging
+    weights = np.arange(result.reached.size * 3.0).reshape(*result.reached.shape, 3)
+    frame = result._replace(history=result.history | {"weights": weights}).frame()
+    for i, rows in frame.groupby("member"):
+        np.testing.assert_array_equal(np.stack(rows["weights"]), weights[i][: len(rows)])
+
+
 @pytest.mark.parametrize("count", [1, 5, 64, 511, 512])
 @pytest.mark.parametrize("n", [40, 4000])
 def test_layout_has_room_for_all_and_wastes_little(count, n):

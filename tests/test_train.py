@@ -282,6 +282,11 @@ def of_weights(w):
             {"measure": lambda model, X, y: {"step": jnp.float64(1)}},
             "measure records 'step', a name of the history's own",
         ),
+        ({"measure": lambda model, X, y: None}, "measure gives None, but must give numbers by their names"),
+        ({"measure": lambda model, X, y: jnp.mean(y)}, "measure gives .*, but must give numbers by their names"),
+        ({"measure": lambda model, X, y: {1: 1.0}}, "measure gives {1: 1.0}, but must"),
+        ({"measure": lambda model, X, y: {"norm": "x"}}, "measure records norm='x', but must record a number"),
+        ({"measure": 3}, "measure=3 must be a function"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")

@@ -21,7 +21,8 @@ from resflow.point import check_prediction_shape, checked_samples, prediction_sh
 from resflow.training._blocks import steps_in_block
 from resflow.training._chunks import Members
 from resflow.training._layout import PopulationLayout, population_layout
-from resflow.training._program import ObjectiveMeasure, Setting, Training, check_measure
+from resflow.training._measuring import check_measure
+from resflow.training._program import ObjectiveMeasure, Setting, Training
 from resflow.training.train import TrainingOptions, check_trainable, rates_for
 
 __all__ = ["PopulationTask", "population_task"]

@@ -16,9 +16,10 @@ import optax
 
 from resflow.floating import all_finite, nan_unless
 from resflow.losses import Loss
+from resflow.training._measuring import by_name
 from resflow.training._orders import Orders, Schedule
 
-__all__ = ["Course", "ObjectiveMeasure", "Setting", "Training", "check_measure"]
+__all__ = ["Course", "ObjectiveMeasure", "Setting", "Training"]
 
 _FEW_ROWS = 256
 """In a step of at most so many, each loss is looked at and not their mean: on an accelerator a sum stands alone."""
@@ -190,7 +191,7 @@ class Training(NamedTuple):
 
     def _record(self, state: _State, setting: Setting) -> Any:
         measure = eqx.combine(setting.measure, self.measure)
-        measured = measure(self._model(state.dynamic, setting), setting.X, setting.y)
+        measured = by_name(measure(self._model(state.dynamic, setting), setting.X, setting.y))
         return nan_unless(all_finite(state.dynamic, setting.frozen, setting.X, setting.y), measured)
 
     def _recorded(self, state: _State, setting: Setting) -> Any:
@@ -275,13 +276,3 @@ def _chosen(new: jax.Array, dynamic: Any, optimizer: Any, state: _State) -> _Sta
         lambda a, b: jnp.where(new, a, b), (dynamic, optimizer), (state.dynamic, state.optimizer)
     )
     return state._replace(dynamic=dynamic, optimizer=optimizer)
-
-
-def check_measure(measure: Any, X: Any, y: Any) -> None:
-    """Have a measure check the samples that it is to be evaluated on, if it can.
-
-    Raises:
-        InvalidInputError: If it is of other ones.
-    """
-    if hasattr(measure, "check"):
-        measure.check(X, y)

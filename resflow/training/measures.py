@@ -24,7 +24,7 @@ from resflow.losses import Loss, as_loss
 from resflow.models.deep_network import DeepResidualNetwork
 from resflow.models.residual_unit import ResidualUnit, trainable
 from resflow.point import ModelPoint, in_default_precision, point_of_unit
-from resflow.training._program import check_measure
+from resflow.training._measuring import check_measure
 
 __all__ = ["Checkpoints", "GapMeasure", "StationarityMeasure"]
 

@@ -61,8 +61,11 @@ class PopulationResult(NamedTuple):
         return recorded(self.reached[index], {name: column[index] for name, column in self.history.items()})
 
     def frame(self) -> pd.DataFrame:
-        """All histories below each other, with the columns member, step and one a measurement."""
-        frames = [pd.DataFrame(self.history_of(index)) for index in range(len(self.reached))]
+        """All histories below each other, with the columns member, step and one a measurement, arrays whole in it."""
+        frames = [
+            pd.DataFrame({name: list(column) if column.ndim > 1 else column for name, column in history.items()})
+            for history in map(self.history_of, range(len(self.reached)))
+        ]
         return pd.concat(frames, keys=range(len(frames)), names=["member", "row"]).reset_index("member")
 
 

@@ -26,7 +26,8 @@ from resflow.point import check_predictions, checked_samples
 from resflow.progress import Progress, in_turns, reported
 from resflow.training._blocks import steps_in_block
 from resflow.training._checkpoints import checkpoints_of
-from resflow.training._program import Course, ObjectiveMeasure, Setting, Training, check_measure
+from resflow.training._measuring import check_measure
+from resflow.training._program import Course, ObjectiveMeasure, Setting, Training
 
 __all__ = ["OPTIMIZERS", "TrainResult", "TrainingOptions", "measured", "train"]
 
@@ -49,9 +50,6 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
 
 Others are given as an Optax gradient transformation.
 """
-
-_OF_RESULTS = {"member", "row", "step"}
-"""Columns of a history that no measurement may be called."""
 
 Measure = Callable[[Any, Any, Any], dict[str, Any]]
 
@@ -253,8 +251,6 @@ def recorded(reached: Array, history: dict[str, Any]) -> dict[str, np.ndarray]:
         reached: The number of steps before each measurement; a run that diverged stays where it was.
         history: What was measured.
     """
-    if taken := _OF_RESULTS & history.keys():
-        raise InvalidInputError(f"measure records {sorted(taken)[0]!r}, a name of the history's own: choose another")
     steps, rows = np.unique(np.asarray(reached), return_index=True)
     return {"step": steps} | {name: np.asarray(column)[rows] for name, column in history.items()}
 
