@@ -273,6 +273,7 @@ def test_metric_that_counts_is_said_by_metadata_or_options_and_the_run_says_it(p
     [
         ({}, ["--metric", "accuracy"], "--metric accuracy: is more of it better? Say --maximize or --minimize"),
         ({}, ["--maximize"], "--maximize and --minimize say what is better of a metric: name it by --metric"),
+        ({}, ["--metric", "", "--maximize"], "--metric '' names no metric: give its name, or leave it out"),
         ({"metric": "accuracy"}, [], "the notebook's metadata say metric='accuracy' and direction=None under resflow"),
         ({"metric": 5, "direction": "maximize"}, [], "the notebook's metadata say metric=5 and direction='maximize'"),
     ],

@@ -100,7 +100,9 @@ def goal_named(metric: str | None, maximize: bool | None) -> Goal | None:
     """
     if metric is None and maximize is None:
         return None
-    if not metric:
+    if metric == "":
+        raise InvalidInputError("--metric '' names no metric: give its name, or leave it out")
+    if metric is None:
         raise InvalidInputError("--maximize and --minimize say what is better of a metric: name it by --metric")
     if maximize is None:
         raise InvalidInputError(f"--metric {metric}: is more of it better? Say --maximize or --minimize")

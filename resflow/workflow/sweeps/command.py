@@ -60,6 +60,8 @@ def sweep(
         raise InvalidInputError("--points says what --dry-run shows: give both, or leave it out")
     if scheduler and workers:
         raise InvalidInputError("--workers is for this machine, and a --scheduler has its own: leave one out")
+    if time_limit is not None and not math.isfinite(time_limit):
+        raise InvalidInputError(f"--time-limit {time_limit} is no number of seconds: leave it out for no limit")
     from resflow.workflow.records import open_client
     from resflow.workflow.sweeps.driver import Options, run_sweep
     from resflow.workflow.sweeps.file import read_sweep_file
