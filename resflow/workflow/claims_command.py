@@ -9,6 +9,7 @@ import click
 from resflow.errors import InvalidInputError
 from resflow.workflow.addresses import without_credentials
 from resflow.workflow.arguments import check_output
+from resflow.workflow.whole_file import written_whole
 
 __all__ = ["claims"]
 
@@ -38,5 +39,6 @@ def claims(output: Path | None) -> None:
                 click.echo(f"    of {each.notebook} on {each.data}, {each.when}")
                 click.echo(f"    {each.verified}")
     if output is not None:
-        output.write_text(claims_page(tested), encoding="utf-8")
+        with written_whole(output) as path:
+            path.write_text(claims_page(tested), encoding="utf-8")
         click.echo(f"page      {output}")

@@ -10,6 +10,7 @@ import click
 from resflow.errors import InvalidInputError, shown
 from resflow.workflow.arguments import check_output
 from resflow.workflow.limits import one_line
+from resflow.workflow.whole_file import written_whole
 
 if TYPE_CHECKING:
     from resflow.workflow.notebook_differences import CellDifference
@@ -63,7 +64,8 @@ def diff(first: str, second: str, html: Path | None) -> int:
     if html is not None:
         from resflow.workflow.differences_page import differences_page
 
-        html.write_text(differences_page(runs[0], runs[1], sections), encoding="utf-8")
+        with written_whole(html) as path:
+            path.write_text(differences_page(runs[0], runs[1], sections), encoding="utf-8")
         click.echo(f"page    {html}")
     return 1 if any(section.differences for section in sections) else 0
 

@@ -14,6 +14,7 @@ from resflow.workflow.boundary import fail_for_cell
 from resflow.workflow.goal import goal_named, goal_options
 from resflow.workflow.names import SWEEP, Role, role_of
 from resflow.workflow.notebook_file import read_notebook
+from resflow.workflow.whole_file import written_whole
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -113,4 +114,5 @@ def _write(text: str, output: Path | None, *, pdf: bool) -> None:
     if output is not None and pdf:
         write_pdf(text, output)
     elif output is not None:
-        output.write_text(text, encoding="utf-8")
+        with written_whole(output) as path:
+            path.write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ from typing import Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.scratch import temporary_folder
+from resflow.workflow.whole_file import written_whole
 
 __all__ = ["BROWSERS", "browser", "write_pdf"]
 
@@ -59,12 +60,8 @@ def write_pdf(html: str, target: Path, *, seconds: float = SECONDS) -> None:
         said = _run([program, *options, page.as_uri()], folder, seconds)
         if not printed.is_file() or not printed.read_bytes().startswith(b"%PDF"):
             raise InvalidInputError(f"{program}: printed nothing ({said}): name another Chromium in CHROMIUM")
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            shutil.copyfile(printed, beside)
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
+        with written_whole(target) as path:
+            shutil.copyfile(printed, path)
 
 
 def _run(command: list[str], folder: Path, seconds: float) -> str:
