@@ -28,15 +28,20 @@ def project(tmp_path_factory):
         yield root
 
 
-def swept(root, name, data, x):
+def swept(root, name, data, x, strategy="grid"):
     """Start the sweep on such data with such values; its own run, and the scores of the points that count, by x."""
     (root / "d.csv").write_text(data)
-    (root / f"{name}.yaml").write_text(SWEEP.format(notebook=json.dumps(NOTEBOOK), x=x))
+    text = SWEEP.format(notebook=json.dumps(NOTEBOOK), x=x) + f"strategy: {strategy}\n"
+    (root / f"{name}.yaml").write_text(text)
     done = resflow_here(root, "sweep", f"{name}.yaml", "--workers", "1")
     assert done.returncode == 0, done.stderr + done.stdout
     comparison = load_comparison(records.open_client(), name)
     points = comparison.points
     return comparison.parent_id, dict(zip(points["x"], points["score"], strict=True))
+
+
+def executed(client):
+    return [run for run in runs_of(client, NOTEBOOK[:-6]) if run.data.tags.get(names.ROLE) == "run"]
 
 
 def test_points_that_are_no_longer_planned_do_not_count_until_they_are_again(project):
@@ -46,8 +51,22 @@ def test_points_that_are_no_longer_planned_do_not_count_until_they_are_again(pro
         parent, scores = swept(project, "s", data, x)
         assert scores == {value: len(data) + value for value in x}
         assert client.get_run(parent).data.metrics["best_score"] == max(scores.values())
-    executed = [run for run in runs_of(client, NOTEBOOK[:-6]) if run.data.tags.get(names.ROLE) == "run"]
-    assert len(executed) == 5  # nothing twice
+    assert len(executed(client)) == 5  # nothing twice
+
+
+def test_trials_of_a_search_that_it_would_not_choose_any_more_do_not_count_until_they_may_be_again(project):
+    client = records.open_client()
+    before = len(executed(client))
+    short, long, longest = "a\n3\n", "a\n3\n4\n", "a\n3\n4\n5\n"
+    strategy = "{kind: optuna, count: 2}"
+    plans = ((longest, [1, 2]), (short, [1, 2]), (longest, [1, 2]), (long, [2, 3]), (long, [3]), (long, [2, 3]))
+    for data, x in plans:
+        parent, scores = swept(project, "searched", data, x, strategy)
+        assert scores == {value: len(data) + value for value in x}
+        run = client.get_run(parent)
+        assert run.data.metrics["best_score"] == max(scores.values())
+        assert run.info.run_name == f"sweep searched: {len(x)} of {len(x)}, best score {max(scores.values()):.4f}"
+    assert len(executed(client)) == before + 6  # nothing twice
 
 
 def test_sweeps_own_run_may_be_deleted(project):

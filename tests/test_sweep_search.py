@@ -101,10 +101,44 @@ def test_trials_whose_value_is_none_are_known_again(folder):
     assert (len(source.trials), source.left) == (4, 0)
 
 
-def test_combination_that_comes_up_again_is_counted_but_not_made_again(folder):
+@pytest.mark.parametrize(
+    ("axes", "more", "there_are"),
+    [
+        ("kind: [a, b]\n  width: [1, 2]", "", 4),
+        ("kind: [a, b]\n  width: {from: 1, to: 3}", "", 6),
+        ("kind: [a, b]\n  width: {from: 1, to: 3}", "drop: width == 2 and kind == 'a'", 5),
+    ],
+)
+@pytest.mark.parametrize("count", [3, 20])
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_search_of_few_combinations_tries_each_once_and_ends(folder, axes, more, there_are, count, value):
     runs = []
-    _, made = search(read(folder, count=20, axes="kind: [a, b]\n  width: [1, 2]"), lambda _: 1.0, runs)
-    assert made == len(runs) <= 4
+    sweep = read(folder, count=count, axes=axes, more=more)
+    assert SearchSource(sweep, Planner(sweep), {}).left == min(count, there_are)
+    source, made = search(sweep, lambda _: value, runs)
+    assert made == len(by_fingerprint(runs)) == min(count, there_are)
+    assert source.left == 0
+    source, made = search(sweep, lambda _: value, runs)
+    assert (made, source.left) == (0, 0)
+
+
+def test_search_goes_on_where_no_run_has_a_finite_value(folder):
+    runs = []
+    for count in (2, 4, 6):
+        _, made = search(read(folder, count=count), lambda _: float("nan"), runs)
+        assert made == 2
+    assert len(by_fingerprint(runs)) == 6
+
+
+def test_runs_outside_of_an_axis_as_it_is_now_are_no_trials(folder):
+    runs = []
+    search(read(folder, count=8, axes="rate: {from: 0.0, to: 1.0}"), lambda values: values["rate"], runs)
+    kept = [run for run in runs if float(run.data.params["rate"]) >= 0.5]
+    assert 0 < len(kept) < 8
+    narrow = read(folder, count=8, axes="rate: {from: 0.5, to: 1.0}")
+    source, made = search(narrow, lambda values: values["rate"], runs)
+    assert (len(source.trials), made) == (len(kept), 8 - len(kept))
+    assert all(float(run.data.params["rate"]) >= 0.5 for run in runs[8:])
 
 
 def test_value_of_a_trial_with_a_population_is_the_mean_over_its_members(folder):

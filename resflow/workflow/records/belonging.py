@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["claim", "drop_duplicates", "gather", "set_aside"]
 
 
-def gather(
-    client: MlflowClient, experiment_id: str, sweep: str, parent_id: str, planned: Collection[str] | None
-) -> None:
+def gather(client: MlflowClient, experiment_id: str, sweep: str, parent_id: str, planned: Collection[str]) -> None:
     """Nest what a sweep made in its parent run, which may be a new one, and let go of points that it no longer plans.
 
     Those are runs of another notebook, of other data, or of values that its file does not name any more. They stay
@@ -30,7 +28,7 @@ def gather(
         experiment_id: Where the sweep is.
         sweep: Its name.
         parent_id: Its parent run.
-        planned: The fingerprints of all its points; None where only its course will tell.
+        planned: The fingerprints of all its points; of a search, of those it has finished.
     """
     for run in runs_of_sweep(client, experiment_id, sweep):
         tags, role = run.data.tags, role_of(run)
@@ -39,7 +37,7 @@ def gather(
         is_own = tags.get(names.SWEEP) == sweep
         if is_own and role != Role.MEMBER and tags.get(names.PARENT) != parent_id:
             Run(client, run.info.run_id).set_tags({names.PARENT: parent_id})
-        if planned is not None and is_finished(run) and tags.get(names.FINGERPRINT, "") not in {"", *planned}:
+        if is_finished(run) and tags.get(names.FINGERPRINT, "") not in {"", *planned}:
             own = Run(client, run.info.run_id)
             own.set_tags({names.FORMER_SWEEP: sweep})
             own.remove_tags([names.ALSO_IN + sweep, *([names.SWEEP] if is_own else [])])

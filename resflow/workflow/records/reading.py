@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.last_word import AT_WORK, is_finished
-from resflow.workflow.names import ALSO_IN, FINGERPRINT, OUTCOME, PARENT, ROLE, SWEEP, Role, role_of
+from resflow.workflow.names import ALSO_IN, FINGERPRINT, FORMER_SWEEP, OUTCOME, PARENT, ROLE, SWEEP, Role, role_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -98,15 +99,13 @@ def runs_of_sweep(client: MlflowClient, experiment_id: str, name: str, *conditio
 
 
 def points_of_sweep(client: MlflowClient, experiment_id: str, name: str) -> dict[str, Run]:
-    """The finished points of a sweep by their fingerprints: runs and members.
+    """The finished points of a sweep by their fingerprints: runs and members, also of an earlier plan.
 
     A member's parameters are completed by those of the execution it is nested in.
     """
-    found = [
-        run
-        for run in runs_of_sweep(client, experiment_id, name, _FINISHED)
-        if FINGERPRINT in run.data.tags and is_finished(run)
-    ]
+    former = every_run(client, [experiment_id], tagged(FORMER_SWEEP, name), _FINISHED)
+    every = itertools.chain(former, runs_of_sweep(client, experiment_id, name, _FINISHED))
+    found = [run for run in every if FINGERPRINT in run.data.tags and is_finished(run)]
     above: dict[str, dict[str, str]] = {}
     for run in found:
         if role_of(run) == Role.MEMBER and (parent := run.data.tags.get(PARENT)):

@@ -54,17 +54,26 @@ class Sweep:
         self._submitted: dict[str, Execution] = {}
         self._failures: dict[str, Outcome] = {}
         self._experiment_id = next(iter(experiments(client, self.file.experiment)), "")
+        self._begun: dict[str, StoredRun] = {}  # points of what a search may choose again, and did not finish
+        self._left = 0
         self._look()
 
     def _look(self) -> None:
         """See what is finished."""
-        if not self._experiment_id:
-            return
         if self.is_search:
-            self.finished = points_of_sweep(self.client, self._experiment_id, self.file.name)
-            self.executions = self._search().trials
-        else:
+            self._look_for_trials()
+        elif self._experiment_id:
             self.finished = self._finished_of(self.points)
+
+    def _look_for_trials(self) -> None:
+        """See which trials of a search are finished; other points are of other axes, or of what was cut off."""
+        found: dict[str, StoredRun] = {}
+        if self._experiment_id:
+            found = points_of_sweep(self.client, self._experiment_id, self.file.name)
+        search = SearchSource(self.file, self._planner, found)
+        self.executions, self._left = search.trials, search.left
+        self.finished = {point.fingerprint: found.pop(point.fingerprint) for point in self.points}
+        self._begun = found
 
     def seconds_to_do(self) -> float | None:
         """How long one worker has to do, if an execution takes as long as those finished did; None if none is."""
@@ -80,9 +89,6 @@ class Sweep:
     def _finished_of(self, points: list[Point]) -> dict[str, StoredRun]:
         return finished_points(self.client, self._experiment_id, [point.fingerprint for point in points])
 
-    def _search(self) -> SearchSource:
-        return SearchSource(self.file, self._planner, self.finished)
-
     @property
     def points(self) -> list[Point]:
         """Every point that is known so far."""
@@ -97,18 +103,16 @@ class Sweep:
         self._look()
         self.drop_duplicates()
         if again:
-            for run in self.finished.values():
+            for run in [*self.finished.values(), *self._begun.values()]:
                 set_aside(self.client, run)
             self._look()
-        planned = None if self.is_search else {point.fingerprint for point in self.points}
-        gather(self.client, experiment_id, self.file.name, parent_id, planned)
+        gather(self.client, experiment_id, self.file.name, parent_id, {point.fingerprint for point in self.points})
         claim(self.client, self.finished, self.file.name, parent_id)
         for point in self.points:
             self._consider(point)
         self.tally.cached, self.tally.total = len(self.finished), len(self.points)
         if self.is_search:
-            each = size(self.file.population_axes)
-            self.tally.total = max(self.file.strategy.count, len(self.executions)) * int(each)
+            self.tally.total += self._left * int(size(self.file.population_axes))
 
     def drop_duplicates(self) -> None:
         """Set aside what finished twice."""
@@ -124,7 +128,7 @@ class Sweep:
     def source(self) -> FixedSource:
         """Where the executions come from that are still to be made."""
         todo = [execution for execution in self.executions if self.todo(execution)]
-        source = self._search() if self.is_search else FixedSource(todo)
+        source = SearchSource(self.file, self._planner, self.finished) if self.is_search else FixedSource(todo)
         self.tally.executions_left = source.left
         return source
 
@@ -133,6 +137,11 @@ class Sweep:
         self._submitted[execution.id] = execution
         if self.is_search and execution not in self.executions:
             self.executions.append(execution)
+            for point in execution.points:
+                if run := self._begun.pop(point.fingerprint, None):
+                    self.finished[point.fingerprint] = run
+                    self.tally.cached += 1
+                    self._consider(point)
 
     def submitted(self, key: str) -> Execution:
         """The execution of that id, which was added before."""

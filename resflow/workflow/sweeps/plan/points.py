@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -120,8 +120,16 @@ class Planner:
 
     def trial(self, notebook_values: Mapping[str, Any]) -> Execution | None:
         """The execution for values of the notebook axes, with a grid of the population axes; None if none is kept."""
-        chosen = [{**notebook_values, **members} for members in combinations(self.sweep.population_axes)]
-        return next(iter(self._grouped(values for values in chosen if self.sweep.keeps(values))), None)
+        return next(iter(self._grouped(self._members(notebook_values))), None)
+
+    def keeps(self, notebook_values: Mapping[str, Any]) -> bool:
+        """True if there is an execution for values of the notebook axes."""
+        return any(True for _ in self._members(notebook_values))
+
+    def _members(self, notebook_values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The combinations that an execution is of."""
+        every = ({**notebook_values, **members} for members in combinations(self.sweep.population_axes))
+        return (values for values in every if self.sweep.keeps(values))
 
     def _draws(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Distinct combinations at random, as many as wanted or as can be found."""

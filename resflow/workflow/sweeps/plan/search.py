@@ -5,15 +5,17 @@ The search's study is kept in memory, and made anew from the finished runs whene
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from resflow.errors import InvalidInputError
 from resflow.workflow.logged_values import finite
 from resflow.workflow.run_parameters import parameters_of
-from resflow.workflow.sweeps.file.axes import Axis
+from resflow.workflow.sweeps.file.axes import MOST_VALUES, Axis, combinations, size
 from resflow.workflow.sweeps.file.data_files import with_file_found
 from resflow.workflow.sweeps.file.sweep_file import SweepFile
 from resflow.workflow.sweeps.plan.points import Execution, Planner
@@ -28,6 +30,9 @@ __all__ = ["FixedSource", "SearchSource"]
 
 ASKS = 1000
 """How often a combination that meets the conditions is asked for."""
+
+REPEATS = 20
+"""So many proposals of what was tried before, and the next combination is the first that was not."""
 
 
 class FixedSource:
@@ -54,7 +59,7 @@ class SearchSource(FixedSource):
     """As many executions as there are workers, each chosen by what was reached before.
 
     Attributes:
-        trials: The executions that were finished before.
+        trials: The executions that were finished before: of the axes and conditions as they are now.
     """
 
     def __init__(self, sweep: SweepFile, planner: Planner, earlier: Mapping[str, StoredRun]) -> None:
@@ -68,7 +73,8 @@ class SearchSource(FixedSource):
         self.trials = self._earlier_trials(earlier)
         self._known = {execution.id: self._reached(execution, earlier) for execution in self.trials}
         self._study = self._new_study()
-        self.left = max(0, sweep.strategy.count - len(self.trials))
+        there_are = sum(1 for _ in itertools.islice(self._combinations() or itertools.count(), sweep.strategy.count))
+        self.left = max(0, there_are - len(self.trials))
         self._asked: dict[str, list[Trial]] = {}
 
     def values(self) -> list[float | None]:
@@ -78,18 +84,22 @@ class SearchSource(FixedSource):
     def take(self, free: int) -> list[Execution]:
         """New executions for the idle workers; a combination that was tried before is not tried again."""
         taken: list[Execution] = []
-        for _ in range(100 * max(1, free)):
-            if self.left == 0 or len(taken) >= free:
-                break
+        repeated = 0
+        while self.left and len(taken) < free:
             trial, execution = self._ask()
-            self.left -= 1
-            if execution.id in self._known:
-                self._tell(trial, self._known[execution.id])
-            elif execution.id in self._asked:
-                self._asked[execution.id].append(trial)
-            else:
+            if self._is_new(execution):
                 self._asked[execution.id] = [trial]
                 taken.append(execution)
+                self.left -= 1
+                repeated = 0
+                continue
+            if execution.id in self._known:
+                self._tell(trial, self._known[execution.id])
+            else:
+                self._asked[execution.id].append(trial)
+            repeated += 1
+            if repeated % REPEATS == 0 and not self._propose_new():
+                self.left = 0
         return taken
 
     def told(self, execution: Execution, runs: Mapping[str, StoredRun]) -> None:
@@ -98,6 +108,25 @@ class SearchSource(FixedSource):
         for trial in self._asked.pop(execution.id, []):
             self._tell(trial, value)
         self._known[execution.id] = value
+
+    def _is_new(self, execution: Execution) -> bool:
+        return execution.id not in self._known and execution.id not in self._asked
+
+    def _propose_new(self) -> bool:
+        """Let the study ask next for the first combination that was not tried; False if none is left or can be told."""
+        for values in self._combinations() or ():
+            execution = self._planner.trial(values)
+            if execution is not None and self._is_new(execution):
+                self._study.enqueue_trial({axis.name: _key(axis, values[axis.name]) for axis in self._axes})
+                return True
+        return False
+
+    def _combinations(self) -> Iterator[dict[str, Any]] | None:
+        """All distinct combinations that meet the conditions; None where there are more than can be listed."""
+        axes = [_listed(axis) for axis in self._axes]
+        if size(axes) > MOST_VALUES:
+            return None
+        return (values for values in combinations(axes) if self._planner.keeps(values))
 
     def _reached(self, execution: Execution, runs: Mapping[str, StoredRun]) -> float | None:
         """The metric of an execution, its mean over a population; None if it is not there or not finite."""
@@ -121,6 +150,8 @@ class SearchSource(FixedSource):
                 values = {axis.name: self._meant(axis, parameters_of(run).get(axis.name, "")) for axis in self._axes}
             except (KeyError, ValueError):
                 continue  # a run of the sweep as it was when it had other axes
+            if not all(_has(axis, values[axis.name]) for axis in self._axes):
+                continue
             execution = self._planner.trial(values)
             if execution and all(point.fingerprint in runs for point in execution.points):
                 found.setdefault(execution.id, execution)
@@ -140,10 +171,10 @@ class SearchSource(FixedSource):
         reached = [
             (execution.values, value)
             for execution, value in zip(self.trials, self.values(), strict=True)
-            if value is not None and all(_has(axis, execution.values[axis.name]) for axis in self._axes)
+            if value is not None
         ]
-        # Another seed for each number of runs behind it: else it would begin with the draws it began with before.
-        seed = (self._sweep.strategy.seed * 1_000_003 + len(reached)) % 2**32
+        # Another seed for each number of trials behind it: else it would begin with the draws it began with before.
+        seed = (self._sweep.strategy.seed * 1_000_003 + len(self.trials)) % 2**32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # Trials that are still running count as bad, so that workers at once don't try the same.
@@ -190,6 +221,14 @@ def _space(axis: Axis) -> BaseDistribution:
     if axis.integer:
         return IntDistribution(int(low), int(high), log=axis.log)
     return FloatDistribution(low, high, log=axis.log)
+
+
+def _listed(axis: Axis) -> Axis:
+    """The axis with all its values where these are whole numbers and few."""
+    low, high = axis.ends
+    if axis.values is None and axis.integer and high - low < MOST_VALUES:
+        return replace(axis, values=tuple(range(int(low), int(high) + 1)))
+    return axis if axis.values is None else replace(axis, values=tuple(dict.fromkeys(axis.values)))
 
 
 def _has(axis: Axis, value: Any) -> bool:
