@@ -29,6 +29,7 @@ from resflow.errors import InvalidInputError
 from resflow.exported import exported
 from resflow.labels import as_labels
 from resflow.losses import Loss, as_loss, lifted
+from resflow.models.modes import check_evaluation_mode
 from resflow.models.residual_unit import ResidualUnit
 from resflow.models.shapes import result_like
 
@@ -308,6 +309,7 @@ def prediction_shape(model: Any, X: Array) -> tuple[int, ...] | None:
     """
     if not callable(model):
         raise InvalidInputError(f"model is a {type(model).__name__}, but must map samples to predictions")
+    check_evaluation_mode(model)
     inputs = getattr(model, "inputs", None)
     if isinstance(inputs, int):
         _check_inputs(X, inputs)

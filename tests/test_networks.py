@@ -511,7 +511,7 @@ def test_torch_network_is_left_as_it_was():
         try:
             how = {"ridge": 0.01, "hessian": None}
             resflow.networks.torch.probe(net, X, samples()[1][: len(X)], blocks=net.blocks, head="head", **how)
-        except RuntimeError:  # of two channels
+        except resflow.InvalidInputError:  # of two channels
             assert not good
         assert [module.training for module in net.modules()] == modes
         assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())

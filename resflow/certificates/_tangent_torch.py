@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,18 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 from resflow.errors import InvalidInputError
 
 __all__ = ["TorchTangent"]
+
+
+@contextmanager
+def _differentiable(torch: Any) -> Iterator[None]:
+    """Attention by operations that can be differentiated twice, as its fused ones cannot."""
+    shortcut = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(shortcut)
 
 
 class TorchTangent:
@@ -29,10 +43,11 @@ class TorchTangent:
         """
         import torch
 
-        if module.training:
+        training = next((name for name, each in module.named_modules() if each.training), None)
+        if training is not None:
             raise InvalidInputError(
-                "the module is in training mode, where dropout and batch statistics change its predictions: call "
-                "module.eval() first"
+                f"{f'the module {training!r} in it' if training else 'the module'} is in training mode, where dropout "
+                "and batch statistics change its predictions: call module.eval() first"
             )
         moving = {name: each.detach() for name, each in module.named_parameters() if each.requires_grad}
         if not moving:
@@ -48,7 +63,8 @@ class TorchTangent:
         samples = double(torch.as_tensor(X).to(device))
 
         def predict(parameters: dict[str, Any]) -> Any:
-            p = torch.func.functional_call(module, {**fixed, **parameters}, (samples,))
+            with _differentiable(torch):
+                p = torch.func.functional_call(module, {**fixed, **parameters}, (samples,))
             return p - p.mean(dim=1, keepdim=True) if centred and p.ndim == 2 else p
 
         self._torch, self._device = torch, device

@@ -15,6 +15,7 @@ from resflow.labels import as_labels
 from resflow.linear.baseline import check_baseline
 from resflow.linear.predictor import LinearFit
 from resflow.losses import Loss, as_loss
+from resflow.models.modes import check_evaluation_mode
 from resflow.point import check_prediction_shape
 from resflow.status import Status
 
@@ -211,6 +212,7 @@ def _tangent(model: Any, X: Any, y: Any, loss: Loss) -> tuple[Tangent, np.ndarra
 
         tangent: Tangent = TorchTangent(model, X, centred=loss.shift_invariant)
     elif callable(model):
+        check_evaluation_mode(model)
         tangent = JaxTangent(model, as_array("X", X, finite=True), centred=loss.shift_invariant)
     else:
         raise InvalidInputError(f"model is a {type(model).__name__}, but must map samples to predictions")

@@ -104,7 +104,7 @@ def stream_of(
         return [np.concatenate(layer) for layer in zip(*streams, strict=True)], np.concatenate(ys)
 
     training, labels = collected(data, y, "data")
-    pair = isinstance(held_out, tuple) and len(held_out) == 2
+    pair = isinstance(held_out, tuple) and len(held_out) == 2 and not all(map(_is_batch, held_out))
     samples, targets = held_out if pair else (held_out, None)
     unseen = None if held_out is None else collected(samples, targets, "held_out")
     return {"representations": training, "head": (W, b), "y": labels, "held_out": unseen}
@@ -116,6 +116,10 @@ def _plain(passed: Pass) -> Pass:
     *stream, scores, predictions = plain
     features = {place: np.asarray(plain_array(h)) for place, h in passed.features.items()}
     return Pass(tuple(stream), scores, predictions, features, tuple(bool(each) for each in passed.unmoved))
+
+
+def _is_batch(each: Any) -> bool:
+    return isinstance(each, tuple | list) and len(each) == 2 and all(hasattr(part, "shape") for part in each)
 
 
 def _batches(data: Any, y: Any, size: int, name: str) -> Iterator[tuple[Any, Any]]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._passes import Pass
 from resflow.probing.affordable import MOST_RESTARTS, fits_work, iteration_products, reason_against
@@ -18,6 +19,12 @@ __all__ = ["Choice", "LinearLayer", "Whole"]
 
 _FAR = 2.0**-8
 """How far h_L may lie from h_{L−1} + V f + c, in units of |h_L| + |h_{L−1}| + |V||f| + |c|: what bfloat16 leaves."""
+
+_TELLING = 2.0**-6
+"""And in units of the size of V f + c in each output: what is added must be seen to be that, and no function of it."""
+
+_UNCOMPUTABLE = (RuntimeError, TypeError, ValueError)
+"""What a framework raises of a network that cannot be differentiated twice, or in float64."""
 
 _PASSES = 6.0
 """What a product with a Hessian costs, in passes."""
@@ -98,7 +105,12 @@ class Choice:
         """λ_min as chosen, of all training samples."""
         layer = self._layer()
         if self._hessian == "network":
-            return self._of_network(stream, head, loss, 20), ""
+            try:
+                return self._of_network(stream, head, loss, 20), ""
+            except InvalidInputError:
+                raise
+            except _UNCOMPUTABLE as error:
+                raise InvalidInputError(f"hessian='network': {_failing(error)}: pass another, or None") from error
         if self._hessian == "last block":
             return last_block_curvature(stream, head, loss, bias=self._bias, layer=layer), ""
         if self._hessian is None or self._against:
@@ -109,10 +121,12 @@ class Choice:
             return affordable_last_block(stream, head, loss, layer=layer, why=why, **how)
         try:
             found = self._of_network(stream, head, loss, MOST_RESTARTS)
-        except (RuntimeError, TypeError, ValueError) as error:  # a network need not be twice differentiable
-            said = next(iter(str(error).splitlines()), "")
-            return None, f"λ_min is left out, as products with the Hessian fail: {type(error).__name__}: {said}"
-        return found, "λ_min is that in all parameters, as no linear layer of the last block makes h_L − h_{L−1}."
+        except _UNCOMPUTABLE as error:
+            return None, f"λ_min is left out, as {_failing(error)}"
+        return found, (
+            "λ_min is that in all parameters, as no linear layer of the last block, trained by itself as the head is, "
+            "was seen to make h_L − h_{L−1}."
+        )
 
     def _of_network(self, stream: Stream, head: Head, loss: Loss, max_restarts: int) -> Curvature:
         return self._whole.curvature(self._kept, stream.y, head, loss, max_restarts)
@@ -133,6 +147,12 @@ class Choice:
         return reason_against(work, fits, "hessian='network'")
 
 
+def _failing(error: Exception) -> str:
+    said = next(iter(str(error).splitlines()), "")
+    kind = "" if isinstance(error, InvalidInputError) else f"{type(error).__name__}: "
+    return f"products with the Hessian fail: {kind}{said}"
+
+
 def _makes(layer: LinearLayer, place: int, passed: Pass) -> bool:
     """Whether what the last block adds is what a linear layer gives."""
     if place not in passed.features:
@@ -143,4 +163,7 @@ def _makes(layer: LinearLayer, place: int, passed: Pass) -> bool:
     if f.shape[1] != V.shape[1] or not before.shape == after.shape == (len(f), len(V)):
         return False
     size = np.abs(f) @ np.abs(V).T + np.abs(c) + np.abs(before) + np.abs(after)
-    return bool((np.abs(before + f @ V.T + c - after) <= _FAR * size).all())
+    added = f @ V.T + c
+    apart = np.abs(before + added - after)
+    told = np.linalg.norm(apart, axis=0) < _TELLING * np.linalg.norm(added, axis=0)
+    return bool((apart <= _FAR * size).all() and told.all())

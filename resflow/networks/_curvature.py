@@ -63,6 +63,8 @@ def jax_curvature(
         data = _stacked(np.concatenate(batches), y, len(batches[0]))
         leaves, structure = jax.tree.flatten(_in_double(moving))
         others = _in_double(fixed)
+        example = jax.ShapeDtypeStruct((1, *data[0].shape[2:]), data[0].dtype)
+        _check_precision(jax.make_jaxpr(traced)((jax.tree.unflatten(structure, leaves), others), example).jaxpr)
         free = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         held = [None if place in free else leaf for place, leaf in enumerate(leaves)]
 
@@ -108,6 +110,22 @@ def jax_curvature(
         levels=np.asarray(along),
         downhill=np.asarray(downhill),
     )
+
+
+def _check_precision(jaxpr: Any) -> None:
+    """Check that nothing in a pass is rounded to less than float64, which would be the Hessian of another function."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "convert_element_type":
+            given, new = equation.invars[0].aval, equation.outvars[0].aval.dtype
+            narrow = jnp.issubdtype(new, jnp.floating) and new != np.float64
+            if narrow and given.dtype == np.float64 and given.ndim:
+                raise InvalidInputError(
+                    f"the network rounds to {new} within itself, whatever it is given, where products with the "
+                    "Hessian need float64: build it without that"
+                )
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda each: hasattr(each, "eqns")):
+            if hasattr(inner := getattr(inner, "jaxpr", inner), "eqns"):
+                _check_precision(inner)
 
 
 def _stacked(X: np.ndarray, y: np.ndarray, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:

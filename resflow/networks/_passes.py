@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from resflow.errors import InvalidInputError, check_known, nearest, shown
 
-__all__ = ["HEAD", "Pass", "Recorder", "check_blocks", "first_of", "no_part", "pooled"]
+__all__ = ["HEAD", "Pass", "Recorder", "check_blocks", "failing", "first_of", "in_order", "no_part", "pooled"]
 
 HEAD = 0
 """The head's number among those of blocks."""
@@ -38,7 +39,8 @@ class Recorder:
     Of linear layers of the last block, called by numbers below 0, what enters.
 
     Attributes:
-        entered: The first argument of each, by its number; None of a linear layer that is called again.
+        entered: The argument of each that has the shape of its result, and otherwise the first array, by its number;
+            None of a linear layer that is called again.
         left: The result of each; of several the first.
     """
 
@@ -47,13 +49,13 @@ class Recorder:
         self.entered = {} if entered is None else entered
         self.left = {} if left is None else left
 
-    def tell(self, place: int, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> None:
-        """One call of a block, the head or a linear layer.
+    def tell(self, place: int, arguments: tuple[Any, ...], result: Any) -> None:
+        """One call of a block, the head or a linear layer, with its arguments in the order of its signature.
 
         Raises:
             InvalidInputError: If it is a block or the head and was called before, or not in its turn.
         """
-        given = next(iter((*arguments, *named.values())), None)
+        given = _carried(arguments, first_of(result))
         if place < HEAD:
             self.entered[place] = None if place in self.entered else given
             return
@@ -127,6 +129,12 @@ class Recorder:
         unmoved = tuple(self._is_unmoved(place, visible) for place in range(1, self._blocks + 1))
         return Pass((*stream, widened(read)), widened(scores), widened(predictions), features, unmoved)
 
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether another axis of a representation could be that of the samples, as it is as long."""
+        inner = [self.entered[1], *(self.left[place] for place in range(1, self._blocks))]
+        return any(len(h.shape) > 2 and h.shape[0] == h.shape[1] > 1 for h in inner)
+
     def _is_unmoved(self, place: int, visible: Callable[[Any], bool]) -> Any:
         before, after = self.entered[place], self.left[place]
         if getattr(before, "shape", None) != after.shape or not (visible(before) and visible(after)):
@@ -186,6 +194,30 @@ def no_part(what: Any, known: Iterable[str]) -> InvalidInputError:
     close = f": nearest is {nearest(what, names, 1)[0]!r}" if isinstance(what, str) and names else ""
     given = shown(what) if isinstance(what, str) else f"a {type(what).__name__} given"
     return InvalidInputError(f"{given} is no part of the network{close}; pass modules of it, or their names")
+
+
+def failing(net: str, X: Any, error: Exception) -> InvalidInputError:
+    """What is said of a network that raises an error of its own."""
+    said = next(iter(str(error).splitlines()), "")
+    return InvalidInputError(
+        f"{net} raises {type(error).__name__} on samples of shape {tuple(X.shape)} and type {X.dtype}: {said}"
+    )
+
+
+def in_order(function: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """A call's arguments in the order of a function's signature, those that were not given left out."""
+    try:
+        bound = inspect.signature(function).bind(*arguments, **named)
+    except (TypeError, ValueError):  # it has none that can be read
+        return (*arguments, *named.values())
+    return (*bound.args, *bound.kwargs.values())
+
+
+def _carried(arguments: tuple[Any, ...], result: Any) -> Any:
+    """The argument that a residual connection could carry on: an array of the result's shape, or the first array."""
+    arrays = [each for each in arguments if hasattr(each, "shape")]
+    shape = getattr(result, "shape", None)
+    return next((each for each in arrays if each.shape == shape), arrays[0] if arrays else None)
 
 
 def first_of(result: Any) -> Any:

@@ -20,6 +20,9 @@ from resflow.progress import Progress, reported
 
 __all__ = ["torch_curvature"]
 
+_ASYMMETRY = 1e-9
+"""What rounding in float64 leaves of products with a Hessian of any size is far below."""
+
 
 @in_full_precision
 def torch_curvature(
@@ -115,7 +118,7 @@ def torch_curvature(
         return np.array([level(t, direction) for t in (0.0, *STEPS)])
 
     gradient = summed()
-    summed(gradient)  # so that a network without second derivatives says so itself, and not from within JAX
+    _check_symmetric(summed, sum(sizes))  # here, so that a network without second derivatives says so itself
     with jax.enable_x64(True):
         like = jnp.zeros(sum(sizes))
         halves = jax.ShapeDtypeStruct((sum(sizes), 2), jnp.uint32)
@@ -142,6 +145,18 @@ def torch_curvature(
         levels=along(direction),
         downhill=along(split(-gradient / max(grad_norm, np.finfo(float).tiny))),
     )
+
+
+def _check_symmetric(product: Callable[[np.ndarray], np.ndarray], size: int) -> None:
+    """Check that u·Hv is v·Hu: not all that torch differentiates twice is differentiated right."""
+    u, v = np.random.default_rng(0).standard_normal((2, size))
+    Hu, Hv = product(u), product(v)
+    apart, scale = abs(u @ Hv - v @ Hu), np.linalg.norm(u) * np.linalg.norm(Hv) + np.linalg.norm(v) * np.linalg.norm(Hu)
+    if apart > _ASYMMETRY * scale:
+        raise InvalidInputError(
+            f"torch's second derivatives of the network are not symmetric (by {apart / scale:.1g} of their size), as "
+            "of weight_norm: remove such a parametrization (torch.nn.utils.parametrize.remove_parametrizations)"
+        )
 
 
 def _double(tensor: Any) -> Any:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from resflow.errors import InvalidInputError
-from resflow.networks._passes import Pass, Recorder
+from resflow.networks._passes import Pass, Recorder, failing, in_order
 from resflow.probing.stream import plain_array
 
 __all__ = ["compiled", "listening", "multiplications", "visible", "widened"]
@@ -38,19 +38,32 @@ def multiplications(traced: Callable[[Any, jax.Array], Pass], parameters: Any, X
     return float((lowered.cost_analysis() or {}).get("flops", 0.0)) / 2.0
 
 
-def compiled(traced: Callable[[Any, jax.Array], Pass], parameters: Any) -> Callable[[Any], Pass]:
-    """A pass under jit, its parameters an argument, so that all batches of one size share a program."""
+def compiled(traced: Callable[[Any, jax.Array], Pass], parameters: Any, ambiguous: set[int]) -> Callable[[Any], Pass]:
+    """A pass under jit, its parameters an argument, so that all batches of one size share a program.
+
+    Tracing adds to `ambiguous` the sizes of batches of which another axis of a representation could be that of the
+    samples: with one sample less, the pass is refused if it is.
+    """
     program = jax.jit(traced)
 
     def run(X: Any) -> Pass:
+        X = jnp.asarray(plain_array(X))
         try:
-            return program(parameters, jnp.asarray(plain_array(X)))
+            passed = program(parameters, X)
+            if len(X) in ambiguous:
+                ambiguous.remove(len(X))
+                jax.eval_shape(traced, parameters, X[:-1])
+            return passed
         except jax.errors.UnexpectedTracerError:
             raise InvalidInputError(
                 "a block or the head is called inside of a transformation of the network's own (vmap, jit, scan, "
                 "remat), where what leaves it cannot be seen: call it outside of one, or pass the representations to "
                 "resflow.probe"
             ) from None
+        except (InvalidInputError, jax.errors.JaxRuntimeError):
+            raise
+        except Exception as error:
+            raise failing("the network", X, error) from error
 
     return run
 
@@ -73,7 +86,7 @@ def _patched(kind: Any, places: dict[int, int], recorder: Recorder) -> Iterator[
     def told(self: Any, *arguments: Any, **named: Any) -> Any:
         result = call(self, *arguments, **named)
         if type(self) is kind and id(self) in places:  # and not a subclass's, which listens itself
-            recorder.tell(places[id(self)], arguments, named, result)
+            recorder.tell(places[id(self)], in_order(call, (self, *arguments), named)[1:], result)
         return result
 
     kind.__call__ = told

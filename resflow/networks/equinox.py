@@ -95,6 +95,8 @@ def probe(
     parameters, rest = eqx.partition(net, eqx.is_inexact_array)
     others, rest = eqx.partition(rest, eqx.is_array)
 
+    ambiguous: set[int] = set()
+
     def traced(given: Any, X: jax.Array) -> Pass:
         parameters, (others, state) = given
         copy = eqx.nn.inference_mode(eqx.combine(parameters, others, rest))
@@ -114,6 +116,8 @@ def probe(
 
         predictions, entered, left = told(X) if batched else jax.vmap(told)(X)
         recorder = Recorder(len(at) - 1, entered, left)
+        if batched and recorder.is_ambiguous:
+            ambiguous.add(len(X))
         return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
 
     fixed = others, state
@@ -121,7 +125,7 @@ def probe(
     curvature = partial(jax_curvature, traced, parameters, fixed, progress=progress)
     of_block = {place: parts_of_block[position] for place, position in places.items()}
     return report_on(
-        compiled(traced, (parameters, fixed)),
+        compiled(traced, (parameters, fixed), ambiguous),
         (head.weight, head.bias),
         data,
         y,

@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from resflow.errors import InvalidInputError
 from resflow.losses import Loss
 from resflow.networks._batches import report_on
 from resflow.networks._choice import LinearLayer, Whole
 from resflow.networks._curvature import jax_curvature, parameters_of
-from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, no_part
+from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, in_order, no_part
 from resflow.networks._tracing import compiled, listening, multiplications, visible, widened
 from resflow.networks.frameworks import framework
 from resflow.probing.report import ProbeReport
@@ -90,14 +92,19 @@ def probe(
     else:
         raise InvalidInputError(f"net is a {type(net).__name__}, but must be a Flax nnx or linen module")
 
+    ambiguous: set[int] = set()
+
     def traced(parameters: Any, X: jax.Array) -> Pass:
         recorder = Recorder(len(places) - 1)
         predictions = told(parameters, X, recorder)
-        return recorder.passed(predictions, pool=pool, channels_first=False, widened=widened, visible=visible)
+        passed = recorder.passed(predictions, pool=pool, channels_first=False, widened=widened, visible=visible)
+        if recorder.is_ambiguous:
+            ambiguous.add(len(X))
+        return passed
 
     curvature = partial(jax_curvature, traced, *parameters, progress=progress)
     return report_on(
-        compiled(traced, parameters),
+        compiled(traced, parameters, ambiguous),
         weights,
         data,
         y,
@@ -133,6 +140,9 @@ def _of_nnx(nnx: Any, net: Any, places: dict[int, Any], named: dict[str, Any]) -
         copy = nnx.merge(graph, *state)
         copy.eval()
         modules = dict(nnx.iter_modules(copy))
+        for module in modules.values() if _is_double(state[0]) else ():
+            if _is_narrow(getattr(module, "dtype", None)):
+                module.dtype = jnp.float64
         with listening({place: modules[paths[id(each)]] for place, each in (places | layers).items()}, recorder):
             return copy(X, **named)
 
@@ -169,15 +179,17 @@ def _of_linen(linen: Any, net: Any, variables: Any, places: dict[int, Any], name
 
     def told(variables: Any, X: jax.Array, recorder: Recorder) -> Any:
         called: set[str] = set()
+        double = _is_double(variables[0])
 
         def evaluating(call: Any, arguments: Any, given: Any, context: Any) -> Any:
             if context.method_name != "__call__":
                 return call(*arguments, **given)
             name = "/".join(context.module.path)
             called.add(name)
-            result = _evaluated(call, context.module, arguments, given)
+            result = _evaluated(call, context.module, arguments, given, double)
             if name in by_name:
-                recorder.tell(by_name[name], arguments, given, result)
+                own = type(context.module).__call__
+                recorder.tell(by_name[name], in_order(own, (context.module, *arguments), given)[1:], result)
             return result
 
         with linen.intercept_methods(evaluating):
@@ -198,14 +210,33 @@ def _at(parameters: Any, name: str) -> Any:
     return parameters
 
 
-def _evaluated(call: Any, module: Any, arguments: Any, named: dict[str, Any]) -> Any:
-    """A linen module's call in evaluation mode, whether it takes that as an argument or has it as an attribute."""
+def _is_double(parameters: Any) -> bool:
+    """Whether parameters came in float64, as for products with the Hessian: what a module computes in is that, too."""
+    return any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(parameters))
+
+
+def _is_narrow(dtype: Any) -> bool:
+    """Whether what a module has as its `dtype` is a floating-point type."""
+    try:
+        return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
+    except TypeError:  # a module's own attribute of that name
+        return False
+
+
+def _evaluated(call: Any, module: Any, arguments: Any, named: dict[str, Any], double: bool) -> Any:
+    """A linen module's call in evaluation mode, whether it takes that as an argument or has it as an attribute.
+
+    With `double`, it computes in float64 besides.
+    """
     bound = inspect.signature(type(module).__call__).bind(module, *arguments, **named)
     asked = {name: True for name in _EVALUATING if name in bound.signature.parameters}
     bound.arguments.update(asked)
     kept = {name: getattr(module, name) for name in _EVALUATING if hasattr(module, name)}
     for name in kept:
         object.__setattr__(module, name, None if name in asked else True)
+    if double and _is_narrow(getattr(module, "dtype", None)):
+        kept["dtype"] = module.dtype
+        object.__setattr__(module, "dtype", jnp.float64)
     try:
         return call(*bound.args[1:], **bound.kwargs)
     finally:

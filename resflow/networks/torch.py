@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from resflow.errors import InvalidInputError
 from resflow.losses import Loss, as_loss
 from resflow.networks._batches import report_on, stream_of
 from resflow.networks._choice import LinearLayer, Whole
-from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, first_of, no_part
+from resflow.networks._passes import HEAD, Pass, Recorder, check_blocks, failing, first_of, in_order, no_part
 from resflow.networks._torch_curvature import torch_curvature
 from resflow.networks.frameworks import framework
 from resflow.probing.curvature import Curvature
@@ -75,9 +76,8 @@ def probe(
         InvalidInputError: If torch is not installed, a block or the head is no module of net or is not called once in
             a pass, the network gives something else than its head, or what `resflow.probe` is given does not fit.
     """
-    passes = _passes(net, blocks, head, pool)
-
     torch = framework("torch")
+    net = _as_it_is(torch, net)
 
     def curvature(batches: list[Any], *arguments: Any) -> Curvature:
         placed = [passes.placed(X) for X in batches]
@@ -92,6 +92,7 @@ def probe(
 
     parameters = sum(each.numel() for each in net.parameters() if each.requires_grad)
     with _evaluating(net):
+        passes = _passes(net, blocks, head, pool)
         return report_on(
             passes.run,
             passes.head,
@@ -128,8 +129,9 @@ def stream(
         representations, [h_0, ..., h_L] of shape (n, d_l) each; head, the pair (W, b); y; and held_out, a pair of
         these of other samples, or None.
     """
-    passes = _passes(net, blocks, head, pool)
+    net = _as_it_is(framework("torch"), net)
     with _evaluating(net):
+        passes = _passes(net, blocks, head, pool)
         return stream_of(passes.run, passes.head, data, y, held_out=held_out, loss=as_loss(loss), batch_size=batch_size)
 
 
@@ -146,10 +148,22 @@ class _Passes(NamedTuple):
     layers: dict[int, LinearLayer]
 
 
-def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
-    torch = framework("torch")
+def _as_it_is(torch: Any, net: Any) -> Any:
+    """A module, out of what compiles it or spreads it over devices."""
     if not isinstance(net, torch.nn.Module):
         raise InvalidInputError(f"net is a {type(net).__name__}, but must be a torch.nn.Module")
+    wrapped = torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel
+    while True:
+        if isinstance(net, wrapped):
+            net = net.module
+        elif isinstance(getattr(net, "_orig_mod", None), torch.nn.Module):
+            net = net._orig_mod
+        else:
+            return net
+
+
+def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
+    torch = framework("torch")
     kinds = torch.nn.Sequential, torch.nn.ModuleList
     if isinstance(blocks, torch.nn.Module) and type(blocks).forward not in [each.forward for each in kinds]:
         raise InvalidInputError(f"blocks is one {type(blocks).__name__}: pass a list, [block] of a single one")
@@ -165,7 +179,10 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
             raise InvalidInputError(f"block {other} is inside of block {place}: pass blocks one after another")
     if not isinstance(last, torch.nn.Linear):
         raise InvalidInputError(f"head is a {type(last).__name__}, but must be a torch.nn.Linear: the last layer")
-    layers = _linear_layers(torch, modules, [*found.values(), last], found[len(found)])
+    trained = _trained_by_itself(torch, net)
+    layers: dict[int, LinearLayer] = {}
+    if trained(last):
+        layers = _linear_layers(torch, modules, [*found.values(), last], found[len(found)], trained)
     told = {**found, HEAD: last, **{place: modules[each.name] for place, each in layers.items()}}
     weight = next((each for each in net.parameters() if each.is_floating_point()), last.weight)
 
@@ -173,7 +190,7 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
         return h.to(torch.promote_types(h.dtype, torch.float32))
 
     def placed(X: Any) -> Any:
-        X = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
+        X = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.array(X))
         check_not_meta(X)
         return X.to(weight.device, weight.dtype if X.is_floating_point() else None)
 
@@ -181,8 +198,16 @@ def _passes(net: Any, blocks: Any, head: Any, pool: Any) -> _Passes:
         X = placed(X)
         recorder = Recorder(len(found))
         with _hooked(told, recorder):
-            predictions = net(X.clone())  # which a network may write into
-        return recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
+            try:
+                predictions = net(X.clone())  # which a network may write into
+            except InvalidInputError:
+                raise
+            except Exception as error:
+                raise failing("the network", X, error) from error
+        passed = recorder.passed(predictions, pool=pool, channels_first=True, widened=widened)
+        if recorder.is_ambiguous:
+            run(X[:-1])  # which is refused if that axis is not the one of the samples
+        return passed
 
     def scores(call: Callable[[Any], Any], X: Any) -> Any:
         recorder = Recorder(0)
@@ -201,9 +226,24 @@ def _module(modules: dict[str, Any], each: Any) -> Any:
     return each
 
 
-def _linear_layers(torch: Any, modules: dict[str, Any], others: list[Any], block: Any) -> dict[int, LinearLayer]:
-    """Linear layers of a block, other than some modules, by numbers below 0."""
-    inner = {id(each) for each in block.modules() if isinstance(each, torch.nn.Linear)} - {id(each) for each in others}
+def _trained_by_itself(torch: Any, net: Any) -> Callable[[Any], bool]:
+    """Whether a linear layer's weights are parameters that are trained, and of no other module, too."""
+    uses = Counter(id(each) for _, each in net.named_parameters(remove_duplicate=False))
+
+    def trained(layer: Any) -> bool:
+        parts = [each for each in (layer.weight, layer.bias) if each is not None]
+        of_its_own = all(isinstance(each, torch.nn.Parameter) and uses[id(each)] == 1 for each in parts)
+        return of_its_own and all(each.requires_grad for each in parts)
+
+    return trained
+
+
+def _linear_layers(
+    torch: Any, modules: dict[str, Any], others: list[Any], block: Any, trained: Callable[[Any], bool]
+) -> dict[int, LinearLayer]:
+    """Linear layers of a block that are trained by themselves, other than some modules, by numbers below 0."""
+    inner = {id(each) for each in block.modules() if isinstance(each, torch.nn.Linear) and trained(each)}
+    inner -= {id(each) for each in others}
     names = [name for name, each in modules.items() if id(each) in inner]
     found = [(name, modules[name]) for name in names]
     return {-place: LinearLayer(name, each.weight, each.bias) for place, (name, each) in enumerate(found, 1)}
@@ -218,15 +258,13 @@ def _hooked(modules: dict[int, Any], recorder: Recorder) -> Iterator[None]:
         return h.clone() if hasattr(h, "clone") else h
 
     def before(place: int) -> Any:
-        def hook(_: Any, arguments: Any, named: Any) -> None:
-            given[place] = copied(next(iter((*arguments, *named.values())), None))
+        def hook(module: Any, arguments: Any, named: Any) -> None:
+            given[place] = tuple(map(copied, in_order(module.forward, arguments, named)))
 
         return hook
 
     def after(place: int) -> Any:
-        return lambda _, arguments, named, result: recorder.tell(
-            place, (given.pop(place, None),), {}, copied(first_of(result))
-        )
+        return lambda _, arguments, named, result: recorder.tell(place, given.pop(place, ()), copied(first_of(result)))
 
     handles = [each.register_forward_pre_hook(before(place), with_kwargs=True) for place, each in modules.items()]
     handles += [each.register_forward_hook(after(place), with_kwargs=True) for place, each in modules.items()]
@@ -239,18 +277,31 @@ def _hooked(modules: dict[int, Any], recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(net: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, and every module's own mode again afterwards.
+    """Evaluation mode without gradients, and every module's own mode and buffers again afterwards.
 
-    Without torch's shortcut for layers of transformers, too, which calls no layer in them and makes nested tensors.
+    Without torch's shortcut for layers of transformers, too, which calls no layer in them and makes nested tensors; and
+    without compiled code, in which no hook is called.
     """
     torch = framework("torch")
     modes, shortcut = [(module, module.training) for module in net.modules()], torch.backends.mha.get_fastpath_enabled()
+    buffers = [
+        (module, name, buffer, None if buffer.is_meta else buffer.clone())
+        for module in net.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    with_hooks = torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
     net.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), with_hooks:
             yield
     finally:
+        for module, name, buffer, former in buffers:
+            module._buffers[name] = buffer
+            if former is not None and not torch.equal(buffer, former):
+                with torch.no_grad():
+                    buffer.copy_(former)
         torch.backends.mha.set_fastpath_enabled(shortcut)
         for module, training in modes:
             module.training = training
