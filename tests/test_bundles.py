@@ -1,5 +1,6 @@
 """Bundles: runs as one file that others can read, which comes back the same from any store, once, or is refused."""
 
+import hashlib
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from small_notebooks import in_project, make_project, mlflow_at, resflow_here
 
 from resflow.workflow import names
 from resflow.workflow.bundles import exporting, importing
-from resflow.workflow.bundles.layout import PACKED_LIMIT
+from resflow.workflow.bundles.layout import PACKED_LIMIT, fault_of
 from resflow.workflow.bundles.reader import opened
 from resflow.workflow.bundles.writer import new_bundle
 from resflow.workflow.last_word import is_finished
@@ -147,6 +148,45 @@ def test_bundle_that_others_packed_anew_is_taken(project, run_id, other, tmp_pat
     shutil.unpack_archive(exported(project, run_id, tmp_path / "bundle.zip"), tmp_path / "files")
     packed = shutil.make_archive(str(tmp_path / "again"), "zip", tmp_path / "files")  # with folders, and no seal
     assert "imported  1 runs into work\n" in imported(other, packed)
+
+
+@pytest.mark.parametrize("where", ["tags", "params", "experiment", "name"])
+def test_text_that_no_store_can_hold_is_refused_before_anything_is_written(project, run_id, other, tmp_path, where):
+    files = tmp_path / "files"
+    shutil.unpack_archive(exported(project, run_id, tmp_path / "bundle.zip"), files)
+    (place,) = files.glob("runs/*/run.json")
+    former, run = place.read_bytes(), json.loads(place.read_text())
+    run |= {where: "\ud800"} if isinstance(run[where], str) else {where: run[where] | {"who": "\ud800"}}
+    place.write_text(json.dumps(run))
+    old, new = (hashlib.sha256(each).hexdigest() for each in (former, place.read_bytes()))
+    manifest = files / "manifest-sha256.txt"
+    manifest.write_text(manifest.read_text().replace(old, new))
+    packed = shutil.make_archive(str(tmp_path / "again"), "zip", files)
+    done = resflow_here(other, "import", packed)
+    assert (done.returncode, "has a text that is no UTF-8" in done.stderr) == (2, True), done.stderr
+    with in_project(other):
+        assert copies_of(open_client(), [run["id"]]) == {}
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "/".join(["b" * 200] * 11)])
+def test_names_that_no_folder_can_have_are_none_of_a_bundle(name):
+    assert fault_of(f"runs/{'0' * 32}/artifacts/{name}") == "is too long"
+    assert fault_of(f"runs/{'0' * 32}/artifacts/{name[:200]}") == ""
+
+
+def test_experiment_that_no_run_can_go_to_is_refused_and_where_to_name_another_is_said(
+    project, run_id, other, tmp_path
+):
+    bundle = exported(project, run_id, tmp_path / "bundle.zip")
+    with in_project(other):
+        client = open_client()
+        client.delete_experiment(client.create_experiment("work"))
+    for options in ((), ("--experiment", "x" * 300)):
+        done = resflow_here(other, "import", str(bundle), *options)
+        assert (done.returncode, "--experiment" in done.stderr) == (2, True), done.stderr
+    assert "imported  1 runs into theirs\n" in imported(other, bundle, "--experiment", "theirs")
+    again = imported(other, bundle, "--experiment", "elsewhere")
+    assert again.startswith("imported  0 runs; 1 were there already\nleft      where they are")
 
 
 def test_two_processes_do_not_import_at_once(project, run_id, other, tmp_path):

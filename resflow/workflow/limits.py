@@ -35,7 +35,7 @@ _PARAMETER_NAME = 250
 
 def is_experiment(name: str) -> bool:
     """Whether an experiment can be called so: one line, which is not too long for a folder."""
-    return len(name.encode()) <= EXPERIMENT and name.isprintable()
+    return name.isprintable() and len(name.encode()) <= EXPERIMENT
 
 
 def shortened(text: str, longest: int) -> str:

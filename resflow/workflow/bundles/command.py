@@ -61,6 +61,8 @@ def import_(file: Path, experiment: str) -> None:
     where = f" into {one_line(', '.join(done.experiments))}" if done.experiments else ""
     there = len(done.runs) - done.written
     click.echo(f"imported  {done.written} runs{where}" + (f"; {there} were there already" if there else ""))
+    if experiment and there:
+        click.echo("left      where they are, as --experiment says where runs go that are not there yet")
     if len(done.runs) == 1:
         click.echo(f"run       {next(iter(done.runs.values()))}")
     click.echo(f"kept in   {without_credentials(client.tracking_uri)}")

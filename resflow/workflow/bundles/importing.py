@@ -32,6 +32,7 @@ from resflow.workflow.records import (
     CopiedRun,
     Copy,
     MetricValue,
+    check_experiment,
     copies_of,
     experiment_id_of,
     experiments,
@@ -90,6 +91,8 @@ def import_bundle(client: MlflowClient, file: Path, experiment: str = "") -> Imp
             there = copies_of(client, entries)
             for origin, entry in entries.items():
                 _check_sweep(client, origin, entry)
+            for name in {experiment, *(entry.experiment for entry in entries.values())} - {""}:
+                check_experiment(client, name)
             ids = {origin: copy.run_id for origin, copy in there.items() if copy.is_whole}
             missing = [origin for origin in order if origin not in ids]
             for origin in missing:
@@ -160,9 +163,13 @@ def _models(bundle: Bundle, run_id: str) -> list[CopiedModel]:
 def _copied(bundle: Bundle, place: str, from_json: Callable[[Any], _Copied]) -> _Copied:
     """What a file of the bundle has in JSON."""
     try:
-        return from_json(json.loads(bundle.text(place)))
+        content = json.loads(bundle.text(place))
+        json.dumps(content, ensure_ascii=False).encode()  # what is no text cannot be written to a store
+        return from_json(content)
     except InvalidInputError:
         raise
+    except UnicodeEncodeError:
+        raise bundle.fault(place, "has a text that is no UTF-8") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise bundle.fault(place, f"is no JSON ({error})") from None
     except ValueError as error:

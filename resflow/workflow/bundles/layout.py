@@ -35,6 +35,9 @@ _PLACES = re.compile(
     r"|models/(?P<model>m-[0-9a-f]{32})/(model\.json|artifacts/.+))",
     re.DOTALL,
 )
+_LONGEST, _LONGEST_PART = 2000, 255
+"""Bytes in a file's place, which is unpacked within folders that have names of their own, and in a part of it."""
+
 SEAL = b"resflow bundle 1, sha256 "
 SEAL_LENGTH = len(SEAL) + 64
 """What ends the archive: this, and the SHA-256 of every byte before it."""
@@ -88,6 +91,12 @@ def fault_of(place: str, *, is_folder: bool = False) -> str:
         return "is absolute"
     if ".." in parts:
         return "climbs out of it"
+    if _size(place) > _LONGEST or max(map(_size, parts)) > _LONGEST_PART:
+        return "is too long"
     if "\\" in place or not place.isprintable() or not {"", "."}.isdisjoint(parts):
         return "is no plain path"
     return "" if is_folder or _PLACES.fullmatch(place) else "is none that a bundle has"
+
+
+def _size(name: str) -> int:
+    return len(name.encode(errors="replace"))

@@ -188,7 +188,8 @@ def opened(file: Path) -> Iterator[Bundle]:
         BundleError: If it is no bundle, or was changed since it was exported.
     """
     if not file.is_file():
-        what = "it is a folder" if file.is_dir() else "there is no such file"
+        kind = "it is a folder" if file.is_dir() else "it is no ordinary file"
+        what = kind if file.exists() else "there is no such file"
         raise InvalidInputError(f"{file} cannot be imported: {what}: name a file that `resflow export` wrote")
     try:
         archive = zipfile.ZipFile(file)

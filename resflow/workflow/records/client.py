@@ -21,7 +21,7 @@ from resflow.workflow.store_errors import is_busy
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["client_in_use", "client_of", "experiment_id_of", "patiently"]
+__all__ = ["check_experiment", "client_in_use", "client_of", "experiment_id_of", "patiently"]
 
 
 def client_in_use() -> MlflowClient:
@@ -62,13 +62,9 @@ def experiment_id_of(client: MlflowClient, name: str, question: str = "") -> str
     """
     from mlflow.exceptions import MlflowException
 
+    check_experiment(client, name)
     found = client.get_experiment_by_name(name)
     if found is None:
-        if not is_experiment(name):
-            raise InvalidInputError(
-                f"the experiment's name {one_line(repr(name), 80)} must be one line of at most {EXPERIMENT} bytes, as "
-                "a folder gets it: choose another by MLFLOW_EXPERIMENT_NAME"
-            )
         root = project_root()
         folder = re.sub(r"[^\w-]+", "-", name)
         location = f"{artifact_root(root)}/{folder}" if is_embedded(client.tracking_uri, root) else None
@@ -78,13 +74,26 @@ def experiment_id_of(client: MlflowClient, name: str, question: str = "") -> str
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
                 raise
-    if found.lifecycle_stage != "active":
-        raise InvalidInputError(
-            f"the experiment {name!r} was deleted in MLflow: restore it, or choose another by MLFLOW_EXPERIMENT_NAME"
-        )
     if question and DESCRIPTION not in found.tags:
         patiently(client.set_experiment_tag, found.experiment_id, DESCRIPTION, question)
     return found.experiment_id
+
+
+def check_experiment(client: MlflowClient, name: str) -> None:
+    """Check that runs can go to the experiment of that name, which need not be there.
+
+    Raises:
+        InvalidInputError: If it was deleted, or there is none of that name and none can be made.
+    """
+    where = "by MLFLOW_EXPERIMENT_NAME, `experiment:` in a sweep's file, or --experiment of an import"
+    found = client.get_experiment_by_name(name) if name.isprintable() else None
+    if found is None and not is_experiment(name):
+        raise InvalidInputError(
+            f"the experiment's name {one_line(repr(name), 80)} must be one line of at most {EXPERIMENT} bytes, as a "
+            f"folder gets it: choose another {where}"
+        )
+    if found is not None and found.lifecycle_stage != "active":
+        raise InvalidInputError(f"the experiment {name!r} was deleted in MLflow: restore it, or choose another {where}")
 
 
 def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
