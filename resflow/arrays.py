@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from resflow.errors import InvalidInputError, shown
+from resflow.tensors import plain_array
 
 __all__ = [
     "LARGEST",
@@ -232,8 +233,10 @@ def _real_numbers(name: str, values: Any) -> np.ndarray:
     if sparse.issparse(values):
         raise InvalidInputError(f"{name} is a sparse matrix of shape {values.shape}: pass {name}.toarray()")
     try:
-        array = np.asarray(values)
-    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors on another device or with gradients
+        array = np.asarray(plain_array(values))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{name}: {error}") from None
+    except (ValueError, TypeError, RuntimeError) as error:  # such as ragged lists
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInputError(
             f"{name} is a {type(values).__name__} that does not read as an array of real numbers: {reason}"

@@ -20,7 +20,7 @@ LIBRARY = [path for path in MODULES if path not in (*WORKFLOW, *NOTEBOOK, *PLOTS
 
 # From the ground up: a module or folder of the library imports only from rows above its own, or from its own row.
 FLOORS = [
-    ["compiling", "errors", "floating", "known", "numerals", "origins", "parallel", "progress", "status"],
+    ["compiling", "errors", "floating", "known", "numerals", "origins", "parallel", "progress", "status", "tensors"],
     ["arrays"],
     ["exported"],
     ["keys", "losses"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import resflow
@@ -181,3 +182,27 @@ def test_parts_in_training_mode_have_no_certificate():
     linear = resflow.fit_linear_predictor(X, Y, loss="softmax", ridge=0.1)
     with pytest.raises(InvalidInputError, match="the module '1' in it is in training mode"):
         resflow.tangent_certificate(net, X, Y, loss="softmax", against=linear)
+
+
+def test_samples_of_a_certificate_may_be_of_any_kind():
+    net = nn.Sequential(nn.Linear(D, K), nn.Tanh(), nn.Linear(K, M)).eval()
+    linear = resflow.fit_linear_predictor(X, Y, loss="softmax", ridge=0.1)
+
+    def bound(samples, y=Y):
+        return resflow.tangent_certificate(net, samples, y, loss="softmax", against=linear).bound
+
+    expected = bound(X)
+    kinds = (torch.as_tensor(X), torch.as_tensor(X).requires_grad_(), X[::-1][::-1], pd.DataFrame(X))
+    assert [bound(each) for each in kinds] == pytest.approx([expected] * len(kinds), rel=1e-9)
+    whole = np.round(3 * X).astype(int)
+    linear = resflow.fit_linear_predictor(whole, Y, loss="softmax", ridge=0.1)
+    assert bound(whole) == pytest.approx(bound(whole.astype(float)), rel=1e-12)
+    with pytest.raises(InvalidInputError, match="at least one sample"):
+        bound(X[:0], Y[:0])
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_tensors_that_ask_for_a_gradient_are_arrays():
+    p = nn.Linear(D, M)(torch.as_tensor(X))
+    how = {"loss": "softmax", "fit": resflow.fit_linear_predictor(X, Y, loss="softmax", ridge=0.1)}
+    assert resflow.held_out_gap(p, X, Y, **how) == resflow.held_out_gap(p.detach().numpy(), X, Y, **how)

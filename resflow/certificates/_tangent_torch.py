@@ -60,7 +60,9 @@ class TorchTangent:
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         fixed = {name: double(each) for name, each in state.items() if name not in moving}
         device = next(iter(moving.values())).device
-        samples = double(torch.as_tensor(X).to(device))
+        samples = double(X if isinstance(X, torch.Tensor) else torch.as_tensor(np.array(X))).to(device)
+        if not (samples.is_floating_point() or any(isinstance(each, torch.nn.Embedding) for each in module.modules())):
+            samples = samples.double()
 
         def predict(parameters: dict[str, Any]) -> Any:
             with _differentiable(torch):

@@ -210,7 +210,8 @@ def _tangent(model: Any, X: Any, y: Any, loss: Loss) -> tuple[Tangent, np.ndarra
     if torch is not None and isinstance(model, torch.nn.Module):
         from resflow.certificates._tangent_torch import TorchTangent
 
-        tangent: Tangent = TorchTangent(model, X, centred=loss.shift_invariant)
+        samples = X if isinstance(X, torch.Tensor) else as_array("X", X, finite=True)
+        tangent: Tangent = TorchTangent(model, samples, centred=loss.shift_invariant)
     elif callable(model):
         check_evaluation_mode(model)
         tangent = JaxTangent(model, as_array("X", X, finite=True), centred=loss.shift_invariant)
@@ -234,6 +235,8 @@ def _check_sample_axis(X: Any, y: Any) -> None:
             f"X has shape {samples}, but its first axis must be that of the samples, and {count}: a single sample x is "
             "X = x[None]"
         )
+    if samples[0] == 0:
+        raise InvalidInputError(f"X has shape {samples}, but there must be at least one sample")
 
 
 def _comparator(against: Any, X: Any, y: np.ndarray, p: np.ndarray, loss: Loss) -> np.ndarray:

@@ -14,7 +14,8 @@ from resflow.networks._choice import Choice, LinearLayer, Whole
 from resflow.networks._passes import Pass
 from resflow.probing.probe import report_with
 from resflow.probing.report import ProbeReport
-from resflow.probing.stream import Head, as_head, plain_array
+from resflow.probing.stream import Head, as_head
+from resflow.tensors import plain_array
 
 __all__ = ["report_on", "stream_of"]
 

@@ -13,7 +13,8 @@ from resflow.networks._passes import Pass
 from resflow.probing.affordable import MOST_RESTARTS, fits_work, iteration_products, reason_against
 from resflow.probing.choice import CurvatureFound, affordable_last_block
 from resflow.probing.curvature import Curvature, LastLayer, check_hessian, last_block_curvature
-from resflow.probing.stream import Head, Stream, plain_array
+from resflow.probing.stream import Head, Stream
+from resflow.tensors import plain_array
 
 __all__ = ["Choice", "LinearLayer", "Whole"]
 

@@ -15,8 +15,9 @@ from resflow.hessian.lanczos import smallest_hessian_eigenvalue
 from resflow.losses import Loss
 from resflow.networks._passes import Pass
 from resflow.probing.curvature import STEPS, Curvature, curvature_of
-from resflow.probing.stream import Head, plain_array
+from resflow.probing.stream import Head
 from resflow.progress import Progress
+from resflow.tensors import plain_array
 
 __all__ = ["jax_curvature", "parameters_of"]
 

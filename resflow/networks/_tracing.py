@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from resflow.errors import InvalidInputError
 from resflow.networks._passes import Pass, Recorder, failing, in_order
-from resflow.probing.stream import plain_array
+from resflow.tensors import plain_array
 
 __all__ = ["compiled", "listening", "multiplications", "visible", "widened"]
 

@@ -18,8 +18,8 @@ from resflow.networks._torch_curvature import torch_curvature
 from resflow.networks.frameworks import framework
 from resflow.probing.curvature import Curvature
 from resflow.probing.report import ProbeReport
-from resflow.probing.stream import check_not_meta
 from resflow.progress import Progress
+from resflow.tensors import check_not_meta
 
 __all__ = ["probe", "stream"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,8 +11,9 @@ from resflow.arrays import as_array, check_samples, check_size, largest
 from resflow.errors import InvalidInputError
 from resflow.labels import as_labels
 from resflow.losses import Loss
+from resflow.tensors import plain_array
 
-__all__ = ["Head", "Stream", "as_head", "as_representations", "as_stream", "check_not_meta", "plain_array"]
+__all__ = ["Head", "Stream", "as_head", "as_representations", "as_stream"]
 
 
 class Head(NamedTuple):
@@ -134,30 +134,3 @@ def as_head(head: Any, width: int, loss: Loss) -> Head:
             )
         check_size("head[1]", largest(b))
     return Head(W, b)
-
-
-def plain_array(values: Any) -> Any:
-    """A torch tensor as a NumPy array, whether it requires a gradient, is on another device or is of bfloat16.
-
-    Raises:
-        InvalidInputError: If it is on the meta device.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(values, torch.Tensor):
-        return values
-    check_not_meta(values)
-    plain = values.detach().cpu()
-    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-
-
-def check_not_meta(tensor: Any) -> None:
-    """Check that a torch tensor has numbers.
-
-    Raises:
-        InvalidInputError: If it is on the meta device.
-    """
-    if tensor.is_meta:
-        raise InvalidInputError(
-            f"a tensor of shape {tuple(tensor.shape)} is on torch's meta device, where nothing has numbers: load the "
-            "network's weights, and pass samples that are on another device"
-        )
