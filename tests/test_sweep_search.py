@@ -150,6 +150,18 @@ def test_value_of_a_trial_with_a_population_is_the_mean_over_its_members(folder)
     assert [execution.points[0].values["width"] + 1 for execution in again.trials] == list(again.values())
 
 
+def test_members_of_a_trial_that_was_cut_off_are_at_hand_when_it_is_chosen_again(folder):
+    sweep = read(folder, count=3, axes="width: {from: 1, to: 64}\n  seed: {seeds: 3, run: population}")
+    runs = []
+    search(sweep, lambda values: values["width"] + values["seed"], runs)
+    kept = runs[1:]
+    again = SearchSource(sweep, Planner(sweep), by_fingerprint(kept))
+    assert (len(again.trials), again.left) == (2, 1)
+    assert again.begun == by_fingerprint(kept[:2])
+    elsewhere = read(folder, count=3, axes="width: {from: 65, to: 99}\n  seed: {seeds: 3, run: population}")
+    assert SearchSource(elsewhere, Planner(elsewhere), by_fingerprint(kept)).begun == {}
+
+
 def test_conditions_hold_for_what_is_chosen_and_ones_too_narrow_are_said(folder):
     runs = []
     search(read(folder, count=10, more="drop: width > 10"), bowl, runs)

@@ -28,7 +28,7 @@ def gather(client: MlflowClient, experiment_id: str, sweep: str, parent_id: str,
         experiment_id: Where the sweep is.
         sweep: Its name.
         parent_id: Its parent run.
-        planned: The fingerprints of all its points; of a search, of those it has finished.
+        planned: The fingerprints of all its points; of a search, of those it has begun.
     """
     for run in runs_of_sweep(client, experiment_id, sweep):
         tags, role = run.data.tags, role_of(run)

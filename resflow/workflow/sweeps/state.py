@@ -54,7 +54,7 @@ class Sweep:
         self._submitted: dict[str, Execution] = {}
         self._failures: dict[str, Outcome] = {}
         self._experiment_id = next(iter(experiments(client, self.file.experiment)), "")
-        self._begun: dict[str, StoredRun] = {}  # points of what a search may choose again, and did not finish
+        self._begun: dict[str, StoredRun] = {}  # of executions that a search did not finish
         self._left = 0
         self._look()
 
@@ -72,8 +72,8 @@ class Sweep:
             found = points_of_sweep(self.client, self._experiment_id, self.file.name)
         search = SearchSource(self.file, self._planner, found)
         self.executions, self._left = search.trials, search.left
-        self.finished = {point.fingerprint: found.pop(point.fingerprint) for point in self.points}
-        self._begun = found
+        self.finished = {point.fingerprint: found[point.fingerprint] for point in self.points}
+        self._begun = search.begun
 
     def seconds_to_do(self) -> float | None:
         """How long one worker has to do, if an execution takes as long as those finished did; None if none is."""
@@ -106,7 +106,8 @@ class Sweep:
             for run in [*self.finished.values(), *self._begun.values()]:
                 set_aside(self.client, run)
             self._look()
-        gather(self.client, experiment_id, self.file.name, parent_id, {point.fingerprint for point in self.points})
+        planned = {point.fingerprint for point in self.points} | self._begun.keys()
+        gather(self.client, experiment_id, self.file.name, parent_id, planned)
         claim(self.client, self.finished, self.file.name, parent_id)
         for point in self.points:
             self._consider(point)

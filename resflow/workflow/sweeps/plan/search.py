@@ -60,6 +60,7 @@ class SearchSource(FixedSource):
 
     Attributes:
         trials: The executions that were finished before: of the axes and conditions as they are now.
+        begun: The finished points of others that it may choose again, by fingerprint.
     """
 
     def __init__(self, sweep: SweepFile, planner: Planner, earlier: Mapping[str, StoredRun]) -> None:
@@ -70,6 +71,7 @@ class SearchSource(FixedSource):
         self._goal = sweep.goal
         self._axes = [axis for axis in sweep.axes if not axis.population]
         self._spaces = {axis.name: _space(axis) for axis in self._axes}
+        self.begun: dict[str, StoredRun] = {}
         self.trials = self._earlier_trials(earlier)
         self._known = {execution.id: self._reached(execution, earlier) for execution in self.trials}
         self._study = self._new_study()
@@ -152,9 +154,13 @@ class SearchSource(FixedSource):
                 continue  # a run of the sweep as it was when it had other axes
             if not all(_has(axis, values[axis.name]) for axis in self._axes):
                 continue
-            execution = self._planner.trial(values)
-            if execution and all(point.fingerprint in runs for point in execution.points):
+            if (execution := self._planner.trial(values)) is None:
+                continue
+            finished = {point.fingerprint for point in execution.points} & runs.keys()
+            if len(finished) == len(execution.points):
                 found.setdefault(execution.id, execution)
+            else:
+                self.begun |= {fingerprint: runs[fingerprint] for fingerprint in finished}
         return list(found.values())
 
     def _meant(self, axis: Axis, text: str) -> Any:
