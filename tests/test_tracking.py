@@ -274,6 +274,14 @@ def test_artifacts_of_an_experiment_stay_below_the_project_whatever_its_name(cli
     client.delete_experiment(run.experiment_id)
     with pytest.raises(InvalidInputError, match="was deleted in MLflow: restore it"):
         records.create_run(client, notebook="work", name="x", parameters={}, tags={})
+    for name in ("of\u00a0others", "of\ttabs"):  # which resflow makes none of
+        made = client.create_experiment(name)
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+        assert records.create_run(client, notebook="work", name="x", parameters={}, tags={}).experiment_id == made
+    for name in ("new\u00a0one", "no text \udcff", "x" * 300):
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+        with pytest.raises(InvalidInputError, match="must be one line of at most 200 bytes"):
+            records.create_run(client, notebook="work", name="x", parameters={}, tags={})
 
 
 def test_declared_parameters_are_found_in_the_cells_a_notebook_ran():

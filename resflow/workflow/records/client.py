@@ -86,7 +86,8 @@ def check_experiment(client: MlflowClient, name: str) -> None:
         InvalidInputError: If it was deleted, or there is none of that name and none can be made.
     """
     where = "by MLFLOW_EXPERIMENT_NAME, `experiment:` in a sweep's file, or --experiment of an import"
-    found = client.get_experiment_by_name(name) if name.isprintable() else None
+    is_text = name.encode(errors="replace").decode() == name
+    found = client.get_experiment_by_name(name) if is_text else None
     if found is None and not is_experiment(name):
         raise InvalidInputError(
             f"the experiment's name {one_line(repr(name), 80)} must be one line of at most {EXPERIMENT} bytes, as a "
