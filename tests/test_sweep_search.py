@@ -17,6 +17,7 @@ rate: float = 0.5
 kind: str = 'a'
 seed: int = 0
 size: int | None = 3
+widths: list = [8]
 population: list | None = None
 """
 GOAL = "metric: loss\ndirection: minimize\n"
@@ -106,6 +107,7 @@ def test_trials_whose_value_is_none_are_known_again(folder):
     [
         ("kind: [a, b]\n  width: [1, 2]", "", 4),
         ("kind: [a, b]\n  width: {from: 1, to: 3}", "", 6),
+        ("widths: [[1, 2], [3], []]\n  kind: [a, b]", "", 6),
         ("kind: [a, b]\n  width: {from: 1, to: 3}", "drop: width == 2 and kind == 'a'", 5),
     ],
 )

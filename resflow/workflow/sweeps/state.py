@@ -54,8 +54,7 @@ class Sweep:
         self._submitted: dict[str, Execution] = {}
         self._failures: dict[str, Outcome] = {}
         self._experiment_id = next(iter(experiments(client, self.file.experiment)), "")
-        self._begun: dict[str, StoredRun] = {}  # of executions that a search did not finish
-        self._left = 0
+        self._search: SearchSource | None = None
         self._look()
 
     def _look(self) -> None:
@@ -70,10 +69,9 @@ class Sweep:
         found: dict[str, StoredRun] = {}
         if self._experiment_id:
             found = points_of_sweep(self.client, self._experiment_id, self.file.name)
-        search = SearchSource(self.file, self._planner, found)
-        self.executions, self._left = search.trials, search.left
+        self._search = SearchSource(self.file, self._planner, found)
+        self.executions = list(self._search.trials)
         self.finished = {point.fingerprint: found[point.fingerprint] for point in self.points}
-        self._begun = search.begun
 
     def seconds_to_do(self) -> float | None:
         """How long one worker has to do, if an execution takes as long as those finished did; None if none is."""
@@ -103,17 +101,21 @@ class Sweep:
         self._look()
         self.drop_duplicates()
         if again:
-            for run in [*self.finished.values(), *self._begun.values()]:
+            for run in [*self.finished.values(), *self._begun().values()]:
                 set_aside(self.client, run)
             self._look()
-        planned = {point.fingerprint for point in self.points} | self._begun.keys()
+        planned = {point.fingerprint for point in self.points} | self._begun().keys()
         gather(self.client, experiment_id, self.file.name, parent_id, planned)
         claim(self.client, self.finished, self.file.name, parent_id)
         for point in self.points:
             self._consider(point)
         self.tally.cached, self.tally.total = len(self.finished), len(self.points)
-        if self.is_search:
-            self.tally.total += self._left * int(size(self.file.population_axes))
+        if self._search is not None:
+            self.tally.total += self._search.left * int(size(self.file.population_axes))
+
+    def _begun(self) -> dict[str, StoredRun]:
+        """The finished points of executions that a search did not finish."""
+        return {} if self._search is None else self._search.begun
 
     def drop_duplicates(self) -> None:
         """Set aside what finished twice."""
@@ -129,7 +131,7 @@ class Sweep:
     def source(self) -> FixedSource:
         """Where the executions come from that are still to be made."""
         todo = [execution for execution in self.executions if self.todo(execution)]
-        source = SearchSource(self.file, self._planner, self.finished) if self.is_search else FixedSource(todo)
+        source = self._search or FixedSource(todo)
         self.tally.executions_left = source.left
         return source
 
@@ -139,7 +141,7 @@ class Sweep:
         if self.is_search and execution not in self.executions:
             self.executions.append(execution)
             for point in execution.points:
-                if run := self._begun.pop(point.fingerprint, None):
+                if run := self._begun().pop(point.fingerprint, None):
                     self.finished[point.fingerprint] = run
                     self.tally.cached += 1
                     self._consider(point)

@@ -76,6 +76,7 @@ class SearchSource(FixedSource):
         self._known = {execution.id: self._reached(execution, earlier) for execution in self.trials}
         self._study = self._new_study()
         there_are = sum(1 for _ in itertools.islice(self._combinations() or itertools.count(), sweep.strategy.count))
+        self._untried = self._combinations() or iter(())
         self.left = max(0, there_are - len(self.trials))
         self._asked: dict[str, list[Trial]] = {}
 
@@ -116,7 +117,7 @@ class SearchSource(FixedSource):
 
     def _propose_new(self) -> bool:
         """Let the study ask next for the first combination that was not tried; False if none is left or can be told."""
-        for values in self._combinations() or ():
+        for values in self._untried:  # from where it was: what was tried remains so
             execution = self._planner.trial(values)
             if execution is not None and self._is_new(execution):
                 self._study.enqueue_trial({axis.name: _key(axis, values[axis.name]) for axis in self._axes})
@@ -124,7 +125,7 @@ class SearchSource(FixedSource):
         return False
 
     def _combinations(self) -> Iterator[dict[str, Any]] | None:
-        """All distinct combinations that meet the conditions; None where there are more than can be listed."""
+        """All combinations that meet the conditions; None where there are more than can be listed."""
         axes = [_listed(axis) for axis in self._axes]
         if size(axes) > MOST_VALUES:
             return None
@@ -234,7 +235,7 @@ def _listed(axis: Axis) -> Axis:
     low, high = axis.ends
     if axis.values is None and axis.integer and high - low < MOST_VALUES:
         return replace(axis, values=tuple(range(int(low), int(high) + 1)))
-    return axis if axis.values is None else replace(axis, values=tuple(dict.fromkeys(axis.values)))
+    return axis
 
 
 def _has(axis: Axis, value: Any) -> bool:
