@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from resflow.errors import InvalidInputError
+from resflow.models.modes import in_training_mode
 
 __all__ = ["TorchTangent"]
 
@@ -45,10 +46,7 @@ class TorchTangent:
 
         training = next((name for name, each in module.named_modules() if each.training), None)
         if training is not None:
-            raise InvalidInputError(
-                f"{f'the module {training!r} in it' if training else 'the module'} is in training mode, where dropout "
-                "and batch statistics change its predictions: call module.eval() first"
-            )
+            raise in_training_mode(training)
         moving = {name: each.detach() for name, each in module.named_parameters() if each.requires_grad}
         if not moving:
             raise InvalidInputError("the module has no parameters that ask for a gradient (requires_grad)")

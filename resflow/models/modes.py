@@ -7,7 +7,7 @@ from typing import Any
 
 from resflow.errors import InvalidInputError
 
-__all__ = ["check_evaluation_mode"]
+__all__ = ["check_evaluation_mode", "in_training_mode"]
 
 
 def check_evaluation_mode(model: Any) -> None:
@@ -21,8 +21,13 @@ def check_evaluation_mode(model: Any) -> None:
         return
     for path, module in nnx.iter_modules(model):
         if getattr(module, "deterministic", None) is False or getattr(module, "use_running_average", None) is False:
-            name = ".".join(map(str, path))
-            raise InvalidInputError(
-                f"{f'the module {name!r} in it' if name else 'the module'} is in training mode, where dropout and "
-                "batch statistics change its predictions: call model.eval() first"
-            )
+            raise in_training_mode(".".join(map(str, path)))
+
+
+def in_training_mode(part: str) -> InvalidInputError:
+    """What is said of a module a part of which is in training mode, by the part's name; "" if it is all of it."""
+    what = f"the module {part!r} in it" if part else "the module"
+    return InvalidInputError(
+        f"{what} is in training mode, where dropout and batch statistics change its predictions: call module.eval() "
+        "first"
+    )

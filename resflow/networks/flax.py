@@ -141,7 +141,7 @@ def _of_nnx(nnx: Any, net: Any, places: dict[int, Any], named: dict[str, Any]) -
         copy.eval()
         modules = dict(nnx.iter_modules(copy))
         for module in modules.values() if _is_double(state[0]) else ():
-            if _is_narrow(getattr(module, "dtype", None)):
+            if _is_floating(getattr(module, "dtype", None)):
                 module.dtype = jnp.float64
         with listening({place: modules[paths[id(each)]] for place, each in (places | layers).items()}, recorder):
             return copy(X, **named)
@@ -215,7 +215,7 @@ def _is_double(parameters: Any) -> bool:
     return any(leaf.dtype == np.float64 for leaf in jax.tree.leaves(parameters))
 
 
-def _is_narrow(dtype: Any) -> bool:
+def _is_floating(dtype: Any) -> bool:
     """Whether what a module has as its `dtype` is a floating-point type."""
     try:
         return dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
@@ -234,7 +234,7 @@ def _evaluated(call: Any, module: Any, arguments: Any, named: dict[str, Any], do
     kept = {name: getattr(module, name) for name in _EVALUATING if hasattr(module, name)}
     for name in kept:
         object.__setattr__(module, name, None if name in asked else True)
-    if double and _is_narrow(getattr(module, "dtype", None)):
+    if double and _is_floating(getattr(module, "dtype", None)):
         kept["dtype"] = module.dtype
         object.__setattr__(module, "dtype", jnp.float64)
     try:

@@ -32,13 +32,13 @@ from resflow.workflow.records import (
     CopiedRun,
     Copy,
     MetricValue,
-    check_experiment,
     copies_of,
     experiment_id_of,
     experiments,
     origin_of,
     parent_of_sweep,
     restore,
+    usable_experiment,
 )
 from resflow.workflow.scratch import TakenError, only_holder, temporary_folder
 
@@ -91,8 +91,8 @@ def import_bundle(client: MlflowClient, file: Path, experiment: str = "") -> Imp
             there = copies_of(client, entries)
             for origin, entry in entries.items():
                 _check_sweep(client, origin, entry)
-            for name in {experiment, *(entry.experiment for entry in entries.values())} - {""}:
-                check_experiment(client, name)
+            for name in {entry.experiment for entry in entries.values()} - {""}:
+                usable_experiment(client, name)
             ids = {origin: copy.run_id for origin, copy in there.items() if copy.is_whole}
             missing = [origin for origin in order if origin not in ids]
             for origin in missing:

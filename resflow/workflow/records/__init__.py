@@ -1,7 +1,7 @@
 """The only writer to MLflow and the only reader: a store's client is opened here, and called by nobody else."""
 
 from resflow.workflow.records.belonging import claim, drop_duplicates, gather, set_aside
-from resflow.workflow.records.client import check_experiment, client_in_use, client_of, experiment_id_of, patiently
+from resflow.workflow.records.client import client_in_use, client_of, experiment_id_of, patiently, usable_experiment
 from resflow.workflow.records.copying import (
     CopiedRun,
     MetricValue,
@@ -41,7 +41,6 @@ __all__ = [
     "MetricValue",
     "Run",
     "adopt_metrics",
-    "check_experiment",
     "claim",
     "client_in_use",
     "client_of",
@@ -76,5 +75,6 @@ __all__ = [
     "runs_of_sweep",
     "set_aside",
     "tagged",
+    "usable_experiment",
     "values_of",
 ]

@@ -19,9 +19,10 @@ from resflow.workflow.store import is_embedded, tracking_uri
 from resflow.workflow.store_errors import is_busy
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
-__all__ = ["check_experiment", "client_in_use", "client_of", "experiment_id_of", "patiently"]
+__all__ = ["client_in_use", "client_of", "experiment_id_of", "patiently", "usable_experiment"]
 
 
 def client_in_use() -> MlflowClient:
@@ -62,8 +63,7 @@ def experiment_id_of(client: MlflowClient, name: str, question: str = "") -> str
     """
     from mlflow.exceptions import MlflowException
 
-    check_experiment(client, name)
-    found = client.get_experiment_by_name(name)
+    found = usable_experiment(client, name)
     if found is None:
         root = project_root()
         folder = re.sub(r"[^\w-]+", "-", name)
@@ -72,15 +72,15 @@ def experiment_id_of(client: MlflowClient, name: str, question: str = "") -> str
             said = {DESCRIPTION: question} if question else {}
             return patiently(client.create_experiment, name, artifact_location=location, tags=said)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := client.get_experiment_by_name(name)) is None:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or (found := usable_experiment(client, name)) is None:
                 raise
     if question and DESCRIPTION not in found.tags:
         patiently(client.set_experiment_tag, found.experiment_id, DESCRIPTION, question)
     return found.experiment_id
 
 
-def check_experiment(client: MlflowClient, name: str) -> None:
-    """Check that runs can go to the experiment of that name, which need not be there.
+def usable_experiment(client: MlflowClient, name: str) -> Experiment | None:
+    """The experiment of that name, to which runs can go; None if there is none yet, and one can be made.
 
     Raises:
         InvalidInputError: If it was deleted, or there is none of that name and none can be made.
@@ -95,6 +95,7 @@ def check_experiment(client: MlflowClient, name: str) -> None:
         )
     if found is not None and found.lifecycle_stage != "active":
         raise InvalidInputError(f"the experiment {name!r} was deleted in MLflow: restore it, or choose another {where}")
+    return found
 
 
 def patiently(write: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -77,17 +77,18 @@ def towards(comparison: Comparison, metric: str = "", direction: str = "") -> Co
 
 def _check_recorded(comparison: Comparison, metric: str) -> None:
     points = comparison.points
-    if metric in points and points[metric].isna().all() and metric in comparison.metrics:
+    if metric in points and points[metric].notna().any():
+        return
+    if metric in points and metric in comparison.metrics:
         raise InvalidInputError(
             f"metric={metric!r} has no number in any of the {len(points)} finished runs of {comparison.name!r}, NaN or "
             "nothing: there is nothing to compare them by"
         )
-    if metric not in points or points[metric].isna().all():
-        known = [name for name in comparison.metrics if comparison.metrics[name].notna().any()]
-        raise InvalidInputError(
-            f"metric={metric!r} was recorded by no finished run of {comparison.name!r}: "
-            f"nearest are {', '.join(nearest(metric, known)) or 'none: they recorded nothing'}"
-        )
+    known = [name for name in comparison.metrics if comparison.metrics[name].notna().any()]
+    raise InvalidInputError(
+        f"metric={metric!r} was recorded by no finished run of {comparison.name!r}: "
+        f"nearest are {', '.join(nearest(metric, known)) or 'none: they recorded nothing'}"
+    )
 
 
 def summary(comparison: Comparison) -> str:
